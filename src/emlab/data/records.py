@@ -1,0 +1,125 @@
+"""The registry of data sets: what each file is, where it comes from, and which bytes it must have."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any, Mapping
+
+from emlab.errors import InputError
+
+ROLES = ("train", "test", "demo", "metadata")
+PixelSize = float | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a data set.
+
+    Attributes
+    ----------
+    path
+        Place below the mirror folder and below the cache folder.
+    sha256
+        Hash of the file's bytes.
+    size
+        Length in bytes.
+    key
+        Name of the array that the file holds; empty for files that are only located, not decoded.
+        Containers (npz, zip) name their own arrays.
+    url
+        Public address of exactly these bytes; empty if there is none.
+    package
+        ``module:path/inside/it`` for a file that a Python package ships.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    key: str = ""
+    url: str = ""
+    package: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known about a data set.
+
+    Attributes
+    ----------
+    role
+        ``"test"`` sets never enter training; ``"train"`` sets may; ``"demo"`` sets are for format
+        examples and figures; ``"metadata"`` sets have no pixels.
+    pixel_size_angstrom
+        Sampling in angstrom, one number or one per axis (z, y, x); ``None`` if it has none.
+    pixel_size_note
+        Says so when the pixel size is recalled and not read from a file.
+    how
+        How to obtain the files where no URL serves exactly these bytes.
+    pixel_sha256
+        Hash of the decoded arrays, see :func:`emlab.data.hashing.hash_arrays`; empty if none decode.
+    """
+
+    name: str
+    title: str
+    role: str
+    licence: str
+    citation: str
+    source: str
+    files: tuple[DataFile, ...]
+    pixel_size_angstrom: PixelSize = None
+    pixel_size_note: str = ""
+    how: str = ""
+    note: str = ""
+    pixel_sha256: str = ""
+
+    @property
+    def size(self) -> int:
+        """Total length of the files in bytes."""
+        return sum(file.size for file in self.files)
+
+
+def parse(text: str) -> dict[str, Record]:
+    """Read registry TOML; each top-level table is a record with an array of tables ``files``.
+
+    Raises
+    ------
+    InputError
+        A table has an unknown or missing field, an unknown role or a malformed hash.
+    """
+    return {name: _record(name, table) for name, table in tomllib.loads(text).items()}
+
+
+def _record(name: str, table: dict[str, Any]) -> Record:
+    try:
+        files = tuple(DataFile(**entry) for entry in table["files"])
+        fields = {key: value for key, value in table.items() if key != "files"}
+        if isinstance(fields.get("pixel_size_angstrom"), list):
+            fields["pixel_size_angstrom"] = tuple(map(float, fields["pixel_size_angstrom"]))
+        record = Record(name=name, files=files, **fields)
+    except (KeyError, TypeError) as problem:
+        raise InputError(f"registry entry {name!r} is malformed ({problem}); see emlab.data.records.Record") from problem
+    if record.role not in ROLES:
+        raise InputError(f"registry entry {name!r} has role {record.role!r}; use one of {', '.join(ROLES)}")
+    for file in files:
+        if len(file.sha256) != 64:
+            raise InputError(f"registry entry {name!r}: {file.path} needs a sha256 of 64 hex digits")
+    return record
+
+
+@cache
+def records() -> Mapping[str, Record]:
+    """Return all records of the packaged registry by name (read-only)."""
+    text = resources.files("emlab.data").joinpath("registry.toml").read_text(encoding="utf-8")
+    return MappingProxyType(parse(text))
+
+
+def record(name: str) -> Record:
+    """Return one record; an unknown name is an `InputError` that lists the known ones."""
+    known = records()
+    if name not in known:
+        raise InputError(f"no data set is called {name!r}; `emlab data list` shows: {', '.join(sorted(known))}")
+    return known[name]

@@ -1,0 +1,230 @@
+"""Device, seeds, threads, environment stamp, timing, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+
+import emlab
+from emlab.errors import EmlabError, InputError
+
+MAX_DEFAULT_THREADS = 4
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return a device that exists on this machine.
+
+    Parameters
+    ----------
+    name
+        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+
+    Raises
+    ------
+    InputError
+        The name is unknown or there is no such device; the message lists what there is.
+    """
+    present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    wanted = name.strip().lower()
+    if wanted == "auto":
+        wanted = next((d for d in ("cuda:0", "mps") if d in present), "cpu")
+    if wanted == "cuda":
+        wanted = "cuda:0"
+    if wanted not in present:
+        raise InputError(f"device {name!r} is not here; use auto or one of: {', '.join(present)}")
+    return torch.device(wanted)
+
+
+def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """Return a seeded generator on a device; the only source of randomness that functions take."""
+    return torch.Generator(device=device).manual_seed(_checked_seed(seed))
+
+
+def seed_everything(seed: int, deterministic: bool = True) -> None:
+    """Seed the global generators of Python, NumPy and torch, for code that cannot take one.
+
+    ``deterministic`` also asks torch for deterministic algorithms (a warning where there is none).
+    """
+    seed = _checked_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
+def _checked_seed(seed: int) -> int:
+    if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
+    return int(seed)
+
+
+def choose_threads(n: int | None = None) -> int:
+    """Set and return the number of torch threads; also flushes denormal numbers to zero.
+
+    The default is EMLAB_THREADS, else the physical cores that this process may use, at most 4: the
+    arrays here are small, and threads that wait for a busy core make a loop slower. On a machine
+    shared with another job one thread can be faster than two; set ``EMLAB_THREADS=1`` there.
+    """
+    if n is None:
+        text = os.environ.get("EMLAB_THREADS", "")
+        try:
+            n = int(text) if text else min(_usable_cores(), MAX_DEFAULT_THREADS)
+        except ValueError:
+            raise InputError(f"EMLAB_THREADS={text} is not a number; set it to 1 or more") from None
+    if n < 1:
+        raise InputError(f"the number of threads must be at least 1, not {n}")
+    torch.set_num_threads(n)
+    torch.set_flush_denormal(True)
+    return n
+
+
+def _usable_cores() -> int:
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+
+
+def environment_stamp() -> dict[str, Any]:
+    """Return where a number was made: versions, machine, threads, commit, time (UTC).
+
+    ``commit`` is that of the source tree emlab runs from, with ``+dirty`` when tracked files differ
+    from it, or "unknown" for an installed copy.
+    """
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "emlab": emlab.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": _usable_cores(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "commit": _git_commit(),
+        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _git_commit() -> str:
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        dirty = "+dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, in megabytes (2**20 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+class Stopwatch:
+    """Context manager; ``.seconds`` is the time so far, and stands still after the block."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._stop: float | None = None
+
+    def __enter__(self) -> Stopwatch:
+        self._start, self._stop = time.perf_counter(), None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start of the block."""
+        return (time.perf_counter() if self._stop is None else self._stop) - self._start
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
+
+    Readers see the old file or the new one, never half of one. On an exception or an interrupt the
+    temporary file is removed and ``path`` is as before. Missing parent folders are created. The
+    temporary name ends like ``path``, for writers that go by suffix.
+
+    Raises
+    ------
+    EmlabError
+        The disk is full; the message names the folder.
+    InputError
+        The folder cannot be written to.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".tmp{path.suffix}")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _flush(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as problem:
+        raise disk_error(problem, path) from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def disk_error(problem: OSError, path: Path) -> Exception:
+    """Translate what the disk said about writing ``path`` into a message for the user."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EmlabError(f"no space left on the disk that holds {path.parent}; free some and try again")
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return InputError(f"cannot write {path}: {problem.strerror}; choose another place")
+    return problem
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
