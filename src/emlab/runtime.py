@@ -14,13 +14,13 @@ import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Iterator
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, Iterator
 
 import emlab
 from emlab.errors import EmlabError, InputError
+
+if TYPE_CHECKING:  # torch takes seconds to import; `emlab data list` needs none of it
+    import torch
 
 MAX_DEFAULT_THREADS = 4
 
@@ -38,6 +38,8 @@ def choose_device(name: str = "auto") -> torch.device:
     InputError
         The name is unknown or there is no such device; the message lists what there is.
     """
+    import torch
+
     present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         present.append("mps")
@@ -53,6 +55,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     """Return a seeded generator on a device; the only source of randomness that functions take."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(_checked_seed(seed))
 
 
@@ -61,6 +65,9 @@ def seed_everything(seed: int, deterministic: bool = True) -> None:
 
     ``deterministic`` also asks torch for deterministic algorithms (a warning where there is none).
     """
+    import numpy as np
+    import torch
+
     seed = _checked_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -84,6 +91,8 @@ def choose_threads(n: int | None = None) -> int:
     arrays here are small, and threads that wait for a busy core make a loop slower. On a machine
     shared with another job one thread can be faster than two; set ``EMLAB_THREADS=1`` there.
     """
+    import torch
+
     if n is None:
         text = os.environ.get("EMLAB_THREADS", "")
         try:
@@ -110,6 +119,9 @@ def environment_stamp() -> dict[str, Any]:
     ``commit`` is that of the source tree emlab runs from, with ``+dirty`` when tracked files differ
     from it, or "unknown" for an installed copy.
     """
+    import numpy as np
+    import torch
+
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
