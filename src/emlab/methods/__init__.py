@@ -1,0 +1,19 @@
+"""The methods, one file each, and the recipes that train their priors."""
+
+from collections.abc import Callable
+
+from emlab.weights import Card
+
+
+def recipes() -> dict[str, Callable[..., Card]]:
+    """Training recipes by the name of the weights that they make.
+
+    Each is called as ``recipe(profile, device, out, resume)``: profile name, device, folder for
+    weights, card and checkpoint (``None``: the package's own), whether to continue.
+    """
+    from emlab.methods import mtd_priors
+
+    return mtd_priors.recipes()
+
+
+__all__ = ["recipes"]

@@ -1,0 +1,28 @@
+"""Per-profile settings: one TOML file a method, a table a profile."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from emlab.errors import InputError
+
+PROFILES = ("smoke", "cpu", "gpu", "paper")
+
+
+def read_settings(method: str) -> dict[str, Any]:
+    """All of ``profiles/<method>.toml``."""
+    path = Path(__file__).parent / "profiles" / f"{method}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def read_profile(method: str, profile: str) -> dict[str, Any]:
+    """One profile's table.
+
+    Raises
+    ------
+    InputError
+        If the profile is none of smoke, cpu, gpu, paper.
+    """
+    if profile not in PROFILES:
+        raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    return read_settings(method)[profile]

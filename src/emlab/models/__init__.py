@@ -1,0 +1,33 @@
+"""Networks only: tensors in, tensors out. What they are trained to predict lives in `emlab.priors`."""
+
+from emlab.errors import InputError
+from emlab.models.mlp import MLP
+from emlab.models.unet import UNet
+
+_NETWORKS = {"mlp": MLP, "unet": UNet}
+
+
+def build(specification: dict) -> MLP | UNet:
+    """Build a network from the ``[model]`` table of a weights card or a training recipe.
+
+    Parameters
+    ----------
+    specification : dict
+        ``{"kind": "unet" | "mlp", ...}``; the other keys are the class's arguments.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown or an argument does not exist.
+    """
+    arguments = dict(specification)
+    kind = arguments.pop("kind", None)
+    if kind not in _NETWORKS:
+        raise InputError(f"unknown network kind {kind!r}; choose one of {sorted(_NETWORKS)}")
+    try:
+        return _NETWORKS[kind](**arguments)
+    except TypeError as error:
+        raise InputError(f"network {kind!r} cannot be built: {error}") from error
+
+
+__all__ = ["MLP", "UNet", "build"]

@@ -1,0 +1,192 @@
+"""The U-Net that every image prior in emlab uses, sized by its arguments."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emlab.errors import InputError
+
+
+class UNet(nn.Module):
+    """Residual U-Net conditioned on one scalar per image (a time or a log noise level).
+
+    Parameters
+    ----------
+    channels : int
+        Image channels, in and out.
+    widths : sequence of int
+        Channels at each resolution; every further entry halves the image. Multiples of 8.
+    blocks : int
+        Residual blocks per resolution and direction.
+    attention : sequence of int
+        Indices into `widths` of the resolutions that get self-attention.
+    dropout : float
+        Dropout probability inside the residual blocks, in [0, 1).
+    embedding : int
+        Length of the embedding of the scalar.
+
+    Notes
+    -----
+    The last convolution starts at zero, so an untrained network returns zeros. Any image size is
+    accepted: the input is padded by reflection to the next multiple and the output cropped.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: int = 1,
+        attention: Sequence[int] = (),
+        dropout: float = 0.0,
+        embedding: int = 128,
+    ) -> None:
+        super().__init__()
+        if not widths or any(width % 8 for width in widths):
+            raise InputError(f"widths must be multiples of 8, got {list(widths)}")
+        self.multiple = 2 ** (len(widths) - 1)
+        self.embed = ScalarEmbedding(embedding)
+        self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
+
+        self.down = nn.ModuleList()
+        skips = [widths[0]]
+        width = widths[0]
+        for level, next_width in enumerate(widths):
+            if level:
+                self.down.append(Downsample(width))
+                skips.append(width)
+            for _ in range(blocks):
+                self.down.append(
+                    Stage(width, next_width, embedding, dropout, attend=level in attention)
+                )
+                width = next_width
+                skips.append(width)
+
+        self.middle = nn.ModuleList(
+            [
+                Stage(width, width, embedding, dropout, attend=bool(attention)),
+                Stage(width, width, embedding, dropout, attend=False),
+            ]
+        )
+
+        self.up = nn.ModuleList()
+        for level, next_width in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                joined = width + skips.pop()
+                self.up.append(
+                    Stage(joined, next_width, embedding, dropout, attend=level in attention)
+                )
+                width = next_width
+            if level:
+                self.up.append(Upsample(width))
+
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
+        )
+        nn.init.zeros_(self.leave[-1].weight)
+        nn.init.zeros_(self.leave[-1].bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Map images ``(n, channels, H, W)`` and scalars ``(n,)`` to ``(n, channels, H, W)``."""
+        height, width = x.shape[-2:]
+        x = functional.pad(
+            x, (0, -width % self.multiple, 0, -height % self.multiple), mode="reflect"
+        )
+        embedding = self.embed(condition)
+        x = self.enter(x)
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, embedding)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, embedding)
+        for layer in self.up:
+            if isinstance(layer, Stage):
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = layer(x, embedding)
+        return self.leave(x)[..., :height, :width]
+
+
+class ScalarEmbedding(nn.Module):
+    """Sines and cosines of a scalar at 16 octave-spaced frequencies, then two linear layers."""
+
+    frequencies: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer(
+            "frequencies", 2 * math.pi * torch.logspace(-2, 3, 16, base=2.0), persistent=False
+        )
+        self.layers = nn.Sequential(nn.Linear(32, size), nn.SiLU(), nn.Linear(size, size))
+
+    def forward(self, scalar: Tensor) -> Tensor:
+        phase = scalar[:, None] * self.frequencies
+        return self.layers(torch.cat([phase.sin(), phase.cos()], dim=-1))
+
+
+class Stage(nn.Module):
+    """Residual block, scaled and shifted by the embedding, with optional self-attention after."""
+
+    def __init__(
+        self, width: int, next_width: int, embedding: int, dropout: float, attend: bool
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, width)
+        self.conv1 = nn.Conv2d(width, next_width, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * next_width)
+        self.norm2 = nn.GroupNorm(8, next_width)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(next_width, next_width, 3, padding=1)
+        self.skip = nn.Identity() if width == next_width else nn.Conv2d(width, next_width, 1)
+        self.attention = SelfAttention(next_width) if attend else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.conv1(functional.silu(self.norm1(x)))
+        scale, shift = self.modulate(functional.silu(embedding))[..., None, None].chunk(2, dim=1)
+        hidden = self.norm2(hidden) * (1 + scale) + shift
+        hidden = self.conv2(self.dropout(functional.silu(hidden)))
+        return self.attention(self.skip(x) + hidden)
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over all pixels, heads of 32 channels or fewer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // 32)
+        self.norm = nn.GroupNorm(8, width)
+        self.to_qkv = nn.Conv2d(width, 3 * width, 1)
+        self.leave = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, width, height, columns = x.shape
+        qkv = self.to_qkv(self.norm(x)).reshape(n, 3, self.heads, -1, height * columns)
+        query, key, value = qkv.transpose(-1, -2).unbind(1)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return x + self.leave(mixed.transpose(-1, -2).reshape(n, width, height, columns))
+
+
+class Downsample(nn.Module):
+    """Halve the image by a strided convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double the image by nearest neighbours and a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        return self.conv(functional.interpolate(x, scale_factor=2, mode="nearest"))

@@ -1,0 +1,14 @@
+"""Specimen priors: what an image looks like before any measurement."""
+
+from emlab.priors.base import Prior
+from emlab.priors.gaussian import GaussianMixturePrior, GaussianPrior
+from emlab.priors.networks import EpsilonPrior, VPPrior, load_prior
+
+__all__ = [
+    "EpsilonPrior",
+    "GaussianMixturePrior",
+    "GaussianPrior",
+    "Prior",
+    "VPPrior",
+    "load_prior",
+]

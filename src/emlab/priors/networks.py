@@ -1,0 +1,120 @@
+"""Trained networks behind the one interface `Prior`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from emlab import weights
+from emlab.errors import InputError
+from emlab.models import MLP, build
+from emlab.priors.objectives import EpsilonMatching, VPSchedule
+
+
+class EpsilonPrior:
+    """A network that predicts the noise at any level (`EpsilonMatching`)."""
+
+    def __init__(self, network: nn.Module, objective: EpsilonMatching) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.objective = objective
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`. Levels outside the trained range are clipped."""
+        flat, level = _flatten(x, sigma)
+        level = level.clamp(self.objective.sigma_min, self.objective.sigma_max)
+        predicted = self.objective.predict(self.network, flat, level)
+        return (flat - level[:, None, None] * predicted).reshape(x.shape)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images."""
+        flat, level = _flatten(x, sigma)
+        level = level.clamp(self.objective.sigma_min, self.objective.sigma_max)
+        predicted = self.objective.predict(self.network, flat, level)
+        return (-predicted / level[:, None, None]).reshape(x.shape)
+
+
+class VPPrior:
+    """A variance-preserving diffusion network (`VPDenoisingScoreMatching`), re-scaled.
+
+    Noise of standard deviation ``sigma`` on an image is the diffusion at the time where
+    ``sigma(t)/alpha(t) = sigma``, seen through a lens of magnification ``1/alpha(t)``.
+    """
+
+    def __init__(self, network: nn.Module, schedule: VPSchedule) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.schedule = schedule
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        flat, level = _flatten(x, sigma)
+        t = self.schedule.time_at(level)
+        alpha, noise = self.schedule.alpha(t), self.schedule.sigma(t)
+        scaled_score = self.network((alpha[:, None, None] * flat)[:, None], t)[:, 0]
+        step = (noise / alpha)[:, None, None]
+        return (flat + step * scaled_score).reshape(x.shape)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images."""
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        return (self.denoise(x, sigma) - x) / level.square()[..., None, None]
+
+    def score_at_time(self, x: Tensor, t: float) -> Tensor:
+        """The diffusion's own score at time t of images ``(..., H, W)``, as the MTD paper uses it."""
+        flat, _ = _flatten(x, 1.0)
+        times = torch.full((len(flat),), t, device=x.device, dtype=flat.dtype)
+        output = self.network(flat[:, None], times)[:, 0]
+        return (output / self.schedule.sigma(times)[:, None, None]).reshape(x.shape)
+
+
+class MLPScore:
+    """The score of clean images, learned by implicit score matching: no noise level at all."""
+
+    def __init__(self, network: MLP) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    def score_at_time(self, x: Tensor, _t: float) -> Tensor:
+        """Score of images ``(..., H, W)``; there is only one time."""
+        return self.network(x.reshape(-1, self.network.size)).reshape(x.shape)
+
+
+def load_prior(name: str, device: torch.device | str = "cpu") -> EpsilonPrior | VPPrior | MLPScore:
+    """Rebuild a shipped prior from its weights and card.
+
+    Parameters
+    ----------
+    name : str
+        A name of `emlab weights list`.
+
+    Raises
+    ------
+    InputError
+        Unknown name, or a card whose objective is not a prior.
+    IntegrityError
+        The weights file does not match its card.
+    """
+    tensors, card = weights.load(name)
+    network = build(card.model)
+    network.load_state_dict(tensors)
+    return wrap(network.to(device), card.objective)
+
+
+def wrap(network: nn.Module, objective: dict) -> EpsilonPrior | VPPrior | MLPScore:
+    """Put a network behind the interface that its ``[objective]`` table names."""
+    arguments = dict(objective)
+    kind = arguments.pop("kind", None)
+    if kind == "epsilon":
+        return EpsilonPrior(network, EpsilonMatching(**arguments))
+    if kind == "vp":
+        arguments.pop("t_min", None)
+        return VPPrior(network, VPSchedule(**arguments))
+    if kind == "implicit_score_matching":
+        return MLPScore(network)
+    raise InputError(f"objective {kind!r} does not make a prior")
+
+
+def _flatten(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Images as ``(n, H, W)`` and one noise level for each, ``(n,)``."""
+    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if (level <= 0).any():
+        raise InputError(f"the noise level must be positive, got {level.min().item()}")
+    return x.reshape(-1, *x.shape[-2:]), level.expand(x.shape[:-2]).reshape(-1)
