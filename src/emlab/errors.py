@@ -16,7 +16,7 @@ class InputError(EmlabError, ValueError):
 
 
 class DataUnavailableError(EmlabError):
-    """A data set or a checkpoint is neither in the mirror, the cache nor a package, nor reachable."""
+    """A data set or a checkpoint is neither on this machine nor reachable."""
 
     exit_code = 3
 

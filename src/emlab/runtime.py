@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 import emlab
 from emlab.errors import EmlabError, InputError
@@ -70,7 +71,7 @@ def seed_everything(seed: int, deterministic: bool = True) -> None:
 
     seed = _checked_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for code that uses the global one
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -107,10 +108,20 @@ def choose_threads(n: int | None = None) -> int:
 
 
 def _usable_cores() -> int:
-    import psutil
-
+    """Return the physical cores that this process may use (logical ones where that is unknown)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+    ids = zip(_cpuinfo("physical id"), _cpuinfo("core id"), strict=False)
+    return min(len(set(ids)) or 64, allowed or 1)
+
+
+def _cpuinfo(key: str) -> list[str]:
+    """Return the values of a field of /proc/cpuinfo, one per logical core; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
 
 
 def environment_stamp() -> dict[str, Any]:
@@ -129,22 +140,13 @@ def environment_stamp() -> dict[str, Any]:
         "torch": torch.__version__,
         "emlab": emlab.__version__,
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": next(iter(_cpuinfo("model name")), platform.processor() or platform.machine()),
         "cores": _usable_cores(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "commit": _git_commit(),
-        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _git_commit() -> str:
@@ -225,8 +227,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def disk_error(problem: OSError, path: Path) -> Exception:
     """Translate what the disk said about writing ``path`` into a message for the user."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EmlabError(f"no space left on the disk that holds {path.parent}; free some and try again")
-    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return EmlabError(
+            f"no space left on the disk that holds {path.parent}; free some and try again"
+        )
+    if problem.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+    ):
         return InputError(f"cannot write {path}: {problem.strerror}; choose another place")
     return problem
 

@@ -28,7 +28,9 @@ class Dataset:
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self.arrays:
-            raise InputError(f"{self.record.name} has no array {key!r}; it has {', '.join(self.arrays)}")
+            raise InputError(
+                f"{self.record.name} has no array {key!r}; it has {', '.join(self.arrays)}"
+            )
         return self.arrays[key]
 
 
@@ -76,7 +78,7 @@ def _find(file: DataFile) -> tuple[str, Path] | None:
 
 
 def available(name: str) -> bool:
-    """Tell whether all files of a data set are on this machine (nothing is downloaded or hashed)."""
+    """Tell whether all files of a data set are on this machine (nothing is hashed)."""
     return all(_find(file) for file in record(name).files)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def hash_file(path: str | Path) -> str:
 
 
 def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return one sha256 over all arrays: name, dtype (little-endian), shape and bytes, sorted by name.
+    """Return one sha256 over all arrays, by name: dtype (little-endian), shape and bytes.
 
     It does not depend on the container (tif, npz, ...), only on what a reader gets to see. Arrays
     of objects (images of different sizes) are hashed item by item.

@@ -1,13 +1,14 @@
-"""The registry of data sets: what each file is, where it comes from, and which bytes it must have."""
+"""The registry of data sets: what a file is, where it comes from, which bytes it has."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any, Mapping
+from typing import Any
 
 from emlab.errors import InputError
 
@@ -60,7 +61,7 @@ class Record:
     how
         How to obtain the files where no URL serves exactly these bytes.
     pixel_sha256
-        Hash of the decoded arrays, see :func:`emlab.data.hashing.hash_arrays`; empty if none decode.
+        Hash of the decoded arrays by `emlab.data.hashing.hash_arrays`; empty if none decode.
     """
 
     name: str
@@ -101,12 +102,18 @@ def _record(name: str, table: dict[str, Any]) -> Record:
             fields["pixel_size_angstrom"] = tuple(map(float, fields["pixel_size_angstrom"]))
         record = Record(name=name, files=files, **fields)
     except (KeyError, TypeError) as problem:
-        raise InputError(f"registry entry {name!r} is malformed ({problem}); see emlab.data.records.Record") from problem
+        raise InputError(
+            f"registry entry {name!r} is malformed ({problem}); see emlab.data.records.Record"
+        ) from problem
     if record.role not in ROLES:
-        raise InputError(f"registry entry {name!r} has role {record.role!r}; use one of {', '.join(ROLES)}")
+        raise InputError(
+            f"registry entry {name!r} has role {record.role!r}; use one of {', '.join(ROLES)}"
+        )
     for file in files:
         if len(file.sha256) != 64:
-            raise InputError(f"registry entry {name!r}: {file.path} needs a sha256 of 64 hex digits")
+            raise InputError(
+                f"registry entry {name!r}: {file.path} needs a sha256 of 64 hex digits"
+            )
     return record
 
 
@@ -121,5 +128,7 @@ def record(name: str) -> Record:
     """Return one record; an unknown name is an `InputError` that lists the known ones."""
     known = records()
     if name not in known:
-        raise InputError(f"no data set is called {name!r}; `emlab data list` shows: {', '.join(sorted(known))}")
+        raise InputError(
+            f"no data set is called {name!r}; `emlab data list` shows: {', '.join(sorted(known))}"
+        )
     return known[name]

@@ -10,9 +10,10 @@ import hashlib
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 from emlab.errors import InputError, IntegrityError
 from emlab.runtime import atomic_path
@@ -174,7 +175,9 @@ def save(
     plain = {key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}
     broken = [key for key, t in plain.items() if not torch.isfinite(t).all()]
     if broken or not plain:
-        raise InputError(f"refusing to save {name}: {', '.join(broken) or 'no tensor'} is not finite")
+        raise InputError(
+            f"refusing to save {name}: {', '.join(broken) or 'no tensor'} is not finite"
+        )
     target = folders()[0] if folder is None else Path(folder)
     content = serialise(plain)
     if target == PACKAGED and len(content) > MAX_PACKAGED_BYTES:

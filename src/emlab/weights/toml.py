@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from emlab.errors import InputError
 
@@ -51,4 +52,6 @@ def _value(value: Any, place: str) -> str:
         return _text(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item, place) for item in value) + "]"
-    raise InputError(f"a card cannot hold {place} = {value!r}; use text, finite numbers, lists, tables")
+    raise InputError(
+        f"a card cannot hold {place} = {value!r}; use text, finite numbers, lists, tables"
+    )

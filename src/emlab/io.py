@@ -1,0 +1,323 @@
+"""Read and write images without losing their pixel size.
+
+==================  ======================  =====================================================
+suffix              pixels written          where the pixel size is kept
+==================  ======================  =====================================================
+.mrc .map .mrcs     int8, int16, uint16,    voxel size in the header; 0 means unknown
+                    float16, float32
+.tif .tiff          uint8, uint16, float32  resolution tags, ImageJ style (read: also OME, inch, cm)
+.png                uint8, uint16, floats   text chunk ``pixel_size_angstrom`` (read: also pHYs)
+                    in [0, 1] as 16 bit
+.npy                any real dtype          nowhere: NumPy files hold only the array
+.jpg .jpeg          read only               nowhere
+==================  ======================  =====================================================
+
+Whatever a file holds, :func:`read_image` gives finite float32 pixels (..., H, W) with the file's
+own values: nothing is rescaled, except that floats written as PNG come back as 0..65535.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emlab.errors import EmlabError, InputError
+from emlab.io_tags import PixelSize, simplify, tiff_pixel_size
+from emlab.runtime import atomic_path
+
+PNG_KEY = "pixel_size_angstrom"
+COARSEST_ANGSTROM = 1e5  # 10 micrometres; coarser resolution tags are meant for a printer
+Decoded = tuple[np.ndarray, PixelSize, bool]  # pixels, pixel size, in colour?
+Sizes = tuple[float, float, float] | None  # (z, y, x)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image, stack or volume.
+
+    Attributes
+    ----------
+    pixels
+        (..., H, W) float32, finite, in the values of the file.
+    pixel_size_angstrom
+        One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
+    path
+        Where it was read from.
+    """
+
+    pixels: np.ndarray
+    pixel_size_angstrom: PixelSize
+    path: Path
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """Read a grey-scale image, stack or volume.
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated, in colour, complex, of an unknown type, or has values
+        that are not finite; the message says what to do.
+    """
+    path = Path(path)
+    pixels, pixel_size, colour = _read(path)
+    if colour:
+        raise InputError(f"{path} is in colour, shape {pixels.shape}; convert it to grey first")
+    if pixels.dtype.kind not in "buif":
+        raise InputError(f"{path} holds {pixels.dtype} values; give real-valued pixels")
+    if pixels.ndim < 2 or pixels.size == 0:
+        raise InputError(f"{path} has shape {pixels.shape}; give an image with rows and columns")
+    with np.errstate(over="ignore"):
+        pixels = np.array(pixels, dtype=np.float32, order="C")
+    bad = pixels.size - int(np.isfinite(pixels).sum())
+    if bad:
+        raise InputError(
+            f"{path} has {bad} pixels that are NaN or infinite; replace them (for example by the "
+            f"median of their neighbours) and save the file again"
+        )
+    return Image(pixels, pixel_size, path)
+
+
+def read_array(path: str | os.PathLike[str]) -> tuple[np.ndarray, PixelSize]:
+    """Return the pixels in the file's own dtype, colour included, and the pixel size in angstrom.
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated or of an unknown type.
+    """
+    return _read(Path(path))[:2]
+
+
+def _read(path: Path) -> Decoded:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        known = ", ".join(_READERS)
+        raise InputError(f"{path}: unknown image type {path.suffix!r}; use one of {known}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one image file")
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; check the name")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); copy or download it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return reader(path)
+    except (EmlabError, MemoryError):
+        raise
+    except Exception as problem:
+        reason = str(problem).strip().split("\n")[0] or type(problem).__name__
+        advice = "it may be truncated or of another type, copy or download it again"
+        if "imagecodecs" in reason:
+            advice = "install imagecodecs, or save the file without compression"
+        raise InputError(f"{path} cannot be read as {path.suffix}: {reason}; {advice}") from problem
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    pixels: np.ndarray,
+    pixel_size_angstrom: PixelSize = None,
+) -> Path:
+    """Write an image, stack or volume; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Its suffix decides the format, see the table at the top of this module.
+    pixels
+        (..., H, W), real and finite. Dtypes that a format lacks are stored as float32 where that is
+        exact enough (integers up to 2**24) and refused otherwise.
+    pixel_size_angstrom
+        One number, or one per axis (y, x) or (z, y, x).
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    InputError
+        Pixels that the format cannot hold, a bad pixel size, an unknown suffix or folder.
+    EmlabError
+        The disk is full.
+    """
+    path, pixels = Path(path), np.asarray(pixels)
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        known = ", ".join(_WRITERS)
+        raise InputError(f"{path}: cannot write image type {path.suffix!r}; use one of {known}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name in it")
+    if pixels.ndim < 2 or pixels.size == 0 or pixels.dtype.kind not in "buif":
+        raise InputError(
+            f"cannot write an array of shape {pixels.shape} and type {pixels.dtype} to {path}; "
+            f"give real pixels with rows and columns"
+        )
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise InputError(f"refusing to write NaN or infinite pixels to {path}")
+    sizes = _axes_sizes(pixel_size_angstrom, pixels.ndim)
+    with atomic_path(path) as temporary:
+        writer(temporary, pixels, sizes)
+    return path
+
+
+def _axes_sizes(size: PixelSize, ndim: int) -> Sizes:
+    """Return the pixel size as (z, y, x); z is that of y where only two are given."""
+    if size is None:
+        return None
+    given = np.atleast_1d(np.asarray(size, dtype=float))
+    if given.ndim != 1 or len(given) > min(ndim, 3) or not (np.isfinite(given) & (given > 0)).all():
+        raise InputError(
+            f"pixel_size_angstrom={size!r} does not fit {ndim} axes; give one positive number, or "
+            f"one for each of the last two or three axes"
+        )
+    if len(given) == 1:
+        given = np.repeat(given, 3)
+    elif len(given) == 2:
+        given = np.concatenate([given[:1], given])
+    z, y, x = given
+    return float(z), float(y), float(x)
+
+
+def _as_stored(pixels: np.ndarray, allowed: tuple[str, ...]) -> np.ndarray:
+    """Return pixels in a dtype that the format has: their own, else float32."""
+    if pixels.dtype == bool:
+        return pixels.astype(np.int8 if "int8" in allowed else np.uint8)
+    if pixels.dtype.name in allowed:
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.dtype.kind in "ui" and max(abs(int(pixels.min())), abs(int(pixels.max()))) > 2**24:
+        raise InputError(
+            f"{pixels.dtype} values above 2**24 would be rounded; use .npy, or store fewer labels"
+        )
+    with np.errstate(over="ignore"):
+        stored = pixels.astype(np.float32)
+    if not np.isfinite(stored).all():
+        raise InputError("values above 3.4e38 do not fit into float32; rescale the pixels")
+    return stored
+
+
+def _read_mrc(path: Path) -> Decoded:
+    import mrcfile
+
+    # permissive: RELION and older programs leave out the map identifier and the machine stamp
+    with mrcfile.open(path, permissive=True) as file:
+        data, voxel = file.data, file.voxel_size
+        stack = path.suffix.lower() == ".mrcs" or file.is_image_stack()
+    if data is None:
+        raise InputError(f"{path} is truncated or no MRC file; copy or download it again")
+    depth = data.ndim > 2 and not stack
+    sizes = [float(voxel[axis]) for axis in ("zyx" if depth else "yx")]
+    return np.asarray(data), simplify(sizes, digits=6), False
+
+
+def _write_mrc(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
+    import mrcfile
+
+    stored = _as_stored(pixels, ("int8", "int16", "uint16", "float16", "float32"))
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(stored)
+        if path.suffix.lower() == ".mrcs" and stored.ndim == 3:
+            file.set_image_stack()
+        z, y, x = sizes or (0.0, 0.0, 0.0)
+        file.voxel_size = (x, y, z)
+
+
+def _read_tiff(path: Path) -> Decoded:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        pixels = series.asarray()
+        size = tiff_pixel_size(file, series.axes, COARSEST_ANGSTROM)
+        return pixels, size, "S" in series.axes
+
+
+def _write_tiff(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
+    import tifffile
+
+    stored = _as_stored(pixels, ("uint8", "uint16", "float32"))
+    if stored.ndim > 4:
+        raise InputError(
+            f"a TIFF file holds at most 4 axes, not {stored.ndim}; reshape or use .npy"
+        )
+    metadata: dict[str, object] = {"axes": "TZYX"[-stored.ndim :]}
+    resolution = None
+    if sizes:
+        z, y, x = (size / 10 for size in sizes)
+        resolution = (1 / x, 1 / y)
+        metadata |= {"unit": "nm"} | ({"spacing": z} if stored.ndim > 2 else {})
+    tifffile.imwrite(path, stored, imagej=True, resolution=resolution, metadata=metadata)
+
+
+def _read_pillow(path: Path) -> Decoded:
+    import PIL.Image
+
+    with PIL.Image.open(path) as file:
+        file.load()
+        pixels, info = np.asarray(file), dict(file.info)
+        colour = len(file.getbands()) > 1 or file.mode == "P"
+    size: PixelSize = None
+    if PNG_KEY in info:
+        size = simplify([float(word) for word in str(info[PNG_KEY]).split()])
+    elif path.suffix.lower() == ".png" and min(info.get("dpi", [0])) > 0:
+        dots = info["dpi"]  # Pillow's name for pixels per metre, scaled to inches
+        size = simplify([0.0254e10 / dots[1], 0.0254e10 / dots[0]], coarsest=COARSEST_ANGSTROM)
+    return pixels, size, colour
+
+
+def _write_png(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
+    import PIL.Image
+    import PIL.PngImagePlugin
+
+    if pixels.ndim != 2:
+        raise InputError(f"PNG holds one image, not shape {pixels.shape}; use .tif or .mrc")
+    if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
+        pixels = np.round(pixels.astype(np.float64) * 65535).astype(np.uint16)
+    if pixels.dtype.name not in ("uint8", "uint16"):
+        raise InputError(
+            f"PNG holds uint8, uint16 or floats from 0 to 1, not {pixels.dtype} from "
+            f"{pixels.min():g} to {pixels.max():g}; use .tif or .mrc to keep the values"
+        )
+    info = PIL.PngImagePlugin.PngInfo()
+    if sizes:
+        info.add_text(PNG_KEY, f"{sizes[1]!r} {sizes[2]!r}")
+    native = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
+    PIL.Image.fromarray(native).save(path, format="PNG", pnginfo=info)
+
+
+def _read_npy(path: Path) -> Decoded:
+    return np.load(path, allow_pickle=False), None, False
+
+
+def _write_npy(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
+    np.save(path, pixels, allow_pickle=False)
+
+
+_READERS: dict[str, Callable[[Path], Decoded]] = {
+    ".mrc": _read_mrc,
+    ".mrcs": _read_mrc,
+    ".map": _read_mrc,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
+    ".png": _read_pillow,
+    ".jpg": _read_pillow,
+    ".jpeg": _read_pillow,
+    ".npy": _read_npy,
+}
+_WRITERS = {
+    ".mrc": _write_mrc,
+    ".mrcs": _write_mrc,
+    ".map": _write_mrc,
+    ".tif": _write_tiff,
+    ".tiff": _write_tiff,
+    ".png": _write_png,
+    ".npy": _write_npy,
+}
+READABLE, WRITABLE = tuple(_READERS), tuple(_WRITERS)
