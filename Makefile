@@ -1,0 +1,71 @@
+# Two commands: `make book` and `make test`. Everything else is below; `make` alone lists it.
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup book test lint unit notebooks lab bench check-book readme clean
+
+PYTHON ?= python3
+PROFILE ?= cpu
+PROFILES := smoke cpu gpu paper
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+# The folder of test data, when there is one beside the repository and the user has not chosen another.
+ifeq ($(origin EMLAB_MIRROR),undefined)
+ifneq ($(wildcard ../shared/data),)
+export EMLAB_MIRROR := $(abspath ../shared/data)
+endif
+endif
+
+ifeq ($(filter $(PROFILE),$(PROFILES)),)
+$(error PROFILE=$(PROFILE) is not one of: $(PROFILES))
+endif
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo "PROFILE is one of: $(PROFILES) (default cpu), for example: make book PROFILE=smoke"
+
+setup: $(READY) ## create .venv with the pinned environment (done by the others when needed)
+
+$(READY): pyproject.toml constraints.txt
+	@if [ ! -x $(BIN)/python ]; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "emlab needs Python 3.11 or newer; choose one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }; \
+	  echo "Creating .venv: torch, then everything else as pinned in constraints.txt (about 2 GB, a few minutes)"; \
+	  $(PYTHON) -m venv .venv; \
+	fi
+	@$(PIP) torch setuptools
+	@$(PIP) --no-build-isolation -e '.[notebooks,book,train,test]'
+	@touch $@
+
+book: $(READY) ## run every chapter in PROFILE, check its numbers, build the book
+	@$(BIN)/python -m tools.book --profile $(PROFILE)
+
+test: lint unit notebooks ## lint, types, unit tests, chapters in smoke with their expected numbers
+
+lint: $(READY) ## ruff, formatting, mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+unit: $(READY) ## unit tests and the checks of the repository itself
+	@$(BIN)/python -m pytest -q tests/unit
+
+notebooks: $(READY) ## chapters in the smoke profile, against tests/expected/smoke
+	@$(BIN)/python -m pytest -q tests/notebooks
+
+check-book: $(READY) ## open every page of the built book in headless Chromium, network blocked
+	@$(BIN)/python -m pytest -q tests/book
+
+lab: $(READY) ## open the chapters in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir notebooks
+
+bench: $(READY) ## cost of one expectation step beside its Fourier transforms
+	@$(BIN)/python benchmarks/mtd_estep.py
+
+readme: $(READY) ## fill the measured numbers of README.md from the last `make book`
+	@$(BIN)/python -m tools.readme --profile $(PROFILE)
+
+clean: ## remove what was built or run; keeps .venv
+	@rm -rf _build runs build .pytest_cache .mypy_cache .ruff_cache
