@@ -5,11 +5,12 @@ from collections.abc import Callable
 from emlab.weights import Card
 
 
-def recipes() -> dict[str, Callable[..., Card]]:
+def recipes() -> dict[str, Callable[..., Card | None]]:
     """Training recipes by the name of the weights that they make.
 
     Each is called as ``recipe(profile, device, out, resume)``: profile name, device, folder for
-    weights, card and checkpoint (``None``: the package's own), whether to continue.
+    weights, card and checkpoint (``None``: the package's own), whether to continue. Under
+    ``torchrun`` only the first process gets a card.
     """
     from emlab.methods import mtd_priors
 

@@ -15,7 +15,7 @@ from emlab.data.simulated import gaussian_image_mean
 from emlab.methods.settings import read_profile, read_settings
 from emlab.models import build
 from emlab.priors.gaussian import GaussianPrior
-from emlab.priors.networks import EpsilonPrior, MLPScore, VPPrior, wrap
+from emlab.priors.networks import MLPScore, NetworkPrior, wrap
 from emlab.priors.objectives import (
     EpsilonMatching,
     VPDenoisingScoreMatching,
@@ -33,7 +33,7 @@ def gaussian_prior() -> GaussianPrior:
     return GaussianPrior(torch.from_numpy(gaussian_image_mean()), 1.0)
 
 
-def recipes() -> dict[str, Callable[..., weights.Card]]:
+def recipes() -> dict[str, Callable[..., weights.Card | None]]:
     """Recipes by name; see `emlab.methods.recipes`."""
     names = read_settings("mtd")["recipes"]
     return {name: partial(train_prior, name) for name in names}
@@ -45,11 +45,12 @@ def train_prior(
     device: str = "auto",
     out: Path | None = None,
     resume: bool = False,
-) -> weights.Card:
+) -> weights.Card | None:
     """Train one prior on training digits (or Gaussian images) and write weights and card.
 
     Numbers on the card are measured on 500 validation digits (or fresh Gaussian images), which no
-    training step sees; test digits are not touched.
+    training step sees; test digits are not touched. Under ``torchrun`` the first process writes
+    and the others return None.
     """
     recipe = read_settings("mtd")["recipes"][name]
     settings = dict(read_profile("mtd", profile)["training"][name])
@@ -62,10 +63,7 @@ def train_prior(
     network = build(model_table)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        prior = wrap(model, objective)
-        numbers = _evaluate(prior, validation.to(chosen))
-        model.requires_grad_(True)
-        return numbers
+        return _evaluate(wrap(model, objective), validation.to(chosen))
 
     folder = weights.PACKAGED if out is None else Path(out)
     checkpoint = (Path("checkpoints") if out is None else folder) / f"{name}.{profile}.checkpoint"
@@ -79,6 +77,8 @@ def train_prior(
         checkpoint=checkpoint,
         resume=resume,
     )
+    if result.rank > 0:
+        return None
     fields = {
         "recipe": f"emlab train {name} --profile {profile}",
         "data": split,
@@ -115,7 +115,7 @@ def _loss(objective: dict) -> Loss:
     return implicit_score_matching
 
 
-def _evaluate(prior: EpsilonPrior | VPPrior | MLPScore, images: Tensor) -> dict[str, float]:
+def _evaluate(prior: NetworkPrior, images: Tensor) -> dict[str, float]:
     """Relative error of denoised images by noise level, or of the score where it is known."""
     if isinstance(prior, MLPScore):
         exact = gaussian_prior().score(images, 0.0)

@@ -1,4 +1,4 @@
-"""Networks only: tensors in, tensors out. What they are trained to predict lives in `emlab.priors`."""
+"""Networks only: tensors in, tensors out. What they predict is the business of `emlab.priors`."""
 
 from emlab.errors import InputError
 from emlab.models.mlp import MLP
@@ -18,7 +18,7 @@ def build(specification: dict) -> MLP | UNet:
     Raises
     ------
     InputError
-        If the kind is unknown or an argument does not exist.
+        If the kind is unknown, or an argument does not exist or has an impossible value.
     """
     arguments = dict(specification)
     kind = arguments.pop("kind", None)
@@ -26,7 +26,7 @@ def build(specification: dict) -> MLP | UNet:
         raise InputError(f"unknown network kind {kind!r}; choose one of {sorted(_NETWORKS)}")
     try:
         return _NETWORKS[kind](**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"network {kind!r} cannot be built: {error}") from error
 
 

@@ -30,7 +30,7 @@ class MLP(nn.Module):
         return self._outputs(x, condition)[0]
 
     def forward_with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Outputs ``(n, size)`` and the exact divergence :math:`\mathrm{tr}\,\partial s/\partial x`, ``(n,)``.
+        r"""Outputs ``(n, size)`` and their exact divergence ``(n,)``, the trace of the Jacobian.
 
         With weights :math:`W_1, W_2, W_3` and softplus slopes :math:`d_1, d_2` the Jacobian is
         :math:`W_3 D_2 W_2 D_1 W_1`, so its trace is

@@ -31,7 +31,8 @@ class UNet(nn.Module):
     Notes
     -----
     The last convolution starts at zero, so an untrained network returns zeros. Any image size is
-    accepted: the input is padded by reflection to the next multiple and the output cropped.
+    accepted: the input is padded by reflection (images too small for that by their edge) to the
+    next multiple and the output cropped.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class UNet(nn.Module):
         embedding: int = 128,
     ) -> None:
         super().__init__()
-        if not widths or any(width % 8 for width in widths):
+        if not widths or any(width < 8 or width % 8 for width in widths):
             raise InputError(f"widths must be multiples of 8, got {list(widths)}")
+        if not set(attention) <= set(range(len(widths))):
+            raise InputError(f"attention must index into widths, got {list(attention)}")
         self.multiple = 2 ** (len(widths) - 1)
         self.embed = ScalarEmbedding(embedding)
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
@@ -82,18 +85,15 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample(width))
 
-        self.leave = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
-        )
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Map images ``(n, channels, H, W)`` and scalars ``(n,)`` to ``(n, channels, H, W)``."""
         height, width = x.shape[-2:]
-        x = functional.pad(
-            x, (0, -width % self.multiple, 0, -height % self.multiple), mode="reflect"
-        )
+        x = _pad_to_multiple(x, self.multiple)
         embedding = self.embed(condition)
         x = self.enter(x)
         skips = [x]
@@ -107,6 +107,14 @@ class UNet(nn.Module):
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, embedding)
         return self.leave(x)[..., :height, :width]
+
+
+def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad images on the right and below; reflection needs an image larger than the padding."""
+    height, width = x.shape[-2:]
+    right, below = -width % multiple, -height % multiple
+    x = functional.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    return functional.pad(x, (0, 0, 0, below), mode="reflect" if below < height else "replicate")
 
 
 class ScalarEmbedding(nn.Module):
@@ -152,11 +160,13 @@ class Stage(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention over all pixels, heads of 32 channels or fewer."""
+    """Residual self-attention over all pixels, heads of 32 channels or a few more."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // 32)
+        self.heads = next(
+            heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0
+        )
         self.norm = nn.GroupNorm(8, width)
         self.to_qkv = nn.Conv2d(width, 3 * width, 1)
         self.leave = nn.Conv2d(width, width, 1)

@@ -2,10 +2,11 @@
 
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import GaussianMixturePrior, GaussianPrior
-from emlab.priors.networks import EpsilonPrior, VPPrior, load_prior
+from emlab.priors.networks import EpsilonPrior, FlowPrior, VPPrior, load_prior
 
 __all__ = [
     "EpsilonPrior",
+    "FlowPrior",
     "GaussianMixturePrior",
     "GaussianPrior",
     "Prior",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ class GaussianPrior:
     Raises
     ------
     InputError
-        Wrong shapes, or a covariance that is not positive semi-definite.
+        Wrong shapes, or a covariance that is not symmetric and positive semi-definite.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor | float) -> None:
@@ -33,6 +35,8 @@ class GaussianPrior:
             covariance = covariance * torch.eye(size, dtype=mean.dtype, device=mean.device)
         if covariance.shape != (size, size):
             raise InputError(f"the covariance must be ({size}, {size}), got {covariance.shape}")
+        if not torch.allclose(covariance, covariance.T, atol=1e-6 * float(covariance.abs().max())):
+            raise InputError("the covariance is not symmetric")
         self.variances, self.basis = torch.linalg.eigh(covariance)
         if self.variances.min() < -1e-5 * self.variances.max():
             raise InputError("the covariance is not positive semi-definite")
@@ -54,7 +58,7 @@ class GaussianPrior:
         coloured = (white.to(self.mean.device) * self.variances.sqrt()) @ self.basis.T
         return self.mean + coloured.reshape(n, *self.mean.shape)
 
-    def _filter(self, x: Tensor, gain) -> Tensor:  # noqa: ANN001
+    def _filter(self, x: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         coefficients = (x - self.mean).flatten(-2) @ self.basis
         return ((coefficients * gain(self.variances)) @ self.basis.T).reshape(x.shape)
 
@@ -92,7 +96,7 @@ class GaussianMixturePrior:
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Each component's Wiener filter, weighted by its responsibility."""
         weight = self.responsibilities(x, sigma)[..., None, None]
-        noise = _variance(sigma, x)[..., None]
+        noise = _variance(sigma, x)
         gain = (self.stds.square() / (self.stds.square() + noise))[..., None, None]
         shrunk = self.means + gain * (x[..., None, :, :] - self.means)
         return (weight * shrunk).sum(-3)
@@ -100,18 +104,19 @@ class GaussianMixturePrior:
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of `log_density` with respect to the images; sigma = 0 is allowed."""
         weight = self.responsibilities(x, sigma)[..., None, None]
-        total = (self.stds.square() + _variance(sigma, x)[..., None])[..., None, None]
+        total = (self.stds.square() + _variance(sigma, x))[..., None, None]
         return (weight * (self.means - x[..., None, :, :]) / total).sum(-3)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``(n, H, W)`` images."""
-        probabilities = self.log_weights.exp()
+        probabilities = self.log_weights.exp().cpu()
         chosen = torch.multinomial(probabilities, n, replacement=True, generator=generator)
-        noise = torch.randn(n, *self.means.shape[1:], generator=generator)
+        noise = torch.randn(n, *self.means.shape[1:], generator=generator).to(self.means)
+        chosen = chosen.to(self.means.device)
         return self.means[chosen] + self.stds[chosen][:, None, None] * noise
 
     def _log_joint(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        total = self.stds.square() + _variance(sigma, x)[..., None]
+        total = self.stds.square() + _variance(sigma, x)
         size = self.means[0].numel()
         distance = (x[..., None, :, :] - self.means).square().sum((-1, -2))
         normaliser = 0.5 * size * (2 * torch.pi * total).log()
@@ -119,6 +124,6 @@ class GaussianMixturePrior:
 
 
 def _variance(sigma: float | Tensor, x: Tensor) -> Tensor:
-    """Noise variance that broadcasts over images ``(..., H, W)``, as ``(..., 1)`` or ``(1,)``."""
+    """Noise variance with one axis more than `sigma`, ``(..., 1)``, or none if it is a number."""
     level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return level.square()[..., None] if level.ndim else level.square()

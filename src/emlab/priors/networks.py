@@ -55,15 +55,39 @@ class VPPrior:
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images."""
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        return (self.denoise(x, sigma) - x) / level.square()[..., None, None]
+        return _tweedie(self.denoise(x, sigma), x, sigma)
 
     def score_at_time(self, x: Tensor, t: float) -> Tensor:
-        """The diffusion's own score at time t of images ``(..., H, W)``, as the MTD paper uses it."""
+        """The diffusion's own score at time t of ``(..., H, W)``, as the MTD paper uses it."""
         flat, _ = _flatten(x, 1.0)
         times = torch.full((len(flat),), t, device=x.device, dtype=flat.dtype)
         output = self.network(flat[:, None], times)[:, 0]
         return (output / self.schedule.sigma(times)[:, None, None]).reshape(x.shape)
+
+
+class FlowPrior:
+    r"""A velocity network trained by `conditional_flow_matching` on images ``(n, 1, H, W)``.
+
+    Noise of standard deviation ``sigma`` on an image is the straight path at the time
+    :math:`t = 1/(1+\sigma)`, seen through a lens of magnification :math:`1/t`: with
+    :math:`x_t = t\,x = t\,x_1 + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior
+    mean is :math:`E[x_1 \mid x_t] = x_t + (1-t)\,v`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        flat, level = _flatten(x, sigma)
+        t = 1 / (1 + level)
+        on_path = t[:, None, None] * flat
+        velocity = self.network(on_path[:, None], t)[:, 0]
+        return (on_path + (1 - t)[:, None, None] * velocity).reshape(x.shape)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images."""
+        return _tweedie(self.denoise(x, sigma), x, sigma)
 
 
 class MLPScore:
@@ -77,7 +101,10 @@ class MLPScore:
         return self.network(x.reshape(-1, self.network.size)).reshape(x.shape)
 
 
-def load_prior(name: str, device: torch.device | str = "cpu") -> EpsilonPrior | VPPrior | MLPScore:
+NetworkPrior = EpsilonPrior | VPPrior | FlowPrior | MLPScore
+
+
+def load_prior(name: str, device: torch.device | str = "cpu") -> NetworkPrior:
     """Rebuild a shipped prior from its weights and card.
 
     Parameters
@@ -98,18 +125,41 @@ def load_prior(name: str, device: torch.device | str = "cpu") -> EpsilonPrior | 
     return wrap(network.to(device), card.objective)
 
 
-def wrap(network: nn.Module, objective: dict) -> EpsilonPrior | VPPrior | MLPScore:
-    """Put a network behind the interface that its ``[objective]`` table names."""
+def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
+    """Put a network behind the interface that its ``[objective]`` table names.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Put into evaluation mode; its parameters no longer ask for gradients.
+    objective : dict
+        ``{"kind": "epsilon" | "vp" | "flow" | "implicit_score_matching", ...}``; the other keys
+        are those of `EpsilonMatching` or `VPSchedule`.
+
+    Raises
+    ------
+    InputError
+        Unknown kind, a key that the kind does not have, or a network that does not fit it.
+    """
     arguments = dict(objective)
     kind = arguments.pop("kind", None)
-    if kind == "epsilon":
-        return EpsilonPrior(network, EpsilonMatching(**arguments))
-    if kind == "vp":
-        arguments.pop("t_min", None)
-        return VPPrior(network, VPSchedule(**arguments))
-    if kind == "implicit_score_matching":
+    try:
+        if kind == "epsilon":
+            return EpsilonPrior(network, EpsilonMatching(**arguments))
+        if kind == "vp":
+            return VPPrior(network, VPSchedule(**arguments))
+    except TypeError as error:
+        raise InputError(f"objective {kind!r} cannot be read: {error}") from error
+    if kind == "flow":
+        return FlowPrior(network)
+    if kind == "implicit_score_matching" and isinstance(network, MLP):
         return MLPScore(network)
-    raise InputError(f"objective {kind!r} does not make a prior")
+    raise InputError(f"objective {kind!r} does not make a prior of a {type(network).__name__}")
+
+
+def _tweedie(denoised: Tensor, x: Tensor, sigma: float | Tensor) -> Tensor:
+    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return (denoised - x) / level.square()[..., None, None]
 
 
 def _flatten(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,15 @@ from emlab.errors import InputError
 from emlab.models import MLP
 
 
-def implicit_score_matching(model: MLP, x: Tensor, _generator: torch.Generator) -> Tensor:
+def implicit_score_matching(model: nn.Module, x: Tensor, _generator: torch.Generator) -> Tensor:
     r"""Score matching without noise, :math:`E[\mathrm{tr}\,\nabla s(x) + \|s(x)\|^2/2]`.
 
     Integration by parts removes the unknown score from :math:`E\|s - \nabla\log p\|^2/2`
-    (Hyvarinen 2005, eq. 4). `x` is ``(n, H, W)`` or ``(n, size)``; the trace is exact.
+    (Hyvarinen 2005, eq. 4). `x` is ``(n, H, W)`` or ``(n, size)``; the trace is exact, which
+    takes an `MLP`.
     """
+    if not isinstance(model, MLP):
+        raise InputError("implicit score matching needs an MLP, whose divergence is exact")
     score, divergence = model.forward_with_divergence(x.flatten(1))
     return (divergence + score.square().sum(-1) / 2).mean()
 

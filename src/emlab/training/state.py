@@ -1,0 +1,112 @@
+"""What a run has come to, and the checkpoint that keeps it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import nn
+
+from emlab.errors import InputError, IntegrityError
+from emlab.runtime import atomic_path
+from emlab.training.config import TrainingConfig
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+class State:
+    """Everything that a resumed run needs, and nothing else."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self.model, self.config = model, config
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[float] = []
+        self.history: list[dict[str, float]] = []
+
+    @torch.no_grad()
+    def after_step(self, value: float) -> None:
+        decay = self.config.ema_decay_at(self.step)
+        for name, current in self.model.state_dict().items():
+            if current.is_floating_point():
+                self.average[name].lerp_(current, 1 - decay)
+            else:
+                self.average[name].copy_(current)
+        self.losses.append(value)
+        self.step += 1
+
+    def record(self, evaluate: Evaluate | None) -> str:
+        """Evaluate the averaged weights, append to the history and return a line about it."""
+        entry = {"step": float(self.step), "loss": sum(self.losses) / len(self.losses)}
+        entry["seconds"] = round(self.seconds, 1)
+        if evaluate is not None:
+            averaged = copy.deepcopy(self.model).eval()
+            averaged.load_state_dict(self.average)
+            with torch.no_grad():
+                entry.update(evaluate(averaged))
+        self.losses = []
+        self.history.append(entry)
+        return "  ".join(f"{name} {value:.5g}" for name, value in entry.items())
+
+    def save(self, path: Path) -> None:
+        tensors = {f"model.{name}": v for name, v in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": v for name, v in self.average.items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{name}.{key}"] = torch.as_tensor(value)
+        progress = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "history": self.history,
+        }
+        with atomic_path(path) as temporary:
+            content = serialise(
+                {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()},
+                metadata={"progress": json.dumps(progress)},
+            )
+            temporary.write_bytes(content)
+
+    def load(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                progress = json.loads(file.metadata()["progress"])
+                config, step, seconds, losses, history = (
+                    progress[key] for key in ("config", "step", "seconds", "losses", "history")
+                )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            raise IntegrityError(
+                f"checkpoint {path} cannot be read ({error}); delete it to start again"
+            ) from error
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        shapes = {name: value.shape for name, value in self.average.items()}
+        for what, same in (
+            ("configuration", config == asdict(self.config)),
+            ("network", {name: value.shape for name, value in model.items()} == shapes),
+        ):
+            if not same:
+                raise InputError(
+                    f"checkpoint {path} belongs to another {what}; delete it or use that one"
+                )
+        self.model.load_state_dict(model)
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
+        for name, parameter in self.model.named_parameters():
+            prefix = f"adam.{name}."
+            self.optimizer.state[parameter] = {
+                key.removeprefix(prefix): value.to(parameter.device if value.ndim else "cpu")
+                for key, value in tensors.items()
+                if key.startswith(prefix) and "." not in key.removeprefix(prefix)
+            }
+        self.step, self.seconds = step, seconds
+        self.losses, self.history = losses, history
