@@ -1,0 +1,54 @@
+"""The process that executes one notebook: ``python -m emlab.runner.child JOB.json``.
+
+The job holds input, output, parameters, cwd and progress. If a cell fails, ``error`` (a path of the
+job) receives one JSON object {cell, name, message, lines} and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+START_TIMEOUT_SECONDS = 180
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def main(job_path: str) -> int:
+    """Execute the notebook of a job; returns the exit status."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    try:
+        papermill.execute_notebook(
+            job["input"],
+            job["output"],
+            parameters=job["parameters"],
+            kernel_name="python3",
+            cwd=job["cwd"],
+            progress_bar=job["progress"],
+            start_timeout=START_TIMEOUT_SECONDS,
+            autosave_cell_every=0,
+        )
+    except PapermillExecutionError as problem:
+        _tell(job, problem.cell_index, problem.ename, problem.evalue, problem.traceback)
+        return 1
+    except DeadKernelError:
+        text = "the kernel died (out of memory?); run.log has what it said last"
+        _tell(job, None, "DeadKernelError", text, [])
+        return 1
+    return 0
+
+
+def _tell(job: dict[str, Any], cell: int | None, name: str, message: str, trace: list[str]) -> None:
+    lines = _ANSI.sub("", "\n".join(trace)).splitlines()
+    content = {"cell": cell, "name": name, "message": _ANSI.sub("", message), "lines": lines}
+    Path(job["error"]).write_text(json.dumps(content), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
