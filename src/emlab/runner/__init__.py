@@ -1,8 +1,8 @@
-"""Run chapters headless: papermill, an environment that is under control, and a check of the numbers.
+"""Run chapters headless: papermill, a controlled environment, and a check of the numbers.
 
 ``<out>/<slug>/`` holds after a run: ``<slug>.ipynb`` (executed), ``metrics.json``, ``run.log`` and
-``fingerprint.json``; a failed run leaves ``<slug>.failed.ipynb`` with the error in it instead of the
-executed notebook. ``<out>/status.json`` tells how every chapter did.
+``fingerprint.json``; a failed run leaves ``<slug>.failed.ipynb``, with the error in it, instead of
+the executed notebook. ``<out>/status.json`` tells how every chapter did.
 """
 
 from emlab.runner.chapters import ChapterResult, run_all, run_chapter

@@ -32,8 +32,8 @@ def run_chapter(
 ) -> ChapterResult:
     """Execute a chapter headless and compare its numbers with what is expected of them.
 
-    A chapter whose notebook, package, weights, data and parameters are those of its last good run is
-    not executed again, only compared again.
+    A chapter whose notebook, package, weights, data and parameters are those of its last good run
+    is not executed again, only compared again.
 
     Parameters
     ----------

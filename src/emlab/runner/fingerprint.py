@@ -18,7 +18,7 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "matplotlib")
 
 
 def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
-    """Return a hash of the notebook, the package with its weights, the parameters, libraries and data.
+    """Return a hash of the notebook, the package and its weights, parameters, libraries and data.
 
     Data sets enter by name, and whether and where they are: their bytes are fixed by the registry,
     which is part of the package, and checked when they are loaded.

@@ -12,7 +12,7 @@ PathLike = str | os.PathLike[str]
 
 
 def notebooks_folder(folder: PathLike | None = None) -> Path:
-    """Return the folder of the chapters: the one given, ./notebooks (here or above), or the clone's.
+    """Return the chapters' folder: the one given, ./notebooks (here or above), or the clone's.
 
     Raises
     ------

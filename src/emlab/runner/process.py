@@ -1,4 +1,4 @@
-"""Execute a notebook in a child process whose environment, kernel, time and end are under control."""
+"""Execute a notebook in a child process with a controlled environment, kernel, time and end."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def execute(
 ) -> list[str]:
     """Execute a notebook in a new process; return what went wrong, in a few lines (empty: nothing).
 
-    The notebook runs in the folder of `output`, so that it can lean on no file beside itself, with a
-    kernel of this very interpreter. On a time-out, an interrupt or an error here, the child and its
-    kernel are ended.
+    The notebook runs in the folder of `output`, so that it can lean on no file beside itself, with
+    a kernel of this very interpreter. On a time-out, an interrupt or an error here, the child and
+    its kernel are ended.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     """End a child that still runs and everything below it; the kernel has a session of its own."""
     if child.poll() is not None:
         return
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     below = psutil.Process(child.pid).children(recursive=True)
     child.send_signal(signal.SIGINT)

@@ -24,8 +24,8 @@ class ChapterResult:
     slug, profile
         Which chapter, and at which scale.
     status
-        ``"passed"``; ``"failed"`` (an error, a time-out, no numbers); ``"regressed"`` (it ran, but a
-        number broke its bound).
+        ``"passed"``; ``"failed"`` (an error, a time-out, no numbers); ``"regressed"`` (it ran, but
+        a number broke its bound).
     seconds
         Time from start to end, kernel included; of the earlier run if it was not repeated.
     peak_memory_mb

@@ -1,0 +1,128 @@
+"""The command line ``emlab``: commands are imported when they are called, not before.
+
+Exit status: 0 fine, 1 a chapter failed, 2 wrong usage or input, 3 data or weights unavailable or
+corrupt, 4 a number regressed, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+from emlab.errors import EmlabError
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command: the module ``emlab.commands.<module>`` that has its typer ``app``, and one line.
+
+    ``group`` tells whether the app holds sub-commands (``emlab data list``) or is the command.
+    """
+
+    module: str
+    summary: str
+    group: bool = True
+
+
+COMMANDS = {
+    "run": Entry("run", "Run chapters headless and check their numbers.", group=False),
+    "report": Entry("report", "Show the numbers of a run; compare them with their bounds."),
+    "data": Entry("data", "List, fetch and verify data sets."),
+    "weights": Entry("weights", "List, verify and describe the trained networks."),
+    "train": Entry("train", "Train a network from its recipe.", group=False),
+    "mtd": Entry("mtd", "Multi-target detection: recover an image from a field of copies."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group whose members are placeholders with a one-line help until one of them is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Import the module of the command that is called, and only that one."""
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        if name not in COMMANDS:
+            return name, placeholder, rest
+        entry = COMMANDS[name]
+        app = import_module(f"emlab.commands.{entry.module}").app
+        command = get_group(app) if entry.group else get_command(app)
+        command.help = command.help or entry.summary
+        return name, command, rest
+
+
+app = typer.Typer(
+    name="emlab",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: emlab run 00 --profile cpu, then open the notebooks/ folder in JupyterLab. "
+    "Every command has its own --help.",
+)
+
+
+def _placeholder() -> None: ...
+
+
+for _name, _entry in COMMANDS.items():
+    app.command(_name, help=_entry.summary)(_placeholder)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import emlab
+
+        typer.echo(f"emlab {emlab.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Learned restoration in electron microscopy: a prior, a model of the microscope, a solver."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status and prints errors as one line on stderr."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words[: _first_command(words)]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(words, prog_name="emlab")
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else int(bool(finished.code))
+    except KeyboardInterrupt:
+        print("emlab: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except EmlabError as problem:
+        if debug:
+            raise
+        print(f"emlab: error: {problem}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+def _first_command(words: list[str]) -> int:
+    return next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Leave through the finally clauses, so that child processes are ended and files removed."""
+    raise SystemExit(TERMINATED)
