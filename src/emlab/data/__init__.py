@@ -1,7 +1,32 @@
 """Data sets with hashes: mirror folder, then the user's cache, then packages, then public URLs."""
 
-from emlab.data.access import Dataset, available, load
+from emlab.data.access import (
+    Dataset,
+    available,
+    cache_folder,
+    fetch,
+    load,
+    mirror_folder,
+    path,
+    paths,
+    verify,
+)
 from emlab.data.digits import Digits, load_digits
 from emlab.data.records import DataFile, Record, records
 
-__all__ = ["DataFile", "Dataset", "Digits", "Record", "available", "load", "load_digits", "records"]
+__all__ = [
+    "DataFile",
+    "Dataset",
+    "Digits",
+    "Record",
+    "available",
+    "cache_folder",
+    "fetch",
+    "load",
+    "load_digits",
+    "mirror_folder",
+    "path",
+    "paths",
+    "records",
+    "verify",
+]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from emlab.data.decode import decode_file
-from emlab.data.hashing import hash_file
+from emlab.data.download import Policy, download
+from emlab.data.hashing import hash_arrays, hash_file
 from emlab.data.records import DataFile, Record, record
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 
@@ -19,7 +20,8 @@ from emlab.errors import DataUnavailableError, InputError, IntegrityError
 class Dataset:
     """Decoded arrays of a data set, in the dtype of its files, with its record.
 
-    ``source`` tells where the files were found: "mirror", "cache", "package" or "url".
+    ``source`` tells where the files were found: "mirror", "cache", "package" or "url" ("simulated"
+    for data that no file holds), joined by "+" if they came from several places.
     """
 
     arrays: dict[str, np.ndarray]
@@ -28,10 +30,18 @@ class Dataset:
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self.arrays:
-            raise InputError(
-                f"{self.record.name} has no array {key!r}; it has {', '.join(self.arrays)}"
-            )
+            known = ", ".join(self.arrays) or "none"
+            raise InputError(f"{self.record.name} has no array {key!r}; it has: {known}")
         return self.arrays[key]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checked file of a data set and the kind of place it was found in."""
+
+    file: DataFile
+    source: str
+    path: Path
 
 
 def mirror_folder() -> Path | None:
@@ -55,7 +65,108 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("emlab", appauthor=False))
 
 
+def available(name: str) -> bool:
+    """Tell whether all files of a data set are on this machine (nothing is hashed)."""
+    return all(_find(file) for file in record(name).files)
+
+
+def load(name: str) -> Dataset:
+    """Return the arrays of a data set with its record, after checking the hash of each file.
+
+    Files that are not on this machine are downloaded into the cache if the registry has a URL.
+
+    Raises
+    ------
+    InputError
+        Unknown name, or EMLAB_MIRROR is no folder.
+    DataUnavailableError
+        A file is nowhere to be found; the message says what to set or to do.
+    IntegrityError
+        A file has the wrong bytes.
+    """
+    return _decode(record(name), [_locate(record(name), file) for file in record(name).files])
+
+
+def fetch(name: str, progress: bool = False, policy: Policy | None = None) -> list[Path]:
+    """Make sure that all files of a data set are on this machine; return where they are.
+
+    A file in the cache with the wrong bytes is downloaded again. Raises what :func:`load` raises.
+    """
+    entry = record(name)
+    return [_locate(entry, file, progress, policy, repair=True).path for file in entry.files]
+
+
+def paths(name: str) -> dict[str, Path]:
+    """Return the checked files of a data set by their place below the mirror; fetch what lacks."""
+    entry = record(name)
+    return {file.path: _locate(entry, file).path for file in entry.files}
+
+
+def path(name: str, file: str = "") -> Path:
+    """Return one checked file of a data set.
+
+    Parameters
+    ----------
+    file
+        Its name or the end of it; needed only if the data set has several files.
+
+    Raises
+    ------
+    InputError
+        No file or more than one ends like this; the message lists them.
+    """
+    entry = record(name)
+    matching = [f for f in entry.files if f.path.endswith(file)]
+    if len(matching) != 1:
+        listed = ", ".join(f.path for f in entry.files)
+        raise InputError(
+            f"{name} has {len(matching)} files ending in {file!r}; choose of: {listed}"
+        )
+    return _locate(entry, matching[0]).path
+
+
+def verify(name: str) -> Dataset:
+    """Check the hash of each file and of the decoded pixels; nothing is downloaded.
+
+    Raises
+    ------
+    DataUnavailableError
+        A file is not on this machine.
+    IntegrityError
+        A file or the decoded arrays are not what the registry promises.
+    """
+    entry = record(name)
+    for file in entry.files:
+        if _find(file) is None:
+            raise DataUnavailableError(_absent(entry, file))
+    found = load(name)
+    pixels = hash_arrays(found.arrays)
+    if entry.pixel_sha256 and pixels != entry.pixel_sha256:
+        raise IntegrityError(
+            f"{name}: the files are right but decode to other pixels ({pixels[:16]}..., the "
+            f"registry says {entry.pixel_sha256[:16]}...); update the image readers (tifffile, "
+            f"pillow, mrcfile, numpy) to the versions in constraints.txt"
+        )
+    return found
+
+
+def _decode(entry: Record, located: list[Located]) -> Dataset:
+    arrays: dict[str, np.ndarray] = {}
+    for found in located:
+        arrays.update(decode_file(found.path, found.file.key))
+    return Dataset(arrays, entry, "+".join(dict.fromkeys(found.source for found in located)))
+
+
+def _find(file: DataFile) -> tuple[str, Path] | None:
+    mirror, package = mirror_folder(), _package_path(file)
+    places = [("mirror", mirror / file.path)] if mirror else []
+    places.append(("cache", cache_folder() / file.path))
+    places.extend([("package", package)] if package else [])
+    return next((place for place in places if place[1].is_file()), None)
+
+
 def _package_path(file: DataFile) -> Path | None:
+    """Return the file inside an installed package, which is not imported for that."""
     if not file.package:
         return None
     module, _, inside = file.package.partition(":")
@@ -65,64 +176,53 @@ def _package_path(file: DataFile) -> Path | None:
     return Path(spec.submodule_search_locations[0], inside)
 
 
-def _candidates(file: DataFile) -> list[tuple[str, Path]]:
-    mirror = mirror_folder()
-    places = [("mirror", mirror / file.path)] if mirror else []
-    places.append(("cache", cache_folder() / file.path))
-    package = _package_path(file)
-    return places + ([("package", package)] if package else [])
+def _locate(
+    entry: Record,
+    file: DataFile,
+    progress: bool = False,
+    policy: Policy | None = None,
+    repair: bool = False,
+) -> Located:
+    place = _find(file)
+    if place is None or (repair and place[0] == "cache" and hash_file(place[1]) != file.sha256):
+        return Located(file, "url", _download(entry, file, progress, policy))
+    source, found = place
+    digest = hash_file(found)
+    if digest != file.sha256:
+        advice = {
+            "mirror": "correct the folder that EMLAB_MIRROR names, or unset it",
+            "cache": f"run `emlab data fetch {entry.name}`",
+            "package": entry.how,
+        }[source]
+        raise IntegrityError(
+            f"{entry.name}: {found} has sha256 {digest[:16]}..., the registry says "
+            f"{file.sha256[:16]}...; {advice}"
+        )
+    return Located(file, source, found)
 
 
-def _find(file: DataFile) -> tuple[str, Path] | None:
-    return next((place for place in _candidates(file) if place[1].is_file()), None)
+def _download(entry: Record, file: DataFile, progress: bool, policy: Policy | None) -> Path:
+    if not file.url:
+        raise DataUnavailableError(_absent(entry, file))
+    import tqdm
 
-
-def available(name: str) -> bool:
-    """Tell whether all files of a data set are on this machine (nothing is hashed)."""
-    return all(_find(file) for file in record(name).files)
-
-
-def _located(name: str) -> list[tuple[DataFile, str, Path]]:
-    found = []
-    for file in record(name).files:
-        place = _find(file)
-        if place is None:
-            raise DataUnavailableError(_absent(record(name), file))
-        _check(name, file, place[1])
-        found.append((file, *place))
-    return found
+    target = cache_folder() / file.path
+    with tqdm.tqdm(
+        total=file.size, unit="B", unit_scale=True, desc=target.name, disable=not progress
+    ) as bar:
+        try:
+            return download(
+                file.url, target, file.sha256, file.size, policy, lambda n: bar.update(n - bar.n)
+            )
+        except DataUnavailableError as problem:
+            raise DataUnavailableError(f"{_absent(entry, file)} ({problem})") from problem
 
 
 def _absent(entry: Record, file: DataFile) -> str:
-    return (
-        f"{entry.name}: {file.path} is neither in the mirror nor in the cache; "
-        f"set EMLAB_MIRROR to a folder that has it"
+    message = (
+        f"{entry.name}: {file.path} is not on this machine; set EMLAB_MIRROR to a folder that has "
+        f"it, or "
     )
-
-
-def _check(name: str, file: DataFile, path: Path) -> None:
-    found = hash_file(path)
-    if found != file.sha256:
-        raise IntegrityError(
-            f"{name}: {path} has sha256 {found[:16]}..., the registry says {file.sha256[:16]}...; "
-            f"delete it and run `emlab data fetch {name}`"
-        )
-
-
-def load(name: str) -> Dataset:
-    """Return the arrays of a data set with its record, after checking the hash of each file.
-
-    Raises
-    ------
-    InputError
-        Unknown name.
-    DataUnavailableError
-        A file is nowhere to be found.
-    IntegrityError
-        A file has the wrong bytes.
-    """
-    located = _located(name)
-    arrays: dict[str, np.ndarray] = {}
-    for file, _, path in located:
-        arrays.update(decode_file(path, file.key))
-    return Dataset(arrays, record(name), located[0][1])
+    if file.url:
+        return f"{message}connect to the network and run `emlab data fetch {entry.name}`"
+    return f"{message}put it into {cache_folder() / file.path}: {entry.how or entry.source}"

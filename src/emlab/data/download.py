@@ -1,0 +1,217 @@
+"""Download a file: resumes, retries, gives up in finite time, and never leaves wrong bytes behind.
+
+The bytes go to ``<name>.part`` beside the target. A broken transfer keeps them and the next try, in
+this process or a later one, asks the server for the rest. Only a file with the promised sha256 is
+renamed to its target, and a lock keeps two processes from writing the same part.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from emlab import __version__
+from emlab.data.hashing import hash_file
+from emlab.errors import DataUnavailableError, IntegrityError
+from emlab.runtime import disk_error
+
+CHUNK_BYTES = 1 << 16
+TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a download is.
+
+    Attributes
+    ----------
+    timeout_seconds
+        Longest silence of the server that is tolerated.
+    attempts
+        Number of tries; each resumes where the last one broke off.
+    backoff_seconds
+        Pause before the second try; it doubles with each further one.
+    lock_seconds
+        Longest wait for another process that downloads the same file.
+    """
+
+    timeout_seconds: float = 30.0
+    attempts: int = 5
+    backoff_seconds: float = 1.0
+    lock_seconds: float = 1800.0
+
+
+class _Broken(Exception):
+    """A transfer that may succeed when tried again."""
+
+
+def download(
+    url: str,
+    target: Path,
+    sha256: str,
+    size: int,
+    policy: Policy | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Fetch ``url`` to ``target``; return at once if the right bytes are already there.
+
+    Parameters
+    ----------
+    url
+        http or https address.
+    target
+        Where the file goes; missing folders are made.
+    sha256, size
+        What the registry promises: hash and number of bytes.
+    policy
+        Patience; default :class:`Policy`.
+    progress
+        Called with the number of bytes present after each piece.
+
+    Raises
+    ------
+    DataUnavailableError
+        No network, no such file, or too many broken transfers; the part is kept.
+    IntegrityError
+        The server's file is not the promised one; nothing is kept.
+    EmlabError
+        The disk is full.
+    """
+    import filelock
+
+    policy = policy or Policy()
+    if not url.startswith(("http://", "https://")):
+        raise DataUnavailableError(f"cannot download {url}: only http and https addresses work")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise disk_error(problem, target) from problem
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=policy.lock_seconds)
+    try:
+        with lock:
+            if not (target.is_file() and hash_file(target) == sha256):
+                _fetch(url, target, sha256, size, policy, progress or (lambda _: None))
+    except filelock.Timeout as problem:
+        raise DataUnavailableError(
+            f"another process has been downloading {target} for {policy.lock_seconds:g} s; "
+            f"end it or try again later"
+        ) from problem
+    return target
+
+
+def _fetch(
+    url: str,
+    target: Path,
+    sha256: str,
+    size: int,
+    policy: Policy,
+    progress: Callable[[int], None],
+) -> None:
+    part = target.with_name(f"{target.name}.part")
+    reason = ""
+    for attempt in range(policy.attempts):
+        if attempt:
+            time.sleep(policy.backoff_seconds * 2 ** (attempt - 1))
+        resumed = part.is_file() and part.stat().st_size > 0
+        try:
+            _receive(url, part, size, policy.timeout_seconds, progress)
+        except _Broken as problem:
+            reason = str(problem)
+            continue
+        found = hash_file(part)
+        if found == sha256:
+            _publish(part, target)
+            return
+        part.unlink()
+        reason = f"the server sends a file with sha256 {found[:16]}..., not {sha256[:16]}..."
+        if not resumed:  # a resumed file may be of two versions and deserves one fresh start
+            raise IntegrityError(
+                f"{url}: {reason}; its content has changed, tell the emlab authors"
+            )
+    raise DataUnavailableError(
+        f"{url}: gave up after {policy.attempts} attempts ({reason}); try again later, what was "
+        f"received is kept and the download resumes"
+    )
+
+
+def _receive(
+    url: str, part: Path, size: int, timeout: float, progress: Callable[[int], None]
+) -> None:
+    """Append to ``part`` what it lacks; `_Broken` if that may be worth another try."""
+    start = part.stat().st_size if part.is_file() else 0
+    if start > size:
+        part.unlink()
+        start = 0
+    if start == size:
+        return
+    headers = {"User-Agent": f"emlab/{__version__}"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=timeout
+        ) as response:
+            resumes = response.status == 206
+            if resumes and not response.headers.get("Content-Range", "").startswith(
+                f"bytes {start}-"
+            ):
+                raise _Broken("the server sent another range than was asked for")
+            _store(response, part, start if resumes else 0, size, progress)
+    except urllib.error.HTTPError as problem:
+        if problem.code == 416:
+            part.unlink(missing_ok=True)
+        elif problem.code not in TRY_AGAIN:
+            raise DataUnavailableError(
+                f"{url}: the server answers {problem.code} {problem.reason}"
+            ) from problem
+        raise _Broken(f"the server answers {problem.code} {problem.reason}") from problem
+    except urllib.error.URLError as problem:
+        if isinstance(problem.reason, socket.gaierror):
+            raise DataUnavailableError(f"{url}: no network ({problem.reason})") from problem
+        raise _Broken(f"no connection: {problem.reason}") from problem
+    except TimeoutError as problem:
+        raise _Broken(f"the server was silent for {timeout:g} s") from problem
+    except (http.client.HTTPException, ConnectionError) as problem:
+        raise _Broken(f"the connection broke: {problem}") from problem
+
+
+def _store(
+    response: http.client.HTTPResponse,
+    part: Path,
+    start: int,
+    size: int,
+    progress: Callable[[int], None],
+) -> None:
+    present = start
+    with open(part, "ab" if start else "wb") as stream:
+        while piece := response.read(CHUNK_BYTES):
+            present += len(piece)
+            if present > size:
+                break
+            try:
+                stream.write(piece)
+                stream.flush()
+            except OSError as problem:
+                raise disk_error(problem, part) from problem
+            progress(present)
+    if present > size:
+        part.unlink()
+        raise IntegrityError(
+            f"{response.url}: the server sends more than the {size} bytes that the registry "
+            f"promises; its content has changed, tell the emlab authors"
+        )
+    if present < size:
+        raise _Broken(f"the connection closed after {present} of {size} bytes")
+
+
+def _publish(part: Path, target: Path) -> None:
+    with open(part, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(part, target)
