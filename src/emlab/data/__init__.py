@@ -10,6 +10,7 @@ from emlab.data.access import (
     path,
     paths,
     verify,
+    where,
 )
 from emlab.data.digits import Digits, load_digits
 from emlab.data.records import DataFile, Record, records
@@ -29,4 +30,5 @@ __all__ = [
     "paths",
     "records",
     "verify",
+    "where",
 ]

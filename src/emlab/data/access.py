@@ -70,6 +70,16 @@ def available(name: str) -> bool:
     return all(_find(file) for file in record(name).files)
 
 
+def where(name: str) -> str:
+    """Return "mirror", "cache" or "package" (or several), "url" if it can be fetched, else "-"."""
+    files = record(name).files
+    places = [place[0] if (place := _find(file)) else "" for file in files]
+    if all(places):
+        return "+".join(dict.fromkeys(places))
+    fetchable = all(file.url or place for file, place in zip(files, places, strict=True))
+    return "url" if fetchable else "-"
+
+
 def load(name: str) -> Dataset:
     """Return the arrays of a data set with its record, after checking the hash of each file.
 

@@ -1,0 +1,108 @@
+"""``emlab data``: list, fetch, verify and locate data sets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from emlab.commands.output import report_checks, table
+from emlab.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+    help="List, fetch, verify and locate data sets.\n\n"
+    "emlab looks in the folder that EMLAB_MIRROR names, then in your cache (EMLAB_CACHE), then in "
+    "installed packages, then at the public URL; the hash of every file is checked.\n\n"
+    "**Example:** `emlab data list --role test`, then `emlab data fetch mnist_t10k`",
+)
+Names = Annotated[list[str] | None, typer.Argument(help="Names as shown by `emlab data list`.")]
+Everything = Annotated[bool, typer.Option("--all", help="All data sets on this machine.")]
+
+
+@app.command("list")
+def list_data(
+    role: Annotated[str, typer.Option(help="Show only: train, test, demo or metadata.")] = "",
+) -> None:
+    """Show all data sets: where each one is, its role, size, pixel size and title.
+
+    **Example:** `emlab data list --role train`
+    """
+    from emlab.data import records, where
+    from emlab.data.records import ROLES
+
+    if role and role not in ROLES:
+        raise InputError(f"there is no role {role!r}; use one of {', '.join(ROLES)}")
+    rows = [
+        (
+            r.name,
+            r.role,
+            where(r.name),
+            f"{r.size / 1e6:.1f}",
+            _pixel_size(r.pixel_size_angstrom),
+            r.title,
+        )
+        for r in records().values()
+        if role in ("", r.role)
+    ]
+    typer.echo(table(("name", "role", "where", "MB", "pixel (A)", "what"), rows))
+
+
+@app.command()
+def fetch(names: Names = None) -> None:
+    """Bring data sets to this machine and check their hashes; interrupted downloads resume.
+
+    **Example:** `emlab data fetch mnist_t10k mnist_train_60k`
+    """
+    from emlab.data import fetch as fetch_data
+
+    if not names:
+        raise InputError("name at least one data set; `emlab data list` shows them")
+    for name in names:
+        for place in fetch_data(name, progress=True):
+            typer.echo(f"{name}: {place}")
+
+
+@app.command()
+def verify(names: Names = None, everything: Everything = False) -> None:
+    """Check the bytes of the files and the pixels they decode to; exit code 3 if any is wrong.
+
+    **Example:** `emlab data verify --all`
+    """
+    from emlab.data import available, records
+    from emlab.data import verify as verify_data
+
+    if everything:
+        names = [name for name in records() if available(name)]
+    if not names:
+        raise InputError("name at least one data set, or use --all for those on this machine")
+
+    def check(name: str) -> str:
+        found = verify_data(name)
+        pixels = found.record.pixel_sha256
+        return f"{found.source}, pixels {pixels[:16]}" if pixels else found.source
+
+    report_checks(names, check)
+
+
+@app.command()
+def path(
+    name: Annotated[str, typer.Argument(help="A name as shown by `emlab data list`.")],
+    file: Annotated[str, typer.Option(help="End of one file's name.")] = "",
+) -> None:
+    """Print where the checked files of a data set are, one a line, fetching what lacks.
+
+    **Example:** `emlab data path k2_micrograph`
+    """
+    from emlab.data import path as path_of
+    from emlab.data import paths
+
+    for place in [path_of(name, file)] if file else paths(name).values():
+        typer.echo(str(place))
+
+
+def _pixel_size(size: float | tuple[float, ...] | None) -> str:
+    sizes = () if size is None else size if isinstance(size, tuple) else (size,)
+    return " x ".join(f"{value:g}" for value in sizes) or "-"
