@@ -1,0 +1,11 @@
+"""One plotting voice: comparable panels share a grey range, and every picture has a description.
+
+>>> fig = show_images({"measurement": y, "truth": x}, pixel_size_angstrom=1.34)   # doctest: +SKIP
+>>> show(fig, alt="Noisy micrograph beside its noise-free truth.")                 # doctest: +SKIP
+"""
+
+from emlab.viz.curtains import curtain
+from emlab.viz.images import show_images
+from emlab.viz.style import COLOURS, Picture, show, use_style
+
+__all__ = ["COLOURS", "Picture", "curtain", "show", "show_images", "use_style"]

@@ -1,0 +1,156 @@
+"""Before and after under a curtain that a reader moves, in any static page and without a kernel."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+import numpy as np
+
+from emlab.errors import InputError
+from emlab.viz.arrays import Limits, grey_ranges, make_panels
+from emlab.viz.style import checked_alt
+
+MAX_SIDE = 1024
+MIN_WIDTH = 320
+MAX_WIDTH = 720
+
+# The range input lies over the pictures with a thumb as tall as they are, so dragging, touch and
+# arrow keys are the browser's own. Its one handler sets a variable of its own curtain: nothing has
+# an id, so any number of curtains share a page. A reader without scripts sees both pictures.
+_STYLE = """
+.emlab-curtain{--cut:50%;margin:0 0 1em;max-width:calc(2*var(--width) + 8px)}
+.emlab-curtain .ec-box{display:flex;flex-wrap:wrap;gap:8px;position:relative}
+.emlab-curtain figure{margin:0;position:relative;flex:0 1 var(--width)}
+.emlab-curtain img{display:block;width:100%!important;max-width:none!important;height:auto;
+ margin:0;border-radius:0!important;background:#fff;filter:none!important}
+.emlab-curtain .ec-small img{image-rendering:pixelated}
+.emlab-curtain figcaption{position:absolute;top:6px;left:6px;margin:0;padding:1px 7px;
+ font:600 13px/1.5 system-ui,sans-serif;color:#fff;background:rgba(0,0,0,.68);border-radius:3px;
+ text-align:left}
+.emlab-curtain input{display:none}
+.emlab-curtain p{margin:4px 0 0;font:13px/1.4 system-ui,sans-serif;opacity:.8}
+@media (scripting:enabled){
+.emlab-curtain{max-width:var(--width)}
+.emlab-curtain .ec-box{display:grid;gap:0}
+.emlab-curtain .ec-box>*{grid-area:1/1}
+.emlab-curtain .ec-after{clip-path:inset(0 0 0 var(--cut))}
+.emlab-curtain .ec-after figcaption{left:auto;right:6px}
+.emlab-curtain input{display:block;appearance:none;-webkit-appearance:none;width:100%;height:100%;
+ margin:0;padding:0;border:0;background:transparent;cursor:ew-resize;touch-action:pan-y;z-index:1}
+.emlab-curtain input:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
+.emlab-curtain input::-webkit-slider-runnable-track{height:100%;background:transparent}
+.emlab-curtain input::-webkit-slider-thumb{-webkit-appearance:none;width:4px;height:100%;
+ background:#E69F00;box-shadow:0 0 0 1px #000;border:0}
+.emlab-curtain input::-moz-range-track{height:100%;background:transparent}
+.emlab-curtain input::-moz-range-thumb{width:4px;height:100%;background:#E69F00;
+ box-shadow:0 0 0 1px #000;border:0;border-radius:0}
+}
+@media print{.emlab-curtain .ec-box{display:flex;gap:8px}
+.emlab-curtain{max-width:none}.emlab-curtain .ec-after{clip-path:none}
+.emlab-curtain input{display:none}}
+"""
+
+
+def curtain(
+    before: Any,
+    after: Any,
+    labels: tuple[str, str] = ("before", "after"),
+    alt: str = "",
+    limits: Limits = "shared",
+) -> Any:
+    """Lay two images of the same scene over each other, with a slider between them.
+
+    Drag the line, or focus it with the Tab key and use the arrow keys. Without scripts, and on
+    paper, both images stand side by side.
+
+    Parameters
+    ----------
+    before, after
+        Arrays or tensors (H, W) of the same shape, or `emlab.io.Image`.
+    labels
+        Names of the two, shown in the corners.
+    alt
+        Description for a reader who cannot see them: what differs. At least ten characters.
+    limits
+        Grey range, as in `show_images`; stated below the images.
+
+    Returns
+    -------
+    IPython.display.HTML
+        Self-contained: PNG inside, no file, no request.
+
+    Raises
+    ------
+    InputError
+        Images that differ in shape, are not 2-D or have NaN; labels that are equal; no description.
+    """
+    from IPython.display import HTML
+
+    if len(set(labels)) != 2:
+        raise InputError(f"labels={labels!r}: give two different names")
+    alt = html.escape(checked_alt(alt))
+    panels = make_panels(dict(zip(labels, (before, after), strict=True)))
+    shapes = [panel.pixels.shape for panel in panels]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"before has shape {shapes[0]} and after {shapes[1]}; crop them alike")
+    ranges = grey_ranges(panels, limits)
+    factor = -(-max(shapes[0]) // MAX_SIDE)
+    figures = [
+        _figure(_bin(panel.pixels, factor), grey, panel.label, alt, position)
+        for panel, grey, position in zip(panels, ranges, ("before", "after"), strict=True)
+    ]
+    names = [html.escape(label) for label in labels]
+    width = int(np.clip(shapes[0][1], MIN_WIDTH, MAX_WIDTH))
+    small = " ec-small" if shapes[0][1] < width else ""
+    slider = (
+        f'<input type="range" min="0" max="100" step="0.5" value="50" autocomplete="off" '
+        f'aria-label="Curtain: {names[0]} on the left, {names[1]} on the right" '
+        "oninput=\"this.closest('.emlab-curtain').style.setProperty('--cut',this.value+'%')\">"
+    )
+    return HTML(
+        f"<style>{_STYLE}</style>"
+        f'<div class="emlab-curtain" role="group" aria-label="{alt}" style="--width:{width}px">'
+        f'<div class="ec-box{small}">{"".join(figures)}{slider}</div>'
+        f"<p>{_caption(ranges, names, factor)}</p></div>"
+    )
+
+
+def _figure(
+    pixels: np.ndarray, grey: tuple[float, float], label: str, alt: str, position: str
+) -> str:
+    name = html.escape(label)
+    height, width = pixels.shape
+    return (
+        f'<figure class="ec-{position}"><img src="data:image/png;base64,{_png(pixels, grey)}" '
+        f'alt="{name}: {alt}" width="{width}" height="{height}" draggable="false">'
+        f"<figcaption>{name}</figcaption></figure>"
+    )
+
+
+def _caption(ranges: list[tuple[float, float]], names: list[str], factor: int) -> str:
+    texts = [f"{low:.3g} to {high:.3g}" for low, high in ranges]
+    same = ranges[0] == ranges[1]
+    grey = f"grey range {texts[0]}" if same else f"grey ranges {texts[0]} and {texts[1]}"
+    binned = f"; averaged over {factor} x {factor} pixels for display" if factor > 1 else ""
+    return f"{names[0]} | {names[1]}: {grey}{binned}"
+
+
+def _bin(pixels: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return pixels
+    rows, columns = (size // factor for size in pixels.shape)
+    cut = pixels[: rows * factor, : columns * factor]
+    return cut.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
+
+
+def _png(pixels: np.ndarray, grey: tuple[float, float]) -> str:
+    from PIL import Image
+
+    low, high = grey
+    bytes_ = np.round(np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(bytes_).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
