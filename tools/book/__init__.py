@@ -1,0 +1,1 @@
+"""Run the chapters, stage the book with what they measured, build it: ``python -m tools.book``."""

@@ -1,0 +1,112 @@
+"""What is filled into the pages of book/ when they are staged: a function per marker."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tools.book import api, cards, notebooks, picture, scorecard
+from tools.book.markdown import number, table
+from tools.book.runs import Runs
+
+MARKER = re.compile(r"^<!-- emlab:(\w+)(?: ([\w ]+))? -->$", flags=re.MULTILINE)
+COVERS = Path("book/_static/covers")
+
+
+def fill(text: str, runs: Runs) -> str:
+    """Replace every line ``<!-- emlab:name arguments -->`` of a page by what it stands for.
+
+    Raises
+    ------
+    KeyError
+        No function has that name.
+    """
+    return MARKER.sub(lambda found: FILLS[found[1]](runs, *(found[2] or "").split()), text)
+
+
+def chapter_cards(runs: Runs) -> str:
+    """Return a grid of cards: picture, title and claim of every chapter there is."""
+    parts = ["::::{grid} 1 1 2 2\n:gutter: 3"]
+    for slug in runs.slugs:
+        notebook = runs.notebook(slug)
+        image = [f":img-top: _static/covers/{slug}.png"] if notebooks.cover(notebook) else []
+        image += [f":img-alt: {notebooks.claim(notebook)}"] if image else []
+        options = "\n".join([f":link: ../notebooks/{slug}", ":link-type: doc", *image])
+        name = notebooks.title(notebook)
+        parts.append(f":::{{grid-item-card}} {name}\n{options}\n\n{notebooks.claim(notebook)}\n:::")
+    return "\n\n".join([*parts, "::::"])
+
+
+def status(runs: Runs) -> str:
+    """Return the table of chapters: result, time, memory; then hardware and versions."""
+    if not runs.status:
+        return "No chapter has been run."
+    rows, shortcuts = [], []
+    for slug, entry in runs.status["chapters"].items():
+        metrics = runs.metrics.get(slug, {})
+        rows.append(
+            [
+                f"[{slug}](../notebooks/{slug})",
+                entry["status"],
+                round(entry["seconds"]),
+                round(entry["peak_memory_mb"] or 0),
+                entry["checked"],
+                ", ".join(sorted({item["name"] for item in metrics.get("data", [])})),
+            ]
+        )
+        shortcuts += [f"* **{slug}**: {text}" for text in metrics.get("shortcuts", [])]
+        shortcuts += [f"* **{slug}** {entry['status']}: {text}" for text in entry["problems"]]
+    header = ["chapter", "result", "seconds", "peak memory (MB)", "numbers checked", "data"]
+    parts = [
+        f"Profile **{runs.profile}**, run on {runs.status['utc']}.",
+        table(header, rows),
+        "## Shortcuts of this profile",
+        "\n".join(shortcuts) or "None.",
+        "## Hardware and versions",
+        _environment(runs),
+    ]
+    return "\n\n".join(parts)
+
+
+def _environment(runs: Runs) -> str:
+    columns = list(runs.metrics)
+    stamps = [runs.metrics[slug]["environment"] for slug in columns]
+    keys = list(dict.fromkeys(key for stamp in stamps for key in stamp))
+    rows = [[key, *(stamp.get(key) or "none" for stamp in stamps)] for key in keys]
+    return table(["", *columns], rows)
+
+
+def scores(runs: Runs) -> str:
+    """Return the scorecard: every claim with its verdict and the numbers behind it."""
+    rows = scorecard.read(runs.root / "book" / "scorecard.toml")
+    overview, details = [], []
+    for row in rows:
+        values = runs.metrics.get(row.chapter, {}).get("values", {})
+        link = f"[{row.chapter}](../notebooks/{row.chapter})"
+        result = scorecard.verdict(row, values)
+        overview.append([f"[{row.id}](claim-{row.id})", row.claim, f"**{result}**", link])
+        facts = "\n".join(f"* {line}" for line in scorecard.explain(row, values))
+        details.append(f"(claim-{row.id})=\n### {row.id}: {row.claim}\n\n{row.here}\n\n{facts}")
+    header = ["", "claim (quoted)", f"measured here ({runs.profile})", "chapter"]
+    return "\n\n".join([table(header, overview), "## The numbers behind each verdict", *details])
+
+
+def numbers(runs: Runs, slug: str) -> str:
+    """Return all recorded numbers of one chapter."""
+    values = runs.metrics.get(slug, {}).get("values", {})
+    rows = [[f"`{name}`", number(entry), entry["unit"]] for name, entry in values.items()]
+    return table(["number", "value", "unit"], rows) if rows else "Not measured in this profile."
+
+
+FILLS: dict[str, Callable[..., str]] = {
+    "chapters": chapter_cards,
+    "data_cards": lambda runs: cards.data_cards(),
+    "model_cards": lambda runs: cards.model_cards(),
+    "status": status,
+    "scorecard": scores,
+    "numbers": numbers,
+    "layers": lambda runs: picture.layers(),
+    "units": lambda runs: picture.units(),
+    "api": lambda runs, *units: api.reference(units),
+}

@@ -1,0 +1,63 @@
+"""What the chapters' runs left behind: executed notebooks, metrics.json, status.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one profile.
+
+    Attributes
+    ----------
+    root
+        The repository.
+    profile
+        Name of the profile.
+    folder
+        Where `emlab run --out` wrote: ``folder/<slug>/<slug>.ipynb`` and ``metrics.json``.
+    """
+
+    root: Path
+    profile: str
+    folder: Path
+
+    @cached_property
+    def slugs(self) -> list[str]:
+        """Chapters in the order of _toc.yml."""
+        toc = yaml.safe_load((self.root / "_toc.yml").read_text(encoding="utf-8"))
+        files = [
+            entry["file"]
+            for part in toc.get("parts", [])
+            for entry in part.get("chapters", [])
+            if "file" in entry
+        ]
+        return [Path(file).name for file in files if file.startswith("notebooks/")]
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """Content of status.json; empty if no run was made."""
+        return _json(self.folder / "status.json")
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Content of every chapter's metrics.json, by slug; chapters without one are left out."""
+        found = {slug: _json(self.folder / slug / "metrics.json") for slug in self.slugs}
+        return {slug: content for slug, content in found.items() if content}
+
+    def notebook(self, slug: str) -> dict[str, Any]:
+        """Return a chapter as executed, or as committed if it was not run in this profile."""
+        executed = self.folder / slug / f"{slug}.ipynb"
+        source = self.root / "notebooks" / f"{slug}.ipynb"
+        return _json(executed if executed.is_file() else source)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,119 @@
+"""The layers of the package, read from its imports: for the architecture page and for the test."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "emlab"
+
+# From the bottom up. A unit imports units of lower layers only, never one beside it.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("runtime",),
+    ("io_tags",),
+    ("io",),
+    ("data", "weights", "metrics", "training", "viz", "report"),
+    ("models", "physics"),
+    ("priors", "solvers"),
+    ("methods",),
+    ("runner",),
+    ("commands",),
+    ("cli",),
+)
+HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement of the package.
+
+    Attributes
+    ----------
+    file, line
+        Where it stands.
+    importer
+        Unit (module or sub-package of emlab) that imports; empty for ``emlab/__init__.py``.
+    module
+        Dotted name of what is imported; relative imports are resolved.
+    """
+
+    file: Path
+    line: int
+    importer: str
+    module: str
+
+    @property
+    def unit(self) -> str:
+        """Unit that is imported; empty if it is not one of emlab."""
+        parts = self.module.split(".")
+        return parts[1] if parts[0] == "emlab" and len(parts) > 1 else ""
+
+    @property
+    def distribution(self) -> str:
+        """Top-level name of what is imported."""
+        return self.module.split(".")[0]
+
+
+def imports(package: Path = PACKAGE) -> Iterator[Import]:
+    """Yield every import of every file of the package, also those inside functions."""
+    for file in sorted(package.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        place = ("emlab", *file.relative_to(package).with_suffix("").parts)
+        importer = "" if place[1] == "__init__" else place[1]
+        for node in ast.walk(tree):
+            for module in _modules(node, place):
+                yield Import(file, node.lineno, importer, module)
+
+
+def violations(package: Path = PACKAGE) -> list[str]:
+    """Return one line per import that does not point down, and per unit that has no layer."""
+    found = []
+    for item in imports(package):
+        where = f"{item.file.relative_to(package)}:{item.line}"
+        if item.importer and item.importer not in HEIGHT:
+            found.append(f"{where}: {item.importer} has no layer in tools/layers.py")
+        elif item.unit and item.importer and item.unit != item.importer:
+            if item.unit not in HEIGHT:
+                found.append(f"{where}: imports {item.module}, which has no layer")
+            elif HEIGHT[item.unit] >= HEIGHT[item.importer]:
+                found.append(f"{where}: {item.importer} imports {item.module}, which is not below")
+    return found
+
+
+def uses(package: Path = PACKAGE) -> dict[str, set[str]]:
+    """Return, for every unit, the other units that it imports."""
+    used: dict[str, set[str]] = defaultdict(set)
+    for item in imports(package):
+        if item.importer and item.unit and item.unit != item.importer:
+            used[item.importer].add(item.unit)
+    return dict(used)
+
+
+def summary(unit: str, package: Path = PACKAGE) -> str:
+    """Return the first line of a unit's docstring, or nothing if the unit does not exist."""
+    for file in (package / f"{unit}.py", package / unit / "__init__.py"):
+        if file.is_file():
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            return text.split("\n\n")[0].replace("\n", " ")
+    return ""
+
+
+def _modules(node: ast.AST, place: tuple[str, ...]) -> list[str]:
+    """Return the modules that a node imports; ``from emlab import io`` counts as emlab.io."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    if node.level:
+        base = ".".join(place[: len(place) - node.level])
+        module = f"{base}.{node.module}" if node.module else base
+    else:
+        module = node.module or ""
+    if module == "emlab":
+        return [f"emlab.{a.name}" if not a.name.startswith("__") else "emlab" for a in node.names]
+    return [module]
