@@ -172,7 +172,10 @@ def _axes_sizes(size: PixelSize, ndim: int) -> Sizes:
     """Return the pixel size as (z, y, x); z is that of y where only two are given."""
     if size is None:
         return None
-    given = np.atleast_1d(np.asarray(size, dtype=float))
+    try:
+        given = np.atleast_1d(np.asarray(size, dtype=float))
+    except (TypeError, ValueError):
+        given = np.zeros(1)
     if given.ndim != 1 or len(given) > min(ndim, 3) or not (np.isfinite(given) & (given > 0)).all():
         raise InputError(
             f"pixel_size_angstrom={size!r} does not fit {ndim} axes; give one positive number, or "

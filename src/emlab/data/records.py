@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,10 +126,10 @@ def records() -> Mapping[str, Record]:
 
 
 def record(name: str) -> Record:
-    """Return one record; an unknown name is an `InputError` that lists the known ones."""
+    """Return one record; an unknown name is an `InputError` with a hint."""
     known = records()
     if name not in known:
-        raise InputError(
-            f"no data set is called {name!r}; `emlab data list` shows: {', '.join(sorted(known))}"
-        )
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise InputError(f"no data set is called {name!r}; {hint}`emlab data list` shows them")
     return known[name]
