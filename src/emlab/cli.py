@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
@@ -19,7 +21,7 @@ from typer.main import get_command, get_group
 
 from emlab.errors import EmlabError
 
-INTERRUPTED, TERMINATED = 130, 143
+TERMINATED = 143
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status and prints errors as one line on stderr."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words[: _first_command(words)]
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(words, prog_name="emlab")
+        with _terminating_cleanly():
+            app(words, prog_name="emlab")
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else int(bool(finished.code))
-    except KeyboardInterrupt:
-        print("emlab: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except EmlabError as problem:
         if debug:
             raise
@@ -123,6 +122,15 @@ def _first_command(words: list[str]) -> int:
     return next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Leave through the finally clauses, so that child processes are ended and files removed."""
-    raise SystemExit(TERMINATED)
+@contextmanager
+def _terminating_cleanly() -> Iterator[None]:
+    """Leave through the finally clauses on SIGTERM: child processes are ended and files removed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    earlier = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

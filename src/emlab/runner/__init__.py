@@ -5,9 +5,9 @@
 the executed notebook. ``<out>/status.json`` tells how every chapter did.
 """
 
-from emlab.runner.chapters import ChapterResult, run_all, run_chapter
+from emlab.runner.execution import run_all, run_chapter
 from emlab.runner.lookup import chapter_path, chapters
-from emlab.runner.status import exit_code, format_status
+from emlab.runner.status import ChapterResult, exit_code, format_status
 
 __all__ = [
     "ChapterResult",

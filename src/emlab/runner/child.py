@@ -29,6 +29,7 @@ def main(job_path: str) -> int:
             job["output"],
             parameters=job["parameters"],
             kernel_name="python3",
+            language="python",
             cwd=job["cwd"],
             progress_bar=job["progress"],
             start_timeout=START_TIMEOUT_SECONDS,

@@ -79,7 +79,10 @@ def execute(
             _end(child)
         if error.is_file():
             return _describe(json.loads(error.read_text(encoding="utf-8")))
-    return [] if status == 0 else [f"the runner ended with status {status}", *tail(log)]
+    if status == 0:
+        return []
+    last = tail(log)
+    return [f"the runner ended with status {status}: {last[-1] if last else 'no message'}", *last]
 
 
 def tail(log: Path) -> list[str]:
