@@ -1,0 +1,100 @@
+"""Every chapter is clean as committed, runs in the smoke profile, and keeps its numbers."""
+
+import copy
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from hygiene import breaches
+
+from emlab.report import load_expected, load_metrics
+from emlab.runner import run_chapter
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXPECTED = ROOT / "tests" / "expected"
+SMOKE_SECONDS = 60
+TIMEOUT_SECONDS = 300
+INSTALL = (
+    'from importlib.util import find_spec\nif not find_spec("emlab"):\n    %pip install -q emlab'
+)
+PARAMETERS = 'PROFILE = "cpu"\nSEED = 0\nDEVICE = "auto"\nOUT_DIR = "../runs/cpu"'
+
+by_slug = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+@by_slug
+def test_a_chapter_is_clean_as_committed(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    nbformat.validate(notebook)
+    assert breaches(notebook, path.stem) == []
+
+
+@by_slug
+def test_a_chapter_runs_in_smoke_and_keeps_its_numbers(path, tmp_path):
+    result = run_chapter(path, "smoke", tmp_path, device="cpu", timeout=TIMEOUT_SECONDS)
+    assert result.passed, "\n".join([result.status, *result.problems])
+    assert result.checked > 0, f"write tests/expected/smoke/{path.stem}.json"
+    assert result.seconds < SMOKE_SECONDS
+    metrics = load_metrics(tmp_path / path.stem / "metrics.json")
+    assert metrics["slug"] == path.stem
+    assert metrics["data"], "a chapter records its data: report.data(...) or report.simulated(...)"
+    assert metrics["shortcuts"], "the smoke profile takes shortcuts; record them"
+
+
+@by_slug
+def test_a_chapter_has_bounds_for_smoke_and_cpu(path):
+    for profile in ("smoke", "cpu"):
+        assert load_expected(EXPECTED / profile / f"{path.stem}.json")["bounds"]
+
+
+def test_bounds_belong_to_chapters():
+    slugs = {path.stem for path in CHAPTERS}
+    assert slugs, "there is no chapter in notebooks/"
+    assert {path.stem for path in EXPECTED.glob("*/*.json")} <= slugs
+
+
+@pytest.fixture
+def clean():
+    """A notebook without a breach."""
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    report = 'report = Report("00_x", OUT_DIR, PROFILE, SEED)\nreport.save()'
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell("# Title\n\nOne claim."),
+        *(nbformat.v4.new_code_cell(text) for text in (INSTALL, PARAMETERS, report)),
+    ]
+    notebook.cells[2].metadata["tags"] = ["parameters"]
+    return json.loads(nbformat.writes(notebook))
+
+
+def test_a_clean_notebook_passes(clean):
+    assert breaches(clean, "00_x") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n["cells"][3].update(execution_count=1), "execution count"),
+        (lambda n: n["cells"][3].update(outputs=[{"output_type": "stream"}]), "outputs"),
+        (lambda n: n["cells"][3].update(source="x = 1\n" * 17), "17 lines"),
+        (lambda n: n["cells"][3].update(source="report.save()"), "no code makes Report"),
+        (lambda n: n["cells"][3].update(source='Report("00_x", OUT_DIR)'), "saves the report"),
+        (lambda n: n["cells"][3].update(source='open("/work/a")'), "somebody's machine"),
+        (lambda n: n["cells"][3].update(source='open("../shared/data/x")'), "mirror"),
+        (lambda n: n["cells"][2].update(source="SEED = int('0')"), "more than literals"),
+        (lambda n: n["cells"][2].update(source="SEED = 1"), "the parameters are"),
+        (lambda n: n["cells"][2].update(metadata={}), "0 cells are tagged"),
+        (lambda n: n["cells"][1].update(source="%pip install torch"), "installs torch"),
+        (lambda n: n["cells"][1].update(source="import torch"), "does not install emlab"),
+        (lambda n: n["cells"][0].update(source="Title"), "markdown title"),
+        (lambda n: n["cells"][0].pop("id"), "no id"),
+        (lambda n: n["metadata"].pop("kernelspec"), "python3"),
+        (lambda n: n["metadata"].update(papermill={}), "metadata to remove: papermill"),
+    ],
+)
+def test_each_breach_is_found(clean, change, message):
+    notebook = copy.deepcopy(clean)
+    change(notebook)
+    assert message in "\n".join(breaches(notebook, "00_x"))
