@@ -59,7 +59,8 @@ def test_saved_numbers_come_back_with_their_circumstances(report, tmp_path):
     assert saved["peak_memory_mb"] > 10
     assert {"torch", "commit", "cpu"} <= set(saved["environment"])
     assert "error.ours" in format_metrics(saved)
-    assert "`error.ours` | 0.5 | 0.25 to 0.75 | 10" in report._repr_markdown_()
+    row = "<td>error.ours</td><td>0.5</td><td>0.25 to 0.75</td><td>10</td><td>relative</td>"
+    assert row in report._repr_html_()
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), "many", None])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -194,21 +196,25 @@ class Report:
     def __str__(self) -> str:
         return format_metrics(self.metrics())
 
-    def _repr_markdown_(self) -> str:
-        lines = ["| number | value | interval | n | unit | note |", "|---|---:|---|---:|---|---|"]
+    def _repr_html_(self) -> str:
+        header = ("number", "value", "interval", "n", "unit", "note")
+        rows = [_row("th", header)]
         for name, entry in self._values.items():
             ends = [format_number(entry[end]) for end in ("low", "high")]
             interval = " to ".join(ends) if any(ends) else ""
-            cells = [f"`{name}`", format_number(entry["value"]), interval, str(entry["n"] or "")]
-            cells += [entry["unit"], entry["note"]]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join(lines)
+            cells = [name, format_number(entry["value"]), interval, str(entry["n"] or "")]
+            rows.append(_row("td", [*cells, entry["unit"], entry["note"]]))
+        return f'<table class="dataframe">{"".join(rows)}</table>'
 
     def _add_data(self, name: str, source: str, sha256: str, stand_in: bool, note: str) -> None:
         entry: dict[str, Any] = {"name": name, "source": source, "sha256": sha256}
         entry |= {"simulated": source == "simulated", "stand_in": stand_in, "note": note}
         if entry not in self._data:
             self._data.append(entry)
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _finite(name: str, value: SupportsFloat) -> float:

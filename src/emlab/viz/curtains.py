@@ -23,9 +23,9 @@ MAX_WIDTH = 720
 _STYLE = """
 .emlab-curtain{--cut:50%;margin:0 0 1em;max-width:calc(2*var(--width) + 8px)}
 .emlab-curtain .ec-box{display:flex;flex-wrap:wrap;gap:8px;position:relative}
-.emlab-curtain figure{margin:0;position:relative;flex:0 1 var(--width)}
+.emlab-curtain figure{margin:0!important;padding:0;position:relative;flex:0 1 var(--width)}
 .emlab-curtain img{display:block;width:100%!important;max-width:none!important;height:auto;
- margin:0;border-radius:0!important;background:#fff;filter:none!important}
+ margin:0!important;padding:0!important;border:0!important;border-radius:0!important;background:#fff;filter:none!important}
 .emlab-curtain .ec-small img{image-rendering:pixelated}
 .emlab-curtain figcaption{position:absolute;top:6px;left:6px;margin:0;padding:1px 7px;
  font:600 13px/1.5 system-ui,sans-serif;color:#fff;background:rgba(0,0,0,.68);border-radius:3px;
