@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import torch
 
-from emlab import weights
+from emlab import cli, weights
 from emlab.errors import InputError, IntegrityError
 from emlab.weights.toml import dump_toml
 
@@ -139,3 +139,32 @@ def test_packaged_weights_fit_and_none_lacks_a_card():
     cards = {p.stem for p in (weights.PACKAGED / "cards").glob("*.toml")}
     assert {f.stem for f in files} == cards
     assert sum(f.stat().st_size for f in files) <= 64 * 10**6
+
+
+def test_command_line_lists_describes_verifies_and_locates(folder, capsys):
+    def run(*words):
+        code = cli.main(["weights", *words])
+        return code, *capsys.readouterr()
+
+    weights.save("tiny", tensors(), FIELDS)
+    code, out, _ = run("list")
+    assert code == 0
+    assert any(line.startswith("tiny ") for line in out.splitlines())
+    card = tomllib.loads(run("card", "tiny")[1])
+    assert card["limits"] == FIELDS["limits"]
+    assert run("path", "tiny")[1] == f"{weights.path('tiny')}\n"
+    assert run("verify", "tiny")[1].startswith("ok      tiny (2 tensors")
+    weights.path("tiny").write_bytes(b"")
+    code, out, err = run("verify", "tiny")
+    assert code == 3
+    assert out.startswith("FAILED  ")
+    assert err.startswith("emlab: error: 1 of 1 failed")
+    code, _, err = run("card", "absent")
+    assert code == 2
+    assert err.startswith("emlab: error: no weights are called 'absent'")
+
+
+@pytest.mark.parametrize("command", ["list", "card", "verify", "path"])
+def test_help_teaches_with_an_example(capsys, command):
+    assert cli.main(["weights", command, "--help"]) == 0
+    assert f"emlab weights {command}" in capsys.readouterr().out

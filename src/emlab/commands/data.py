@@ -31,7 +31,7 @@ def list_data(
     **Example:** `emlab data list --role train`
     """
     from emlab.data import records, where
-    from emlab.data.records import ROLES
+    from emlab.data.registry import ROLES
 
     if role and role not in ROLES:
         raise InputError(f"there is no role {role!r}; use one of {', '.join(ROLES)}")

@@ -13,7 +13,7 @@ from emlab.data.access import (
     where,
 )
 from emlab.data.digits import Digits, load_digits
-from emlab.data.records import DataFile, Record, records
+from emlab.data.registry import DataFile, Record, records
 
 __all__ = [
     "DataFile",

@@ -12,7 +12,7 @@ import numpy as np
 from emlab.data.decode import decode_file
 from emlab.data.download import Policy, download
 from emlab.data.hashing import hash_arrays, hash_file
-from emlab.data.records import DataFile, Record, record
+from emlab.data.registry import DataFile, Record, record
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 
 

@@ -191,7 +191,8 @@ def _store(
 ) -> None:
     present = start
     with open(part, "ab" if start else "wb") as stream:
-        while piece := response.read(CHUNK_BYTES):
+        # read1 hands over what has come; read would wait for a whole piece and lose it in a stall
+        while piece := response.read1(CHUNK_BYTES):
             present += len(piece)
             if present > size:
                 break

@@ -7,12 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from emlab.errors import InputError
 
+REGISTRY = Path(__file__).with_name("registry.toml")
 ROLES = ("train", "test", "demo", "metadata")
 PixelSize = float | tuple[float, ...] | None
 
@@ -104,7 +105,7 @@ def _record(name: str, table: dict[str, Any]) -> Record:
         record = Record(name=name, files=files, **fields)
     except (KeyError, TypeError) as problem:
         raise InputError(
-            f"registry entry {name!r} is malformed ({problem}); see emlab.data.records.Record"
+            f"registry entry {name!r} is malformed ({problem}); see emlab.data.registry.Record"
         ) from problem
     if record.role not in ROLES:
         raise InputError(
@@ -118,11 +119,14 @@ def _record(name: str, table: dict[str, Any]) -> Record:
     return record
 
 
-@cache
 def records() -> Mapping[str, Record]:
     """Return all records of the packaged registry by name (read-only)."""
-    text = resources.files("emlab.data").joinpath("registry.toml").read_text(encoding="utf-8")
-    return MappingProxyType(parse(text))
+    return _read(REGISTRY)
+
+
+@cache
+def _read(path: Path) -> Mapping[str, Record]:
+    return MappingProxyType(parse(path.read_text(encoding="utf-8")))
 
 
 def record(name: str) -> Record:
