@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from emlab.errors import EmlabError, InputError
 from emlab.training.config import TrainingConfig
-from emlab.training.processes import Team, processes, stop_signals
+from emlab.training.processes import Team, join_processes, stop_signals
 from emlab.training.state import Evaluate, State
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
@@ -93,51 +93,51 @@ def train(
     """
     if len(images) == 0:
         raise InputError("there are no images to train on")
-    with processes(torch.device(device)) as team:
-        if config.batch_size % team.size:
-            raise InputError(
-                f"batch_size {config.batch_size} does not divide over {team.size} processes"
-            )
-        model.to(team.device).train()
-        team.copy_from_first(model)
-        state = State(model, config)
-        if resume and checkpoint is not None and checkpoint.exists():
-            state.load(checkpoint)
-        started, last_saved = time.monotonic() - state.seconds, time.monotonic()
-        bar = tqdm(
-            total=config.steps,
-            initial=state.step,
-            disable=not progress or team.rank > 0,
-            mininterval=2.0,
-            unit="step",
+    team = join_processes(torch.device(device))
+    if config.batch_size % team.size:
+        raise InputError(
+            f"batch_size {config.batch_size} does not divide over {team.size} processes"
         )
-        with torch.random.fork_rng(), stop_signals() as stop_asked, bar:
-            while state.step < config.steps:
-                step_seed = _step_seed(config.seed, state.step, team.rank)
-                torch.manual_seed(step_seed)
-                generator = torch.Generator().manual_seed(step_seed)
-                share = config.batch_size // team.size
-                batch = images[torch.randint(len(images), (share,), generator=generator)]
-                if augment is not None:
-                    batch = augment(batch, generator)
-                value, stop = _step(state, loss, batch.to(team.device), generator, team, stop_asked)
-                state.after_step(value)
-                state.seconds = time.monotonic() - started
-                bar.update()
-                bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+    model.to(team.device).train()
+    team.copy_from_first(model)
+    state = State(model, config)
+    if resume and checkpoint is not None and checkpoint.exists():
+        state.load(checkpoint)
+    started, last_saved = time.monotonic() - state.seconds, time.monotonic()
+    bar = tqdm(
+        total=config.steps,
+        initial=state.step,
+        disable=not progress or team.rank > 0,
+        mininterval=2.0,
+        unit="step",
+    )
+    with torch.random.fork_rng(), stop_signals() as stop_asked, bar:
+        while state.step < config.steps:
+            step_seed = _step_seed(config.seed, state.step, team.rank)
+            torch.manual_seed(step_seed)
+            generator = torch.Generator().manual_seed(step_seed)
+            share = config.batch_size // team.size
+            batch = images[torch.randint(len(images), (share,), generator=generator)]
+            if augment is not None:
+                batch = augment(batch, generator)
+            value, stop = _step(state, loss, batch.to(team.device), generator, team, stop_asked)
+            state.after_step(value)
+            state.seconds = time.monotonic() - started
+            bar.update()
+            bar.set_postfix(loss=f"{value:.4f}", refresh=False)
 
-                last = state.step == config.steps
-                due = config.evaluate_every and state.step % config.evaluate_every == 0
-                if team.rank == 0 and (due or last):
-                    line = state.record(evaluate)
-                    if progress:
-                        bar.write(line)
-                overdue = time.monotonic() - last_saved > config.checkpoint_every_seconds
-                if team.rank == 0 and checkpoint is not None and (last or stop or overdue):
-                    state.save(checkpoint)
-                    last_saved = time.monotonic()
-                if stop:
-                    raise KeyboardInterrupt(f"stopped after step {state.step}")
+            last = state.step == config.steps
+            due = config.evaluate_every and state.step % config.evaluate_every == 0
+            if team.rank == 0 and (due or last):
+                line = state.record(evaluate)
+                if progress:
+                    bar.write(line)
+            overdue = time.monotonic() - last_saved > config.checkpoint_every_seconds
+            if team.rank == 0 and checkpoint is not None and (last or stop or overdue):
+                state.save(checkpoint)
+                last_saved = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt(f"stopped after step {state.step}")
     return TrainingResult(
         weights={name: value.detach().cpu().clone() for name, value in state.average.items()},
         history=state.history if team.rank == 0 else [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -38,23 +39,27 @@ class Team:
             tensor.copy_(part.view_as(tensor))
 
 
-@contextmanager
-def processes(device: torch.device) -> Iterator[Team]:
-    """Join the group that the launcher announced, if any; leave it unless it was there before."""
+def join_processes(device: torch.device) -> Team:
+    """Join the group that the launcher announced, if any; left when the interpreter exits.
+
+    One group serves every run of the process: leaving and joining again can hang, because the
+    processes may meet the addresses of the group before.
+    """
     announced = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    joining = announced and not dist.is_initialized()
     if announced and device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if joining:
+    if announced and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        present = dist.is_available() and dist.is_initialized()
-        rank, size = (dist.get_rank(), dist.get_world_size()) if present else (0, 1)
-        yield Team(rank, size, device)
-    finally:
-        if joining:
-            dist.destroy_process_group()
+        atexit.register(_leave)
+    if dist.is_available() and dist.is_initialized():
+        return Team(dist.get_rank(), dist.get_world_size(), device)
+    return Team(0, 1, device)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager

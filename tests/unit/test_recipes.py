@@ -1,0 +1,86 @@
+"""Recipes: each one trains, leaves weights with a full card, and never sees a test digit."""
+
+import pytest
+import torch
+
+from emlab import weights
+from emlab.data.digits import load_digits
+from emlab.data.hashing import hash_images
+from emlab.errors import InputError
+from emlab.methods import mtd_priors, recipes
+from emlab.methods.settings import PROFILES, read_profile
+from emlab.priors import load_prior
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights of every recipe, made in the smoke profile."""
+    out = tmp_path_factory.mktemp("weights")
+    for train_one in recipes().values():
+        assert train_one(profile="smoke", device="cpu", out=out).sha256
+    return out
+
+
+@pytest.fixture
+def trained(folder, monkeypatch):
+    monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_card_says_how_the_weights_were_made(trained, name):
+    card = weights.card(name)
+    settings = read_profile("mtd", "smoke")["training"][name]
+    assert card.recipe == f"emlab train {name} --profile smoke"
+    assert card.steps == settings["steps"]
+    assert card.model == settings["model"]
+    assert card.data
+    assert card.limits
+    assert card.commit
+    assert "test digits never seen" in card.split
+    assert card.evaluation.keys() > {"loss"}
+    assert all(0 <= v < 1e3 for k, v in card.evaluation.items() if k != "loss")
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_weights_become_a_prior(trained, name):
+    prior = load_prior(name)
+    if name == "mtd_gaussian_mlp":
+        images = mtd_priors.gaussian_prior().sample(3, torch.Generator().manual_seed(0))
+        answer = prior.score(images)
+    else:
+        images = torch.from_numpy(load_digits("validation").images[:3])
+        answer = prior.denoise(images, torch.tensor([0.1, 1.0, 5.0]))
+    assert answer.shape == images.shape
+    assert answer.isfinite().all()
+
+
+def test_same_seed_same_weights(trained, tmp_path):
+    name = "mtd_gaussian_mlp"
+    again = recipes()[name](profile="smoke", device="cpu", out=tmp_path)
+    assert again.sha256 == weights.card(name).sha256
+
+
+def test_every_profile_has_settings_for_every_recipe():
+    for profile in PROFILES:
+        assert read_profile("mtd", profile)["training"].keys() == recipes().keys()
+    with pytest.raises(InputError, match="unknown profile"):
+        recipes()["mtd_gaussian_mlp"](profile="huge")
+
+
+def test_training_digits_are_none_of_the_others(monkeypatch):
+    drawn = {}
+
+    def spy(model, loss, images, config, **arguments):
+        drawn["images"] = images
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mtd_priors, "train", spy)
+    with pytest.raises(KeyboardInterrupt):
+        recipes()["mtd_mnist_epsilon"](profile="smoke", device="cpu")
+    training = set(hash_images((drawn["images"] * 255).round().to(torch.uint8).numpy()))
+    assert len(training) > 3000
+    for split in ("validation", "test", "held_out"):
+        others = set(hash_images((load_digits(split).images * 255).round().astype("uint8")))
+        assert len(others) >= 200
+        assert not training & others
