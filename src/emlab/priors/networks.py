@@ -57,13 +57,6 @@ class VPPrior:
         """Gradient of the log density of the noisy images."""
         return _tweedie(self.denoise(x, sigma), x, sigma)
 
-    def score_at_time(self, x: Tensor, t: float) -> Tensor:
-        """The diffusion's own score at time t of ``(..., H, W)``, as the MTD paper uses it."""
-        flat, _ = _flatten(x, 1.0)
-        times = torch.full((len(flat),), t, device=x.device, dtype=flat.dtype)
-        output = self.network(flat[:, None], times)[:, 0]
-        return (output / self.schedule.sigma(times)[:, None, None]).reshape(x.shape)
-
 
 class FlowPrior:
     r"""A velocity network trained by `conditional_flow_matching` on images ``(n, 1, H, W)``.
@@ -96,9 +89,14 @@ class MLPScore:
     def __init__(self, network: MLP) -> None:
         self.network = network.eval().requires_grad_(False)
 
-    def score_at_time(self, x: Tensor, _t: float) -> Tensor:
-        """Score of images ``(..., H, W)``; there is only one time."""
+    def score(self, x: Tensor, _sigma: float | Tensor = 0.0) -> Tensor:
+        """Score of clean images ``(..., H, W)``; the noise level is not used."""
         return self.network(x.reshape(-1, self.network.size)).reshape(x.shape)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """One Tweedie step with the score of clean images: good for small noise only."""
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        return x + level.square()[..., None, None] * self.score(x)
 
 
 NetworkPrior = EpsilonPrior | VPPrior | FlowPrior | MLPScore

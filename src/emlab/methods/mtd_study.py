@@ -1,0 +1,254 @@
+"""The chapter's experiment: every method on the same fields, many targets, paired errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emlab import metrics
+from emlab.data.digits import load_digits
+from emlab.errors import InputError
+from emlab.methods.mtd import Config, Recovery, draw_starts, recover
+from emlab.methods.mtd_priors import gaussian_prior
+from emlab.methods.settings import read_profile
+from emlab.models import build
+from emlab.physics.mtd import Measurement, simulate_measurement
+from emlab.priors.base import Prior
+from emlab.priors.networks import load_prior, wrap
+from emlab.runtime import Stopwatch
+from emlab.weights import card
+
+MAX_SHIFT = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """One field: target number, draw number, SNR, the truth and the measurement."""
+
+    target: int
+    draw: int
+    snr: float
+    truth: Tensor
+    measurement: Measurement
+    seed: int
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator: every method sees the same random numbers."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass
+class Study:
+    """Errors and images of every method.
+
+    Attributes
+    ----------
+    snrs : tuple of float
+        Rows of the table.
+    errors : dict
+        ``errors[method][snr]`` is ``(targets, draws, 2)``: rotation only, rotation and shift.
+    images : dict
+        ``images[method][snr]`` is ``(targets, draws, L, L)``.
+    truths : ndarray
+        ``(targets, L, L)``.
+    seconds : dict
+        Mean seconds per recovery.
+    traces : dict
+        ``traces[method][snr]``: log-likelihood by iteration of the first target's best start.
+    """
+
+    snrs: tuple[float, ...]
+    truths: np.ndarray
+    errors: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
+    images: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    traces: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
+
+    def interval(self, method: str, snr: float, shift: bool = False) -> metrics.Interval:
+        """Mean error with its 95 % interval over targets."""
+        return metrics.mean_interval(self.errors[method][snr][..., int(shift)])
+
+    def gain(self, better: str, worse: str, snr: float, shift: bool = False) -> metrics.Interval:
+        """Mean of ``worse - better`` on the same fields, with its interval."""
+        first, second = self.errors[worse][snr], self.errors[better][snr]
+        return metrics.paired_difference(first[..., int(shift)], second[..., int(shift)])
+
+
+Method = Callable[[Task], Tensor | Recovery]
+
+
+def targets(kind: str, count: int, split: str = "test") -> Tensor:
+    """Images to hide in fields, ``(count, L, L)``: fresh Gaussian images, or digits of a split.
+
+    Digits are taken in turn from the ten classes, in the order of the file.
+    """
+    if kind == "gaussian":
+        return gaussian_prior().sample(count, torch.Generator().manual_seed(77))
+    if kind != "mnist":
+        raise InputError(f"unknown kind of image {kind!r}; choose 'gaussian' or 'mnist'")
+    digits = load_digits(split)
+    by_class = [np.flatnonzero(digits.labels == label) for label in range(10)]
+    chosen = [by_class[i % 10][i // 10] for i in range(count)]
+    return torch.from_numpy(digits.images[chosen])
+
+
+def run_study(
+    kind: str,
+    profile: str,
+    methods: dict[str, Method],
+    *,
+    seed: int = 0,
+    split: str = "test",
+    workers: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Study:
+    """Run every method on every field of a profile's study.
+
+    Parameters
+    ----------
+    kind : str
+        ``"gaussian"`` or ``"mnist"``.
+    methods : dict
+        Name to function of a `Task`, see `standard_methods`.
+    split : str
+        Digits: ``"test"`` for results, ``"validation"`` for choosing settings.
+    workers : int
+        Fields in work at the same time (threads; torch itself should then use one).
+    """
+    settings = read_profile("mtd", profile)["study"][kind]
+    truths = targets(kind, settings["targets"], split)
+    tasks = [
+        _draw_task(target, draw, snr, truths[target], seed)
+        for snr in settings["snrs"]
+        for target in range(settings["targets"])
+        for draw in range(settings["draws"])
+    ]
+    study = Study(tuple(settings["snrs"]), truths.numpy())
+    shape = (settings["targets"], settings["draws"])
+    for name, method in methods.items():
+        with Stopwatch() as watch, ThreadPoolExecutor(workers) as pool:
+            results = list(pool.map(lambda task, run=method: _run(run, task), tasks))
+        study.seconds[name] = watch.seconds / len(tasks)
+        study.errors[name] = {snr: np.zeros((*shape, 2)) for snr in study.snrs}
+        study.images[name] = {snr: np.zeros((*shape, *truths.shape[1:])) for snr in study.snrs}
+        study.traces[name] = {}
+        for task, (image, trace) in zip(tasks, results, strict=True):
+            where = (task.target, task.draw)
+            study.images[name][task.snr][where] = image
+            study.errors[name][task.snr][where] = _errors(image, task.truth.numpy())
+            if where == (0, 0) and trace is not None:
+                study.traces[name][task.snr] = trace
+        if progress is not None:
+            progress(f"{kind}: {name}, {study.seconds[name]:.2f} s a field")
+    return study
+
+
+def standard_methods(kind: str, seed: int = 0, device: str = "cpu") -> dict[str, Method]:
+    """The rows of the chapter's table, by name.
+
+    ``paper_no_prior``, ``paper_prior``: the paper's settings; ``ours``; ``oracle``: positions and
+    rotations known, averaged and denoised with our prior; ``zero``, ``prior_mean`` and
+    ``brightest_patch``: answers without any work.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    paper, ours = Config.named(f"paper_{kind}"), Config.named(f"ours_{kind}")
+    paper_prior: Prior
+    ours_prior: Prior
+    if kind == "gaussian":
+        ours_prior, paper_prior = gaussian_prior(), load_prior("mtd_gaussian_mlp", device)
+        mean = gaussian_prior().mean
+        paper_starts = None
+    else:
+        ours_prior = load_prior("mtd_mnist_epsilon", device)
+        paper_prior = load_prior("mtd_mnist_vp", device)
+        digits = torch.from_numpy(load_digits("train").images)
+        mean = digits.mean(0)
+        ten = torch.randint(len(digits), (10,), generator=generator)
+        paper_starts = digits[ten].mean(0, keepdim=True)
+    starts = draw_starts(ours, generator, ours_prior)
+
+    def paper_row(prior: Prior | None) -> Method:
+        return lambda task: recover(
+            task.measurement.field,
+            paper,
+            task.generator(),
+            prior,
+            sigma=task.measurement.sigma,
+            starts=paper_starts,
+        )
+
+    return {
+        "zero": lambda task: torch.zeros_like(task.truth),
+        "prior_mean": lambda task: mean,
+        "brightest_patch": brightest_patch,
+        "paper_no_prior": paper_row(None),
+        "paper_prior": paper_row(paper_prior),
+        "ours": ours_row(ours, ours_prior, starts),
+        "oracle": lambda task: known_pose_oracle(task, ours_prior),
+    }
+
+
+def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
+    """Our method with given starts; sigma is known, as it is to the paper's algorithm."""
+    return lambda task: recover(
+        task.measurement.field,
+        config,
+        task.generator(),
+        prior,
+        sigma=task.measurement.sigma,
+        starts=starts,
+    )
+
+
+def untrained_row(seed: int = 0) -> Method:
+    """Our method with a network that was never trained: what the solver does on its own."""
+    description = card("mtd_mnist_epsilon")
+    torch.manual_seed(seed)
+    prior = wrap(build(description.model), description.objective)
+    config = Config.named("ours_mnist")
+    starts = draw_starts(config, torch.Generator().manual_seed(seed), prior)
+    return ours_row(config, prior, starts)
+
+
+def brightest_patch(task: Task) -> Tensor:
+    """The piece of the raw field, L x L, with the most energy: the identity as an answer."""
+    size = task.truth.shape[-1]
+    energy = torch.nn.functional.avg_pool2d(task.measurement.field.square()[None], size, stride=1)
+    place = int(energy.argmax())
+    row, column = divmod(place, energy.shape[-1])
+    return task.measurement.field[row : row + size, column : column + size]
+
+
+def known_pose_oracle(task: Task, prior: Prior) -> Tensor:
+    """Average of all copies at their true places, denoised: the best any pose search could do."""
+    operator = task.measurement.operator
+    copies = len(operator.turns)
+    average = operator.A_adjoint(task.measurement.field) / copies
+    return prior.denoise(average, task.measurement.sigma / copies**0.5)
+
+
+def _draw_task(target: int, draw: int, snr: float, truth: Tensor, seed: int) -> Task:
+    task_seed = hash((seed, target, draw, round(1000 * snr))) % 2**31
+    generator = torch.Generator().manual_seed(task_seed)
+    measurement = simulate_measurement(truth, snr, generator)
+    return Task(target, draw, snr, truth, measurement, task_seed)
+
+
+def _run(method: Method, task: Task) -> tuple[np.ndarray, np.ndarray | None]:
+    with torch.no_grad():
+        result: Any = method(task)
+    if isinstance(result, Recovery):
+        best = int(result.trace[-1].argmax())
+        return result.image.cpu().numpy(), result.trace[:, best].cpu().numpy()
+    return result.cpu().numpy(), None
+
+
+def _errors(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    shift = min(MAX_SHIFT, len(truth) // 3)
+    return metrics.relative_error(image, truth), metrics.relative_error(image, truth, shift)
