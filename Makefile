@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint unit notebooks lab bench check-book readme clean
+.PHONY: help setup book test lint unit notebooks lab bench check-book readme colab clean
 
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -66,6 +66,13 @@ bench: $(READY) ## cost of one expectation step beside its Fourier transforms
 
 readme: $(READY) ## fill the measured numbers of README.md from the last `make book`
 	@$(BIN)/python -m tools.readme --profile $(PROFILE)
+
+colab: ## chapters in smoke with the Python in use, its own torch and numpy: what a reader on Colab has
+	@before=$$($(PYTHON) -c 'import torch; print(torch.__version__)'); \
+	$(PYTHON) -m pip install -qq -e . papermill ipykernel; \
+	after=$$($(PYTHON) -c 'import torch; print(torch.__version__)'); \
+	[ "$$before" = "$$after" ] || { echo "installing emlab replaced torch $$before by $$after" >&2; exit 1; }
+	@emlab run --all --profile smoke --out _build/runs/colab
 
 clean: ## remove what was built or run; keeps .venv
 	@rm -rf _build runs build .pytest_cache .mypy_cache .ruff_cache

@@ -1,20 +1,54 @@
-"""Fixtures shared by all tests."""
+"""Real data in tests: skipped with a reason where there is no mirror, demanded where CI has one."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture
+def mirror_folder() -> Path | None:
+    """Return the folder named by EMLAB_MIRROR, if it exists."""
+    name = os.environ.get("EMLAB_MIRROR", "")
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+@pytest.fixture(scope="session")
 def mirror() -> Path:
-    """Folder of real test data; the test is skipped, with the reason, where there is none."""
-    named = os.environ.get("EMLAB_MIRROR", "")
-    if named and Path(named).is_dir():
-        return Path(named)
-    reason = "no real data: set EMLAB_MIRROR to the folder of the test mirror"
-    if os.environ.get("CI") == "true" and SHARED.is_dir():
-        pytest.fail(f"{reason} ({SHARED} exists, and CI must not skip real-data tests)")
-    pytest.skip(reason)
+    """The folder of real data; a test that takes it is skipped where there is none."""
+    folder = mirror_folder()
+    if folder is None:
+        pytest.skip("no real data: EMLAB_MIRROR names no folder")
+    return folder
+
+
+def pytest_report_header() -> str:
+    """Say at the top of the output whether real data are tested."""
+    folder = mirror_folder()
+    return f"real data: {folder or 'none (EMLAB_MIRROR names no folder); their tests are skipped'}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that takes the mirror."""
+    for item in items:
+        if "mirror" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real_data)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI=true, and with the data at hand, a skipped test of real data is a failure."""
+    report = yield
+    at_hand = mirror_folder() is not None or BESIDE.is_dir()
+    demanded = os.environ.get("CI") == "true" and at_hand
+    if demanded and report.skipped and item.get_closest_marker("real_data"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped although CI has the data: {reason}"
+    return report

@@ -15,15 +15,17 @@ def reference(units: Sequence[str]) -> str:
 def _unit(name: str) -> str:
     module = importlib.import_module(name)
     public = list(getattr(module, "__all__", []))
-    parts = [f"## `{name}`", _directive(name, [])]
+    parts = [f"## `{name}`", _directive(name)]
     for info in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if not info.name.startswith("_"):
-            parts += [f"### `{name}.{info.name}`", _directive(f"{name}.{info.name}", public)]
+            options = [f"exclude-members: {', '.join(public)}"] if public else []
+            # A function re-exported under its module's name takes that entry in the index.
+            options += ["no-index:"] if info.name in public else []
+            parts += [f"### `{name}.{info.name}`", _directive(f"{name}.{info.name}", *options)]
     return "\n\n".join(parts)
 
 
-def _directive(name: str, exclude: Sequence[str]) -> str:
-    lines = [f".. automodule:: {name}", "   :members:", "   :member-order: bysource"]
-    if exclude:
-        lines.append(f"   :exclude-members: {', '.join(sorted(exclude))}")
+def _directive(name: str, *options: str) -> str:
+    lines = [f".. automodule:: {name}"]
+    lines += [f"   :{option}" for option in ("members:", "member-order: bysource", *options)]
     return "```{eval-rst}\n" + "\n".join(lines) + "\n```"

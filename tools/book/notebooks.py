@@ -1,13 +1,24 @@
-"""Read chapters: title, claim, cover picture; and give their figures alternative text."""
+"""Read a chapter: its title, its claim, the picture that stands for it."""
 
 from __future__ import annotations
 
 import base64
+import html
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 Notebook = dict[str, Any]
+_PICTURE = re.compile(r'<img src="data:image/png;base64,(?P<data>[^"]+)" alt="(?P<alt>[^"]*)"')
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A picture that `emlab.viz` put into a notebook: its PNG and its description."""
+
+    png: bytes
+    alt: str
 
 
 def title(notebook: Notebook) -> str:
@@ -29,45 +40,16 @@ def claim(notebook: Notebook) -> str:
     return ""
 
 
-def cover(notebook: Notebook) -> bytes | None:
-    """Return the PNG of the cell tagged ``cover``, else of the first cell that shows a picture."""
+def cover(notebook: Notebook) -> Cover | None:
+    """Return the picture of the cell tagged ``cover``, else of the first cell that shows one."""
     cells = notebook["cells"]
     tagged = [cell for cell in cells if "cover" in cell.get("metadata", {}).get("tags", [])]
     for cell in [*tagged, *cells]:
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                return base64.b64decode(_text(output["data"]["image/png"]))
+            found = _PICTURE.search(_text(output.get("data", {}).get("text/html", "")))
+            if found:
+                return Cover(base64.b64decode(found["data"]), html.unescape(found["alt"]))
     return None
-
-
-def describe_figures(notebook: Notebook) -> Notebook:
-    """Give every cell with a picture alternative text for the page, and return the notebook.
-
-    The text is what the figure says of itself (``alt`` in the metadata of the output), else the
-    section it stands in.
-    """
-    section = title(notebook)
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            headings = re.findall(r"^#+ (.+)$", _text(cell["source"]), flags=re.MULTILINE)
-            section = headings[-1].strip() if headings else section
-            continue
-        pictures = [
-            output
-            for output in cell.get("outputs", [])
-            if any(kind.startswith("image/") for kind in output.get("data", {}))
-        ]
-        if pictures:
-            own = [text for picture in pictures for text in _alternative(picture)]
-            image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
-            image.setdefault("alt", "; ".join(own) or f"Figure of the section {section}")
-    return notebook
-
-
-def _alternative(output: dict[str, Any]) -> Iterator[str]:
-    for entry in output.get("metadata", {}).values():
-        if isinstance(entry, dict) and entry.get("alt"):
-            yield str(entry["alt"])
 
 
 def _markdown(notebook: Notebook) -> Iterator[str]:

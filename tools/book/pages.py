@@ -30,8 +30,8 @@ def chapter_cards(runs: Runs) -> str:
     parts = ["::::{grid} 1 1 2 2\n:gutter: 3"]
     for slug in runs.slugs:
         notebook = runs.notebook(slug)
-        image = [f":img-top: _static/covers/{slug}.png"] if notebooks.cover(notebook) else []
-        image += [f":img-alt: {notebooks.claim(notebook)}"] if image else []
+        cover = notebooks.cover(notebook)
+        image = [f":img-top: _static/covers/{slug}.png", f":img-alt: {cover.alt}"] if cover else []
         options = "\n".join([f":link: ../notebooks/{slug}", ":link-type: doc", *image])
         name = notebooks.title(notebook)
         parts.append(f":::{{grid-item-card}} {name}\n{options}\n\n{notebooks.claim(notebook)}\n:::")

@@ -10,7 +10,7 @@ from tools.book import notebooks
 from tools.book.pages import COVERS, fill
 from tools.book.runs import Runs
 
-NOT_STAGED = {"_config.yml", "scorecard.toml"}
+NOT_STAGED = {"_config.yml", "scorecard.toml", "claims.toml"}
 
 
 def stage(runs: Runs, folder: Path) -> str:
@@ -29,12 +29,12 @@ def stage(runs: Runs, folder: Path) -> str:
                 raw = fill(raw.decode("utf-8"), runs).encode("utf-8")
             content[file.relative_to(runs.root)] = raw
     for slug in runs.slugs:
-        notebook = notebooks.describe_figures(runs.notebook(slug))
+        notebook = runs.notebook(slug)
         text = json.dumps(notebook, indent=1, ensure_ascii=False)
         content[Path("notebooks", f"{slug}.ipynb")] = text.encode("utf-8")
         cover = notebooks.cover(notebook)
         if cover:
-            content[COVERS / f"{slug}.png"] = cover
+            content[COVERS / f"{slug}.png"] = cover.png
     _write(content, folder)
     digest = hashlib.sha256()
     for path, raw in sorted(content.items()):

@@ -1,0 +1,154 @@
+"""The built book, opened page by page in headless Chromium with the network blocked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, Route, sync_playwright
+
+HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+LOCAL = ("file:", "data:", "blob:", "about:")
+NOT_PAGES = {"genindex", "py-modindex", "search", "index"}
+PAGES = sorted(
+    path.relative_to(HTML).as_posix()
+    for path in HTML.rglob("*.html")
+    if "_static" not in path.parts and path.stem not in NOT_PAGES
+)
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+
+
+@dataclass
+class Visit:
+    """A page that was opened, with what it complained about and asked for."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip; under CI=true, where everything has been built and installed, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        missing("chromium is not installed")
+    arguments = ["--no-sandbox", "--disable-gpu"]
+    with playwright.chromium.launch(executable_path=CHROMIUM, args=arguments) as launched:
+        yield launched
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """Open the page that the test is about, the network blocked, and wait until it is typeset."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    visited = Visit(context.new_page())
+
+    def gate(route: Route) -> None:
+        if route.request.url.startswith(LOCAL):
+            route.continue_()
+        else:
+            visited.requests.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", gate)
+    page = visited.page
+    page.on("pageerror", lambda error: visited.errors.append(str(error)))
+    page.on("console", lambda m: visited.errors.append(m.text) if m.type == "error" else None)
+    page.goto((HTML / request.param).as_uri())
+    page.wait_for_load_state("load")
+    page.evaluate("() => window.MathJax?.startup?.promise?.then(() => true)")
+    yield visited
+    context.close()
+
+
+def test_book_is_built() -> None:
+    if not PAGES:
+        missing("the book is not built; run `make book`")
+    assert CHAPTERS
+
+
+@pytest.mark.parametrize("visit", PAGES, indirect=True)
+def test_page_is_whole(visit: Visit) -> None:
+    """No script fails, nothing leaves the machine, links lead somewhere, figures are described."""
+    assert visit.requests == []
+    assert visit.errors == []
+    page = visit.page
+    assert page.locator("article h1").count() == 1
+    undescribed = page.eval_on_selector_all(
+        "article img",
+        "all => all.filter(i => !i.alt || i.alt.length < 5 || /\\.(png|svg|jpe?g)$/.test(i.alt))"
+        ".map(i => i.outerHTML.slice(0, 200))",
+    )
+    assert undescribed == []
+    broken = page.eval_on_selector_all(
+        "article img", "all => all.filter(i => !i.naturalWidth).map(i => i.src.slice(0, 200))"
+    )
+    assert broken == []
+    targets = page.eval_on_selector_all(
+        "a[href]", "all => all.map(a => a.href).filter(h => h.startsWith('file:'))"
+    )
+    gone = {t for t in targets if not Path(unquote(urlsplit(t).path)).exists()}
+    assert gone == set()
+
+
+@pytest.mark.parametrize("visit", PAGES, indirect=True)
+def test_math_is_typeset(visit: Visit) -> None:
+    sources = visit.page.locator("article .math").count()
+    typeset = visit.page.locator("article .math mjx-container").count()
+    assert typeset >= sources
+    assert visit.page.locator("article mjx-merror").count() == 0
+    text = visit.page.evaluate(
+        "() => { const a = document.querySelector('article').cloneNode(true);"
+        "a.querySelectorAll('pre, code, mjx-container').forEach(e => e.remove());"
+        "return a.textContent }"
+    )
+    assert "$$" not in text
+    assert "\\begin{" not in text
+
+
+@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+def test_curtains_move(visit: Visit) -> None:
+    """The arrow keys move the edge that cuts the front image."""
+    curtains = visit.page.locator(".emlab-curtain")
+    for i in range(curtains.count()):
+        front = curtains.nth(i).locator(".ec-after")
+        before = front.evaluate("e => getComputedStyle(e).clipPath")
+        slider = curtains.nth(i).locator("input[type=range]")
+        slider.focus()
+        for _ in range(20):
+            slider.press("ArrowRight")
+        assert before.startswith("inset(")
+        assert front.evaluate("e => getComputedStyle(e).clipPath") != before
+
+
+@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+def test_chapter_shows_what_it_measured(visit: Visit) -> None:
+    assert visit.page.locator("article .cell_output").count() > 0
+    assert "Traceback (most recent call last)" not in visit.page.inner_text("article")
+
+
+@pytest.mark.parametrize(
+    "visit", [page for page in PAGES if page == "book/intro.html"], indirect=True
+)
+def test_pages_fit_a_telephone(visit: Visit) -> None:
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390

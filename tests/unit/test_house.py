@@ -1,0 +1,316 @@
+"""The repository keeps its own rules: layers, sizes, pins, workflows, README."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools import layers, readme
+from tools.book import notebooks, scorecard
+from tools.book.runs import Runs
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+# Names under which distributions are imported, where the two differ.
+IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files that git knows, also new ones, below the repository."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.splitlines() if (path := ROOT / name).is_file()]
+
+
+def canonical(requirement: str) -> str:
+    """Name of the distribution that a requirement asks for, normalised."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    return {canonical(line): line.partition("==")[2] for line in lines}
+
+
+def make_n(target: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    """What make would do for a target; nothing is executed."""
+    command = ["make", "-n", target, *variables]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+# Layers and sizes
+
+
+def test_imports_point_down() -> None:
+    assert layers.violations() == []
+
+
+def test_upward_and_sideways_imports_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "io.py").write_text("def f():\n    from emlab.solvers import sampling\n")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "__init__.py").write_text("from .. import data\n")
+    (tmp_path / "novelty.py").write_text("import emlab.io\n")
+    found = "\n".join(layers.violations(tmp_path))
+    assert "io imports emlab.solvers" in found
+    assert "weights imports emlab.data" in found
+    assert "novelty has no layer" in found
+
+
+def test_every_layer_exists() -> None:
+    assert [unit for unit in layers.HEIGHT if not layers.summary(unit)] == []
+
+
+def test_source_files_are_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in tracked("src/*.py")}
+    assert {str(path): n for path, n in lengths.items() if n > 400} == {}
+
+
+def test_weights_are_small() -> None:
+    sizes = [path.stat().st_size for path in tracked("*.safetensors")]
+    assert max(sizes, default=0) <= 16e6
+    assert sum(sizes) <= 64e6
+
+
+def test_nothing_is_left_to_do_and_no_registry_is_named() -> None:
+    marks = ["TO" + "DO", "FIX" + "ME", "raise NotImplemented" + "Error"]
+    hosts = ["files.python" + "hosted", "py" + "pi.org", "registry.npm" + "js", "deb.deb" + "ian"]
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in tracked("*.py", "*.ipynb", "*.md", "*.yml", "*.toml", "*.txt", "Makefile")
+        for word in [*marks, *hosts]
+        if word in path.read_text(encoding="utf-8")
+    ]
+    assert found == []
+
+
+# Dependencies
+
+
+def test_dependencies_are_those_that_are_imported(project: dict) -> None:
+    declared = {canonical(item) for item in project["dependencies"]}
+    modules = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared}
+    optional = {
+        canonical(item).replace("-", "_")
+        for extra in project["optional-dependencies"].values()
+        for item in extra
+    }
+    # What IPython or a driver of torch provides comes with the extras.
+    optional |= {"IPython", "nbclient"}
+    imported = {item.distribution for item in layers.imports()}
+    foreign = imported - set(sys.stdlib_module_names) - {"emlab"}
+    assert foreign - modules - optional == set()
+    assert modules - foreign == set()
+
+
+def test_every_requirement_is_pinned(project: dict, pins: dict[str, str]) -> None:
+    extras = [item for extra in project["optional-dependencies"].values() for item in extra]
+    wanted = {canonical(item) for item in [*project["dependencies"], *extras]}
+    assert wanted - set(pins) == set()
+    assert all(re.fullmatch(r"[0-9][0-9A-Za-z.]*", version) for version in pins.values())
+
+
+def test_installed_versions_are_the_pinned_ones(pins: dict[str, str]) -> None:
+    from importlib.metadata import distributions
+
+    tools = {"pip", "wheel", "emlab"}
+    installed = {canonical(item.name): item.version.split("+")[0] for item in distributions()}
+    different = {
+        name: (version, pins.get(name))
+        for name, version in installed.items()
+        if name not in tools and pins.get(name) != version
+    }
+    assert different == {}
+
+
+def test_conda_environment_has_the_same_pins(project: dict, pins: dict[str, str]) -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    lines = environment["dependencies"][-1]["pip"]
+    assert lines[0] == f"torch=={pins['torch']}"
+    assert "-c constraints.txt" in lines
+    extras = re.search(r"^-e \.\[(.*)\]$", lines[-1])[1].split(",")
+    assert set(extras) == set(project["optional-dependencies"])
+    assert re.search(rf"\.\[{','.join(extras)}\]", (ROOT / "Makefile").read_text())
+    python = next(item for item in environment["dependencies"] if str(item).startswith("python="))
+    assert tuple(map(int, python[7:].split("."))) >= (3, 11)
+
+
+def test_architecture_says_why_each_dependency_is_there(project: dict) -> None:
+    text = (ROOT / "book" / "architecture.md").read_text()
+    rows = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
+    assert {canonical(item) for item in project["dependencies"]} - rows == set()
+
+
+# Workflows and make
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_calls_what_exists(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    assert True in workflow, "a workflow says when it runs ('on' is read as true)"
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    commands = [line for step in steps for line in step.get("run", "").splitlines()]
+    for command in commands:
+        words = shlex.split(command)
+        assert words[0] == "make", f"{command}: workflows call make and nothing else"
+        assert make_n(*words[1:]).returncode == 0, command
+    for step in steps:
+        settings = step.get("with", {})
+        for name in ("path", "cache-dependency-path"):
+            for place in str(settings.get(name, "")).split():
+                built = place.startswith("_build/")
+                assert built or (ROOT / place).exists(), f"{path.name}: {place}"
+    built = [
+        place
+        for step in steps
+        for place in str(step.get("with", {}).get("path", "")).split()
+        if place.startswith("_build/")
+    ]
+    assert set(built) <= {"_build/html", "_build/runs"}
+
+
+def test_there_is_a_workflow_for_each_purpose() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["colab", "gpu", "nightly", "pull-request"]
+
+
+def test_ci_calls_targets_that_exist() -> None:
+    text = (ROOT / ".ci" / "run").read_text()
+    targets = re.search(r"for target in (.*); do", text)[1].split()
+    assert targets == ["test", "book", "check-book"]
+    assert all(make_n(target).returncode == 0 for target in targets)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_make_refuses_an_unknown_profile() -> None:
+    done = make_n("book", "PROFILE=huge")
+    assert done.returncode != 0
+    assert "smoke cpu gpu paper" in done.stderr
+
+
+def test_make_takes_the_mirror_beside_the_clone_unless_told_otherwise(tmp_path: Path) -> None:
+    """EMLAB_MIRROR is set from ../shared/data, kept when the user set it, absent otherwise."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    (clone / "Makefile").write_text(
+        (ROOT / "Makefile").read_text() + '\nshow:\n\t@echo "mirror=$$EMLAB_MIRROR"\n'
+    )
+    plain = {name: value for name, value in os.environ.items() if name != "EMLAB_MIRROR"}
+
+    def show(environment: dict[str, str]) -> str:
+        command = ["make", "-s", "--no-print-directory", "show"]
+        done = subprocess.run(
+            command, cwd=clone, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert show(plain) == "mirror="
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    assert show(plain) == f"mirror={tmp_path / 'shared' / 'data'}"
+    assert show({**plain, "EMLAB_MIRROR": "/elsewhere"}) == "mirror=/elsewhere"
+
+
+# README
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_readme_commands_run(tmp_path: Path) -> None:
+    """In their order, with this interpreter's emlab; make targets are only looked up."""
+    emlab = str(Path(sys.executable).with_name("emlab"))
+    for command in readme_commands():
+        words = shlex.split(command.replace("runs/smoke", str(tmp_path)))
+        if words[0] == "make":
+            assert make_n(*words[1:]).returncode == 0, command
+            continue
+        assert words[0] == ".venv/bin/emlab", command
+        done = subprocess.run(
+            [emlab, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_readme_table_has_every_chapter_with_a_badge() -> None:
+    """The block is what `make readme` writes, whatever the numbers."""
+    text = (ROOT / "README.md").read_text()
+    runs = Runs(ROOT, "cpu", ROOT / "no-runs")
+    block = readme.BLOCK.search(text)[0]
+    rows = block.splitlines()[3:-1]
+    assert readme.filled(text, runs).replace(readme.BLOCK.search(readme.filled(text, runs))[0], "")
+    assert len(rows) == len(runs.slugs)
+    for slug, row in zip(runs.slugs, rows, strict=True):
+        assert notebooks.title(runs.notebook(slug)) in row
+        assert f"(notebooks/{slug}.ipynb)" in row
+        assert f"blob/main/notebooks/{slug}.ipynb" in row
+        assert "not measured" not in row
+
+
+def test_readme_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_measured_sentence_shows_numbers_or_says_that_there_are_none() -> None:
+    values = {"a.b": {"value": 0.4212, "low": 0.39, "high": 0.45}, "c": {"value": 2.0}}
+    assert readme.sentence("error {a.b}, gain {c}", values) == "error 0.421 [0.39, 0.45], gain 2"
+    assert readme.sentence("error {missing}", values) == "not measured"
+    assert readme.sentence("", values) == "not measured"
+
+
+# Book
+
+
+def test_toc_lists_every_page_and_chapter() -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
+    files = {toc["root"], *(entry["file"] for entry in entries)}
+    files |= {section["file"] for entry in entries for section in entry.get("sections", [])}
+    pages = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "book").rglob("*.md")}
+    chapters = {path.relative_to(ROOT).with_suffix("") for path in tracked("notebooks/*.ipynb")}
+    assert {Path(file) for file in files} == pages | chapters
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (["ours < paper", "gain:low > 0"], "holds"),
+        (["ours < paper", "gain > 5"], "holds in part"),
+        (["ours >= paper"], "does not hold"),
+        (["ours < paper", "absent > 0"], "not measured"),
+        ([], "not measured"),
+    ],
+)
+def test_scorecard_verdicts_follow_the_rules(conditions: list[str], expected: str) -> None:
+    values = {"ours": {"value": 0.4}, "paper": {"value": 0.8}, "gain": {"value": 0.4, "low": 0.3}}
+    row = scorecard.Row("X1", "04_mtd", "claim", "here", tuple(conditions))
+    assert scorecard.verdict(row, values) == expected
+
+
+def test_scorecard_has_conditions_for_every_claim_of_a_chapter() -> None:
+    rows = scorecard.read(ROOT / "book" / "scorecard.toml")
+    assert [row.id for row in rows] == ["M1", "M2", "M3", "M4", "M5"]
+    assert [row.id for row in rows if not row.conditions] == []
+
+
+def test_scorecard_refuses_a_condition_that_is_no_comparison(tmp_path: Path) -> None:
+    file = tmp_path / "scorecard.toml"
+    row = 'id = "X"\nchapter = "c"\nclaim = "c"\nhere = "h"\nconditions = ["ours is better"]\n'
+    file.write_text(f"[[row]]\n{row}")
+    with pytest.raises(ValueError, match="ours is better"):
+        scorecard.read(file)

@@ -1,0 +1,82 @@
+"""Fill the table of chapters in README.md with what the last run measured: ``make readme``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tools.book import notebooks
+from tools.book.markdown import number, table
+from tools.book.runs import Runs
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- emlab:chapters -->\n).*?(<!-- /emlab:chapters -->)", flags=re.DOTALL)
+PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
+
+
+def repository() -> str:
+    """Return the address of the repository, from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def chapters_table(runs: Runs) -> str:
+    """Return the chapters with their measured claims, times and Colab badges.
+
+    The sentence of a chapter is a template in book/claims.toml whose placeholders are names of
+    recorded numbers; a chapter that was not run, or lacks one of them, shows none.
+    """
+    templates = tomllib.loads((runs.root / "book" / "claims.toml").read_text(encoding="utf-8"))
+    rows = []
+    for slug in runs.slugs:
+        metrics = runs.metrics.get(slug, {})
+        rows.append(
+            [
+                f"[{notebooks.title(runs.notebook(slug))}](notebooks/{slug}.ipynb)",
+                sentence(templates.get(slug, ""), metrics.get("values", {})),
+                f"{metrics['seconds']:.0f} s" if metrics else "not measured",
+                _badge(slug),
+            ]
+        )
+    return table(["chapter", f"measured ({runs.profile} profile)", "time", ""], rows)
+
+
+def sentence(template: str, values: dict[str, Any]) -> str:
+    """Put recorded numbers into a template such as ``error {mnist.snr_1.error.ours}``."""
+    names = PLACEHOLDER.findall(template)
+    if not template or any(name not in values for name in names):
+        return "not measured"
+    return PLACEHOLDER.sub(lambda found: number(values[found[1]]), template)
+
+
+def filled(text: str, runs: Runs) -> str:
+    """Return README text with the block of chapters replaced; it is a ValueError if it has none."""
+    if not BLOCK.search(text):
+        raise ValueError("README.md has no block of chapters to fill")
+    return BLOCK.sub(lambda found: f"{found[1]}{chapters_table(runs)}\n{found[2]}", text)
+
+
+def _badge(slug: str) -> str:
+    place = repository().removeprefix("https://github.com/")
+    target = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{slug}.ipynb"
+    picture = "https://colab.research.google.com/assets/colab-badge.svg"
+    return f"[![Open {slug} in Colab]({picture})]({target})"
+
+
+def main() -> int:
+    """Rewrite README.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="cpu", help="profile whose numbers are shown")
+    profile = parser.parse_args().profile
+    runs = Runs(ROOT, profile, ROOT / "_build" / "runs" / profile)
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
