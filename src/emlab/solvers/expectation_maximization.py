@@ -2,11 +2,15 @@ r"""Approximate expectation-maximisation with a score prior.
 
 Each iteration asks the E-step where the copies are, then moves the image. Four M-steps:
 
-``gradient``     :math:`F + \mu(\nabla Q + \gamma_\tau s(F))`, the paper's single step
-``closed_form``  the maximiser of Q: weighted sum of patches over their visibility
-``map``          one Newton-like step on :math:`Q + \gamma\log p`, exact for a white Gaussian prior
-``proximal``     the posterior mean given the aligned patches: average, then denoise at the noise
-                 level that the average still has (plug-and-play), annealed if asked
+``gradient``
+    :math:`F + \mu(\nabla Q + \gamma_\tau s(F))`, the paper's single step
+``closed_form``
+    the maximiser of Q: weighted sum of patches over their visibility
+``map``
+    one Newton-like step on :math:`Q + \gamma\log p`, exact for a white Gaussian prior
+``proximal``
+    the posterior mean given the aligned patches: average, then denoise at the noise level that the
+    average still has (plug-and-play), annealed if asked
 
 with :math:`\nabla Q = \sigma^{-2} \sum_k R_k^\top (n_k - d_k \circ R_k F)` from the E-step's
 numerators n and denominators d.
