@@ -38,7 +38,7 @@ def use_style() -> None:
     Figures have an opaque white ground, so that they read the same on a light and a dark page.
     """
     import matplotlib as mpl
-    from matplotlib import cycler
+    from matplotlib.rcsetup import cycler
 
     mpl.rcParams.update(
         {
