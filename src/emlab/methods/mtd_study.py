@@ -21,10 +21,36 @@ from emlab.models import build
 from emlab.physics.mtd import Measurement, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.networks import load_prior, wrap
+from emlab.report import Report
 from emlab.runtime import Stopwatch
 from emlab.weights import card
 
 MAX_SHIFT = 8
+LABELS = {
+    "zero": "zero image",
+    "prior_mean": "mean of the prior",
+    "brightest_patch": "brightest raw patch",
+    "paper_no_prior": "paper's settings, no prior",
+    "paper_prior": "paper's settings, with prior",
+    "ours": "ours",
+    "ours_untrained": "ours, untrained network",
+    "oracle": "oracle: known poses, denoised",
+}
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Size of a study: so many targets, each hidden in so many fields, at each SNR."""
+
+    targets: int
+    draws: int
+    snrs: tuple[float, ...]
+
+    @classmethod
+    def of(cls, kind: str, profile: str) -> StudySettings:
+        """The ``[PROFILE.study]`` table for one kind of image."""
+        table = read_profile("mtd", profile)["study"][kind]
+        return cls(table["targets"], table["draws"], tuple(table["snrs"]))
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,34 @@ class Study:
         first, second = self.errors[worse][snr], self.errors[better][snr]
         return metrics.paired_difference(first[..., int(shift)], second[..., int(shift)])
 
+    def table(self) -> str:
+        """Markdown table: a row a method, a column an SNR; shift-tolerant error in brackets."""
+        head = "| method | " + " | ".join(f"SNR {snr:g}" for snr in self.snrs) + " |"
+        rows = [head, "|---" * (len(self.snrs) + 1) + "|"]
+        for name in self.errors:
+            cells = []
+            for snr in self.snrs:
+                mean, low, high = self.interval(name, snr)
+                shifted = self.interval(name, snr, shift=True).mean
+                cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] ({shifted:.3f})")
+            rows.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+        return "\n".join(rows)
+
+    def record(self, report: Report, kind: str) -> None:
+        """Record all errors as ``KIND.snr_S.error.METHOD`` (and ``error_shift``)."""
+        for name in self.errors:
+            for snr in self.snrs:
+                for metric, shift in (("error", False), ("error_shift", True)):
+                    mean, low, high = self.interval(name, snr, shift)
+                    report.value(
+                        f"{kind}.snr_{snr:g}.{metric}.{name}",
+                        mean,
+                        low,
+                        high,
+                        note="95 % bootstrap interval over targets",
+                        n=self.errors[name][snr][..., 0].size,
+                    )
+
 
 Method = Callable[[Task], Tensor | Recovery]
 
@@ -100,7 +154,7 @@ def targets(kind: str, count: int, split: str = "test") -> Tensor:
 
 def run_study(
     kind: str,
-    profile: str,
+    settings: StudySettings,
     methods: dict[str, Method],
     *,
     seed: int = 0,
@@ -108,7 +162,7 @@ def run_study(
     workers: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Study:
-    """Run every method on every field of a profile's study.
+    """Run every method on every field of a study.
 
     Parameters
     ----------
@@ -121,16 +175,15 @@ def run_study(
     workers : int
         Fields in work at the same time (threads; torch itself should then use one).
     """
-    settings = read_profile("mtd", profile)["study"][kind]
-    truths = targets(kind, settings["targets"], split)
+    truths = targets(kind, settings.targets, split)
     tasks = [
         _draw_task(target, draw, snr, truths[target], seed)
-        for snr in settings["snrs"]
-        for target in range(settings["targets"])
-        for draw in range(settings["draws"])
+        for snr in settings.snrs
+        for target in range(settings.targets)
+        for draw in range(settings.draws)
     ]
-    study = Study(tuple(settings["snrs"]), truths.numpy())
-    shape = (settings["targets"], settings["draws"])
+    study = Study(settings.snrs, truths.numpy())
+    shape = (settings.targets, settings.draws)
     for name, method in methods.items():
         with Stopwatch() as watch, ThreadPoolExecutor(workers) as pool:
             results = list(pool.map(lambda task, run=method: _run(run, task), tasks))
@@ -234,7 +287,7 @@ def known_pose_oracle(task: Task, prior: Prior) -> Tensor:
 
 
 def _draw_task(target: int, draw: int, snr: float, truth: Tensor, seed: int) -> Task:
-    task_seed = hash((seed, target, draw, round(1000 * snr))) % 2**31
+    task_seed = ((1009 * seed + target) * 1009 + draw) * 100_003 + round(1000 * snr)
     generator = torch.Generator().manual_seed(task_seed)
     measurement = simulate_measurement(truth, snr, generator)
     return Task(target, draw, snr, truth, measurement, task_seed)

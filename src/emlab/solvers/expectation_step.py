@@ -15,6 +15,7 @@ needs.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -118,24 +119,13 @@ class ExpectationStep:
             All visible shifts share it equally, the empty ones share the rest. Default: all
             shifts equal.
         """
-        stack = self.rotations.A(images)
-        spectra = rfft2(stack, self.grid).conj() / self.sigma**2
-        energy = irfft2(rfft2(stack.square(), self.grid).conj() * self.box, self.grid)
-        bias = self._log_state_prior(occupancy, len(images))[:, None] - energy / (2 * self.sigma**2)
-        batch, turns = stack.shape[:2]
-        weighted = torch.zeros(
-            2, batch, turns, *self.box.shape, dtype=self.spectra.dtype, device=stack.device
-        )
-        log_likelihood = images.new_full((batch,), self.constant, dtype=torch.float64)
-        for chunk in self.spectra.split(self._chunk_size(batch * turns, images.element_size())):
-            log_weights = irfft2(chunk[:, None, None] * spectra, self.grid).add_(bias)
-            top = log_weights.amax((-3, -2, -1), keepdim=True)
-            weights = log_weights.sub_(top).clamp_(min=SMALLEST_LOG_WEIGHT).exp_()
-            total = weights.sum((-3, -2, -1), keepdim=True)
-            log_likelihood += (top.double() + total.double().log()).sum(0).flatten()
+        shape = (2, len(images), self.rotations.count, *self.box.shape)
+        weighted = torch.zeros(shape, dtype=self.spectra.dtype, device=images.device)
+        log_likelihood = images.new_full((len(images),), self.constant, dtype=torch.float64)
+        for chunk, weights, inverse, log_evidence in self._posteriors(images, occupancy):
+            log_likelihood += log_evidence.sum(0)
             weight_spectra = rfft2(weights).conj_physical_()
-            inverse = total.reciprocal()
-            weighted[0] += (weight_spectra * (chunk[:, None, None] * inverse)).sum(0)
+            weighted[0] += (weight_spectra * (chunk * inverse)).sum(0)
             weighted[1] += (weight_spectra * inverse).sum(0)
         visible = irfft2(weighted[1].conj(), self.grid).sum(1)
         empty = (visible * self.empty).sum((-2, -1)) / self.count
@@ -147,6 +137,33 @@ class ExpectationStep:
             log_likelihood=log_likelihood / self.coverage,
             occupancy=1 - empty.clamp(0, 1),
         )
+
+    def expected_patches(self, image: Tensor, occupancy: float | None = None) -> Tensor:
+        """Posterior mean of the noise-free patches ``(D, L, L)`` if `image` is the truth."""
+        spectra = rfft2(self.rotations.A(image[None]), self.grid)
+        expected = []
+        for _, weights, inverse, _ in self._posteriors(image[None], occupancy):
+            placed = (rfft2(weights) * inverse * spectra).sum((1, 2))
+            expected.append(irfft2(placed, self.grid)[:, : self.size, : self.size])
+        return torch.cat(expected)
+
+    def _posteriors(
+        self, images: Tensor, occupancy: Tensor | float | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """By chunk: patch spectra, weights ``(d, B, K, 2L, 2L)``, 1/their sum, log evidence."""
+        stack = self.rotations.A(images)
+        spectra = rfft2(stack, self.grid).conj() / self.sigma**2
+        energy = irfft2(rfft2(stack.square(), self.grid).conj() * self.box, self.grid)
+        bias = self._log_state_prior(occupancy, len(images))[:, None] - energy / (2 * self.sigma**2)
+        templates = len(images) * self.rotations.count
+        for patches in self.spectra.split(self._chunk_size(templates, images.element_size())):
+            chunk = patches[:, None, None]
+            log_weights = irfft2(chunk * spectra, self.grid).add_(bias)
+            top = log_weights.amax((-3, -2, -1), keepdim=True)
+            weights = log_weights.sub_(top).clamp_(min=SMALLEST_LOG_WEIGHT).exp_()
+            total = weights.sum((-3, -2, -1), keepdim=True)
+            log_evidence = (top.double() + total.double().log()).flatten(1)
+            yield chunk, weights, total.reciprocal(), log_evidence
 
     def _log_state_prior(self, occupancy: Tensor | float | None, batch: int) -> Tensor:
         """Log probability of each shift and rotation, ``(batch, 2L, 2L)``."""
