@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from skimage.restoration import estimate_sigma
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +28,7 @@ STARTS = ("uniform", "prior_mean", "prior_samples")
 EXPECTED_OCCUPANCY = 0.38  # density 0.1: a tenth of the field times (2 - 1/L)^2 overlapping patches
 ORIENTATION_LEVELS = (0.4, 0.6, 0.9, 1.3)
 ORIENTATION_DRAWS = 6
+GAUSSIAN_MEDIAN = 0.6745  # median of |x| for x ~ N(0, 1)
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,13 @@ def recover(
     """
     rotations = Rotations(config.rotations, config.size, field.dtype, field.device)
 
-    def expectation_at(level: float, grids: int = 1) -> ExpectationStep:
+    def expectation_at(level: float | None, grids: int = 1) -> ExpectationStep:
         patches = cut_patches(field, config.size, grids)
+        level = estimate_noise_level(field) if level is None else level
         covered = patches.numel() / field.numel()
         return ExpectationStep(patches, rotations, level, max(1.0, covered), config.memory_mb)
 
-    expectation = expectation_at(estimate_noise_level(field) if sigma is None else sigma)
+    expectation = expectation_at(sigma)
     if starts is None:
         starts = draw_starts(config, generator, prior)
     search = approximate_em(
@@ -176,7 +177,7 @@ def recover(
     final, best = search, search.best
     image = search.images[best]
     if config.centre is not None and prior is not None:
-        image = align_to_prior(image, prior, config.centre, generator)
+        image = align_to_prior(image, prior, config.centre, generator, config.rotations)
     if config.refine:
         refining = replace(config.em, iterations=config.refine, anneal_from=0.0)
         final = approximate_em(expectation_at(sigma, config.grids), image[None], refining, prior)
@@ -204,25 +205,33 @@ def draw_starts(config: Config, generator: torch.Generator, prior: Prior | None 
 
 
 def estimate_noise_level(field: Tensor) -> float:
-    """First guess of the noise: median absolute wavelet detail (scikit-image), copies ignored."""
-    level = float(estimate_sigma(field.cpu().numpy()))
+    """First guess of the noise: median absolute diagonal Haar detail, copies ignored."""
+    even = field[: len(field) // 2 * 2, : field.shape[1] // 2 * 2]
+    detail = (even[::2, ::2] - even[::2, 1::2] - even[1::2, ::2] + even[1::2, 1::2]) / 2
+    level = detail.abs().median().item() / GAUSSIAN_MEDIAN
     if not level > 0:
         raise InputError("the field has no noise that could be estimated; is it constant?")
     return level
 
 
 def align_to_prior(
-    image: Tensor, prior: Prior, centre: tuple[float, float], generator: torch.Generator
+    image: Tensor,
+    prior: Prior,
+    centre: tuple[float, float],
+    generator: torch.Generator,
+    rotations: int = 4,
 ) -> Tensor:
     r"""Remove the shift and turn that the measurement cannot know.
 
-    Each of the four orientations is shifted by whole pixels to put its centre of mass on `centre`.
+    Each quarter turn that K = `rotations` leaves undetermined (all four if 4 divides K, two if
+    only 2 does) is shifted by whole pixels to put its centre of mass on `centre`.
     Among them the prior decides: :math:`\log p(F) = c - \frac12\int E\|\epsilon -
     \hat\epsilon(F + \sigma\epsilon, \sigma)\|^2\, d\ln\sigma^{-2}`, compared at a few noise levels
-    with the same noise for all four.
+    with the same noise for all of them.
     """
-    candidates = torch.stack([_shift_to(image.rot90(k), centre) for k in range(4)])
-    cost = torch.zeros(4, dtype=image.dtype, device=image.device)
+    turns = [k for k in range(4) if k * rotations % 4 == 0]
+    candidates = torch.stack([_shift_to(image.rot90(k), centre) for k in turns])
+    cost = torch.zeros(len(turns), dtype=image.dtype, device=image.device)
     for sigma in ORIENTATION_LEVELS:
         shape = (ORIENTATION_DRAWS, 1, *image.shape)
         noise = torch.randn(shape, generator=generator, dtype=image.dtype).to(image.device)
@@ -244,7 +253,7 @@ def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:
 
 
 def _most_likely(expectation: ExpectationStep, starts: Tensor, kept: int) -> Tensor:
-    if kept == len(starts):
+    if kept >= len(starts):
         return starts
     scores = [expectation(group, EXPECTED_OCCUPANCY).log_likelihood for group in starts.split(8)]
     return starts[torch.cat(scores).topk(kept).indices]
