@@ -82,10 +82,10 @@ class EMConfig:
         if self.prior_schedule not in ("constant", "linear"):
             raise InputError("prior_schedule must be 'constant' or 'linear'")
         for name in ("step_size", "prior_precision"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("prior_weight", "score_sigma", "anneal_from", "tolerance"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def prior_weight_at(self, iteration: int) -> float:
@@ -176,7 +176,7 @@ def approximate_em(
         if config.learn_occupancy:
             occupancy = statistics.occupancy
         change = (images - before).flatten(1).norm(dim=1)
-        if (change <= config.tolerance * before.flatten(1).norm(dim=1)).all():
+        if (change < config.tolerance * before.flatten(1).norm(dim=1)).all():
             break
     statistics = expectation(images, occupancy)
     trace.append(statistics.log_likelihood)
