@@ -131,6 +131,7 @@ def simulate_measurement(
         raise InputError(f"the image must be square (L, L), got {tuple(image.shape)}")
     if not snr > 0 or not 0 < density <= 1:
         raise InputError(f"snr must be positive and density in (0, 1], got {snr} and {density}")
+    turned = Rotations(rotations, size, image.dtype, image.device)
     n = 11 * size if field_size is None else field_size
     if n < size:
         raise InputError(f"a field of {n} pixels cannot hold an image of {size}")
@@ -138,9 +139,7 @@ def simulate_measurement(
     gap = 2 * size if separation is None else separation
     positions = _draw_positions(copies, n - size + 1, gap, generator)
     turns = torch.randint(rotations, (copies,), generator=generator)
-    operator = MTDOperator(
-        positions, turns, Rotations(rotations, size, image.dtype, image.device), n
-    )
+    operator = MTDOperator(positions, turns, turned, n)
     clean = operator.A(image)
     sigma = math.sqrt(image.square().mean().item() / snr)
     noise = torch.randn(n, n, generator=generator, dtype=image.dtype).to(image.device)
