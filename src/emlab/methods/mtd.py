@@ -105,6 +105,9 @@ class Recovery:
         Standard deviation of the noise, given or estimated.
     log_likelihood : float
         Natural logarithm of the density of all patches at `image`.
+    evidence : float
+        Log-likelihood gained over a field without any copy, in nats. Pure noise gives some too,
+        because the image was fitted to it: compare with `recover` on noise of the same size.
     occupancy : float
         Estimated probability that a patch sees part of a copy.
     trace : Tensor
@@ -116,6 +119,7 @@ class Recovery:
     image: Tensor
     sigma: float
     log_likelihood: float
+    evidence: float
     occupancy: float
     trace: Tensor
     candidates: Tensor
@@ -174,18 +178,20 @@ def recover(
     )
     if sigma is None:
         sigma = estimate_noise(search.images, search.statistics, expectation)[search.best].item()
-    final, best = search, search.best
+    final, best, last = search, search.best, expectation
     image = search.images[best]
     if config.centre is not None and prior is not None:
         image = align_to_prior(image, prior, config.centre, generator, config.rotations)
     if config.refine:
         refining = replace(config.em, iterations=config.refine, anneal_from=0.0)
-        final = approximate_em(expectation_at(sigma, config.grids), image[None], refining, prior)
+        last = expectation_at(sigma, config.grids)
+        final = approximate_em(last, image[None], refining, prior)
         image, best = final.images[0], 0
     return Recovery(
         image=image,
         sigma=sigma,
         log_likelihood=final.log_likelihood[best].item(),
+        evidence=final.log_likelihood[best].item() - last.log_likelihood_of_noise,
         occupancy=final.occupancy[best].item(),
         trace=search.trace,
         candidates=search.images,

@@ -103,6 +103,11 @@ class ExpectationStep:
         self.empty[size, :] = True
         self.empty[:, size] = True
 
+    @property
+    def log_likelihood_of_noise(self) -> float:
+        """Log-likelihood if there is no copy at all."""
+        return self.constant / self.coverage
+
     def uniform_occupancy(self) -> float:
         """Occupancy that equal probability of all (2L)^2 shifts implies, as the paper assumes."""
         return 1 - self.empty.double().mean().item()
