@@ -84,6 +84,8 @@ def test_book_is_built() -> None:
     if not PAGES:
         missing("the book is not built; run `make book`")
     assert CHAPTERS
+    texts = [(HTML / page).read_text(encoding="utf-8") for page in CHAPTERS]
+    assert any('class="emlab-curtain"' in text for text in texts), "no chapter has a curtain"
 
 
 @pytest.mark.parametrize("visit", PAGES, indirect=True)
