@@ -40,7 +40,6 @@ class Rotations:
         if count < 1 or size < 1:
             raise InputError(f"rotations need count >= 1 and size >= 1, got {count} and {size}")
         self.count, self.size = count, size
-        self.exact = 4 % count == 0
         self._matrices: dict[int, Tensor] = {}
         for k in range(count):
             if (4 * k) % count:
@@ -97,6 +96,9 @@ def _rotation_matrix(angle: float, size: int, dtype: torch.dtype) -> Tensor:
             indices.append(torch.stack([target[keep], source[keep]]))
             values.append(weight.flatten()[keep])
     matrix = torch.sparse_coo_tensor(
-        torch.cat(indices, dim=1), torch.cat(values).to(dtype), (size * size, size * size)
+        torch.cat(indices, dim=1),
+        torch.cat(values).to(dtype),
+        (size * size, size * size),
+        check_invariants=True,
     )
     return matrix.coalesce()
