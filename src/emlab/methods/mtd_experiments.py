@@ -25,7 +25,9 @@ SCHEDULES = {
 }
 
 
-def compare_schedules(prior: Prior, start: Tensor, count: int, seed: int) -> dict[str, np.ndarray]:
+def compare_schedules(
+    prior: Prior, start: Tensor, count: int, iterations: int, seed: int
+) -> dict[str, np.ndarray]:
     """Errors ``(count,)`` of the paper's settings under three schedules of the prior's weight.
 
     Validation digits at SNR 0.5, the same field for every schedule.
@@ -36,7 +38,9 @@ def compare_schedules(prior: Prior, start: Tensor, count: int, seed: int) -> dic
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         measurement = simulate_measurement(truth, 0.5, generator)
         for name, (weight, schedule) in SCHEDULES.items():
-            em = replace(paper.em, prior_weight=weight, prior_schedule=schedule)
+            em = replace(
+                paper.em, prior_weight=weight, prior_schedule=schedule, iterations=iterations
+            )
             result = recover(
                 measurement.field,
                 replace(paper, em=em),

@@ -27,7 +27,7 @@ def error_figure(study: Study, title: str) -> Figure:
     """Error against SNR with 95 % intervals: rotation only, and rotation and shift."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, shift in zip(axes, (False, True), strict=True):
         for name, (colour, style) in LINES.items():
@@ -42,7 +42,8 @@ def error_figure(study: Study, title: str) -> Figure:
         axis.minorticks_off()
         axis.set_title("after the best rotation" + (" and shift" if shift else ""))
     axes[0].set_ylabel("relative error")
-    axes[1].legend(loc="upper right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
@@ -75,7 +76,7 @@ def posterior_figure(measurement: Measurement, placed: np.ndarray) -> Figure:
     panels = {
         "measurement": measurement.field.numpy(),
         "truth": measurement.clean.numpy(),
-        "expected copies, given the estimate": placed,
+        "expected copies, given the digit": placed,
     }
     top = float(measurement.clean.max())
     for axis, (label, image) in zip(figure.subplots(1, 3), panels.items(), strict=True):

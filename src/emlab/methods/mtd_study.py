@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,12 @@ class Study:
                         note="95 % bootstrap interval over targets",
                         n=self.errors[name][snr][..., 0].size,
                     )
+        if "paper_prior" in self.errors:
+            for snr in self.snrs:
+                for better, worse in (("paper_prior", "paper_no_prior"), ("ours", "paper_prior")):
+                    mean, low, high = self.gain(better, worse, snr)
+                    name = f"{kind}.snr_{snr:g}.gain.{better}_over_{worse}"
+                    report.value(name, mean, low, high, note="paired, same fields")
 
 
 Method = Callable[[Task], Tensor | Recovery]
@@ -202,8 +208,10 @@ def run_study(
     return study
 
 
-def standard_methods(kind: str, seed: int = 0, device: str = "cpu") -> dict[str, Method]:
-    """The rows of the chapter's table, by name.
+def standard_methods(
+    kind: str, seed: int = 0, starts: Tensor | None = None, device: str = "cpu"
+) -> dict[str, Method]:
+    """The rows of the chapter's table, by name; `starts` replaces those that ours would draw.
 
     ``paper_no_prior``, ``paper_prior``: the paper's settings; ``ours``; ``oracle``: positions and
     rotations known, averaged and denoised with our prior; ``zero``, ``prior_mean`` and
@@ -224,7 +232,9 @@ def standard_methods(kind: str, seed: int = 0, device: str = "cpu") -> dict[str,
         mean = digits.mean(0)
         ten = torch.randint(len(digits), (10,), generator=generator)
         paper_starts = digits[ten].mean(0, keepdim=True)
-    starts = draw_starts(ours, generator, ours_prior)
+    if starts is None:
+        starts = draw_starts(ours, generator, ours_prior)
+    ours = replace(ours, starts=len(starts), kept=min(ours.kept, len(starts)))
 
     def paper_row(prior: Prior | None) -> Method:
         return lambda task: recover(
@@ -259,14 +269,13 @@ def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
     )
 
 
-def untrained_row(seed: int = 0) -> Method:
+def untrained_row(starts: int, seed: int = 0) -> Method:
     """Our method with a network that was never trained: what the solver does on its own."""
     description = card("mtd_mnist_epsilon")
     torch.manual_seed(seed)
     prior = wrap(build(description.model), description.objective)
-    config = Config.named("ours_mnist")
-    starts = draw_starts(config, torch.Generator().manual_seed(seed), prior)
-    return ours_row(config, prior, starts)
+    config = replace(Config.named("ours_mnist"), starts=starts)
+    return ours_row(config, prior, draw_starts(config, torch.Generator().manual_seed(seed), prior))
 
 
 def brightest_patch(task: Task) -> Tensor:

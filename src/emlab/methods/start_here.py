@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from emlab.errors import InputError
 from emlab.methods.settings import read_profile
-from emlab.models import MLP
 from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
 from emlab.priors.objectives import VPSchedule
 from emlab.training import Loss, TrainingConfig, train
@@ -143,14 +142,20 @@ def coverage_with_wrong_noise(prior_std: float, noise_sigma: float, assumed: flo
 
 
 class PointNetwork(nn.Module):
-    """An `MLP` for points of two numbers in the image layout ``(..., 1, 2)``."""
+    """Four linear layers for points of two numbers in the image layout ``(..., 1, 2)``."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.mlp = MLP(size=2, hidden=hidden, conditions=1)
+        self.layers = nn.Sequential(
+            *(nn.Linear(3, hidden), nn.SiLU()),
+            *(nn.Linear(hidden, hidden), nn.SiLU()),
+            *(nn.Linear(hidden, hidden), nn.SiLU()),
+            nn.Linear(hidden, 2),
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.mlp(x.reshape(-1, 2), condition.reshape(-1)).reshape(x.shape)
+        """Map points ``(n, ..., 2)`` and a scalar each, ``(n,)``, to points."""
+        return self.layers(torch.cat([x.reshape(-1, 2), condition[:, None]], 1)).reshape(x.shape)
 
 
 def train_on_points(
