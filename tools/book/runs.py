@@ -53,10 +53,11 @@ class Runs:
         return {slug: content for slug, content in found.items() if content}
 
     def notebook(self, slug: str) -> dict[str, Any]:
-        """Return a chapter as executed, or as committed if it was not run in this profile."""
-        executed = self.folder / slug / f"{slug}.ipynb"
+        """Return a chapter as executed (if need be with its error), else as committed."""
+        folder = self.folder / slug
+        places = [folder / f"{slug}.ipynb", folder / f"{slug}.failed.ipynb"]
         source = self.root / "notebooks" / f"{slug}.ipynb"
-        return _json(executed if executed.is_file() else source)
+        return _json(next((place for place in places if place.is_file()), source))
 
 
 def _json(path: Path) -> dict[str, Any]:
