@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emlab import weights
 from emlab.errors import InputError
 from emlab.methods.settings import read_profile
+from emlab.models import build
 from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
+from emlab.priors.networks import NetworkPrior, wrap
 from emlab.priors.objectives import VPSchedule
 from emlab.training import Loss, TrainingConfig, train
 
@@ -173,13 +177,26 @@ def relative_rms(estimate: Tensor, exact: Tensor) -> float:
     return ((estimate - exact).norm() / exact.norm()).item()
 
 
-def score_error(prior: Prior, exact: GaussianMixturePrior, sigma: float, seed: int = 0) -> float:
-    """Relative error of a score where the noisy points of level `sigma` are."""
+def score_error(
+    score: Callable[[Tensor, float], Tensor],
+    exact: GaussianMixturePrior,
+    sigma: float,
+    seed: int = 0,
+) -> float:
+    """Relative error of a score function where the noisy points of level `sigma` are."""
     generator = torch.Generator().manual_seed(seed)
     x = exact.sample(4000, generator)
     x = x + sigma * torch.randn(x.shape, generator=generator)
     with torch.no_grad():
-        return relative_rms(prior.score(x, sigma), exact.score(x, sigma))
+        return relative_rms(score(x, sigma), exact.score(x, sigma))
+
+
+def contour_level(exact: GaussianMixturePrior, sigma: float, share: float = 0.99) -> float:
+    """Log density above which this share of the noisy points of level `sigma` lies."""
+    generator = torch.Generator().manual_seed(0)
+    x = exact.sample(4000, generator)
+    x = x + sigma * torch.randn(x.shape, generator=generator)
+    return exact.log_density(x, sigma).quantile(1 - share).item()
 
 
 class ExactVelocity(nn.Module):
@@ -250,3 +267,60 @@ def tune(
 ) -> float:
     """Return the strength with the best mean PSNR on tuning images ``(n, H, W)``."""
     return max(strengths, key=lambda strength: psnr(method(noisy, strength), truth).mean())
+
+
+def energy_distance(first: Tensor, second: Tensor, most: int = 1000) -> float:
+    r"""Energy distance :math:`2E|x-y| - E|x-x'| - E|y-y'|` of points ``(n, 1, 2)``, first `most`.
+
+    Zero for equal distributions; finite sets scatter around it.
+    """
+    x, y = first[:most].flatten(1), second[:most].flatten(1)
+    pairs = len(x) * (len(x) - 1), len(y) * (len(y) - 1)
+    within = torch.cdist(x, x).sum() / pairs[0] + torch.cdist(y, y).sum() / pairs[1]
+    return (2 * torch.cdist(x, y).mean() - within).item()
+
+
+def compare_posteriors(samples: Tensor, mean: Tensor, std: Tensor) -> tuple[float, float, float]:
+    """Compare samples ``(n, H, W)`` with the exact posterior of every pixel.
+
+    Returns
+    -------
+    tuple of float
+        Root mean square error of the mean in posterior standard deviations, mean ratio of sample
+        variance to exact variance, and `coverage`.
+    """
+    error = ((samples.mean(0) - mean) / std).square().mean().sqrt().item()
+    ratio = (samples.var(0) / std.square()).mean().item()
+    return error, ratio, coverage(samples, mean, std)
+
+
+def spread_out(images: np.ndarray, n: int) -> np.ndarray:
+    """Return `n` images evenly spaced over all of them, so that every class is there."""
+    if not 1 <= n <= len(images):
+        raise InputError(f"there are {len(images)} images; {n} cannot be taken from them")
+    return images[np.linspace(0, len(images) - 1, n).round().astype(int)]
+
+
+def untrained_prior(name: str, device: torch.device | str = "cpu") -> NetworkPrior:
+    """The network of a shipped prior before its training: the baseline that it has to beat."""
+    card = weights.card(name)
+    return wrap(build(card.model).to(device), card.objective)
+
+
+def posterior_mean_gaps(priors: Mapping[str, Prior], sigma: float, seed: int) -> dict[str, float]:
+    """Root mean square gaps between posterior means of islands under noise `sigma`.
+
+    Keys are ``"a - b"`` for every pair of priors, and ``"identity - b"`` for the last one, b,
+    against the noisy points themselves; values are in units of the spread of the islands.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    clean = three_islands().sample(4000, generator)
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    with torch.no_grad():
+        means = {name: prior.denoise(noisy, sigma) for name, prior in priors.items()}
+    pairs = [*combinations(means, 2), ("identity", list(means)[-1])]
+    means["identity"] = noisy
+    return {
+        f"{a} - {b}": ((means[a] - means[b]).square().mean().sqrt() / clean.std()).item()
+        for a, b in pairs
+    }

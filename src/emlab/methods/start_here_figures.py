@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emlab.methods.start_here import (
     Mask,
+    contour_level,
     coverage_with_wrong_noise,
     grid,
     log_posterior_on_grid,
@@ -41,12 +42,12 @@ def one_sentence(samples: Tensor, posterior: Tensor, first: float, noise_sigma: 
     axes[0].set_ylabel("$x_2$ (not measured)")
     _dots(axes[0], samples[:400])
     axes[1].axvline(first, color=COLOURS["vermilion"])
-    axes[1].annotate(f"y = {first:g}", (first + 0.08, 2.2), color=COLOURS["vermilion"])
+    axes[1].annotate(f"measured: {first:g}", (first + 0.75, 2.2), color=COLOURS["vermilion"])
     _dots(axes[2], posterior[:400])
     return figure
 
 
-def line_of_scores(sigmas: tuple[float, ...] = (0.05, 0.4, 1.2)) -> Figure:
+def line_of_scores(sigmas: tuple[float, ...] = (0.1, 0.6, 2.0)) -> Figure:
     """Density, score and denoiser of the two heights at three noise levels."""
     prior = two_heights()
     x = torch.linspace(-3.5, 3.5, 400).reshape(-1, 1, 1)
@@ -62,7 +63,8 @@ def line_of_scores(sigmas: tuple[float, ...] = (0.05, 0.4, 1.2)) -> Figure:
     axes[2].set_ylim(-2.2, 2.6)
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="x")
-    axes[0].legend(loc="upper left", fontsize=7)
+    axes[0].set_ylim(0, 0.85)
+    axes[0].legend(loc="upper right", fontsize=7)
     axes[2].legend(loc="lower right", fontsize=7)
     return figure
 
@@ -112,21 +114,21 @@ def flow_lines(paths: Tensor, velocity: Tensor, exact: Tensor, points: Tensor) -
     ):
         axes[1].quiver(
             *points.reshape(-1, 2).T, *values.reshape(-1, 2).T, color=COLOURS[colour],
-            width=width, scale=40, label=name,
+            width=width, scale=25, label=name,
         )  # fmt: skip
-    axes[1].set(xlim=(-HALF, HALF), ylim=(-HALF, HALF))
     for axis in axes:
+        axis.set(xlim=(-HALF, HALF), ylim=(-HALF, HALF))
         axis.legend(fontsize=7, loc="lower right", framealpha=0.9, frameon=True)
     return figure
 
 
 def three_clocks(image: float, noise: float, schedule: VPSchedule) -> Figure:
     """One pixel and one noise on three Gaussian paths: each on its clock, then on a common one."""
-    sigma = torch.logspace(-2, 1, 200)
+    sigma = torch.logspace(-2, 0.7, 200)
     t_vp, t_flow = schedule.time_at(sigma), 1 / (1 + sigma)
     plain = image + sigma * noise
     scales = {"noise added": sigma * 0 + 1, "VP diffusion": schedule.alpha(t_vp), "flow": t_flow}
-    clocks = {"noise added": sigma / 10, "VP diffusion": t_vp, "flow": 1 - t_flow}
+    clocks = {"noise added": sigma / 5, "VP diffusion": t_vp, "flow": 1 - t_flow}
     styles = {
         "noise added": ("-", 5, "sky"),
         "VP diffusion": ("--", 2.5, "orange"),
@@ -164,7 +166,7 @@ def posterior_images(
     lowest = truth.min()
     shown = torch.where(mask.seen > 0, measurement, lowest)
     limits = (lowest.item(), truth.max().item())
-    return show_images({"truth": truth, "measurement": shown, **panels}, limits=limits, columns=4)
+    return show_images({"truth": truth, "measurement": shown, **panels}, limits=limits, columns=5)
 
 
 def coverage_curve(
@@ -205,21 +207,25 @@ def mode_and_mean(x: Tensor, density: Tensor, measured: float, mode: float, mean
     return figure
 
 
-def where_data_are(prior: Prior, points: Tensor, sigma: float) -> Figure:
-    """Training points, and the error of a learned score over a wide square."""
-    wide, exact = grid(5.0, 90), three_islands()
-    with torch.no_grad():
-        error = (prior.score(wide, sigma) - exact.score(wide, sigma)).norm(dim=-1)[..., 0]
-        error /= exact.score(wide, sigma).norm(dim=-1)[..., 0]
-    figure, (left, right) = _panels(2, ["training points", f"relative error at σ = {sigma:g}"])
-    left.plot(*points[:1000, 0].T, ".", ms=2, color=COLOURS["blue"])
-    left.set(xlim=(-5, 5), ylim=(-5, 5))
-    shown = right.imshow(error.clamp(0, 1), origin="lower", extent=(-5, 5, -5, 5), cmap="magma")
-    right.contour(
-        *np.meshgrid(axis := np.linspace(-5, 5, 90), axis), exact.log_density(wide, sigma).exp(),
-        levels=[0.003], colors="white", linewidths=1,
-    )  # fmt: skip
-    figure.colorbar(shown, ax=right, extend="max")
+def where_data_are(prior: Prior, points: Tensor, sigmas: tuple[float, ...]) -> Figure:
+    """Training points, and the relative error of a learned score at some noise levels."""
+    exact, half, n = three_islands(), 3.0, 120
+    axis, wide = np.linspace(-half, half, n), grid(half, n)
+    titles = ["training points", *(f"relative error, σ = {sigma:g}" for sigma in sigmas)]
+    figure, axes = _panels(len(titles), titles)
+    axes[0].plot(*points[:1000, 0].T, ".", ms=2, color=COLOURS["blue"])
+    axes[0].set(xlim=(-half, half), ylim=(-half, half))
+    for panel, sigma in zip(axes[1:], sigmas, strict=True):
+        true = exact.score(wide, sigma)
+        with torch.no_grad():
+            error = (prior.score(wide, sigma) - true).norm(dim=-1) / true.norm(dim=-1)
+        box = (-half, half, -half, half)
+        shown = panel.imshow(
+            error[..., 0], origin="lower", extent=box, cmap="magma", vmin=0, vmax=1
+        )
+        density, level = exact.log_density(wide, sigma), contour_level(exact, sigma)
+        panel.contour(axis, axis, density, levels=[level], colors="white", linestyles="-")
+    figure.colorbar(shown, ax=axes, extend="max", shrink=0.7)
     return figure
 
 
