@@ -68,7 +68,7 @@ class Config:
     centre: tuple[float, float] | None = None
     refine: int = 0
     grids: int = 1
-    memory_mb: float = 16.0
+    memory_mb: float = 8.0
     em: EMConfig = field(default_factory=EMConfig)
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ class ExpectationStep:
         rotations: Rotations,
         sigma: float,
         coverage: float = 1.0,
-        memory_mb: float = 16.0,
+        memory_mb: float = 8.0,
     ) -> None:
         if not (sigma > 0 and math.isfinite(sigma)):
             raise InputError(f"sigma must be positive, got {sigma}; estimate it from the field")
@@ -124,21 +124,20 @@ class ExpectationStep:
             All visible shifts share it equally, the empty ones share the rest. Default: all
             shifts equal.
         """
-        shape = (2, len(images), self.rotations.count, *self.box.shape)
-        weighted = torch.zeros(shape, dtype=self.spectra.dtype, device=images.device)
+        shape = (len(images), self.rotations.count)
+        visits = images.new_zeros(*shape, *self.grid)
+        spectra = self.box.new_zeros(*shape, *self.box.shape)
         log_likelihood = images.new_full((len(images),), self.constant, dtype=torch.float64)
         for chunk, weights, inverse, log_evidence in self._posteriors(images, occupancy):
             log_likelihood += log_evidence.sum(0)
-            weight_spectra = rfft2(weights).conj_physical_()
-            weighted[0] += (weight_spectra * (chunk * inverse)).sum(0)
-            weighted[1] += (weight_spectra * inverse).sum(0)
-        visible = irfft2(weighted[1].conj(), self.grid).sum(1)
-        empty = (visible * self.empty).sum((-2, -1)) / self.count
-        weighted /= self.coverage
+            spectra += rfft2(weights).mul_((chunk * inverse).conj()).sum(0)
+            visits += weights.mul_(inverse).sum(0)
+        empty = (visits.sum(1) * self.empty).sum((-2, -1)) / self.count
+        visibility = rfft2(visits).conj() * self.box
         crop = (..., slice(self.size), slice(self.size))
         return Statistics(
-            numerator=irfft2(weighted[0], self.grid)[crop],
-            denominator=irfft2(weighted[1] * self.box, self.grid)[crop].clamp(min=0),
+            numerator=irfft2(spectra.conj(), self.grid)[crop] / self.coverage,
+            denominator=irfft2(visibility, self.grid)[crop].clamp(min=0) / self.coverage,
             log_likelihood=log_likelihood / self.coverage,
             occupancy=1 - empty.clamp(0, 1),
         )
