@@ -249,17 +249,25 @@ def readme_commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def test_readme_commands_run(tmp_path: Path) -> None:
-    """In their order, with this interpreter's emlab; make targets are only looked up."""
+def test_readme_commands_run() -> None:
+    """Quick ones for real; make targets are looked up, long ones parsed up to the work itself.
+
+    The chapters themselves are run by tests/notebooks.
+    """
     emlab = str(Path(sys.executable).with_name("emlab"))
-    for command in readme_commands():
-        words = shlex.split(command.replace("runs/smoke", str(tmp_path)))
+    slugs = Runs(ROOT, "smoke", ROOT / "no-runs").slugs
+    commands = readme_commands()
+    assert {shlex.split(command)[0] for command in commands} == {"make", ".venv/bin/emlab"}
+    for command in commands:
+        words = shlex.split(command)
         if words[0] == "make":
             assert make_n(*words[1:]).returncode == 0, command
             continue
-        assert words[0] == ".venv/bin/emlab", command
+        if words[1] == "run":
+            assert words[2] in slugs
+        parse_only = ["--help"] if words[1] in ("run", "report") else []
         done = subprocess.run(
-            [emlab, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+            [emlab, *words[1:], *parse_only], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 

@@ -42,7 +42,7 @@ def status(runs: Runs) -> str:
     """Return the table of chapters: result, time, memory; then hardware and versions."""
     if not runs.status:
         return "No chapter has been run."
-    rows, shortcuts = [], []
+    rows, problems, shortcuts = [], [], []
     for slug, entry in runs.status["chapters"].items():
         metrics = runs.metrics.get(slug, {})
         rows.append(
@@ -55,12 +55,15 @@ def status(runs: Runs) -> str:
                 ", ".join(sorted({item["name"] for item in metrics.get("data", [])})),
             ]
         )
+        # Of a chapter that failed the first line says it all; the rest is where it happened.
+        lines = entry["problems"][:1] if entry["status"] == "failed" else entry["problems"]
+        problems += [f"* {slug} {entry['status']}: `{line.strip()}`" for line in lines]
         shortcuts += [f"* **{slug}**: {text}" for text in metrics.get("shortcuts", [])]
-        shortcuts += [f"* **{slug}** {entry['status']}: {text}" for text in entry["problems"]]
     header = ["chapter", "result", "seconds", "peak memory (MB)", "numbers checked", "data"]
     parts = [
         f"Profile **{runs.profile}**, run on {runs.status['utc']}.",
         table(header, rows),
+        *(["## What did not pass", "\n".join(problems)] if problems else []),
         "## Shortcuts of this profile",
         "\n".join(shortcuts) or "None.",
         "## Hardware and versions",
