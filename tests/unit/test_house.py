@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -113,6 +114,10 @@ def test_dependencies_are_those_that_are_imported(project: dict) -> None:
     # What IPython or a driver of torch provides comes with the extras.
     optional |= {"IPython", "nbclient"}
     imported = {item.distribution for item in layers.imports()}
+    for path in tracked("notebooks/*.ipynb"):  # a chapter on Colab has the core only
+        lines = [line for cell in json.loads(path.read_text())["cells"] for line in cell["source"]]
+        found = (re.match(r"\s*(?:from|import) ([a-zA-Z_]\w*)[\w. ]*", line) for line in lines)
+        imported |= {match[1] for match in found if match and match[1] in modules}
     foreign = imported - set(sys.stdlib_module_names) - {"emlab"}
     assert foreign - modules - optional == set()
     assert modules - foreign == set()

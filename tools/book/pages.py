@@ -74,6 +74,8 @@ def status(runs: Runs) -> str:
 
 def _environment(runs: Runs) -> str:
     columns = list(runs.metrics)
+    if not columns:
+        return "No chapter recorded its environment."
     stamps = [runs.metrics[slug]["environment"] for slug in columns]
     keys = list(dict.fromkeys(key for stamp in stamps for key in stamp))
     rows = [[key, *(stamp.get(key) or "none" for stamp in stamps)] for key in keys]
