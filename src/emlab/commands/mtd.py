@@ -65,7 +65,7 @@ def recover(
         int | None, typer.Option(min=1, help="Starts to iterate, the most likely ones.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    memory_mb: Annotated[float, typer.Option(help="Working memory of one iteration.")] = 8.0,
+    memory_mb: Annotated[float, typer.Option(help="Working memory of one iteration.")] = 16.0,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     crop: Annotated[

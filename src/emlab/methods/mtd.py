@@ -68,7 +68,7 @@ class Config:
     centre: tuple[float, float] | None = None
     refine: int = 0
     grids: int = 1
-    memory_mb: float = 8.0
+    memory_mb: float = 16.0
     em: EMConfig = field(default_factory=EMConfig)
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ def recover(
 
     expectation = expectation_at(sigma)
     if starts is None:
-        starts = draw_starts(config, generator, prior)
+        starts = draw_starts(config, generator, prior, field.device)
     search = approximate_em(
         expectation,
         _most_likely(expectation, starts.to(field), config.kept),
@@ -198,16 +198,23 @@ def recover(
     )
 
 
-def draw_starts(config: Config, generator: torch.Generator, prior: Prior | None = None) -> Tensor:
-    """Starting images ``(config.starts, L, L)``."""
+def draw_starts(
+    config: Config,
+    generator: torch.Generator,
+    prior: Prior | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Starting images ``(config.starts, L, L)``, on the device of the prior."""
     shape = (config.starts, config.size, config.size)
     if config.start == "uniform":
-        return torch.rand(shape, generator=generator)
+        return torch.rand(shape, generator=generator).to(device)
     if prior is None:
         raise InputError(f"start {config.start!r} needs a prior; choose 'uniform' without one")
     if config.start == "prior_samples":
-        return sample_prior(prior, shape, generator, steps=12, sigma_max=5.0, sigma_min=0.05)
-    return prior.denoise(torch.zeros(1, *shape[1:]), 1e4)
+        return sample_prior(
+            prior, shape, generator, steps=12, sigma_max=5.0, sigma_min=0.05, device=device
+        )
+    return prior.denoise(torch.zeros(1, *shape[1:], device=device), 1e4)
 
 
 def estimate_noise_level(field: Tensor) -> float:

@@ -28,9 +28,9 @@ from emlab.training import Loss, TrainingConfig, train
 VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
 
 
-def gaussian_prior() -> GaussianPrior:
+def gaussian_prior(device: torch.device | str = "cpu") -> GaussianPrior:
     """The exact prior of the paper's 5 x 5 images: known mean, unit variance, no correlation."""
-    return GaussianPrior(torch.from_numpy(gaussian_image_mean()), 1.0)
+    return GaussianPrior(torch.from_numpy(gaussian_image_mean()).to(device), 1.0)
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
@@ -118,7 +118,7 @@ def _loss(objective: dict) -> Loss:
 def _evaluate(prior: NetworkPrior, images: Tensor) -> dict[str, float]:
     """Relative error of denoised images by noise level, or of the score where it is known."""
     if isinstance(prior, MLPScore):
-        exact = gaussian_prior().score(images, 0.0)
+        exact = gaussian_prior(images.device).score(images, 0.0)
         error = prior.score(images) - exact
         return {"relative_score_error": (error.norm() / exact.norm()).item()}
     generator = torch.Generator().manual_seed(0)

@@ -165,6 +165,7 @@ def run_study(
     *,
     seed: int = 0,
     split: str = "test",
+    device: torch.device | str = "cpu",
     workers: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Study:
@@ -178,12 +179,14 @@ def run_study(
         Name to function of a `Task`, see `standard_methods`.
     split : str
         Digits: ``"test"`` for results, ``"validation"`` for choosing settings.
+    device : torch.device or str
+        Where the fields are made and the methods' priors lie.
     workers : int
         Fields in work at the same time (threads; torch itself should then use one).
     """
     truths = targets(kind, settings.targets, split)
     tasks = [
-        _draw_task(target, draw, snr, truths[target], seed)
+        _draw_task(target, draw, snr, truths[target].to(device), seed)
         for snr in settings.snrs
         for target in range(settings.targets)
         for draw in range(settings.draws)
@@ -200,7 +203,7 @@ def run_study(
         for task, (image, trace) in zip(tasks, results, strict=True):
             where = (task.target, task.draw)
             study.images[name][task.snr][where] = image
-            study.errors[name][task.snr][where] = _errors(image, task.truth.numpy())
+            study.errors[name][task.snr][where] = _errors(image, truths[task.target].numpy())
             if where == (0, 0) and trace is not None:
                 study.traces[name][task.snr] = trace
         if progress is not None:
@@ -209,7 +212,7 @@ def run_study(
 
 
 def standard_methods(
-    kind: str, seed: int = 0, starts: Tensor | None = None, device: str = "cpu"
+    kind: str, seed: int = 0, starts: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Method]:
     """The rows of the chapter's table, by name; `starts` replaces those that ours would draw.
 
@@ -222,7 +225,7 @@ def standard_methods(
     paper_prior: Prior
     ours_prior: Prior
     if kind == "gaussian":
-        ours_prior, paper_prior = gaussian_prior(), load_prior("mtd_gaussian_mlp", device)
+        ours_prior, paper_prior = gaussian_prior(device), load_prior("mtd_gaussian_mlp", device)
         mean = gaussian_prior().mean
         paper_starts = None
     else:
@@ -233,7 +236,7 @@ def standard_methods(
         ten = torch.randint(len(digits), (10,), generator=generator)
         paper_starts = digits[ten].mean(0, keepdim=True)
     if starts is None:
-        starts = draw_starts(ours, generator, ours_prior)
+        starts = draw_starts(ours, generator, ours_prior, device)
     ours = replace(ours, starts=len(starts), kept=min(ours.kept, len(starts)))
 
     def paper_row(prior: Prior | None) -> Method:
@@ -269,13 +272,14 @@ def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
     )
 
 
-def untrained_row(starts: int, seed: int = 0) -> Method:
+def untrained_row(starts: int, seed: int = 0, device: torch.device | str = "cpu") -> Method:
     """Our method with a network that was never trained: what the solver does on its own."""
     description = card("mtd_mnist_epsilon")
     torch.manual_seed(seed)
-    prior = wrap(build(description.model), description.objective)
+    prior = wrap(build(description.model).to(device), description.objective)
     config = replace(Config.named("ours_mnist"), starts=starts)
-    return ours_row(config, prior, draw_starts(config, torch.Generator().manual_seed(seed), prior))
+    generator = torch.Generator().manual_seed(seed)
+    return ours_row(config, prior, draw_starts(config, generator, prior, device))
 
 
 def brightest_patch(task: Task) -> Tensor:

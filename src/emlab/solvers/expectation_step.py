@@ -81,7 +81,7 @@ class ExpectationStep:
         rotations: Rotations,
         sigma: float,
         coverage: float = 1.0,
-        memory_mb: float = 8.0,
+        memory_mb: float = 16.0,
     ) -> None:
         if not (sigma > 0 and math.isfinite(sigma)):
             raise InputError(f"sigma must be positive, got {sigma}; estimate it from the field")
@@ -184,5 +184,5 @@ class ExpectationStep:
         return table.log().to(self.spectra.real.dtype)
 
     def _chunk_size(self, templates: int, element_size: int) -> int:
-        bytes_per_patch = 6 * templates * self.empty.numel() * element_size
+        bytes_per_patch = 12 * templates * self.empty.numel() * element_size
         return max(1, min(self.count, int(self.memory_mb * 2**20 / bytes_per_patch)))
