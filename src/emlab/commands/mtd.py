@@ -142,7 +142,8 @@ def recover(
         "prior": f"{name}, {len(result.candidates)} of {len(drawn)} starts, "
         f"{len(result.trace) - 1} iterations",
         "sigma": f"{result.sigma:.5g} ({origin})",
-        "log-likelihood": f"{result.log_likelihood:.2f}, {result.evidence:.1f} above pure noise",
+        "log-likelihood": f"{result.log_likelihood:.2f}, "
+        f"{result.log_likelihood_gain:.1f} more than without copies",
         "occupancy": f"{result.occupancy:.3f} of the patches, about {copies:.0f} copies",
         "seconds": f"{watch.seconds:.1f}",
         "written": f"{out}, grey levels {recovered.min():.4g} to {recovered.max():.4g}{note}",

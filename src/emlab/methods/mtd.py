@@ -105,7 +105,7 @@ class Recovery:
         Standard deviation of the noise, given or estimated.
     log_likelihood : float
         Natural logarithm of the density of all patches at `image`.
-    evidence : float
+    log_likelihood_gain : float
         Log-likelihood gained over a field without any copy, in nats. Pure noise gives some too,
         because the image was fitted to it: compare with `recover` on noise of the same size.
     occupancy : float
@@ -119,7 +119,7 @@ class Recovery:
     image: Tensor
     sigma: float
     log_likelihood: float
-    evidence: float
+    log_likelihood_gain: float
     occupancy: float
     trace: Tensor
     candidates: Tensor
@@ -191,7 +191,7 @@ def recover(
         image=image,
         sigma=sigma,
         log_likelihood=final.log_likelihood[best].item(),
-        evidence=final.log_likelihood[best].item() - last.log_likelihood_of_noise,
+        log_likelihood_gain=final.log_likelihood[best].item() - last.log_likelihood_of_noise,
         occupancy=final.occupancy[best].item(),
         trace=search.trace,
         candidates=search.images,
@@ -240,7 +240,7 @@ def align_to_prior(
     only 2 does) is shifted by whole pixels to put its centre of mass on `centre`.
     Among them the prior decides: :math:`\log p(F) = c - \frac12\int E\|\epsilon -
     \hat\epsilon(F + \sigma\epsilon, \sigma)\|^2\, d\ln\sigma^{-2}`, compared at a few noise levels
-    with the same noise for all of them.
+    with the same noise for all of them (pointwise form of Kong et al. 2023).
     """
     turns = [k for k in range(4) if k * rotations % 4 == 0]
     candidates = torch.stack([_shift_to(image.rot90(k), centre) for k in turns])

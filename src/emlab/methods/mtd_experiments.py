@@ -88,8 +88,10 @@ def measure_growth(factors: list[int], repeats: int = 3) -> dict[int, float]:
     return seconds
 
 
-def recover_from_noise(config: Config, prior: Prior, starts: Tensor, seed: int) -> Recovery:
-    """What our settings return for a field that holds nothing: white noise of variance 1."""
+def recover_from_noise(
+    config: Config, prior: Prior, starts: Tensor, sigma: float, seed: int
+) -> Recovery:
+    """What our settings return for a field that holds nothing but white noise."""
     generator = torch.Generator().manual_seed(seed)
-    field = torch.randn(11 * config.size, 11 * config.size, generator=generator)
-    return recover(field, config, generator, prior, sigma=1.0, starts=starts)
+    field = sigma * torch.randn(11 * config.size, 11 * config.size, generator=generator)
+    return recover(field, config, generator, prior, sigma=sigma, starts=starts)

@@ -26,6 +26,10 @@ from emlab.runtime import choose_device, environment_stamp
 from emlab.training import Loss, TrainingConfig, train
 
 VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
+_SPLITS = {
+    "mnist": "train; validation digits apart, test digits never seen",
+    "gaussian": "10 000 drawn images; 500 others for validation",
+}
 
 
 def gaussian_prior(device: torch.device | str = "cpu") -> GaussianPrior:
@@ -82,7 +86,7 @@ def train_prior(
     fields = {
         "recipe": f"emlab train {name} --profile {profile}",
         "data": split,
-        "split": "train; validation digits apart, test digits never seen",
+        "split": _SPLITS[recipe["data"]],
         "steps": config.steps,
         "seconds": round(result.seconds, 1),
         "device": str(stamp.get("gpu") or stamp.get("cpu") or chosen),

@@ -22,16 +22,19 @@ from emlab.physics.mtd import Measurement, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.networks import load_prior, wrap
 from emlab.report import Report
-from emlab.runtime import Stopwatch
+from emlab.runtime import Stopwatch, make_generator
 from emlab.weights import card
 
 MAX_SHIFT = 8
+MISPLACED = 0.2  # a good image in the wrong place loses at least this much error when shifted
+GAUSSIAN_SEEDS = {"test": 78, "validation": 77}
 LABELS = {
     "zero": "zero image",
     "prior_mean": "mean of the prior",
     "brightest_patch": "brightest raw patch",
     "paper_no_prior": "paper's settings, no prior",
     "paper_prior": "paper's settings, with prior",
+    "converged_no_prior": "paper's model converged, no prior",
     "ours": "ours",
     "ours_untrained": "ours, untrained network",
     "oracle": "oracle: known poses, denoised",
@@ -105,6 +108,11 @@ class Study:
         first, second = self.errors[worse][snr], self.errors[better][snr]
         return metrics.paired_difference(first[..., int(shift)], second[..., int(shift)])
 
+    def misplaced(self, method: str, snr: float) -> float:
+        """Fraction of fields whose image is good, but shifted or turned into a wrong place."""
+        errors = self.errors[method][snr]
+        return float((errors[..., 0] - errors[..., 1] > MISPLACED).mean())
+
     def table(self) -> str:
         """Markdown table: a row a method, a column an SNR; shift-tolerant error in brackets."""
         head = "| method | " + " | ".join(f"SNR {snr:g}" for snr in self.snrs) + " |"
@@ -135,21 +143,26 @@ class Study:
         if "paper_prior" in self.errors:
             for snr in self.snrs:
                 for better, worse in (("paper_prior", "paper_no_prior"), ("ours", "paper_prior")):
-                    mean, low, high = self.gain(better, worse, snr)
-                    name = f"{kind}.snr_{snr:g}.gain.{better}_over_{worse}"
-                    report.value(name, mean, low, high, note="paired, same fields")
+                    for metric, shift in (("gain", False), ("gain_shift", True)):
+                        mean, low, high = self.gain(better, worse, snr, shift)
+                        name = f"{kind}.snr_{snr:g}.{metric}.{better}_over_{worse}"
+                        report.value(name, mean, low, high, note="paired, same fields")
+                name = f"{kind}.snr_{snr:g}.misplaced.ours"
+                report.value(name, self.misplaced("ours", snr), note="fraction of fields")
 
 
 Method = Callable[[Task], Tensor | Recovery]
 
 
 def targets(kind: str, count: int, split: str = "test") -> Tensor:
-    """Images to hide in fields, ``(count, L, L)``: fresh Gaussian images, or digits of a split.
+    """Images to hide in fields, ``(count, L, L)``: Gaussian images or digits of a split.
 
     Digits are taken in turn from the ten classes, in the order of the file.
     """
     if kind == "gaussian":
-        return gaussian_prior().sample(count, torch.Generator().manual_seed(77))
+        if split not in GAUSSIAN_SEEDS:
+            raise InputError(f"unknown split {split!r}; choose 'test' or 'validation'")
+        return gaussian_prior().sample(count, make_generator(GAUSSIAN_SEEDS[split]))
     if kind != "mnist":
         raise InputError(f"unknown kind of image {kind!r}; choose 'gaussian' or 'mnist'")
     digits = load_digits(split)
@@ -249,7 +262,7 @@ def standard_methods(
             starts=paper_starts,
         )
 
-    return {
+    rows: dict[str, Method] = {
         "zero": lambda task: torch.zeros_like(task.truth),
         "prior_mean": lambda task: mean,
         "brightest_patch": brightest_patch,
@@ -258,6 +271,14 @@ def standard_methods(
         "ours": ours_row(ours, ours_prior, starts),
         "oracle": lambda task: known_pose_oracle(task, ours_prior),
     }
+    if kind == "gaussian":
+        rows["converged_no_prior"] = lambda task: recover(
+            task.measurement.field,
+            Config.named("converged_gaussian"),
+            task.generator(),
+            sigma=task.measurement.sigma,
+        )
+    return rows
 
 
 def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
@@ -292,7 +313,7 @@ def brightest_patch(task: Task) -> Tensor:
 
 
 def known_pose_oracle(task: Task, prior: Prior) -> Tensor:
-    """Average of all copies at their true places, denoised: the best any pose search could do."""
+    """Average of all copies at their true places, denoised by our prior: the reference."""
     operator = task.measurement.operator
     copies = len(operator.turns)
     average = operator.A_adjoint(task.measurement.field) / copies
