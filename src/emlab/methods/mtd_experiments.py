@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -26,31 +27,30 @@ SCHEDULES = {
 
 
 def compare_schedules(
-    prior: Prior, start: Tensor, count: int, iterations: int, seed: int
+    prior: Prior, start: Tensor, count: int, iterations: int, seed: int, workers: int = 1
 ) -> dict[str, np.ndarray]:
     """Errors ``(count,)`` of the paper's settings under three schedules of the prior's weight.
 
     Validation digits at SNR 0.5, the same field for every schedule.
     """
     paper = Config.named("paper_mnist")
-    errors: dict[str, list[float]] = {name: [] for name in SCHEDULES}
-    for number, truth in enumerate(targets("mnist", count, "validation")):
+
+    def error(job: tuple[int, Tensor, tuple[float, str]]) -> float:
+        number, truth, (weight, schedule) = job
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         measurement = simulate_measurement(truth, 0.5, generator)
-        for name, (weight, schedule) in SCHEDULES.items():
-            em = replace(
-                paper.em, prior_weight=weight, prior_schedule=schedule, iterations=iterations
-            )
-            result = recover(
-                measurement.field,
-                replace(paper, em=em),
-                generator,
-                prior,
-                measurement.sigma,
-                start[None],
-            )
-            errors[name].append(metrics.relative_error(result.image.numpy(), truth.numpy()))
-    return {name: np.array(values) for name, values in errors.items()}
+        em = replace(paper.em, prior_weight=weight, prior_schedule=schedule, iterations=iterations)
+        config, sigma = replace(paper, em=em), measurement.sigma
+        with torch.no_grad():
+            found = recover(measurement.field, config, generator, prior, sigma, start[None])
+        return metrics.relative_error(found.image.numpy(), truth.numpy())
+
+    truths = targets("mnist", count, "validation")
+    with ThreadPoolExecutor(workers) as pool:
+        return {
+            name: np.array(list(pool.map(error, [(i, t, setting) for i, t in enumerate(truths)])))
+            for name, setting in SCHEDULES.items()
+        }
 
 
 def violate_separation(densities: tuple[float, ...], count: int, seed: int) -> dict[float, float]:
