@@ -70,7 +70,7 @@ def violate_separation(densities: tuple[float, ...], count: int, seed: int) -> d
     return means
 
 
-def measure_growth(factors: list[int], repeats: int = 3) -> dict[int, float]:
+def measure_growth(factors: list[int], repeats: int = 5) -> dict[int, float]:
     """Seconds of one E-step (L = 28, four rotations) on fields of 308 times each factor."""
     rotations = Rotations(4, 28)
     seconds = {}
@@ -86,6 +86,12 @@ def measure_growth(factors: list[int], repeats: int = 3) -> dict[int, float]:
             times.append(watch.seconds)
         seconds[factor] = min(times)
     return seconds
+
+
+def growth_exponent(seconds: dict[int, float]) -> float:
+    """Power of the field's area with which seconds grow, from the smallest to the largest field."""
+    small, large = min(seconds), max(seconds)
+    return float(np.log(seconds[large] / seconds[small]) / (2 * np.log(large / small)))
 
 
 def recover_from_noise(
