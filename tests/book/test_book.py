@@ -128,6 +128,11 @@ def test_math_is_typeset(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+def test_tables_are_tables(visit: Visit) -> None:
+    text = visit.page.locator("article p").all_inner_texts()
+    assert not [line for line in text if line.lstrip().startswith("| ")]
+
+
 def test_curtains_move(visit: Visit) -> None:
     """The arrow keys move the edge that cuts the front image."""
     curtains = visit.page.locator(".emlab-curtain")

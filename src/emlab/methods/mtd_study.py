@@ -138,7 +138,7 @@ class Study:
                         low,
                         high,
                         note="95 % bootstrap interval over targets",
-                        n=self.errors[name][snr][..., 0].size,
+                        n=len(self.errors[name][snr]),
                     )
         if "paper_prior" in self.errors:
             for snr in self.snrs:
