@@ -133,6 +133,7 @@ def test_tables_are_tables(visit: Visit) -> None:
     assert not [line for line in text if line.lstrip().startswith("| ")]
 
 
+@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
 def test_curtains_move(visit: Visit) -> None:
     """The arrow keys move the edge that cuts the front image."""
     curtains = visit.page.locator(".emlab-curtain")
