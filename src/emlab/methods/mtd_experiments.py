@@ -70,7 +70,7 @@ def violate_separation(densities: tuple[float, ...], count: int, seed: int) -> d
     return means
 
 
-def measure_growth(factors: list[int], repeats: int = 5) -> dict[int, float]:
+def measure_growth(factors: list[int], repeats: int = 3) -> dict[int, float]:
     """Seconds of one E-step (L = 28, four rotations) on fields of 308 times each factor."""
     rotations = Rotations(4, 28)
     seconds = {}
