@@ -12,9 +12,9 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     weights, card and checkpoint (``None``: the package's own), whether to continue. Under
     ``torchrun`` only the first process gets a card.
     """
-    from emlab.methods import mtd_priors
+    from emlab.methods import generalist_priors, mtd_priors
 
-    return mtd_priors.recipes()
+    return {**generalist_priors.recipes(), **mtd_priors.recipes()}
 
 
 __all__ = ["recipes"]

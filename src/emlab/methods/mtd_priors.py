@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from emlab import weights
 from emlab.data.digits import load_digits
 from emlab.data.simulated import gaussian_image_mean
-from emlab.methods.settings import read_profile, read_settings
-from emlab.models import build
+from emlab.methods.recipe import Lesson, train_recipe
+from emlab.methods.settings import read_settings
 from emlab.priors.gaussian import GaussianPrior
 from emlab.priors.networks import MLPScore, NetworkPrior, wrap
 from emlab.priors.objectives import (
@@ -22,8 +22,7 @@ from emlab.priors.objectives import (
     VPSchedule,
     implicit_score_matching,
 )
-from emlab.runtime import choose_device, environment_stamp
-from emlab.training import Loss, TrainingConfig, train
+from emlab.training import Loss
 
 VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
 _SPLITS = {
@@ -56,49 +55,17 @@ def train_prior(
     training step sees; test digits are not touched. Under ``torchrun`` the first process writes
     and the others return None.
     """
-    recipe = read_settings("mtd")["recipes"][name]
-    settings = dict(read_profile("mtd", profile)["training"][name])
-    model_table, objective = settings.pop("model"), recipe["objective"]
-    config = TrainingConfig(**settings)
-    chosen = choose_device(device)
-    images, validation, split = _images(recipe["data"])
-    stamp = environment_stamp()
-    torch.manual_seed(config.seed)
-    network = build(model_table)
+    return train_recipe("mtd", name, _prepare, profile, device, out, resume)
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        return _evaluate(wrap(model, objective), validation.to(chosen))
 
-    folder = weights.PACKAGED if out is None else Path(out)
-    checkpoint = (Path("checkpoints") if out is None else folder) / f"{name}.{profile}.checkpoint"
-    result = train(
-        network,
-        _loss(objective),
-        images,
-        config,
-        device=chosen,
-        evaluate=evaluate,
-        checkpoint=checkpoint,
-        resume=resume,
-    )
-    if result.rank > 0:
-        return None
-    fields = {
-        "recipe": f"emlab train {name} --profile {profile}",
-        "data": split,
-        "split": _SPLITS[recipe["data"]],
-        "steps": config.steps,
-        "seconds": round(result.seconds, 1),
-        "device": str(stamp.get("gpu") or stamp.get("cpu") or chosen),
-        "seed": config.seed,
-        "commit": stamp["commit"],
-        "evaluation": {k: v for k, v in result.history[-1].items() if k not in ("step", "seconds")},
-        "limits": recipe["limits"],
-        "model": model_table,
-        "objective": objective,
-        "history": {key: [entry[key] for entry in result.history] for key in result.history[0]},
-    }
-    return weights.save(name, result.weights, fields, folder)
+def _prepare(recipe: dict, _material: dict) -> Lesson:
+    images, validation, source = _images(recipe["data"])
+    objective = recipe["objective"]
+
+    def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
+        return _evaluate(wrap(model, objective), validation.to(device))
+
+    return Lesson(images, _loss(objective), evaluate, source, _SPLITS[recipe["data"]])
 
 
 def _images(data: str) -> tuple[Tensor, Tensor, str]:

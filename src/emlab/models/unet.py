@@ -27,6 +27,9 @@ class UNet(nn.Module):
         Dropout probability inside the residual blocks, in [0, 1).
     embedding : int
         Length of the embedding of the scalar.
+    patch : int
+        Fold blocks of ``patch x patch`` pixels into channels first (and unfold them last): for 2
+        the whole network works on half the width and height, at about a third of the cost.
 
     Notes
     -----
@@ -43,13 +46,18 @@ class UNet(nn.Module):
         attention: Sequence[int] = (),
         dropout: float = 0.0,
         embedding: int = 128,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        if patch < 1:
+            raise InputError(f"patch must be at least 1, got {patch}")
         if not widths or any(width < 8 or width % 8 for width in widths):
             raise InputError(f"widths must be multiples of 8, got {list(widths)}")
         if not set(attention) <= set(range(len(widths))):
             raise InputError(f"attention must index into widths, got {list(attention)}")
-        self.multiple = 2 ** (len(widths) - 1)
+        self.patch = patch
+        self.multiple = patch * 2 ** (len(widths) - 1)
+        channels *= patch**2
         self.embed = ScalarEmbedding(embedding)
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
 
@@ -95,7 +103,7 @@ class UNet(nn.Module):
         height, width = x.shape[-2:]
         x = _pad_to_multiple(x, self.multiple)
         embedding = self.embed(condition)
-        x = self.enter(x)
+        x = self.enter(functional.pixel_unshuffle(x, self.patch))
         skips = [x]
         for layer in self.down:
             x = layer(x, embedding)
@@ -106,7 +114,7 @@ class UNet(nn.Module):
             if isinstance(layer, Stage):
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, embedding)
-        return self.leave(x)[..., :height, :width]
+        return functional.pixel_shuffle(self.leave(x), self.patch)[..., :height, :width]
 
 
 def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

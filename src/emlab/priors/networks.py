@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from emlab import weights
 from emlab.errors import InputError
 from emlab.models import MLP, build
-from emlab.priors.objectives import EpsilonMatching, VPSchedule
+from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
 
 
 class EpsilonPrior:
@@ -59,23 +59,40 @@ class VPPrior:
 
 
 class FlowPrior:
-    r"""A velocity network trained by `conditional_flow_matching` on images ``(n, 1, H, W)``.
+    r"""A velocity network trained by `FlowMatching`, or by `conditional_flow_matching`.
 
     Noise of standard deviation ``sigma`` on an image is the straight path at the time
     :math:`t = 1/(1+\sigma)`, seen through a lens of magnification :math:`1/t`: with
     :math:`x_t = t\,x = t\,x_1 + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior
     mean is :math:`E[x_1 \mid x_t] = x_t + (1-t)\,v`.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes ``(n, 1, H, W)`` and times ``(n,)``.
+    objective : FlowMatching, optional
+        What surrounds the network; without it the network returns the velocity itself.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, objective: FlowMatching | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.objective = objective
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Velocity at points ``(..., H, W)`` of the straight path at times t in [0, 1]."""
+        time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        flat = x.reshape(-1, *x.shape[-2:])
+        time = time.expand(x.shape[:-2]).reshape(-1)
+        if self.objective is None:
+            return self.network(flat[:, None], time)[:, 0].reshape(x.shape)
+        return self.objective.velocity(self.network, flat, time).reshape(x.shape)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean; see `Prior.denoise`."""
         flat, level = _flatten(x, sigma)
         t = 1 / (1 + level)
         on_path = t[:, None, None] * flat
-        velocity = self.network(on_path[:, None], t)[:, 0]
+        velocity = self.velocity(on_path, t)
         return (on_path + (1 - t)[:, None, None] * velocity).reshape(x.shape)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -132,7 +149,7 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
         Put into evaluation mode; its parameters no longer ask for gradients.
     objective : dict
         ``{"kind": "epsilon" | "vp" | "flow" | "implicit_score_matching", ...}``; the other keys
-        are those of `EpsilonMatching` or `VPSchedule`.
+        are those of `EpsilonMatching`, `VPSchedule` or `FlowMatching`.
 
     Raises
     ------
@@ -146,10 +163,10 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
             return EpsilonPrior(network, EpsilonMatching(**arguments))
         if kind == "vp":
             return VPPrior(network, VPSchedule(**arguments))
+        if kind == "flow":
+            return FlowPrior(network, FlowMatching(**arguments) if arguments else None)
     except TypeError as error:
         raise InputError(f"objective {kind!r} cannot be read: {error}") from error
-    if kind == "flow":
-        return FlowPrior(network)
     if kind == "implicit_score_matching" and isinstance(network, MLP):
         return MLPScore(network)
     raise InputError(f"objective {kind!r} does not make a prior of a {type(network).__name__}")

@@ -1,6 +1,6 @@
 r"""What a network is asked to minimise so that it becomes a prior.
 
-Four losses, one answer: each has the score of the (noisy) data as its minimiser.
+Several losses, one answer: each has the score of the (noisy) data as its minimiser.
 """
 
 from dataclasses import dataclass
@@ -127,3 +127,42 @@ def conditional_flow_matching(model: nn.Module, x: Tensor, generator: torch.Gene
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     weight = t.reshape(-1, *[1] * (x.ndim - 1))
     return (model((1 - weight) * noise + weight * x, t) - (x - noise)).square().mean()
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    r"""Conditional flow matching with the Gaussian answer built into the network.
+
+    For data of mean m and standard deviation s the best *linear* prediction of the velocity at
+    :math:`x_t = (1-t)\,x_0 + t\,x_1` is
+    :math:`m + (t s^2 - (1-t))(x_t - t m)/r^2` with :math:`r^2 = t^2 s^2 + (1-t)^2`. The network F
+    only learns what that leaves, a target of unit variance at every time:
+
+    .. math:: v(x_t, t) = m + \frac{t s^2 - (1-t)}{r}\,u + \frac{s}{r}\,F(u, t),
+              \quad u = \frac{x_t - t m}{r} .
+
+    The loss is that of `conditional_flow_matching`.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise InputError(f"flow matching needs std > 0, got {self.std}")
+
+    def __call__(self, model: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        t = torch.rand(len(x), generator=generator).to(x.device)
+        noise = torch.randn(x.shape, generator=generator).to(x.device)
+        time = t[:, None, None]
+        velocity = self.velocity(model, (1 - time) * noise + time * x, t)
+        return (velocity - (x - noise)).square().mean()
+
+    def velocity(self, model: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity ``(n, H, W)`` at points ``(n, H, W)`` of the path at times ``(n,)``."""
+        time = t[:, None, None]
+        radius = torch.sqrt((time * self.std).square() + (1 - time).square())
+        scaled = (x - time * self.mean) / radius
+        learned = model(scaled[:, None], t)[:, 0].float()
+        linear = (time * self.std**2 - (1 - time)) * scaled
+        return self.mean + (linear + self.std * learned) / radius
