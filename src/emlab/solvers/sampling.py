@@ -8,21 +8,13 @@ reverse diffusion. A measurement adds the gradient of its own likelihood to the 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from emlab.errors import InputError
+from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
-
-
-class LinearOperator(Protocol):
-    """What a posterior sampler needs of the instrument."""
-
-    def A(self, image: Tensor) -> Tensor: ...
-
-    def A_adjoint(self, measurement: Tensor) -> Tensor: ...
 
 
 def noise_levels(
