@@ -1,0 +1,82 @@
+"""Errors of an estimate whose truth is known, pixel by pixel and window by window."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from emlab.errors import InputError
+from emlab.metrics.arrays import Image, as_pair
+
+WINDOW = 11  # pixels across which SSIM looks: 3.5 standard deviations of 1.5 pixels each way
+
+
+def psnr(estimate: Image, truth: Image, data_range: float) -> float:
+    r"""Peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / \mathrm{MSE})` in decibels.
+
+    Parameters
+    ----------
+    estimate, truth : ndarray or Tensor
+        One shape, any value range; the error is averaged over all axes.
+    data_range : float
+        :math:`R`, the width of the range that grey levels may take (255 for 8 bits): not taken
+        from the images, so that numbers of different images compare.
+
+    Returns
+    -------
+    float
+        Infinity for a perfect estimate.
+
+    Raises
+    ------
+    InputError
+        Different shapes, values that are not finite, or a range that is not positive.
+    """
+    _check_range(data_range)
+    first, second = as_pair(estimate, truth, 1)
+    error = float(np.mean((first - second) ** 2))
+    return 10 * math.log10(data_range**2 / error) if error else math.inf
+
+
+def ssim(estimate: Image, truth: Image, data_range: float) -> float:
+    """Mean structural similarity, at most 1.
+
+    The setting of Wang, Bovik, Sheikh and Simoncelli (2004, section III-C): Gaussian weights of
+    1.5 pixels standard deviation, constants .01 and .03, population covariance. In scikit-image:
+    ``structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)``. The
+    mean leaves out the border of 5 pixels where a window would reach outside.
+
+    Parameters
+    ----------
+    estimate, truth : ndarray or Tensor
+        An image ``(H, W)``, or a volume ``(D, H, W)`` whose windows are three-dimensional; every
+        side at least 11 pixels.
+    data_range : float
+        Width of the range that grey levels may take.
+
+    Raises
+    ------
+    InputError
+        Other or different shapes, values that are not finite, or a range that is not positive.
+    """
+    _check_range(data_range)
+    first, second = as_pair(estimate, truth, 2, 3)
+    if min(first.shape) < WINDOW:
+        raise InputError(f"SSIM needs sides of {WINDOW} pixels or more: pass a larger image")
+    return float(
+        structural_similarity(
+            first,
+            second,
+            data_range=data_range,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def _check_range(data_range: float) -> None:
+    if not (math.isfinite(data_range) and data_range > 0):
+        raise InputError(f"data_range must be a positive number, got {data_range}")
