@@ -1,0 +1,283 @@
+r"""Plug-and-play restoration: a denoising step, a data step, fresh noise, less of it every time.
+
+`plug_and_play_flow` is the published scheme; `restore` replaces its gradient step on the data by
+the exact minimiser and its time schedule by noise levels. Both restore volumes with a prior of
+planes when they are given the prior once for each slicing axis (`across_axes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.operators import LinearOperator
+from emlab.priors.base import Prior
+from emlab.solvers.sampling import noise_levels
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a sampler returns.
+
+    Attributes
+    ----------
+    images : Tensor
+        ``(n, ..., H, W)``, one restored image or volume a sample.
+    evaluations : int
+        Steps times samples: how often the prior saw the whole image.
+    trace : list of float
+        Root mean square of the misfit to the measurement at each step.
+    """
+
+    images: Tensor
+    evaluations: int
+    trace: list[float] = field(default_factory=list)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the samples ``(..., H, W)``."""
+        return self.images.mean(0)
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of the samples ``(..., H, W)``; zero for a single one."""
+        return self.images.std(0, correction=0)
+
+
+class PlanesPrior:
+    """A prior of planes applied to volumes: every plane across one axis is one image.
+
+    Parameters
+    ----------
+    prior : Prior
+        Denoises ``(..., H, W)``.
+    axis : int
+        The axis that the planes are stacked along: -3 for xy, -2 for xz and -1 for yz planes.
+    """
+
+    def __init__(self, prior: Prior, axis: int) -> None:
+        if axis not in (-3, -2, -1):
+            raise InputError(f"planes are stacked along axis -3, -2 or -1, got {axis}")
+        self.prior, self.axis = prior, axis
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean of volumes ``(..., D, H, W)``, plane by plane."""
+        return self.prior.denoise(x.movedim(self.axis, -3), sigma).movedim(-3, self.axis)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Score of volumes, plane by plane."""
+        return self.prior.score(x.movedim(self.axis, -3), sigma).movedim(-3, self.axis)
+
+
+def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
+    """The prior of planes for xy, xz and yz planes, in the order in which steps cycle."""
+    return PlanesPrior(prior, -3), PlanesPrior(prior, -2), PlanesPrior(prior, -1)
+
+
+@dataclass(frozen=True)
+class PlugAndPlayConfig:
+    """Settings of the published scheme.
+
+    Attributes
+    ----------
+    steps : int
+        Times between noise (t = 0) and data (t = 1).
+    alpha : float
+        Exponent of the data step's weight ``(1-t)**alpha``, in [0, 1].
+    """
+
+    steps: int = 100
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.alpha <= 1:
+            raise InputError("plug-and-play flow needs steps >= 1 and alpha in [0, 1]")
+
+
+def plug_and_play_flow(
+    prior: Prior | Sequence[Prior],
+    operator: LinearOperator,
+    measurement: Tensor,
+    config: PlugAndPlayConfig,
+    generator: torch.Generator,
+    *,
+    shape: tuple[int, ...],
+    samples: int = 1,
+    progress: Progress | None = None,
+) -> Samples:
+    r"""EM Generalist's flow sampler (no gradient through the network).
+
+    .. math:: z = x - (1-t)^\alpha A^\top(Ax - y), \quad
+              \tilde z = t z + (1-t)\,\epsilon, \quad
+              x \leftarrow \tilde z + (1-t)\,v(\tilde z, t) = E[x_1 \mid \tilde z].
+
+    Parameters
+    ----------
+    prior : Prior, or three of them
+        Several are used in turn, step by step; the first of three (xy planes, which the coarse
+        axis leaves intact) takes no data step, as published.
+    operator : LinearOperator
+        Of norm at most 1.
+    measurement : Tensor
+        What `operator` returns for one image of `shape`.
+    shape : tuple of int
+        Of the image ``(H, W)`` or volume ``(D, H, W)``.
+    samples : int
+        Independent runs, computed as one batch.
+    """
+    views = _views(prior)
+    x = torch.zeros((samples, *shape), dtype=measurement.dtype, device=measurement.device)
+    trace = []
+    for step in range(config.steps):
+        t = step / config.steps
+        misfit = operator.A(x) - measurement
+        trace.append(misfit.square().mean().sqrt().item())
+        if len(views) == 1 or step % len(views):
+            x = x - (1 - t) ** config.alpha * operator.A_adjoint(misfit)
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        t = max(t, 1e-3)
+        x = views[step % len(views)].denoise(x + (1 - t) / t * noise, (1 - t) / t)
+        if progress is not None:
+            progress(step + 1, config.steps)
+    return Samples(x, config.steps * samples, trace)
+
+
+@dataclass(frozen=True)
+class RestoreConfig:
+    """Settings of `restore`.
+
+    Attributes
+    ----------
+    steps : int
+        Noise levels.
+    sigma_max, sigma_min : float
+        First and last level, in units of the image. The first need only drown what is wrong with
+        the start, not the start itself.
+    curvature : float
+        Spacing of the levels, see `noise_levels`.
+    fresh : float
+        Share of the noise that is drawn anew at each step, 0 (deterministic) to 1.
+    trust : float
+        Standard deviation of the prior's answer around the truth, as a share of the noise level;
+        larger values follow the measurement sooner.
+    iterations : int
+        Conjugate-gradient iterations of a data step.
+    """
+
+    steps: int = 20
+    sigma_max: float = 1.0
+    sigma_min: float = 0.02
+    curvature: float = 3.0
+    fresh: float = 1.0
+    trust: float = 0.3
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
+            raise InputError("restoring needs steps >= 2 and 0 < sigma_min < sigma_max")
+        if not 0 <= self.fresh <= 1 or self.trust <= 0 or self.iterations < 1:
+            raise InputError("restoring needs fresh in [0, 1], trust > 0 and iterations >= 1")
+
+
+def restore(
+    prior: Prior | Sequence[Prior],
+    operator: LinearOperator,
+    measurement: Tensor,
+    noise_sigma: float,
+    config: RestoreConfig,
+    generator: torch.Generator,
+    *,
+    shape: tuple[int, ...],
+    samples: int = 1,
+    start: Tensor | None = None,
+    precision: Callable[[Tensor], Tensor] | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    r"""Plug-and-play restoration with an exact data step.
+
+    At each noise level :math:`\sigma`, with D the prior's denoiser and :math:`r` = trust
+    :math:`\cdot\,\sigma`,
+
+    .. math:: \hat x = \arg\min_x \|y - Ax\|_{C^{-1}}^2 + \|x - D(x_\sigma,\sigma)\|^2/r^2, \qquad
+              x_{\sigma'} = \hat x + \sigma'\Big(\sqrt{1-f^2}\,\frac{x_\sigma-\hat x}{\sigma}
+              + f\,\epsilon\Big) .
+
+    The minimiser is that of half-quadratic splitting (Zhang et al. 2021, eq. 7), the way back to
+    the next noise level that of Zhu et al. 2023 (DiffPIR, eq. 14).
+
+    Parameters
+    ----------
+    noise_sigma : float
+        Standard deviation of the measurement's noise; a noise-free measurement takes a small one.
+    start : Tensor, optional
+        Where to begin ``(*shape)``, for example the interpolated measurement; default: zeros.
+    precision : callable, optional
+        :math:`C^{-1}` applied to a residual, for noise that is not white; default: division by
+        the square of `noise_sigma`.
+
+    Other parameters as in `plug_and_play_flow`; here every step has a data step.
+    """
+    if noise_sigma <= 0:
+        raise InputError(f"noise_sigma must be positive, got {noise_sigma:g}")
+    weigh = precision or (lambda residual: residual / noise_sigma**2)
+    views = _views(prior)
+    levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
+    x = torch.zeros(shape, dtype=measurement.dtype, device=measurement.device)
+    x = (x if start is None else start).expand(samples, *shape)
+    x = x + levels[0] * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    trace = []
+    for step, (sigma, following) in enumerate(pairwise(levels)):
+        denoised = views[step % len(views)].denoise(x, sigma)
+        spread = (config.trust * sigma) ** 2
+        estimate, misfit = data_step(
+            operator, measurement, weigh, denoised, spread, config.iterations
+        )
+        trace.append(misfit)
+        fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        kept = (1 - config.fresh**2) ** 0.5 * (x - estimate) / sigma
+        x = estimate + following * (kept + config.fresh * fresh)
+        if progress is not None:
+            progress(step + 1, config.steps)
+    return Samples(x, config.steps * samples, trace)
+
+
+def data_step(
+    operator: LinearOperator,
+    measurement: Tensor,
+    precision: Callable[[Tensor], Tensor],
+    image: Tensor,
+    spread: float,
+    iterations: int,
+) -> tuple[Tensor, float]:
+    r"""Minimise :math:`(y-Ax)^\top C^{-1}(y-Ax) + \|x - \mathrm{image}\|^2/\mathrm{spread}`.
+
+    Conjugate gradients on the correction to `image`, each image of the batch with its own step
+    lengths. Returns the minimiser and the root mean square misfit of `image` before the step.
+    """
+    misfit = measurement - operator.A(image)
+    residual = spread * operator.A_adjoint(precision(misfit))
+    correction, direction = torch.zeros_like(image), residual
+    dims = tuple(range(1, image.ndim))
+    power = residual.square().sum(dims, keepdim=True)
+    first = power
+    for _ in range(iterations):
+        applied = direction + spread * operator.A_adjoint(precision(operator.A(direction)))
+        step = power / (direction * applied).sum(dims, keepdim=True).clamp_min(1e-30)
+        correction = correction + step * direction
+        residual = residual - step * applied
+        before, power = power, residual.square().sum(dims, keepdim=True)
+        if bool((power <= 1e-10 * first).all()):
+            break
+        direction = residual + power / before.clamp_min(1e-30) * direction
+    return image + correction, misfit.square().mean().sqrt().item()
+
+
+def _views(prior: Prior | Sequence[Prior]) -> Sequence[Prior]:
+    return prior if isinstance(prior, Sequence) else (prior,)
