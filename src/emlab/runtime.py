@@ -107,6 +107,16 @@ def choose_threads(n: int | None = None) -> int:
     return n
 
 
+def has_fast_bfloat16(device: torch.device | str) -> bool:
+    """Return whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = " ".join(_cpuinfo("flags")[:1])
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def _usable_cores() -> int:
     """Return the physical cores that this process may use (logical ones where that is unknown)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
