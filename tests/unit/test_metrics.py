@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emlab.errors import InputError
-from emlab.metrics import mean_interval, paired_difference, relative_error
+from emlab.metrics import mean_interval, paired_difference, relative_error, wilson_interval
 
 
 def image(size=12, margin=4, seed=0):
@@ -139,3 +139,42 @@ def test_an_interval_needs_two_targets_and_finite_values(values):
 def test_pairs_must_match():
     with pytest.raises(InputError, match="equal shapes"):
         paired_difference(np.ones((3, 2)), np.ones((3, 1)))
+
+
+# --- Wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_are_those_of_newcombe(successes, trials, low, high):
+    """Table I of Newcombe (1998), method 3."""
+    found = wilson_interval(successes, trials)
+    assert found == pytest.approx((successes / trials, low, high), abs=5e-5)
+
+
+def test_wilson_intervals_mirror_and_stay_inside():
+    for successes in range(8):
+        one, other = wilson_interval(successes, 7), wilson_interval(7 - successes, 7)
+        assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low))
+        assert 0 <= one.low <= one.mean <= one.high <= 1
+    assert wilson_interval(0, 7).low == 0
+    assert wilson_interval(7, 7).high == 1
+
+
+def test_the_ends_of_a_wilson_interval_are_just_not_contradicted():
+    _, *ends = wilson_interval(12, 40, level=0.8)
+    for rate in ends:
+        assert abs(0.3 - rate) / np.sqrt(rate * (1 - rate) / 40) == pytest.approx(1.281552)
+
+
+@pytest.mark.parametrize("arguments", [(1, 0), (-1, 5), (6, 5), (1, 5, 0), (1, 5, 1)])
+def test_rates_need_trials_and_a_level(arguments):
+    with pytest.raises(InputError, match=r"at least one trial|level"):
+        wilson_interval(*arguments)

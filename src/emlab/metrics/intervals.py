@@ -1,5 +1,7 @@
-"""Confidence intervals of means over targets that were drawn several times."""
+"""Confidence intervals: of means over targets that were drawn several times, and of rates."""
 
+import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +10,7 @@ from emlab.errors import InputError
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % confidence interval."""
+    """A mean, or a rate, and its confidence interval: 95 % unless another level was asked for."""
 
     mean: float
     low: float
@@ -45,3 +47,34 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> I
     if first.shape != second.shape:
         raise InputError(f"pairs need equal shapes, got {first.shape} and {second.shape}")
     return mean_interval(first - second, seed=seed)
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
+    r"""Rate of successes with the score interval of Wilson (1927), which never leaves [0, 1].
+
+    The rates :math:`p` that the observed one, :math:`\hat p`, does not contradict:
+    :math:`|\hat p - p| \le z \sqrt{p (1 - p) / n}`, solved for :math:`p`.
+
+    Parameters
+    ----------
+    successes, trials : int
+        ``0 <= successes <= trials``, at least one trial.
+    level : float
+        Confidence inside (0, 1).
+
+    Raises
+    ------
+    InputError
+        Counts or a level outside these ranges.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise InputError(f"need at least one trial and no more successes: {successes} of {trials}")
+    if not 0 < level < 1:
+        raise InputError(f"the level must lie between 0 and 1, got {level}")
+    rate = successes / trials
+    squared = NormalDist().inv_cdf((1 + level) / 2) ** 2 / trials
+    centre = rate + squared / 2
+    half = math.sqrt(squared * (rate * (1 - rate) + squared / 4))
+    low = (centre - half) / (1 + squared) if successes else 0.0
+    high = (centre + half) / (1 + squared) if successes < trials else 1.0
+    return Interval(rate, low, high)
