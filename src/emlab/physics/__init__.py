@@ -2,6 +2,15 @@
 
 from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.physics.mtd import Measurement, MTDOperator, simulate_measurement
+from emlab.physics.noise import (
+    ColouredGaussianNoise,
+    GaussianNoise,
+    NoiseSpectrum,
+    PoissonGaussianNoise,
+    estimate_noise_sigma,
+    estimate_noise_spectrum,
+    noise_correlation,
+)
 from emlab.physics.operators import (
     Axial,
     Blur,
@@ -17,17 +26,24 @@ from emlab.physics.rotations import Rotations
 __all__ = [
     "Axial",
     "Blur",
+    "ColouredGaussianNoise",
     "Compose",
     "Downsample",
+    "GaussianNoise",
     "Identity",
     "LinearOperator",
     "MTDOperator",
     "Mask",
     "Measurement",
+    "NoiseSpectrum",
+    "PoissonGaussianNoise",
     "Rotations",
     "defocus_kernel",
     "delta_kernel",
+    "estimate_noise_sigma",
+    "estimate_noise_spectrum",
     "gaussian_kernel",
+    "noise_correlation",
     "operator_norm",
     "simulate_measurement",
 ]

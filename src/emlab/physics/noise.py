@@ -1,0 +1,204 @@
+r"""Noise of the detector: draw it, and say how likely a measurement is.
+
+Each model has ``sample(clean, generator)``, ``log_likelihood(mean, measurement)``, summed over
+the pixels of each image ``(..., H, W)``, and ``gradient``, its derivative with respect to `mean`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.noise_estimation import (
+    NoiseSpectrum,
+    estimate_noise_sigma,
+    estimate_noise_spectrum,
+    noise_correlation,
+)
+
+__all__ = [
+    "ColouredGaussianNoise",
+    "GaussianNoise",
+    "Noise",
+    "NoiseSpectrum",
+    "PoissonGaussianNoise",
+    "estimate_noise_sigma",
+    "estimate_noise_spectrum",
+    "noise_correlation",
+]
+
+
+class Noise(Protocol):
+    """What a solver needs of the detector."""
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor: ...
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor: ...
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor: ...
+
+
+class GaussianNoise:
+    r"""White noise, :math:`y = m + \sigma n`.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation in the units of the image, positive.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        _check_positive("sigma", sigma)
+        self.sigma = sigma
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return clean + self.sigma * _white(clean, generator)
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        misfit = ((measurement - mean) / self.sigma).square()
+        return -0.5 * (misfit + math.log(2 * math.pi * self.sigma**2)).sum((-2, -1))
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        return (measurement - mean) / self.sigma**2
+
+
+class PoissonGaussianNoise:
+    r"""Counted electrons and a noisy amplifier.
+
+    .. math:: y = g\,\mathrm{Poisson}((m - o) / g) + o + \sigma n
+
+    `sample` draws from this; the likelihood is the usual Gaussian approximation with the variance
+    :math:`v(m) = g \max(m - o, 0) + \sigma^2` (Foi et al. 2008, eq. 4), and `gradient` is the
+    exact derivative of that approximation, of its variance too.
+
+    Parameters
+    ----------
+    gain : float
+        g, grey levels per electron, positive.
+    sigma : float
+        Standard deviation of the amplifier, positive.
+    offset : float
+        o, grey level of no electrons at all.
+
+    Raises
+    ------
+    InputError
+        Bad settings, or, when drawn, an image below the offset.
+    """
+
+    def __init__(self, gain: float, sigma: float, offset: float = 0.0) -> None:
+        _check_positive("gain", gain)
+        _check_positive("sigma", sigma)
+        self.gain, self.sigma, self.offset = gain, sigma, offset
+
+    def variance(self, mean: Tensor) -> Tensor:
+        """Variance of the noise at each pixel."""
+        return self.gain * (mean - self.offset).clamp(min=0) + self.sigma**2
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        if clean.min() < self.offset:
+            raise InputError(
+                f"the image goes down to {float(clean.min()):.4g}, below the offset "
+                f"{self.offset:g} at which no electron arrives; lower the offset"
+            )
+        rate = ((clean - self.offset) / self.gain).to(generator.device)
+        counts = torch.poisson(rate, generator=generator).to(clean)
+        return self.gain * counts + self.offset + self.sigma * _white(clean, generator)
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        variance = self.variance(mean)
+        misfit = (measurement - mean).square() / variance
+        return -0.5 * (misfit + (2 * math.pi * variance).log()).sum((-2, -1))
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        variance = self.variance(mean)
+        pull = (measurement - mean) / variance
+        change = self.gain * (mean > self.offset)
+        return pull + 0.5 * change * (pull.square() - 1 / variance)
+
+
+class ColouredGaussianNoise:
+    r"""Stationary correlated noise, :math:`y = m + n`, :math:`n \sim N(0, C)`.
+
+    The covariance :math:`C = F^{-1} \mathrm{diag}(P) F` is diagonal in Fourier space, so the noise
+    wraps around the edges of the image.
+
+    Parameters
+    ----------
+    power_spectrum : Tensor or callable
+        P, positive: ``(H, W // 2 + 1)`` in the layout of `torch.fft.rfft2`, or a function that
+        gives it for a shape, such as `NoiseSpectrum`. Its mean over all frequencies is the
+        variance; white noise has ``sigma ** 2`` everywhere.
+
+    Raises
+    ------
+    InputError
+        A spectrum that is not positive, or, when applied, one of another shape than the image's.
+    """
+
+    def __init__(self, power_spectrum: Tensor | Callable[[tuple[int, ...]], Tensor]) -> None:
+        self.power_spectrum = power_spectrum
+        if isinstance(power_spectrum, Tensor):
+            _check_spectrum(power_spectrum)
+
+    def spectrum(self, shape: tuple[int, ...]) -> Tensor:
+        """P of images ``(..., H, W)``: ``(H, W // 2 + 1)``."""
+        if isinstance(self.power_spectrum, Tensor):
+            power = self.power_spectrum
+        else:
+            power = self.power_spectrum(tuple(shape[-2:]))
+            _check_spectrum(power)
+        if power.shape != (shape[-2], shape[-1] // 2 + 1):
+            raise InputError(
+                f"the spectrum {tuple(power.shape)} does not fit the image {tuple(shape)}: it "
+                "must be (H, W // 2 + 1)"
+            )
+        return power
+
+    def colour(self, white: Tensor) -> Tensor:
+        r""":math:`C^{1/2} w`: noise of this spectrum from white noise."""
+        return self._filter(white, 0.5)
+
+    def whiten(self, residual: Tensor) -> Tensor:
+        r""":math:`C^{-1/2} r`: white with unit variance if the residual is this noise."""
+        return self._filter(residual, -0.5)
+
+    def precision(self, residual: Tensor) -> Tensor:
+        r""":math:`C^{-1} r`."""
+        return self._filter(residual, -1.0)
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return clean + self.colour(_white(clean, generator))
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        residual = measurement - mean
+        logs = (2 * math.pi * self.spectrum(tuple(residual.shape)).to(residual)).log()
+        twice = logs[:, 1 : (residual.shape[-1] + 1) // 2].sum()  # columns that rfft2 leaves out
+        return -0.5 * (self.whiten(residual).square().sum((-2, -1)) + logs.sum() + twice)
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        return self.precision(measurement - mean)
+
+    def _filter(self, image: Tensor, exponent: float) -> Tensor:
+        gain = self.spectrum(tuple(image.shape)).to(image).pow(exponent)
+        return torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=list(image.shape[-2:]))
+
+
+def _white(like: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+    return noise.to(like.device)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} must be positive, got {value}")
+
+
+def _check_spectrum(power: Tensor) -> None:
+    if not torch.isfinite(power).all() or power.min() <= 0:
+        raise InputError("a noise spectrum must be positive at every frequency")
