@@ -15,8 +15,10 @@ PACKAGE = ROOT / "src" / "emlab"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("runtime",),
-    ("io_tags",),
+    ("io_tags", "io_arrays"),
     ("io",),
+    ("io_backends",),
+    ("io_volumes",),
     ("data", "weights", "metrics", "training", "viz", "report"),
     ("models", "physics"),
     ("priors",),

@@ -162,13 +162,13 @@ def write_image(
         )
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise InputError(f"refusing to write NaN or infinite pixels to {path}")
-    sizes = _axes_sizes(pixel_size_angstrom, pixels.ndim)
+    sizes = axes_sizes(pixel_size_angstrom, pixels.ndim)
     with atomic_path(path) as temporary:
         writer(temporary, pixels, sizes)
     return path
 
 
-def _axes_sizes(size: PixelSize, ndim: int) -> Sizes:
+def axes_sizes(size: PixelSize, ndim: int) -> Sizes:
     """Return the pixel size as (z, y, x); z is that of y where only two are given."""
     if size is None:
         return None
