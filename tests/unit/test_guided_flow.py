@@ -1,0 +1,163 @@
+"""The guided flow equation against Gaussian posteriors, without Monte Carlo error.
+
+On a Gaussian prior the flow is an affine map of its starting noise: the posterior's mean is where
+it takes the centre, and its covariance what it makes of the unit vectors.
+"""
+
+import pytest
+import torch
+
+from emlab.errors import InputError
+from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.operators import Blur, Downsample, Identity
+from emlab.priors import GaussianMixturePrior, GaussianPrior
+from emlab.solvers.guided_flow import GuidedFlowConfig, conjugate_gradients, guided_flow
+
+SIZE, NOISE = 5, 0.2
+OPERATORS = {
+    "denoise": Identity(),
+    "blur": Blur(gaussian_kernel(1.0, 5).double()),
+    "decimate": Downsample(5, axes=(-1,), mode="decimate"),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth(length=1.5, std=0.6):
+    places = torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE)).double()
+    covariance = std**2 * (-0.5 * (torch.cdist(places, places) / length) ** 2).exp()
+    covariance += 0.01 * torch.eye(SIZE**2).double()
+    return GaussianPrior(torch.full((SIZE, SIZE), 0.3).double(), covariance)
+
+
+def measure(prior, operator):
+    clean = operator.A(prior.sample(1, generator(1))[0])
+    noise = torch.randn(clean.shape, generator=generator(2), dtype=torch.float64)
+    return clean + NOISE * noise
+
+
+def exact_posterior(prior, operator, measurement):
+    covariance = (prior.basis * prior.variances) @ prior.basis.T
+    pixels = torch.eye(SIZE**2).double().reshape(-1, SIZE, SIZE)
+    matrix = operator.A(pixels).flatten(1).T
+    evidence = matrix @ covariance @ matrix.T + NOISE**2 * torch.eye(len(matrix))
+    gain = torch.linalg.solve(evidence, matrix @ covariance).T
+    mean = prior.mean + (gain @ (measurement - operator.A(prior.mean)).flatten()).reshape(
+        SIZE, SIZE
+    )
+    return mean, covariance - gain @ matrix @ covariance
+
+
+def affine_map(prior, operator, measurement, config, monkeypatch):
+    """Mean and covariance of the samples, from the centre and every unit vector."""
+    starts = torch.cat([torch.zeros(1, SIZE**2), torch.eye(SIZE**2)]).double()
+    starts = starts.reshape(-1, SIZE, SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *_, **__: starts)
+        ends = guided_flow(
+            prior, operator, measurement, NOISE, config, generator(), shape=(SIZE, SIZE),
+            samples=len(starts),
+        ).images.flatten(1)  # fmt: skip
+    columns = (ends[1:] - ends[0]).T
+    return ends[0].reshape(SIZE, SIZE), columns @ columns.T
+
+
+@pytest.mark.parametrize("task", OPERATORS)
+def test_mean_and_covariance_are_those_of_the_exact_posterior(task, monkeypatch):
+    prior, operator = smooth(), OPERATORS[task]
+    measurement = measure(prior, operator)
+    mean, covariance = exact_posterior(prior, operator, measurement)
+    config = GuidedFlowConfig(steps=500, iterations=6)
+    found, spread = affine_map(prior, operator, measurement, config, monkeypatch)
+    assert (found - mean).norm() < 0.01 * mean.norm()
+    assert (spread - covariance).norm() < 0.015 * covariance.norm()
+    ratio = spread.diagonal() / covariance.diagonal()
+    assert ratio.mean().item() == pytest.approx(1, abs=0.015)
+
+
+def test_fewer_steps_are_further_from_it(monkeypatch):
+    prior, operator = smooth(), OPERATORS["denoise"]
+    measurement = measure(prior, operator)
+    _, covariance = exact_posterior(prior, operator, measurement)
+    errors = []
+    for steps in (20, 100):
+        config = GuidedFlowConfig(steps=steps, iterations=9)
+        _, spread = affine_map(prior, operator, measurement, config, monkeypatch)
+        errors.append((spread - covariance).norm().item())
+    assert errors[0] > 3 * errors[1]
+
+
+@pytest.mark.parametrize("task", OPERATORS)
+def test_few_iterations_already_give_a_picture(task):
+    prior, operator = smooth(), OPERATORS[task]
+    measurement = measure(prior, operator)
+    mean, covariance = exact_posterior(prior, operator, measurement)
+    config = GuidedFlowConfig(steps=50, iterations=3)
+    drawn = guided_flow(
+        prior, operator, measurement, NOISE, config, generator(), shape=(SIZE, SIZE), samples=500
+    )
+    std = covariance.diagonal().sqrt().reshape(SIZE, SIZE)
+    assert ((drawn.mean - mean) / std).square().mean().sqrt() < 0.3
+    assert (drawn.spread / std).mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_samples_keep_both_islands_that_the_measurement_allows():
+    islands = GaussianMixturePrior(
+        torch.tensor([[[-1.0, -1.0]], [[1.0, 1.0]]]), torch.tensor([0.2, 0.2])
+    )
+    drawn = guided_flow(
+        islands, Identity(), torch.tensor([[0.1, 0.1]]), 1.0, GuidedFlowConfig(100, 2),
+        generator(), shape=(1, 2), samples=2000,
+    ).images  # fmt: skip
+    right = (drawn.mean((1, 2)) > 0).float().mean().item()
+    exact = torch.tensor(0.2 / (0.04 + 1.0) * 2).sigmoid().item()
+    assert right == pytest.approx(exact, abs=0.06)
+    assert (drawn.abs() - 1).abs().mean() < 0.25
+
+
+def test_same_seed_same_image_and_bookkeeping():
+    prior = smooth()
+    measurement = measure(prior, Identity())
+    seen = []
+
+    def run(seed):
+        return guided_flow(
+            prior, Identity(), measurement, NOISE, GuidedFlowConfig(4, 2), generator(seed),
+            shape=(SIZE, SIZE), samples=2, progress=lambda done, total: seen.append((done, total)),
+        )  # fmt: skip
+
+    first, again, other = run(1), run(1), run(2)
+    assert torch.equal(first.images, again.images)
+    assert not torch.allclose(first.images, other.images)
+    assert first.images.dtype == torch.float64
+    assert not first.images.requires_grad
+    assert first.evaluations == 8
+    assert len(first.trace) == 4
+    assert seen[:4] == [(k, 4) for k in range(1, 5)]
+
+
+def test_conjugate_gradients_solve_each_item_by_itself():
+    factor = torch.randn(3, 5, 5, generator=generator(), dtype=torch.float64)
+    matrices = factor @ factor.mT + 0.5 * torch.eye(5)
+    target = torch.randn(3, 5, generator=generator(1), dtype=torch.float64)
+    target[1] = 0
+    solved = conjugate_gradients(lambda x: (matrices @ x[..., None])[..., 0], target, 20)
+    torch.testing.assert_close(solved, torch.linalg.solve(matrices, target))
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 1}, {"iterations": 0}, {"tau_max": 1.0}, {"tau_max": 0.0}]
+)
+def test_settings_that_make_no_sense_are_refused(options):
+    with pytest.raises(InputError):
+        GuidedFlowConfig(**options)
+
+
+def test_noise_free_measurements_are_refused():
+    with pytest.raises(InputError, match="noise_sigma must be positive"):
+        guided_flow(
+            smooth(), Identity(), torch.zeros(SIZE, SIZE).double(), 0.0, GuidedFlowConfig(),
+            generator(), shape=(SIZE, SIZE),
+        )  # fmt: skip
