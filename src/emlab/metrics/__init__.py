@@ -2,23 +2,30 @@
 
 from emlab.metrics.alignment import relative_error
 from emlab.metrics.calibration import Reliability, coverage, error_against_spread
+from emlab.metrics.decorrelation import decorrelation_resolution
 from emlab.metrics.fourier import Curve, fourier_ring_correlation, fourier_shell_correlation
 from emlab.metrics.image import psnr, ssim
 from emlab.metrics.intervals import Interval, mean_interval, paired_difference, wilson_interval
+from emlab.metrics.naturalness import Naturalness
+from emlab.metrics.registration import Registered, register
 from emlab.metrics.seams import border_indices, seam_index
 
 __all__ = [
     "Curve",
     "Interval",
+    "Naturalness",
+    "Registered",
     "Reliability",
     "border_indices",
     "coverage",
+    "decorrelation_resolution",
     "error_against_spread",
     "fourier_ring_correlation",
     "fourier_shell_correlation",
     "mean_interval",
     "paired_difference",
     "psnr",
+    "register",
     "relative_error",
     "seam_index",
     "ssim",

@@ -130,30 +130,26 @@ def apodisation(shape: tuple[int, ...], window: str = "hann") -> np.ndarray:
     return product
 
 
-def half_spectrum_rings(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Ring number and multiplicity of each coefficient of a real Fourier transform.
+def radial_frequency(shape: tuple[int, ...]) -> np.ndarray:
+    """Distance from zero of each frequency of ``rfftn``, in cycles per pixel."""
+    axes = [*map(np.fft.fftfreq, shape[:-1]), np.fft.rfftfreq(shape[-1])]
+    squared = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True))
+    return np.sqrt(squared)
+
+
+def half_spectrum_multiplicity(size: int) -> np.ndarray:
+    """How often each coefficient along the last axis of ``rfftn`` stands in ``fftn``: 1 or 2.
 
     Parameters
     ----------
-    shape : tuple of int
-        Sides of the image in pixels.
-
-    Returns
-    -------
-    rings : ndarray of int
-        Shape of ``rfftn``: distance from zero frequency in steps of the shortest side.
-    multiplicity : ndarray
-        How often each coefficient of the last axis stands in the whole spectrum: 1 or 2.
+    size : int
+        Length of the last axis of the image.
     """
-    steps = min(shape)
-    axes = [np.fft.fftfreq(size) * steps for size in shape[:-1]]
-    axes.append(np.fft.rfftfreq(shape[-1]) * steps)
-    squared = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True))
-    multiplicity = np.full(shape[-1] // 2 + 1, 2.0)
+    multiplicity = np.full(size // 2 + 1, 2.0)
     multiplicity[0] = 1
-    if shape[-1] % 2 == 0:
+    if size % 2 == 0:
         multiplicity[-1] = 1
-    return np.rint(np.sqrt(squared)).astype(np.intp), multiplicity
+    return multiplicity
 
 
 def _correlate(first: Image, second: Image, axes: int, pixel_size_nm: float, window: str) -> Curve:
@@ -165,7 +161,8 @@ def _correlate(first: Image, second: Image, axes: int, pixel_size_nm: float, win
         raise InputError(f"a Fourier correlation needs sides of at least 4 pixels, got {shape}")
     last = tuple(range(-axes, 0))
     weights = apodisation(shape, window)
-    rings, multiplicity = half_spectrum_rings(shape)
+    rings = np.rint(radial_frequency(shape) * min(shape)).astype(np.intp)
+    multiplicity = half_spectrum_multiplicity(shape[-1])
     kept = np.arange(1, min(shape) // 2 + 1)
 
     def total(values: np.ndarray) -> np.ndarray:
