@@ -1,0 +1,420 @@
+"""EM Generalist: one prior of electron-microscopy images, every restoration task.
+
+A task is an operator and a noise level; the prior and the solver stay the same. Images go in and
+come out in their own grey levels: an affine map gives them the mean and spread of the tissue that
+the prior was trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.methods.settings import read_settings
+from emlab.physics.noise import ColouredGaussianNoise
+from emlab.physics.noise_estimation import estimate_noise_sigma, estimate_noise_spectrum
+from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
+from emlab.priors import Prior, load_prior
+from emlab.runtime import has_fast_bfloat16
+from emlab.solvers.blind import BlindConfig, blind_deblur
+from emlab.solvers.classical import cubic_axial, cubic_upsample
+from emlab.solvers.dps import DPSConfig, dps
+from emlab.solvers.guided_flow import GuidedFlowConfig, guided_flow
+from emlab.solvers.one_step import one_step_denoise
+from emlab.solvers.plug_and_play import (
+    PlugAndPlayConfig,
+    RestoreConfig,
+    Samples,
+    across_axes,
+    plug_and_play_flow,
+    restore,
+)
+from emlab.solvers.tiling import TiledPrior
+
+TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
+# Mean and standard deviation of the training patches after jitter, in the prior's units.
+TISSUE_MEAN, TISSUE_STD = 0.0135, 0.30
+# A measurement that claims to have no noise at all is given this share of the tissue's contrast.
+LEAST_NOISE = 0.01
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class OneStepConfig:
+    """The posterior mean under white noise: one evaluation of the prior, nothing to choose."""
+
+
+Solver = RestoreConfig | PlugAndPlayConfig | DPSConfig | GuidedFlowConfig | OneStepConfig
+_SOLVERS: Mapping[str, type] = {
+    "restore": RestoreConfig,
+    "plug_and_play": PlugAndPlayConfig,
+    "dps": DPSConfig,
+    "guided_flow": GuidedFlowConfig,
+    "one_step": OneStepConfig,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which prior, which solver for each task, and how large images are cut.
+
+    Attributes
+    ----------
+    prior : str
+        Name of the weights.
+    solvers : dict of str to Solver
+        A solver's settings for each of `TASKS`.
+    samples : int
+        Samples that are averaged unless the caller asks for another number.
+    tile, overlap, batch : int
+        Patches of large images, see `TiledPrior`.
+    """
+
+    prior: str
+    solvers: Mapping[str, Solver]
+    samples: int = 1
+    tile: int = 128
+    overlap: int = 32
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        if missing := [task for task in TASKS if task not in self.solvers]:
+            raise InputError(f"no solver is set for {', '.join(missing)}")
+        if self.samples < 1 or self.batch < 1 or not 0 <= self.overlap < self.tile:
+            raise InputError("restoring needs samples, batch >= 1 and 0 <= overlap < tile")
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A restored image or volume.
+
+    Attributes
+    ----------
+    image : ndarray
+        float32, mean of the samples, in the grey levels of the input.
+    spread : ndarray or None
+        Standard deviation over the samples in the same units; None for a single one.
+    samples : ndarray
+        ``(n, ...)``.
+    noise_sigma : float
+        Noise of the input that was given or estimated, in its grey levels.
+    evaluations : int
+        How often the prior saw the whole image.
+    seconds, network_seconds : float
+        Wall time, and the part of it spent inside the network.
+    notes : list of str
+        What the reader should know: estimates, padding.
+    """
+
+    image: NDArray[np.float32]
+    spread: NDArray[np.float32] | None
+    samples: NDArray[np.float32]
+    noise_sigma: float
+    evaluations: int
+    seconds: float
+    network_seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+def load_config(name: str = "ours") -> Config:
+    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``paper`` or ``paper_dps``.
+
+    Raises
+    ------
+    InputError
+        Unknown name or settings.
+    """
+    tables = read_settings("generalist")["configs"]
+    if name not in tables:
+        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
+    table = dict(tables[name])
+    solvers = {task: _solver(table.pop(task)) for task in TASKS if task in table}
+    return Config(solvers=solvers, **table)
+
+
+def _solver(table: Mapping[str, Any]) -> Solver:
+    arguments = dict(table)
+    kind = arguments.pop("solver", None)
+    if kind not in _SOLVERS:
+        raise InputError(f"unknown solver {kind!r}; choose one of {', '.join(_SOLVERS)}")
+    return _SOLVERS[kind](**arguments)
+
+
+def load(config: Config, device: torch.device | str = "cpu") -> Prior:
+    """Return the configuration's prior, in bfloat16 where that is faster."""
+    return load_prior(config.prior, device, half=has_fast_bfloat16(device))
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """The affine map between grey levels and the prior's units: ``unit = (grey - zero) / scale``."""
+
+    zero: float
+    scale: float
+
+    @classmethod
+    def of(cls, image: NDArray[np.float32], noise_sigma: float = 0.0) -> GreyScale:
+        """The map that gives an image of known noise the mean and spread of the training tissue."""
+        variance = float(image.var(dtype=np.float64))
+        tissue = variance - noise_sigma**2
+        if tissue <= 1e-3 * variance:
+            raise InputError(
+                "the image is constant or nothing but noise: check the file, or lower noise_sigma"
+                if variance > 0
+                else "the image is constant: there is nothing to restore"
+            )
+        scale = tissue**0.5 / TISSUE_STD
+        return cls(float(image.mean(dtype=np.float64)) - TISSUE_MEAN * scale, scale)
+
+    def to_units(self, grey: NDArray[np.float32], device: torch.device | str) -> Tensor:
+        """Grey levels to the prior's units, as a tensor."""
+        return torch.from_numpy((grey - self.zero) / self.scale).float().to(device)
+
+    def to_grey(self, units: Tensor) -> NDArray[np.float32]:
+        """The prior's units to grey levels, as an array."""
+        return (units.cpu().numpy() * self.scale + self.zero).astype(np.float32)
+
+
+class TimedPrior:
+    """A prior that knows how long it took."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        self.seconds = 0.0
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        started = time.perf_counter()
+        answer = self.prior.denoise(x, sigma)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        self.seconds += time.perf_counter() - started
+        return answer
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Score; see `Prior.score`."""
+        return (self.denoise(x, sigma) - x) / torch.as_tensor(sigma, device=x.device).square()
+
+
+def denoise(
+    image: ArrayLike, config: Config, generator: torch.Generator, **options: Any
+) -> Restoration:
+    """Remove noise from ``(H, W)``, or from every plane of ``(D, H, W)``.
+
+    Takes the options of `solve`, and ``coloured=True`` for noise whose spectrum is estimated from
+    the image itself.
+    """
+    coloured = options.pop("coloured", False)
+    task = "denoise_coloured" if coloured else "denoise"
+    return solve(task, Identity(), image, config, generator, **options)
+
+
+def deblur(
+    image: ArrayLike,
+    kernel: ArrayLike,
+    config: Config,
+    generator: torch.Generator,
+    **options: Any,
+) -> Restoration:
+    """Undo a known blur of ``(H, W)``; the kernel is odd, non-negative and sums to 1."""
+    operator = Blur(torch.as_tensor(np.asarray(kernel, dtype=np.float32)))
+    return solve("deblur", operator, image, config, generator, **options)
+
+
+def deblur_blind(
+    image: ArrayLike,
+    config: Config,
+    generator: torch.Generator,
+    *,
+    blind: BlindConfig | None = None,
+    noise_sigma: float | None = None,
+    prior: Prior | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Restoration, NDArray[np.float32]]:
+    """Undo an unknown blur of ``(H, W)``; also returns the kernel that was found."""
+    grey = _checked(image, (2,))
+    sigma, notes = _noise(grey, noise_sigma)
+    scale = GreyScale.of(grey, sigma)
+    timed = TimedPrior(load(config, device) if prior is None else prior)
+    level = max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD)
+    started = time.perf_counter()
+    result, kernel = blind_deblur(
+        _tiled(timed, config),
+        scale.to_units(grey, device),
+        level,
+        blind or BlindConfig(),
+        generator,
+    )
+    restored = _restoration(result, scale, sigma, time.perf_counter() - started, timed, notes)
+    return restored, kernel.cpu().numpy()
+
+
+def upsample(
+    image: ArrayLike, factor: int, config: Config, generator: torch.Generator, **options: Any
+) -> Restoration:
+    """Make ``(H, W)`` finer by a whole factor; its pixels are averages of the fine ones."""
+    operator = Downsample(_factor(factor))
+    start = cubic_upsample(_checked(image, (2,)), factor)
+    return solve("upsample", operator, image, config, generator, start=start, **options)
+
+
+def isotropic(
+    volume: ArrayLike,
+    factor: int,
+    config: Config,
+    generator: torch.Generator,
+    *,
+    axial: str = "average",
+    **options: Any,
+) -> Restoration:
+    """Make ``(D, H, W)`` as fine along axis 0 as along the others.
+
+    Parameters
+    ----------
+    factor : int
+        Thickness of a slice in pixels of the other axes; the result is ``(D * factor, H, W)``.
+    axial : str
+        A slice is the ``"average"`` of the planes that it stands for (block-face, sections), or
+        one of them (``"decimate"``).
+    """
+    if axial not in ("average", "decimate"):
+        raise InputError(f"axial must be 'average' or 'decimate', got {axial!r}")
+    start = cubic_axial(_checked(volume, (3,)), _factor(factor), axial)
+    operator = Axial(factor, axial)  # type: ignore[arg-type]
+    return solve("isotropic", operator, volume, config, generator, start=start, **options)
+
+
+def solve(
+    task: str,
+    operator: ShapedOperator,
+    image: ArrayLike,
+    config: Config,
+    generator: torch.Generator,
+    *,
+    noise_sigma: float | None = None,
+    samples: int | None = None,
+    start: NDArray[np.float32] | None = None,
+    prior: Prior | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Restoration:
+    """Restore a measurement: map it to the prior's units, run the task's solver, map it back.
+
+    Parameters
+    ----------
+    task : str
+        One of `TASKS`: which solver of the configuration to use.
+    operator : ShapedOperator
+        What the instrument did to the image.
+    image : array_like
+        ``(H, W)`` or ``(D, H, W)``, any grey levels.
+    noise_sigma : float, optional
+        Standard deviation of the noise in these grey levels; default: estimated from the image.
+    samples : int, optional
+        Default: the configuration's.
+    start : ndarray, optional
+        First guess on the fine grid, in grey levels; default: the image itself.
+    prior : Prior, optional
+        Default: the configuration's, loaded anew.
+
+    Raises
+    ------
+    InputError
+        Wrong dimensions, values that are not finite, a constant image, a noise level above the
+        image's own contrast.
+    """
+    grey = _checked(image, (2, 3))
+    count = config.samples if samples is None else samples
+    if count < 1:
+        raise InputError(f"samples must be at least 1, got {count}")
+    coloured = task == "denoise_coloured"
+    spectrum = estimate_noise_spectrum(grey) if coloured and noise_sigma is None else None
+    sigma, notes = (spectrum.sigma, []) if spectrum else _noise(grey, noise_sigma)
+    scale = GreyScale.of(grey, sigma)
+    y = scale.to_units(grey, device)
+    level = max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD)
+    timed = TimedPrior(load(config, device) if prior is None else prior)
+    views: Prior | Sequence[Prior] = _tiled(timed, config)
+    if task == "isotropic":
+        views = across_axes(_tiled(timed, config))
+    solver, started = config.solvers[task], time.perf_counter()
+    shape = tuple((grey if start is None else start).shape)
+    common: dict[str, Any] = {"shape": shape, "samples": count, "progress": progress}
+    match solver:
+        case OneStepConfig():
+            clean = one_step_denoise(_tiled(timed, config), y, level)
+            result = Samples(clean[None], 1)
+        case RestoreConfig():
+            common["start"] = y if start is None else scale.to_units(start, device)
+            if spectrum is not None:
+                spectrum_in_units = spectrum.scaled(1 / scale.scale)
+                common["precision"] = ColouredGaussianNoise(spectrum_in_units).precision
+            result = restore(views, operator, y, level, solver, generator, **common)
+        case PlugAndPlayConfig():
+            result = plug_and_play_flow(views, operator, y, solver, generator, **common)
+        case DPSConfig():
+            result = dps(views, operator, y, solver, generator, **common)
+        case GuidedFlowConfig():
+            if isinstance(views, Sequence):
+                raise InputError("guided_flow restores images, not volumes; use restore")
+            result = guided_flow(views, operator, y, level, solver, generator, **common)
+    return _restoration(result, scale, sigma, time.perf_counter() - started, timed, notes)
+
+
+def _restoration(
+    result: Samples,
+    scale: GreyScale,
+    sigma: float,
+    seconds: float,
+    timed: TimedPrior,
+    notes: list[str],
+) -> Restoration:
+    several = len(result.images) > 1
+    return Restoration(
+        image=scale.to_grey(result.mean),
+        spread=result.spread.cpu().numpy() * np.float32(scale.scale) if several else None,
+        samples=scale.to_grey(result.images),
+        noise_sigma=sigma,
+        evaluations=result.evaluations,
+        seconds=seconds,
+        network_seconds=timed.seconds,
+        notes=notes,
+    )
+
+
+def _tiled(prior: Prior, config: Config) -> TiledPrior:
+    return TiledPrior(prior, config.tile, config.overlap, config.batch, smallest=16)
+
+
+def _noise(image: NDArray[np.float32], given: float | None) -> tuple[float, list[str]]:
+    if given is not None:
+        if not np.isfinite(given) or given < 0:
+            raise InputError(f"noise_sigma must be a number of at least 0, got {given}")
+        return float(given), []
+    sigma = estimate_noise_sigma(image)
+    return sigma, [f"noise estimated from the image: sigma = {sigma:.4g} grey levels"]
+
+
+def _checked(image: ArrayLike, dimensions: tuple[int, ...]) -> NDArray[np.float32]:
+    array = np.asarray(image, dtype=np.float32)
+    if array.ndim not in dimensions:
+        wanted = " or ".join("(H, W)" if n == 2 else "(D, H, W)" for n in dimensions)
+        raise InputError(f"this task takes {wanted}, got an array of shape {array.shape}")
+    if array.size == 0 or not np.isfinite(array).all():
+        raise InputError("the image is empty, or contains NaN or infinity; replace those first")
+    return array
+
+
+def _factor(factor: int) -> int:
+    if isinstance(factor, bool) or factor != int(factor) or factor < 2:
+        raise InputError(f"the factor must be a whole number of at least 2, got {factor}")
+    return int(factor)
