@@ -8,7 +8,7 @@ the prior was trained on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.methods.settings import read_settings
+from emlab.methods.generalist_config import TASKS, Config, OneStepConfig, Solver, load_config
 from emlab.physics.noise import ColouredGaussianNoise
 from emlab.physics.noise_estimation import estimate_noise_sigma, estimate_noise_spectrum
 from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
@@ -39,7 +39,6 @@ from emlab.solvers.plug_and_play import (
 )
 from emlab.solvers.tiling import TiledPrior
 
-TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
 # Mean and standard deviation of the training patches after jitter, in the prior's units.
 TISSUE_MEAN, TISSUE_STD = 0.0135, 0.30
 # A measurement that claims to have no noise at all is given this share of the tissue's contrast.
@@ -47,50 +46,22 @@ LEAST_NOISE = 0.01
 
 Progress = Callable[[int, int], None]
 
-
-@dataclass(frozen=True)
-class OneStepConfig:
-    """The posterior mean under white noise: one evaluation of the prior, nothing to choose."""
-
-
-Solver = RestoreConfig | PlugAndPlayConfig | DPSConfig | GuidedFlowConfig | OneStepConfig
-_SOLVERS: Mapping[str, type] = {
-    "restore": RestoreConfig,
-    "plug_and_play": PlugAndPlayConfig,
-    "dps": DPSConfig,
-    "guided_flow": GuidedFlowConfig,
-    "one_step": OneStepConfig,
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """Which prior, which solver for each task, and how large images are cut.
-
-    Attributes
-    ----------
-    prior : str
-        Name of the weights.
-    solvers : dict of str to Solver
-        A solver's settings for each of `TASKS`.
-    samples : int
-        Samples that are averaged unless the caller asks for another number.
-    tile, overlap, batch : int
-        Patches of large images, see `TiledPrior`.
-    """
-
-    prior: str
-    solvers: Mapping[str, Solver]
-    samples: int = 1
-    tile: int = 128
-    overlap: int = 32
-    batch: int = 16
-
-    def __post_init__(self) -> None:
-        if missing := [task for task in TASKS if task not in self.solvers]:
-            raise InputError(f"no solver is set for {', '.join(missing)}")
-        if self.samples < 1 or self.batch < 1 or not 0 <= self.overlap < self.tile:
-            raise InputError("restoring needs samples, batch >= 1 and 0 <= overlap < tile")
+__all__ = [
+    "TASKS",
+    "Config",
+    "GreyScale",
+    "OneStepConfig",
+    "Restoration",
+    "Solver",
+    "deblur",
+    "deblur_blind",
+    "denoise",
+    "isotropic",
+    "load",
+    "load_config",
+    "solve",
+    "upsample",
+]
 
 
 @dataclass(frozen=True)
@@ -125,30 +96,6 @@ class Restoration:
     notes: list[str] = field(default_factory=list)
 
 
-def load_config(name: str = "ours") -> Config:
-    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``paper`` or ``paper_dps``.
-
-    Raises
-    ------
-    InputError
-        Unknown name or settings.
-    """
-    tables = read_settings("generalist")["configs"]
-    if name not in tables:
-        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
-    table = dict(tables[name])
-    solvers = {task: _solver(table.pop(task)) for task in TASKS if task in table}
-    return Config(solvers=solvers, **table)
-
-
-def _solver(table: Mapping[str, Any]) -> Solver:
-    arguments = dict(table)
-    kind = arguments.pop("solver", None)
-    if kind not in _SOLVERS:
-        raise InputError(f"unknown solver {kind!r}; choose one of {', '.join(_SOLVERS)}")
-    return _SOLVERS[kind](**arguments)
-
-
 def load(config: Config, device: torch.device | str = "cpu") -> Prior:
     """Return the configuration's prior, in bfloat16 where that is faster."""
     return load_prior(config.prior, device, half=has_fast_bfloat16(device))
@@ -156,7 +103,7 @@ def load(config: Config, device: torch.device | str = "cpu") -> Prior:
 
 @dataclass(frozen=True)
 class GreyScale:
-    """The affine map between grey levels and the prior's units: ``unit = (grey - zero) / scale``."""
+    """Affine map between grey levels and the prior's units: ``unit = (grey - zero) / scale``."""
 
     zero: float
     scale: float
