@@ -12,9 +12,13 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     weights, card and checkpoint (``None``: the package's own), whether to continue. Under
     ``torchrun`` only the first process gets a card.
     """
-    from emlab.methods import generalist_priors, mtd_priors
+    from emlab.methods import generalist_priors, generalist_supervised, mtd_priors
 
-    return {**generalist_priors.recipes(), **mtd_priors.recipes()}
+    return {
+        **generalist_priors.recipes(),
+        **generalist_supervised.recipes(),
+        **mtd_priors.recipes(),
+    }
 
 
 __all__ = ["recipes"]

@@ -1,0 +1,119 @@
+"""The tasks of the chapter: what is done to a clean image, and the obvious way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
+from emlab.solvers.classical import spline_matrix
+
+GREY_RANGE = 255.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One degradation.
+
+    Attributes
+    ----------
+    name : str
+        Key of tables and of metrics.json.
+    label : str
+        For readers.
+    kind : str
+        ``denoise``, ``deblur``, ``upsample`` (both axes of an image) or ``isotropic`` (axis 0 of a
+        volume; coarse pixels are averages in both).
+    noise : float
+        Standard deviation of white noise in units of the grey range.
+    factor : int
+        Fine pixels per coarse one.
+    blur : float
+        Standard deviation of the Gaussian kernel in pixels.
+    """
+
+    name: str
+    label: str
+    kind: str
+    noise: float = 0.0
+    factor: int = 1
+    blur: float = 0.0
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """The blur, ``(k, k)``."""
+        return gaussian_kernel(self.blur)
+
+    def operator(self) -> ShapedOperator:
+        """What the instrument does to a whole image ``(H, W)`` or volume ``(D, H, W)``."""
+        if self.kind == "deblur":
+            return Blur(self.kernel)
+        if self.kind == "upsample":
+            return Downsample(self.factor)
+        return Axial(self.factor) if self.kind == "isotropic" else Identity()
+
+    def section_operator(self) -> ShapedOperator:
+        """The same on images ``(..., H, W)``: an axial task seen in a section, z along H."""
+        return Downsample(self.factor, (-2,)) if self.kind == "isotropic" else self.operator()
+
+    def measure(
+        self, clean: Tensor, generator: torch.Generator, grey_range: float = GREY_RANGE
+    ) -> Tensor:
+        """Degrade images or, for an axial task, volumes ``(D, H, W)``; nothing is clipped."""
+        return self._with_noise(self.operator().A(clean), generator, grey_range)
+
+    def measure_section(
+        self, clean: Tensor, generator: torch.Generator, grey_range: float = GREY_RANGE
+    ) -> Tensor:
+        """Degrade images ``(..., H, W)``, see `section_operator`."""
+        return self._with_noise(self.section_operator().A(clean), generator, grey_range)
+
+    def back_to_grid(self, measurement: Tensor) -> Tensor:
+        """The measurement ``(..., H, W)`` on the fine grid: cubic splines, or as it is."""
+        if self.factor == 1:
+            return measurement
+        rows = _matrix(measurement.shape[-2], self.factor).to(measurement)
+        fine = rows @ measurement
+        if self.kind == "isotropic":
+            return fine
+        return fine @ _matrix(measurement.shape[-1], self.factor).to(measurement).T
+
+    def _with_noise(self, image: Tensor, generator: torch.Generator, grey_range: float) -> Tensor:
+        if self.noise == 0:
+            return image
+        noise = torch.randn(image.shape, generator=generator, device=generator.device)
+        return image + self.noise * grey_range * noise.to(image)
+
+
+_ALL = (
+    Task("denoise_10", "white noise .1", "denoise", noise=0.1),
+    Task("denoise_25", "white noise .25", "denoise", noise=0.25),
+    Task("deblur", "blur 2 px, noise .02", "deblur", noise=0.02, blur=2.0),
+    *(Task(f"upsample_{f}", f"{f}x super-resolution", "upsample", factor=f) for f in (2, 3, 4)),
+    *(Task(f"isotropic_{f}", f"{f}x isotropic", "isotropic", factor=f) for f in (4, 6, 10)),
+)
+TASKS = {task.name: task for task in _ALL}
+
+
+def task(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises
+    ------
+    InputError
+        Unknown name; the message lists them.
+    """
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+@lru_cache(maxsize=64)
+def _matrix(count: int, factor: int) -> Tensor:
+    return torch.from_numpy(spline_matrix(count, factor).astype(np.float32))
