@@ -57,9 +57,15 @@ def restored(prior, measurement, steps=200, seed=2, **options):
     return dps(prior, Identity(), measurement, config, generator(seed), shape=shape).images[0]
 
 
-def test_step_size_of_fifteen_is_best_as_published(case):
+@pytest.fixture(scope="module")
+def by_step_size(case):
+    prior, _, measurement = case
+    return {g: restored(prior, measurement, step_size=g) for g in (1, 3, 15, 50, 150)}
+
+
+def test_step_size_of_fifteen_is_best_as_published(case, by_step_size):
     prior, truth, measurement = case
-    found = {g: psnr(restored(prior, measurement, step_size=g), truth) for g in (1, 3, 15, 50)}
+    found = {g: psnr(image, truth) for g, image in by_step_size.items()}
     best = psnr(prior.denoise(measurement, NOISE), truth)
     assert found[1] < 23
     assert found[1] + 3 < found[3] < 28
@@ -69,28 +75,22 @@ def test_step_size_of_fifteen_is_best_as_published(case):
     assert found[15] > psnr(measurement, truth) + 10
 
 
-def test_fewer_steps_pull_as_far_in_all(case):
+def test_a_small_step_smooths_and_a_large_one_leaves_noise(case, by_step_size):
+    _, truth, measurement = case
+    rough = {g: (image - truth).diff(dim=-1).square().mean() for g, image in by_step_size.items()}
+    misfit = {g: (x - measurement).square().mean().sqrt() for g, x in by_step_size.items()}
+    assert rough[150] > 1.5 * rough[15]
+    assert misfit[1] > 1.3 * NOISE
+    assert misfit[15] == pytest.approx(NOISE, rel=0.1)
+    assert misfit[150] < 0.8 * NOISE
+
+
+def test_fewer_steps_pull_as_far_in_all(case, by_step_size):
     prior, truth, measurement = case
-    many, few = (psnr(restored(prior, measurement, steps=n), truth) for n in (1000, 100))
-    assert abs(many - few) < 1.2
-    unscaled = psnr(restored(prior, measurement, steps=100, step_size=1.5), truth)
+    few = psnr(restored(prior, measurement, steps=100), truth)
+    assert abs(psnr(by_step_size[15], truth) - few) < 1
+    unscaled = psnr(restored(prior, measurement, steps=100, step_size=3), truth)
     assert unscaled < few - 3
-
-
-def test_a_small_step_smooths_and_a_large_one_leaves_noise(case):
-    prior, truth, measurement = case
-    rough = [
-        (restored(prior, measurement, step_size=g) - truth).diff(dim=-1).square().mean()
-        for g in (15, 150)
-    ]
-    misfit = [
-        (restored(prior, measurement, step_size=g) - measurement).square().mean().sqrt()
-        for g in (1, 15, 150)
-    ]
-    assert rough[1] > 1.5 * rough[0]
-    assert misfit[0] > 1.3 * NOISE
-    assert misfit[1] == pytest.approx(NOISE, rel=0.1)
-    assert misfit[2] < 0.8 * NOISE
 
 
 def test_an_image_of_another_size_is_pulled_as_hard_per_pixel():
@@ -172,12 +172,12 @@ def test_an_image_of_a_batch_has_its_own_step_and_the_first_of_three_views_none(
 
 def test_without_pull_it_draws_from_the_prior():
     prior = small()
-    config = DPSConfig(steps=250, step_size=0.0)
+    config = DPSConfig(steps=200, step_size=0.0)
     zeros = torch.zeros(4, 4).double()
-    drawn = dps(prior, Identity(), zeros, config, generator(), shape=(4, 4), samples=4000).images
+    drawn = dps(prior, Identity(), zeros, config, generator(), shape=(4, 4), samples=2000).images
     covariance = (prior.basis * prior.variances) @ prior.basis.T
-    assert (drawn.mean(0) - prior.mean).abs().max() < 0.06
-    assert (drawn.flatten(1).T.cov() - covariance).abs().max() < 0.12
+    assert (drawn.mean(0) - prior.mean).abs().max() < 0.1
+    assert (drawn.flatten(1).T.cov() - covariance).abs().max() < 0.15
 
 
 def test_same_seed_same_image_and_bookkeeping():

@@ -8,15 +8,28 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.physics.kernels import gaussian_kernel
-from emlab.physics.operators import Blur, Downsample, Identity
+from emlab.physics.operators import Downsample, Identity
 from emlab.priors import GaussianMixturePrior, GaussianPrior
 from emlab.solvers.guided_flow import GuidedFlowConfig, conjugate_gradients, guided_flow
 
 SIZE, NOISE = 5, 0.2
+
+
+class RowBlur:
+    """Each pixel becomes the mean of itself and its neighbours above and below."""
+
+    weights = (torch.ones(SIZE, SIZE).tril(1).triu(-1) / 3).double()
+
+    def A(self, image):
+        return self.weights @ image
+
+    def A_adjoint(self, measurement):
+        return self.weights.T @ measurement
+
+
 OPERATORS = {
     "denoise": Identity(),
-    "blur": Blur(gaussian_kernel(1.0, 5).double()),
+    "blur": RowBlur(),
     "decimate": Downsample(5, axes=(-1,), mode="decimate"),
 }
 
@@ -69,7 +82,7 @@ def test_mean_and_covariance_are_those_of_the_exact_posterior(task, monkeypatch)
     prior, operator = smooth(), OPERATORS[task]
     measurement = measure(prior, operator)
     mean, covariance = exact_posterior(prior, operator, measurement)
-    config = GuidedFlowConfig(steps=500, iterations=6)
+    config = GuidedFlowConfig(steps=500, iterations=9)
     found, spread = affine_map(prior, operator, measurement, config, monkeypatch)
     assert (found - mean).norm() < 0.01 * mean.norm()
     assert (spread - covariance).norm() < 0.015 * covariance.norm()

@@ -60,16 +60,14 @@ def test_spread_is_the_exact_posterior_standard_deviation(sigma):
     prior = smooth()
     measurement = prior.sample(1, generator())[0]
     _, std = exact_posterior(prior, measurement, sigma)
-    spread = one_step_spread(prior, measurement, sigma, generator(1), probes=4000)
-    torch.testing.assert_close(spread, std, rtol=0.05, atol=0.0)
+    spread = one_step_spread(prior, measurement, sigma, generator(1), probes=2000)
+    torch.testing.assert_close(spread, std, rtol=0.08, atol=0.0)
 
 
 def test_spread_of_two_islands_knows_which_one_is_meant():
     islands = GaussianMixturePrior(torch.tensor([[[-1.0]], [[1.0]]]), torch.tensor([0.1, 0.1]))
-    between, inside = torch.tensor([[[0.0]], [[1.0]]])
-    std = [
-        one_step_spread(islands, y, 0.5, generator(), probes=1).item() for y in (between, inside)
-    ]
+    points = torch.tensor([[[0.0]], [[1.0]]])
+    std = [one_step_spread(islands, y, 0.5, generator(), probes=1).item() for y in points]
     assert std[0] == pytest.approx(0.97, abs=0.03)
     assert std[1] < std[0] / 4
 
