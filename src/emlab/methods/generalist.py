@@ -20,7 +20,11 @@ from torch import Tensor
 from emlab.errors import InputError
 from emlab.methods.generalist_config import TASKS, Config, OneStepConfig, Solver, load_config
 from emlab.physics.noise import ColouredGaussianNoise
-from emlab.physics.noise_estimation import estimate_noise_sigma, estimate_noise_spectrum
+from emlab.physics.noise_estimation import (
+    NoiseSpectrum,
+    estimate_noise_sigma,
+    estimate_noise_spectrum,
+)
 from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
 from emlab.priors import Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
@@ -30,6 +34,7 @@ from emlab.solvers.dps import DPSConfig, dps
 from emlab.solvers.guided_flow import GuidedFlowConfig, guided_flow
 from emlab.solvers.one_step import one_step_denoise
 from emlab.solvers.plug_and_play import (
+    NoiseSource,
     PlugAndPlayConfig,
     RestoreConfig,
     Samples,
@@ -111,7 +116,12 @@ class GreyScale:
     @classmethod
     def of(cls, image: NDArray[np.float32], noise_sigma: float = 0.0) -> GreyScale:
         """The map that gives an image of known noise the mean and spread of the training tissue."""
-        variance = float(image.var(dtype=np.float64))
+        moments = image.mean(dtype=np.float64), image.var(dtype=np.float64)
+        return cls.from_moments(float(moments[0]), float(moments[1]), noise_sigma)
+
+    @classmethod
+    def from_moments(cls, mean: float, variance: float, noise_sigma: float = 0.0) -> GreyScale:
+        """The same from the mean and variance of the noisy image."""
         tissue = variance - noise_sigma**2
         if tissue <= 1e-3 * variance:
             raise InputError(
@@ -120,7 +130,7 @@ class GreyScale:
                 else "the image is constant: there is nothing to restore"
             )
         scale = tissue**0.5 / TISSUE_STD
-        return cls(float(image.mean(dtype=np.float64)) - TISSUE_MEAN * scale, scale)
+        return cls(mean - TISSUE_MEAN * scale, scale)
 
     def to_units(self, grey: NDArray[np.float32], device: torch.device | str) -> Tensor:
         """Grey levels to the prior's units, as a tensor."""
@@ -253,6 +263,9 @@ def solve(
     prior: Prior | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    scale: GreyScale | None = None,
+    spectrum: NoiseSpectrum | None = None,
+    noise: NoiseSource | None = None,
 ) -> Restoration:
     """Restore a measurement: map it to the prior's units, run the task's solver, map it back.
 
@@ -272,6 +285,9 @@ def solve(
         First guess on the fine grid, in grey levels; default: the image itself.
     prior : Prior, optional
         Default: the configuration's, loaded anew.
+    scale, spectrum, noise : optional
+        Grey scale, noise spectrum and a sampler's noise (of `restore`) of a larger volume that
+        this image is a block of; default: from the image itself.
 
     Raises
     ------
@@ -284,9 +300,10 @@ def solve(
     if count < 1:
         raise InputError(f"samples must be at least 1, got {count}")
     coloured = task == "denoise_coloured"
-    spectrum = estimate_noise_spectrum(grey) if coloured and noise_sigma is None else None
+    if coloured and noise_sigma is None and spectrum is None:
+        spectrum = estimate_noise_spectrum(grey)
     sigma, notes = (spectrum.sigma, []) if spectrum else _noise(grey, noise_sigma)
-    scale = GreyScale.of(grey, sigma)
+    scale = scale or GreyScale.of(grey, sigma)
     y = scale.to_units(grey, device)
     level = max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD)
     timed = TimedPrior(load(config, device) if prior is None else prior)
@@ -305,7 +322,7 @@ def solve(
             if spectrum is not None:
                 spectrum_in_units = spectrum.scaled(1 / scale.scale)
                 common["precision"] = ColouredGaussianNoise(spectrum_in_units).precision
-            result = restore(views, operator, y, level, solver, generator, **common)
+            result = restore(views, operator, y, level, solver, generator, noise=noise, **common)
         case PlugAndPlayConfig():
             result = plug_and_play_flow(views, operator, y, solver, generator, **common)
         case DPSConfig():

@@ -20,6 +20,7 @@ from emlab.priors.base import Prior
 from emlab.solvers.sampling import noise_levels
 
 Progress = Callable[[int, int], None]
+NoiseSource = Callable[[int, tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ def restore(
     samples: int = 1,
     start: Tensor | None = None,
     precision: Callable[[Tensor], Tensor] | None = None,
+    noise: NoiseSource | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     r"""Plug-and-play restoration with an exact data step.
@@ -221,17 +223,26 @@ def restore(
     precision : callable, optional
         :math:`C^{-1}` applied to a residual, for noise that is not white; default: division by
         the square of `noise_sigma`.
+    noise : callable, optional
+        Standard normal noise of a step and shape, from 0 up, instead of the generator's: blocks
+        of a volume share one field.
 
     Other parameters as in `plug_and_play_flow`; here every step has a data step.
     """
     if noise_sigma <= 0:
         raise InputError(f"noise_sigma must be positive, got {noise_sigma:g}")
+
+    def draw(step: int) -> Tensor:
+        if noise is not None:
+            return noise(step, tuple(x.shape)).to(x)
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
     weigh = precision or (lambda residual: residual / noise_sigma**2)
     views = _views(prior)
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
     x = torch.zeros(shape, dtype=measurement.dtype, device=measurement.device)
     x = (x if start is None else start).expand(samples, *shape)
-    x = x + levels[0] * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    x = x + levels[0] * draw(0)
     trace = []
     for step, (sigma, following) in enumerate(pairwise(levels)):
         denoised = views[step % len(views)].denoise(x, sigma)
@@ -240,7 +251,7 @@ def restore(
             operator, measurement, weigh, denoised, spread, config.iterations
         )
         trace.append(misfit)
-        fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        fresh = draw(step + 1)
         kept = (1 - config.fresh**2) ** 0.5 * (x - estimate) / sigma
         x = estimate + following * (kept + config.fresh * fresh)
         if progress is not None:
