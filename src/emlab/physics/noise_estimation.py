@@ -24,7 +24,7 @@ from torch import Tensor
 from emlab.errors import InputError
 
 WINDOW = 32
-_WINDOWS_AT_MOST = 4096
+_WINDOWS_AT_MOST = 2048
 _LOW = 1.5  # bins (periods a window): signal is measured from here
 _RING = 4.5, 6.5  # the lowest bins at which noise is told from signal
 _OUTER = 0.35 * WINDOW  # noise rules above
@@ -103,8 +103,6 @@ def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     period = _periods()
     low, ring = (period >= _LOW) & (period < _RING[0]), (period >= _RING[0]) & (period < _RING[1])
     activity = power[:, low].mean(1)
-    if activity.max() == 0:
-        raise InputError("the image is constant: there is no noise to estimate")
     quiet = activity.argsort()[: max(30, len(activity) // 2)]
     activity, power = activity[quiet].clamp(min=1e-9 * float(activity.max())), power[quiet]
     weights = activity.square().reciprocal()
@@ -121,7 +119,7 @@ def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     noise[period < _RING[0]] = level
     outer = period > _OUTER
     noise = noise * power[:, outer].mean() / noise[outer].mean()
-    return NoiseSpectrum(noise[:, : WINDOW // 2 + 1].float().contiguous())
+    return NoiseSpectrum(noise.clamp(min=1e-9 * float(noise.max())).float())
 
 
 def estimate_noise_sigma(image: Tensor | np.ndarray) -> float:
@@ -144,8 +142,7 @@ def estimate_noise_sigma(image: Tensor | np.ndarray) -> float:
     if values.numel() and bool((values == values.flatten()[0]).all()):
         return 0.0
     spectrum = estimate_noise_spectrum(values)
-    outer = _periods()[:, : WINDOW // 2 + 1] > _OUTER
-    return math.sqrt(float(spectrum.power[outer].mean()))
+    return math.sqrt(float(spectrum.power[_periods() > _OUTER].mean()))
 
 
 def noise_correlation(residual: Tensor | np.ndarray) -> tuple[float, float]:
@@ -169,7 +166,7 @@ def noise_correlation(residual: Tensor | np.ndarray) -> tuple[float, float]:
 
 
 def _window_spectra(image: Tensor | np.ndarray) -> Tensor:
-    """Power of Hann windows without their mean plane, ``(windows, 32, 32)``, float64."""
+    """Power of Hann windows without their mean plane, ``(windows, 32, 17)``, float64."""
     values = _doubles(image)
     if values.ndim < 2 or min(values.shape[-2:]) < 2 * WINDOW:
         raise InputError(
@@ -184,6 +181,9 @@ def _window_spectra(image: Tensor | np.ndarray) -> Tensor:
     stride = max(4, math.ceil(math.sqrt(area / _WINDOWS_AT_MOST)))
     windows = stack.unfold(-2, WINDOW, stride).unfold(-2, WINDOW, stride)
     windows = windows.reshape(-1, WINDOW, WINDOW)
+    flat = [windows.amax(axis) == windows.amin(axis) for axis in (-2, -1)]
+    whole = ~(flat[0] | flat[1]).any(-1)  # no row or column of a border that somebody filled
+    windows = windows[whole] if whole.any() else windows
     windows = windows - windows.mean((-2, -1), keepdim=True)
     ramp = torch.arange(WINDOW, dtype=torch.float64) - (WINDOW - 1) / 2
     ramp = ramp / (WINDOW * ramp.square().sum()).sqrt()
@@ -191,7 +191,10 @@ def _window_spectra(image: Tensor | np.ndarray) -> Tensor:
         windows = windows - (windows * plane).sum((-2, -1), keepdim=True) * plane
     profile = torch.hann_window(WINDOW + 2, periodic=False, dtype=torch.float64)[1:-1]
     taper = torch.outer(profile, profile)
-    return torch.fft.fft2(windows * taper).abs().square() / taper.square().sum()
+    power = torch.fft.rfft2(windows * taper).abs().square() / taper.square().sum()
+    if power.max() <= 1e-20 * values.square().max():
+        raise InputError("the image is constant: there is no noise to estimate")
+    return power
 
 
 def _doubles(values: Tensor | np.ndarray) -> Tensor:
@@ -201,9 +204,10 @@ def _doubles(values: Tensor | np.ndarray) -> Tensor:
 
 
 def _periods() -> Tensor:
-    """Distance of each frequency from zero in periods a window, ``(32, 32)``."""
-    frequency = torch.fft.fftfreq(WINDOW, dtype=torch.float64) * WINDOW
-    return torch.hypot(frequency[:, None], frequency)
+    """Distance of each frequency from zero in periods a window, ``(32, 17)``."""
+    rows = torch.fft.fftfreq(WINDOW, dtype=torch.float64)
+    columns = torch.fft.rfftfreq(WINDOW, dtype=torch.float64)
+    return torch.hypot(rows[:, None], columns) * WINDOW
 
 
 def _radial_mean(values: Tensor, period: Tensor) -> Tensor:
