@@ -6,7 +6,6 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,14 +97,15 @@ class RawArray:
         ]
         split = partial[-1] if partial else 0
         item = self.dtype.itemsize
-        strides = [item * math.prod(self.shape[axis + 1 :]) for axis in range(len(box))]
-        base = self.offset + sum(s * part.start for s, part in zip(strides, box, strict=True))
-        leading = product(*(range(part.stop - part.start) for part in box[:split]))
-        rows = memoryview(values.reshape(-1).view(np.uint8).data)
+        positions = np.array([self.offset], np.int64)
+        for axis, part in enumerate(box):
+            stride = item * math.prod(self.shape[axis + 1 :])
+            along = range(part.start, part.stop if axis < split else part.start + 1)
+            positions = np.add.outer(positions, stride * np.array(along, np.int64)).ravel()
         size = item * math.prod(part.stop - part.start for part in box[split:])
-        for number, place in enumerate(leading):
-            jump = sum(s * i for s, i in zip(strides, place, strict=False))
-            yield rows[number * size : (number + 1) * size], base + jump
+        rows = memoryview(values.reshape(-1).view(np.uint8).data)
+        for number, position in enumerate(positions.tolist()):
+            yield rows[number * size : (number + 1) * size], position
 
 
 class TiffPages:
