@@ -133,14 +133,14 @@ def make_different(values, origin):
 def test_a_run_that_fails_anywhere_goes_on_and_ends_with_the_same_bytes(
     tmp_path, monkeypatch, place
 ):
-    block, options = (8, 9, 10), {"overlap": 3, "settings": {"noise": 0.1}}
+    block, options = (10, 11, 12), {"overlap": 3, "settings": {"noise": 0.1}}
     expected, report = run(VOLUME, block, 1, make_different, **options)
-    calls, fuse = [], [3]
+    calls, fuse = [], [2]
 
     def burn(where):
         fuse[0] -= where == place
         if fuse[0] < 0:
-            fuse[0] = 3
+            fuse[0] = 2
             raise KeyboardInterrupt
 
     class Target(np.ndarray):
@@ -238,10 +238,10 @@ def test_a_killed_process_is_resumed_without_computing_a_finished_block_again(tm
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path):
     def stop(done, total):
-        if done == 5:
+        if done == 3:
             raise KeyboardInterrupt
 
-    def start(settings, block=(8, 9, 10), source=VOLUME, **options):
+    def start(settings, block=(10, 11, 12), source=VOLUME, **options):
         target = np.zeros(VOLUME.shape, np.float32)
         options = {"journal": tmp_path, "settings": settings, **options}
         return process_blocks(source, target, block, 1, make_different, **options)
@@ -263,19 +263,19 @@ def test_a_source_that_changed_is_noticed(tmp_path):
     target = np.zeros(VOLUME.shape, np.float32)
     for _ in range(2):
         source = open_volume(tmp_path / "in.npy")
-        process_blocks(source, target, (8, 9, 10), 1, make_different, journal=tmp_path / "j")
+        process_blocks(source, target, (10, 11, 12), 1, make_different, journal=tmp_path / "j")
     np.save(tmp_path / "in.npy", VOLUME + 1)
     os.utime(tmp_path / "in.npy", ns=(1, 1))
     source = open_volume(tmp_path / "in.npy")
     with pytest.raises(InputError, match="source file was"):
-        process_blocks(source, target, (8, 9, 10), 1, make_different, journal=tmp_path / "j")
+        process_blocks(source, target, (10, 11, 12), 1, make_different, journal=tmp_path / "j")
 
 
 def test_a_new_target_does_not_trust_an_old_journal(tmp_path):
     options = {"journal": tmp_path / "journal"}
     for name in ("a.npy", "b.npy"):
         with create_volume(tmp_path / name, VOLUME.shape) as target:
-            report = process_blocks(VOLUME, target, (8, 9, 10), 1, make_different, **options)
+            report = process_blocks(VOLUME, target, (10, 11, 12), 1, make_different, **options)
         assert report.computed == report.blocks
     np.testing.assert_array_equal(open_volume(tmp_path / "b.npy")[:], np.load(tmp_path / "a.npy"))
 
