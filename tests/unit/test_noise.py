@@ -331,6 +331,16 @@ def test_drift_of_the_grey_level_is_not_noise():
     )
 
 
+def test_noise_that_varies_over_the_field_is_averaged():
+    sigma = torch.linspace(5, 40, 256, dtype=torch.float64)
+    found = estimate_noise_spectrum(phantom() + sigma * normal(256, 256))
+    assert found.sigma == pytest.approx(float(sigma.square().mean().sqrt()), rel=0.08)
+    counted = PoissonGaussianNoise(gain=3.0, sigma=3.0)
+    expected = float(counted.variance(phantom()).mean().sqrt())
+    noisy = counted.sample(phantom(), generator())
+    assert estimate_noise_spectrum(noisy).sigma == pytest.approx(expected, rel=0.04)
+
+
 def test_filled_borders_are_not_taken_for_silence():
     noisy = GaussianNoise(20.0).sample(phantom(), generator())
     noisy[:, :150] = 0

@@ -8,7 +8,8 @@ noise that is the same everywhere plus signal that differs from place to place (
 regions that Ponomarenko et al. 2007 look for, here used all together). The power :math:`a_i` at
 low frequencies (2 to 4 periods a window) follows :math:`s_i`, so the regression of
 :math:`P_i(f)` on :math:`a_i` over the quieter half of the windows, read off where :math:`a_i`
-holds noise alone, is :math:`N(f)` without the signal. At low frequencies signal and noise cannot
+holds noise alone, is :math:`N(f)` without the signal; its level is set by the highest
+frequencies, where all power is noise. At low frequencies signal and noise cannot
 be told apart: there N is continued flat from just above (5 to 6 periods a window).
 """
 
@@ -117,7 +118,7 @@ def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     level = level.clamp(min=0.05 * float(mean[ring].mean()))
     noise = torch.maximum(mean - slope * (centre - level), 0.05 * mean)
     noise[period < _RING[0]] = level
-    outer = period > _OUTER
+    outer = period > _OUTER  # noise rules here: the mean level, also if it varies over the field
     noise = noise * power[:, outer].mean() / noise[outer].mean()
     return NoiseSpectrum(noise.clamp(min=1e-9 * float(noise.max())).float())
 
