@@ -65,10 +65,20 @@ class Restorer:
         Parameters
         ----------
         which : Task
-            One of `TASKS`: the network knows no others.
+            One of `TASKS`.
         grey_range : float
             Width of the grey levels, which begin at 0.
+
+        Raises
+        ------
+        InputError
+            A task that the network was not trained for.
         """
+        if TASKS.get(which.name) != which:
+            raise InputError(
+                f"the supervised network was not trained for {which.label!r}; it knows "
+                f"{', '.join(TASKS)}"
+            )
         unit = measurement * (UNIT_RANGE / grey_range) - UNIT_RANGE / 2
         if which.kind != "isotropic":
             fine = self._sections(which, unit)
@@ -83,7 +93,8 @@ class Restorer:
         number = list(TASKS).index(which.name)
         with torch.no_grad():
             parts = [
-                self.correction(part, torch.full((len(part),), number, device=flat.device)) for part in flat.split(16)
+                self.correction(part, torch.full((len(part),), number, device=flat.device))
+                for part in flat.split(16)
             ]
         return rough + self.scales[number] * UNIT_RANGE * torch.cat(parts).reshape(rough.shape)
 

@@ -99,6 +99,7 @@ _ALL = (
     *(Task(f"isotropic_{f}", f"{f}x isotropic", "isotropic", factor=f) for f in (4, 6, 10)),
 )
 TASKS = {task.name: task for task in _ALL}
+REAL_PAIR = Task("real_pair", "real SEM pair", "denoise")  # its noise is its own
 
 
 def task(name: str) -> Task:
