@@ -92,7 +92,7 @@ class RealPair:
 
     noisy: Grey
     clean: Grey
-    dataset: data.Dataset
+    dataset: data.Dataset | None
 
 
 def real_pair(size: int | None = None) -> RealPair | None:

@@ -1,0 +1,199 @@
+"""What the samplers' settings do: step size, weight of the data, number of steps, path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emlab import metrics
+from emlab.errors import InputError
+from emlab.methods.generalist import GreyScale
+from emlab.methods.generalist_tasks import GREY_RANGE, Task
+from emlab.metrics.fourier import apodisation, radial_frequency
+from emlab.priors import Prior
+from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
+from emlab.runtime import Stopwatch, make_generator
+from emlab.solvers.dps import DPSConfig, dps
+from emlab.solvers.plug_and_play import (
+    PlugAndPlayConfig,
+    RestoreConfig,
+    Samples,
+    plug_and_play_flow,
+    restore,
+)
+
+Grey = NDArray[np.float32]
+FINE = 0.2  # periods a pixel: above, there is detail and noise
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Crops of one task, all sampled as one batch, in the prior's units.
+
+    Attributes
+    ----------
+    task : Task
+    truth : ndarray
+        ``(n, H, W)``, grey levels 0..255.
+    measured : Tensor
+        ``(n, h, w)`` in the prior's units.
+    scale : GreyScale
+        One for all crops.
+    seed : int
+        Of every sampler that runs here.
+    """
+
+    task: Task
+    truth: Grey
+    measured: Tensor
+    scale: GreyScale
+    seed: int
+
+    @classmethod
+    def of(cls, task: Task, truth: Grey, seed: int, device: torch.device | str = "cpu") -> Bench:
+        """Measure crops ``(n, H, W)``."""
+        if truth.ndim != 3:
+            raise InputError(f"the bench takes crops (n, H, W), got shape {truth.shape}")
+        measured = task.measure(torch.from_numpy(truth), make_generator(seed)).numpy()
+        scale = GreyScale.of(measured, task.noise * GREY_RANGE)
+        return cls(task, truth, scale.to_units(measured, device), scale, seed)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise in the prior's units, at least a hundredth of tissue."""
+        return max(self.task.noise * GREY_RANGE / self.scale.scale, 0.003)
+
+    def run(self, solver: Solver, prior: Prior) -> Run:
+        """One sample of every crop, timed."""
+        shape, count = tuple(self.truth.shape[1:]), len(self.truth)
+        operator, generator = self.task.operator(), make_generator(self.seed)
+        with Stopwatch() as watch:
+            match solver:
+                case DPSConfig():
+                    found: Samples = dps(
+                        prior, operator, self.measured, solver, generator,
+                        shape=shape, samples=count,
+                    )  # fmt: skip
+                case PlugAndPlayConfig():
+                    found = plug_and_play_flow(
+                        prior, operator, self.measured, solver, generator,
+                        shape=shape, samples=count,
+                    )  # fmt: skip
+                case RestoreConfig():
+                    start = self.task.back_to_grid(self.measured)
+                    found = restore(
+                        prior, operator, self.measured, self.noise, solver, generator,
+                        shape=shape, samples=count, start=start,
+                    )  # fmt: skip
+        return Run(self.scale.to_grey(found.images), self.truth, watch.seconds, solver.steps)
+
+
+Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a sampler made of a bench, and what it took.
+
+    Attributes
+    ----------
+    images, truth : ndarray
+        ``(n, H, W)``, grey levels 0..255.
+    seconds : float
+        For all crops.
+    steps : int
+    """
+
+    images: Grey
+    truth: Grey
+    seconds: float
+    steps: int
+
+    @property
+    def psnr(self) -> NDArray[np.float64]:
+        """PSNR of each crop in dB; an image that ran away counts as 0 dB."""
+        return np.array(
+            [
+                max(metrics.psnr(image, truth, GREY_RANGE), 0.0)
+                if np.isfinite(image).all()
+                else 0.0
+                for image, truth in zip(self.images, self.truth, strict=True)
+            ]
+        )
+
+    @property
+    def fine_power(self) -> float:
+        """Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise."""
+        return fine_power(self.images) / fine_power(self.truth)
+
+
+def fine_power(images: Grey) -> float:
+    """Power above 0.2 periods a pixel of images ``(n, H, W)`` under a Hann window."""
+    window = apodisation(images.shape[-2:])
+    centred = images - images.mean((-2, -1), keepdims=True)
+    power = np.abs(np.fft.rfft2(centred * window)) ** 2
+    return float(power[..., radial_frequency(images.shape[-2:]) > FINE].mean())
+
+
+def step_sizes(bench: Bench, prior: Prior, sizes: Sequence[float], steps: int) -> dict[float, Run]:
+    """Diffusion posterior sampling at several step sizes gamma."""
+    return {size: bench.run(DPSConfig(steps, size), prior) for size in sizes}
+
+
+def alphas(bench: Bench, prior: Prior, values: Sequence[float], steps: int) -> dict[float, Run]:
+    """Plug-and-play flow at several exponents of the data's weight ``(1 - t)**alpha``."""
+    return {value: bench.run(PlugAndPlayConfig(steps, value), prior) for value in values}
+
+
+def flow_steps(bench: Bench, prior: Prior, counts: Sequence[int], alpha: float) -> dict[int, Run]:
+    """Plug-and-play flow with several numbers of steps."""
+    return {count: bench.run(PlugAndPlayConfig(count, alpha), prior) for count in counts}
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where one noise level lies on two paths, and what one network answers on both."""
+
+    sigma: float
+    flow_time: float
+    ddpm_step: int
+    gap: float
+
+
+def where_paths_meet(
+    prior: Prior, clean: Tensor, steps: Sequence[int], generator: torch.Generator
+) -> list[Meeting]:
+    """Ask a network for the clean image on the DDPM path and on the flow's, at the same noise.
+
+    The gap is the largest difference of the two answers in the prior's units.
+
+    Parameters
+    ----------
+    clean : Tensor
+        ``(n, H, W)`` in the prior's units.
+    steps : sequence of int
+        Steps of the DDPM schedule.
+    """
+    view = DDPMView(prior, DDPMSchedule())
+    meetings = []
+    for step in steps:
+        sigma = view.schedule.sigma[step].item()
+        share = view.schedule.alpha_bar[step].item()
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        on_ddpm = math.sqrt(share) * clean + math.sqrt(1 - share) * noise
+        time = float(flow_time(sigma))
+        on_flow = time * clean + (1 - time) * noise
+        from_ddpm = view.clean(on_ddpm, step, view.epsilon(on_ddpm, step))
+        velocity = getattr(prior, "velocity", None)
+        if velocity is None:
+            raise InputError(f"a {type(prior).__name__} has no velocity; pass a flow prior")
+        from_flow = on_flow + (1 - time) * velocity(on_flow, time)
+        gap = (from_ddpm - from_flow).abs().max().item()
+        meetings.append(Meeting(sigma, time, step, gap))
+    return meetings

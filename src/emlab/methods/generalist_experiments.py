@@ -1,0 +1,309 @@
+"""The restorations of the EM Generalist chapter: what is asked, with how much computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+from torch import Tensor
+
+from emlab import data, metrics, weights
+from emlab.data.phantoms import neuropil
+from emlab.errors import DataUnavailableError
+from emlab.methods import generalist
+from emlab.methods.generalist_audit import Uncertainty
+from emlab.methods.generalist_config import Config
+from emlab.methods.generalist_peers import Known, run_peer, tuned
+from emlab.methods.generalist_rows import LABELS, Case, Method, ours_row, standard_methods
+from emlab.methods.generalist_scores import match_grey_levels
+from emlab.methods.generalist_specimens import RealPair
+from emlab.methods.generalist_study import Table
+from emlab.methods.generalist_supervised import Restorer
+from emlab.methods.generalist_tasks import GREY_RANGE, Task
+from emlab.methods.settings import read_profile
+from emlab.models import build
+from emlab.physics.kernels import defocus_kernel
+from emlab.priors import Prior
+from emlab.priors.networks import FlowPrior, wrap
+from emlab.runtime import make_generator
+from emlab.solvers.blind import BlindConfig
+from emlab.solvers.plug_and_play import RestoreConfig
+
+Grey = NDArray[np.float32]
+DEBLUR_NOISE = 0.02
+_SHIPPED = {
+    "crops": "test crops a task",
+    "steps": "noise levels of a restoration",
+    "samples": "samples that are averaged",
+    "volume_steps": "noise levels of an isotropic restoration",
+    "volume_samples": "samples of a volume",
+    "dps_steps": "steps of diffusion posterior sampling",
+    "ablation_steps": "steps in the step-size ablation",
+    "ablation_crops": "crops in the ablations",
+    "field": "pixels along a side of the large field",
+    "pair": "pixels along a side of the real pair",
+    "calibration_samples": "samples behind a spread",
+}
+
+
+def settings(profile: str) -> dict[str, Any]:
+    """How much the chapter computes: ``[PROFILE.chapter]`` of ``profiles/generalist.toml``."""
+    return read_profile("generalist", profile)["chapter"]
+
+
+def shortcuts(profile: str) -> list[str]:
+    """One sentence for everything that is smaller than in the ``paper`` profile."""
+    here, full = settings(profile), settings("paper")
+    return [
+        f"{text}: {here[key]} here, {full[key]} at full scale"
+        for key, text in _SHIPPED.items()
+        if here[key] < full[key]
+    ]
+
+
+def hurried(config: Config, steps: int, samples: int) -> Config:
+    """The configuration with another number of steps in every `restore` solver, and of samples."""
+    solvers = {
+        task: replace(solver, steps=steps) if isinstance(solver, RestoreConfig) else solver
+        for task, solver in config.solvers.items()
+    }
+    return replace(config, solvers=solvers, samples=samples)
+
+
+class OnDevice:
+    """A prior that answers on its own device and returns to that of the question."""
+
+    def __init__(self, prior: FlowPrior, device: torch.device | str) -> None:
+        self.prior, self.device = prior, device
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        return self.prior.denoise(x.to(self.device), sigma).to(x.device)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images."""
+        return self.prior.score(x.to(self.device), sigma).to(x.device)
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Velocity; see `FlowPrior.velocity`."""
+        return self.prior.velocity(x.to(self.device), t).to(x.device)
+
+
+def untrained_prior(config: Config, seed: int) -> Prior:
+    """The configuration's network before training: random weights, the same size."""
+    card = weights.card(config.prior)
+    torch.manual_seed(seed)
+    network = build(card.model)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.kaiming_uniform_(parameter)
+    return wrap(network, card.objective)
+
+
+def rows(
+    config: Config,
+    prior: Prior,
+    supervised: Restorer | None = None,
+    extra: Mapping[str, Method] | None = None,
+    peers: Iterable[str] | None = None,
+) -> Callable[[Task], dict[str, Method]]:
+    """What `run_study` asks for: the peers, the supervised network, ours, and further rows."""
+
+    def of(task: Task) -> dict[str, Method]:
+        standard = standard_methods(task, supervised, peers)
+        return {**standard, "constant": _constant, "ours": ours_row(config, prior), **(extra or {})}
+
+    return of
+
+
+def _constant(case: Case) -> Grey:
+    return np.full_like(case.truth, case.measurement.mean())
+
+
+# --- one evaluation against many samples
+
+
+def approach_of_samples(
+    truth: Grey, noise: float, config: Config, prior: Prior, count: int, seed: int
+) -> tuple[float, NDArray[np.float64]]:
+    """PSNR in dB of one evaluation, and of the mean of 1, 2, ... `count` posterior samples.
+
+    Parameters
+    ----------
+    truth : ndarray
+        ``(H, W)``, grey levels 0..255.
+    noise : float
+        Of the measurement, in units of the grey range.
+    """
+    generator = make_generator(seed)
+    sigma = noise * GREY_RANGE
+    noisy = truth + sigma * torch.randn(truth.shape, generator=generator).numpy()
+    once = generalist.denoise(noisy, config, generator, noise_sigma=sigma, prior=prior)
+    sampler = replace(config, solvers={**config.solvers, "denoise": config.solvers["deblur"]})
+    drawn = generalist.denoise(
+        noisy, sampler, generator, noise_sigma=sigma, prior=prior, samples=count
+    ).samples
+    means = np.cumsum(drawn, axis=0) / np.arange(1, count + 1)[:, None, None]
+    curve = np.array([metrics.psnr(mean, truth, GREY_RANGE) for mean in means])
+    return metrics.psnr(once.image, truth, GREY_RANGE), curve
+
+
+# --- blur, known and blind
+
+
+@dataclass(frozen=True)
+class Defocus(Task):
+    """A task whose blur is the disc of an objective out of focus.
+
+    Attributes
+    ----------
+    radius : float
+        Of the disc, in pixels.
+    """
+
+    radius: float = 0.0
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """The disc, ``(k, k)``."""
+        return defocus_kernel(self.radius)
+
+
+def defocus_tasks(radii: Mapping[str, float]) -> list[Defocus]:
+    """One task a degree of blur, ``{"slight": 1.5, ...}``, each with noise .02."""
+    return [
+        Defocus(
+            f"defocus_{name}",
+            f"{name} defocus, {radius:g} px",
+            "deblur",
+            DEBLUR_NOISE,
+            radius=radius,
+        )
+        for name, radius in radii.items()
+    ]
+
+
+def defocus_rows(
+    config: Config, prior: Prior, blind: BlindConfig
+) -> Callable[[Task], dict[str, Method]]:
+    """Wiener and Richardson-Lucy as tuned for the Gaussian blur; ours, told the kernel or not."""
+    tuned_for = tuned("deblur")
+
+    def of(_: Task) -> dict[str, Method]:
+        def peer(name: str) -> Method:
+            return lambda case: run_peer(name, case.measurement, case.known, tuned_for[name])
+
+        def unaware(case: Case) -> generalist.Restoration:
+            return generalist.deblur_blind(
+                case.measurement, config, case.generator(), blind=blind, prior=prior,
+                noise_sigma=case.task.noise * GREY_RANGE,
+            )[0]  # fmt: skip
+
+        methods: dict[str, Method] = {"input": lambda case: case.measurement}
+        methods |= {name: peer(name) for name in ("wiener", "richardson_lucy")}
+        return {**methods, "ours": ours_row(config, prior), "ours_blind": unaware}
+
+    return of
+
+
+def kernel_error(found: NDArray, true: NDArray) -> float:
+    """Half the sum of absolute differences of two kernels of odd side: 0 the same, 1 disjoint."""
+    side = max(found.shape[0], true.shape[0])
+    first, second = (np.pad(k, (side - k.shape[0]) // 2) for k in (found, true))
+    return float(np.abs(first - second).sum() / 2)
+
+
+# --- tables
+
+
+def summary(table: Table) -> str:
+    """Markdown: PSNR with its interval, SSIM and resolution of every method in every task."""
+    lines = ["| task | method | PSNR [dB] | SSIM | FRC .5 [nm] |", "|---|---|---|---|---|"]
+    for name, methods in table.values.items():
+        for method in methods:
+            mean, low, high = table.interval(name, method)
+            ssim, frc = (table.interval(name, method, metric).mean for metric in ("ssim", "frc_nm"))
+            label = {**LABELS, "ours_blind": "ours, blind"}.get(method, method)
+            lines.append(
+                f"| {table.tasks[name].label} | {label} | {mean:.2f} [{low:.2f}, {high:.2f}] | "
+                f"{ssim:.3f} | {frc:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def joined(*tables: Table) -> Table:
+    """All tasks of several tables in one."""
+    whole = Table()
+    for table in tables:
+        for field in fields(Table):
+            getattr(whole, field.name).update(getattr(table, field.name))
+    return whole
+
+
+# --- large and real images
+
+
+def large_field(size: int) -> tuple[Grey, data.Dataset | None]:
+    """The corner of the large noisy field ``(size, size)``, or of a noisy phantom and None."""
+    try:
+        dataset = data.load("brain_sem_fullfield")
+    except DataUnavailableError:
+        noise = np.random.default_rng(0).normal(0, 0.15 * GREY_RANGE, (size, size))
+        return (neuropil((size, size), 5) + noise).astype(np.float32), None
+    return dataset["noisy"][:size, :size].astype(np.float32), dataset
+
+
+def at_most(image: Grey, side: int) -> Grey:
+    """The middle of an image, no larger than `side` pixels."""
+    rows, columns = (max(0, (length - side) // 2) for length in image.shape)
+    return image[rows:, columns:][:side, :side]
+
+
+def simulated_pair(size: int, sigma: float = 0.06) -> RealPair:
+    """A phantom and the same with coloured noise, for readers without the real pair."""
+    clean = neuropil((size, size), 6)
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=clean.shape), 0.7)
+    noisy = clean + sigma * GREY_RANGE * noise / noise.std()
+    return RealPair(noisy.astype(np.float32), clean, None)
+
+
+def told_white(config: Config, prior: Prior) -> Method:
+    """Our method on a real image, made to believe that its noise is white."""
+
+    def restore(case: Case) -> generalist.Restoration:
+        return generalist.denoise(case.measurement, config, case.generator(), prior=prior)
+
+    return restore
+
+
+def psnr_inside(image: NDArray, truth: Grey, registered: metrics.Registered) -> float:
+    """PSNR in dB after matching grey levels, where a registered image has pixels."""
+    inside = ndimage.binary_erosion(registered.valid, iterations=4)
+    matched = match_grey_levels(image[inside], truth[inside])
+    return metrics.psnr(matched, truth[inside], GREY_RANGE)
+
+
+# --- uncertainty
+
+
+def sampled_uncertainty(
+    task: Task, truth: Grey, config: Config, prior: Prior, count: int, seed: int
+) -> Uncertainty:
+    """Mean and spread of `count` samples of each crop ``(n, H, W)``."""
+    method, means, spreads = ours_row(config, prior, count), [], []
+    for number, crop in enumerate(truth):
+        generator = make_generator(seed + number)
+        measured = task.measure(torch.from_numpy(crop), generator).numpy()
+        found = method(Case(task, Known(task, task.noise), crop, measured, seed + number))
+        assert isinstance(found, generalist.Restoration)
+        means.append(found.image)
+        spreads.append(found.samples.std(0, ddof=1) * (1 + 1 / count) ** 0.5)
+    reach = float(stats.t.ppf(0.95, count - 1))
+    return Uncertainty(np.stack(means), np.stack(spreads), truth, reach)
