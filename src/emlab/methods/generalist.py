@@ -26,12 +26,13 @@ from emlab.physics.noise_estimation import (
     estimate_noise_spectrum,
 )
 from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
-from emlab.priors import Prior, load_prior
+from emlab.priors import EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
 from emlab.solvers.blind import BlindConfig, blind_deblur
 from emlab.solvers.classical import cubic_axial, cubic_upsample
 from emlab.solvers.dps import DPSConfig, dps
 from emlab.solvers.guided_flow import GuidedFlowConfig, guided_flow
+from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
 from emlab.solvers.one_step import one_step_denoise
 from emlab.solvers.plug_and_play import (
     NoiseSource,
@@ -307,21 +308,39 @@ def solve(
     y = scale.to_units(grey, device)
     level = max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD)
     timed = TimedPrior(load(config, device) if prior is None else prior)
-    views: Prior | Sequence[Prior] = _tiled(timed, config)
-    if task == "isotropic":
-        views = across_axes(_tiled(timed, config))
+    turned = EquivariantPrior(_tiled(timed, config), generator)
+    views: Prior | Sequence[Prior] = across_axes(turned) if task == "isotropic" else turned
     solver, started = config.solvers[task], time.perf_counter()
     shape = tuple((grey if start is None else start).shape)
+    first = y if start is None else scale.to_units(start, device)
+    precision = None
+    if spectrum is not None:
+        precision = ColouredGaussianNoise(spectrum.scaled(1 / scale.scale)).precision
     common: dict[str, Any] = {"shape": shape, "samples": count, "progress": progress}
     match solver:
         case OneStepConfig():
             clean = one_step_denoise(_tiled(timed, config), y, level)
             result = Samples(clean[None], 1)
+        case HalfQuadraticConfig():
+            if count > 1:
+                raise InputError(
+                    "this configuration gives one estimate and no samples; take the configuration "
+                    "'samples' for samples and their spread"
+                )
+            planes = views[1:] if isinstance(views, Sequence) else views
+            result = half_quadratic(
+                planes,
+                operator,
+                y,
+                level,
+                solver,
+                shape=shape,
+                start=first,
+                precision=precision,
+                progress=progress,
+            )
         case RestoreConfig():
-            common["start"] = y if start is None else scale.to_units(start, device)
-            if spectrum is not None:
-                spectrum_in_units = spectrum.scaled(1 / scale.scale)
-                common["precision"] = ColouredGaussianNoise(spectrum_in_units).precision
+            common |= {"start": first, "precision": precision}
             result = restore(views, operator, y, level, solver, generator, noise=noise, **common)
         case PlugAndPlayConfig():
             result = plug_and_play_flow(views, operator, y, solver, generator, **common)

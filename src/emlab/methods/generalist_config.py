@@ -10,6 +10,7 @@ from emlab.errors import InputError
 from emlab.methods.settings import read_settings
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.guided_flow import GuidedFlowConfig
+from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
 
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
@@ -20,8 +21,16 @@ class OneStepConfig:
     """The posterior mean under white noise: one evaluation of the prior, nothing to choose."""
 
 
-Solver = RestoreConfig | PlugAndPlayConfig | DPSConfig | GuidedFlowConfig | OneStepConfig
+Solver = (
+    HalfQuadraticConfig
+    | RestoreConfig
+    | PlugAndPlayConfig
+    | DPSConfig
+    | GuidedFlowConfig
+    | OneStepConfig
+)
 _SOLVERS: Mapping[str, type] = {
+    "half_quadratic": HalfQuadraticConfig,
     "restore": RestoreConfig,
     "plug_and_play": PlugAndPlayConfig,
     "dps": DPSConfig,
@@ -61,7 +70,8 @@ class Config:
 
 
 def load_config(name: str = "ours") -> Config:
-    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``paper`` or ``paper_dps``.
+    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``samples``,
+    ``paper`` or ``paper_dps``.
 
     Raises
     ------

@@ -1,0 +1,120 @@
+r"""Half-quadratic splitting: data step, denoising step, smaller noise level, and no sampling.
+
+Where a sampler draws the fine texture that the measurement leaves open, this returns one image
+close to the posterior mean: the grain of the prior's own training images is averaged out and not
+invented. It takes an order of magnitude fewer evaluations than the mean of many samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.operators import LinearOperator
+from emlab.priors.base import Prior
+from emlab.solvers.plug_and_play import Progress, Samples, data_step
+
+
+@dataclass(frozen=True)
+class HalfQuadraticConfig:
+    """Settings of `half_quadratic`.
+
+    Attributes
+    ----------
+    steps : int
+        Denoising steps.
+    sigma_max, sigma_min : float
+        First and last noise level, in units of the image, geometrically spaced. The first is the
+        error of the start, the last about that of the result.
+    weight : float
+        Trust in the denoiser against the measurement: its answer counts as accurate to
+        ``sigma / sqrt(weight)``.
+    iterations : int
+        Conjugate-gradient iterations of a data step.
+    """
+
+    steps: int = 8
+    sigma_max: float = 0.4
+    sigma_min: float = 0.04
+    weight: float = 0.23
+    iterations: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
+            raise InputError("half-quadratic splitting needs steps >= 2, 0 < sigma_min < sigma_max")
+        if self.weight <= 0 or self.iterations < 1:
+            raise InputError("half-quadratic splitting needs weight > 0 and iterations >= 1")
+
+
+def half_quadratic(
+    prior: Prior | Sequence[Prior],
+    operator: LinearOperator,
+    measurement: Tensor,
+    noise_sigma: float,
+    config: HalfQuadraticConfig,
+    *,
+    shape: tuple[int, ...],
+    start: Tensor | None = None,
+    precision: Callable[[Tensor], Tensor] | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    r"""Restore one image by alternating between measurement and prior (Zhang et al. 2021, eq. 6).
+
+    At each level :math:`\sigma`, falling,
+
+    .. math:: x \leftarrow \arg\min_x \|y - Ax\|_{C^{-1}}^2
+              + \frac{\lambda}{\sigma^2}\|x - z\|^2, \qquad z \leftarrow D(x, \sigma) ,
+
+    and a last data step, so that the result agrees with the measurement.
+    Nothing is drawn at random; behind an `EquivariantPrior` every step sees another turn of the
+    image.
+
+    Parameters
+    ----------
+    prior : Prior, or several
+        Several (the slicing directions of a volume) are used in turn, step by step.
+    operator : LinearOperator
+        Any; its adjoint need not be its inverse.
+    measurement : Tensor
+        What `operator` returns for one image of `shape`.
+    noise_sigma : float
+        Standard deviation of its noise, positive; a noise-free measurement takes a small one.
+    shape : tuple of int
+        Of the image ``(H, W)`` or volume ``(D, H, W)``.
+    start : Tensor, optional
+        First guess ``(*shape)``; default: zeros.
+    precision : callable, optional
+        :math:`C^{-1}` applied to a residual, for noise that is not white.
+
+    Returns
+    -------
+    Samples
+        A single one.
+
+    Raises
+    ------
+    InputError
+        A noise level that is not positive.
+    """
+    if noise_sigma <= 0:
+        raise InputError(f"noise_sigma must be positive, got {noise_sigma:g}")
+    weigh = precision or (lambda residual: residual / noise_sigma**2)
+    views = prior if isinstance(prior, Sequence) else (prior,)
+    z = torch.zeros(shape, dtype=measurement.dtype, device=measurement.device)
+    z = (z if start is None else start)[None]
+    ratio = (config.sigma_min / config.sigma_max) ** (1 / (config.steps - 1))
+    trace, spread = [], 1.0
+    for step in range(config.steps):
+        sigma = config.sigma_max * ratio**step
+        spread = sigma**2 / config.weight
+        x, misfit = data_step(operator, measurement, weigh, z, spread, config.iterations)
+        trace.append(misfit)
+        z = views[step % len(views)].denoise(x, sigma)
+        if progress is not None:
+            progress(step + 1, config.steps)
+    z, _ = data_step(operator, measurement, weigh, z, spread, config.iterations)
+    return Samples(z, config.steps, trace)
