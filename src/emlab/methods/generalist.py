@@ -19,6 +19,7 @@ from torch import Tensor
 
 from emlab.errors import InputError
 from emlab.methods.generalist_config import TASKS, Config, OneStepConfig, Solver, load_config
+from emlab.methods.generalist_scale import TISSUE_STD, GreyScale
 from emlab.physics.noise import ColouredGaussianNoise
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,
@@ -45,8 +46,6 @@ from emlab.solvers.plug_and_play import (
 )
 from emlab.solvers.tiling import TiledPrior
 
-# Mean and standard deviation of the training patches after jitter, in the prior's units.
-TISSUE_MEAN, TISSUE_STD = 0.0135, 0.30
 # A measurement that claims to have no noise at all is given this share of the tissue's contrast.
 LEAST_NOISE = 0.01
 
@@ -105,41 +104,6 @@ class Restoration:
 def load(config: Config, device: torch.device | str = "cpu") -> Prior:
     """Return the configuration's prior, in bfloat16 where that is faster."""
     return load_prior(config.prior, device, half=has_fast_bfloat16(device))
-
-
-@dataclass(frozen=True)
-class GreyScale:
-    """Affine map between grey levels and the prior's units: ``unit = (grey - zero) / scale``."""
-
-    zero: float
-    scale: float
-
-    @classmethod
-    def of(cls, image: NDArray[np.float32], noise_sigma: float = 0.0) -> GreyScale:
-        """The map that gives an image of known noise the mean and spread of the training tissue."""
-        moments = image.mean(dtype=np.float64), image.var(dtype=np.float64)
-        return cls.from_moments(float(moments[0]), float(moments[1]), noise_sigma)
-
-    @classmethod
-    def from_moments(cls, mean: float, variance: float, noise_sigma: float = 0.0) -> GreyScale:
-        """The same from the mean and variance of the noisy image."""
-        tissue = variance - noise_sigma**2
-        if tissue <= 1e-3 * variance:
-            raise InputError(
-                "the image is constant or nothing but noise: check the file, or lower noise_sigma"
-                if variance > 0
-                else "the image is constant: there is nothing to restore"
-            )
-        scale = tissue**0.5 / TISSUE_STD
-        return cls(mean - TISSUE_MEAN * scale, scale)
-
-    def to_units(self, grey: NDArray[np.float32], device: torch.device | str) -> Tensor:
-        """Grey levels to the prior's units, as a tensor."""
-        return torch.from_numpy((grey - self.zero) / self.scale).float().to(device)
-
-    def to_grey(self, units: Tensor) -> NDArray[np.float32]:
-        """The prior's units to grey levels, as an array."""
-        return (units.cpu().numpy() * self.scale + self.zero).astype(np.float32)
 
 
 class TimedPrior:
