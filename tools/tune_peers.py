@@ -1,13 +1,17 @@
 """Choose the settings of the classical peers on validation images and write them down.
 
-``python -m tools.tune_peers`` takes about ten minutes on one core and needs the data mirror.
+``python -m tools.tune_peers`` takes about ten minutes on one core and needs the data mirror; with
+names of tasks it repeats these and leaves the rest as it is.
 """
 
 from __future__ import annotations
 
+import sys
+import tomllib
 from pathlib import Path
 
 from emlab.methods import generalist_peers
+from emlab.methods.generalist_tasks import REAL_PAIR, TASKS
 from emlab.runtime import atomic_path
 from emlab.weights.toml import dump_toml
 
@@ -20,8 +24,10 @@ HEAD = """\
 
 
 def main() -> None:
-    """Run the whole search."""
-    table = generalist_peers.tune(progress=print)
+    """Run the search, or a part of it."""
+    names = sys.argv[1:] or [*TASKS, REAL_PAIR.name]
+    table = tomllib.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
+    table |= generalist_peers.tune(names, progress=print)
     with atomic_path(TARGET) as path:
         path.write_text(HEAD + dump_toml(table), encoding="utf-8")
 

@@ -135,8 +135,8 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "isotropic": _INTERPOLATION,
     REAL_PAIR.name: {
         "gaussian": _grid(width=_WIDTHS),
-        "bm3d": _grid(scale=(0.9, 1.0, 1.1, 1.2, 1.3, 1.4), profile=("np",)),
-        "bm3d_coloured": _grid(scale=(0.7, 0.8, 0.9, 1.0, 1.1), profile=("np",)),
+        "bm3d": _grid(scale=(1.2, 1.4, 1.6, 1.8, 2.0), profile=("np",)),
+        "bm3d_coloured": _grid(scale=(0.7, 0.8, 0.9, 1.0), profile=("np",)),
     },
 }
 
