@@ -1,0 +1,259 @@
+r"""Blind deblurring: the image and the kernel that blurred it, in turns.
+
+Noise levels fall as in `restore`. At each, with the kernel k of the moment,
+
+1. the prior denoises, :math:`\hat x = D(x_\sigma, \sigma)`;
+2. the kernel is refined on :math:`\|y - k * \hat x\|^2`, non-negative and of sum 1;
+3. the data step moves :math:`\hat x` towards the measurement and noise returns.
+
+The kernel is fitted to what the *prior* makes of the noisy image, before the data step. Fitted
+after it, "no blur at all" explains every measurement (Levin et al. 2009); before it,
+:math:`E[y \mid x_\sigma] = k * D(x_\sigma, \sigma)` holds for the true kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.kernels import defocus_kernel, delta_kernel
+from emlab.physics.operators import Blur, extend
+from emlab.priors.base import Prior
+from emlab.solvers.plug_and_play import Progress, RestoreConfig, Samples, data_step, restore
+from emlab.solvers.sampling import noise_levels
+
+Family = Literal["disc", "free"]
+
+
+@dataclass(frozen=True)
+class BlindConfig:
+    """Settings of `blind_deblur`.
+
+    Attributes
+    ----------
+    size : int
+        Odd side of the kernel, 33 as published.
+    family : str
+        ``disc``: mixtures of centred defocus discs of whole radii, which is every round kernel
+        that falls outwards; ``free``: any kernel, as published: many more numbers than one small
+        image can tell.
+    steps : int
+        Noise levels of the search; each is one network evaluation.
+    sigma_max, sigma_min : float
+        First and last level of the search, in units of the image.
+    memory : float
+        Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
+    window : int
+        The kernel is searched for on a central square of at most this side, in pixels.
+    restoration : RestoreConfig
+        How the image is restored once the kernel is found.
+    """
+
+    size: int = 33
+    family: Family = "disc"
+    steps: int = 40
+    sigma_max: float = 1.0
+    sigma_min: float = 0.04
+    memory: float = 0.7
+    window: int = 256
+    restoration: RestoreConfig = field(default_factory=RestoreConfig)
+
+    def __post_init__(self) -> None:
+        if self.size < 3 or self.size % 2 == 0:
+            raise InputError(f"a kernel has an odd side of 3 pixels or more, not {self.size}")
+        if self.family not in ("disc", "free"):
+            raise InputError(f"the kernel family is 'disc' or 'free', not {self.family!r}")
+        if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
+            raise InputError("the search needs steps >= 2 and 0 < sigma_min < sigma_max")
+        if not 0 <= self.memory < 1:
+            raise InputError(f"memory must be in [0, 1), got {self.memory}")
+
+
+def blind_deblur(
+    prior: Prior,
+    measurement: Tensor,
+    noise_sigma: float,
+    config: BlindConfig,
+    generator: torch.Generator,
+    *,
+    samples: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Samples, Tensor]:
+    """Find the kernel, then restore the image with it.
+
+    Parameters
+    ----------
+    measurement : Tensor
+        ``(H, W)``, blurred and noisy, in the prior's units.
+    noise_sigma : float
+        Standard deviation of its white noise, positive.
+    samples : int
+        Restored images to draw; the kernel is the same for all.
+
+    Returns
+    -------
+    Samples
+        As from `restore`; the evaluations count those of the search.
+    Tensor
+        The kernel ``(size, size)``.
+
+    Raises
+    ------
+    InputError
+        Not one image, an image smaller than the kernel, or a noise level that is not positive.
+    """
+    if measurement.ndim != 2 or min(measurement.shape) < config.size:
+        raise InputError(
+            f"a kernel of {config.size} pixels needs one image (H, W) at least as large, "
+            f"got {tuple(measurement.shape)}; choose a smaller odd size"
+        )
+    total = config.steps + config.restoration.steps
+
+    def searched(done: int, _steps: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    kernel = estimate_kernel(prior, measurement, noise_sigma, config, generator, searched)
+    found = restore(
+        prior, Blur(kernel), measurement, noise_sigma, config.restoration, generator,
+        shape=tuple(measurement.shape), samples=samples, start=measurement,
+        progress=lambda done, steps: searched(config.steps + done, steps),
+    )  # fmt: skip
+    return Samples(found.images, found.evaluations + config.steps, found.trace), kernel
+
+
+def estimate_kernel(
+    prior: Prior,
+    measurement: Tensor,
+    noise_sigma: float,
+    config: BlindConfig,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Kernel ``(size, size)`` of one image; see `blind_deblur`.
+
+    The levels' equations are added up, each divided by its own residual and by `memory` for every
+    level since. The fit is convex and comes before the first data step: no start needs choosing.
+    """
+    if not noise_sigma > 0:
+        raise InputError(f"noise_sigma must be positive, got {noise_sigma}")
+    y = _centre(measurement, config.window)
+    kernel = delta_kernel(config.size).to(y)
+    atoms = kernel_atoms(config.family, config.size).to(y)
+    weights = torch.full_like(atoms[:, 0, 0], 1 / len(atoms))
+    gram, target = torch.zeros_like(torch.outer(weights, weights)), torch.zeros_like(weights)
+    levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, 3.0)
+    x = y[None] + levels[0] * _normal(y[None], generator)
+    for step, (sigma, following) in enumerate(pairwise(levels)):
+        with torch.no_grad():
+            denoised = prior.denoise(x, sigma)
+        products, match, energy = _normal_equations(denoised[0], y, atoms)
+        fit = fit_on_simplex(products, match, weights)
+        residual = energy - 2 * fit @ match + fit @ products @ fit
+        gram = config.memory * gram + products / residual
+        target = config.memory * target + match / residual
+        weights = fit_on_simplex(gram, target, weights)
+        kernel = (weights[:, None, None] * atoms).sum(0)
+        if config.family == "free":
+            kernel = _centred(kernel)
+        spread = (config.restoration.trust * sigma) ** 2
+        estimate, _ = data_step(
+            Blur(kernel), y, lambda residual: residual / noise_sigma**2, denoised, spread,
+            config.restoration.iterations,
+        )  # fmt: skip
+        x = estimate + following * _normal(x, generator)
+        if progress is not None:
+            progress(step + 1, config.steps)
+    return kernel
+
+
+def kernel_atoms(family: Family, size: int) -> Tensor:
+    """Kernels ``(m, size, size)`` of sum 1 whose mixtures are the family, the narrowest first."""
+    if family == "free":
+        return torch.eye(size**2).reshape(-1, size, size)
+    discs = [defocus_kernel(float(radius)) for radius in range(size // 2 + 1)]
+    margins = [(size - len(disc)) // 2 for disc in discs]
+    return torch.stack(
+        [
+            torch.nn.functional.pad(disc, (margin,) * 4)
+            for disc, margin in zip(discs, margins, strict=True)
+        ]
+    )
+
+
+def fit_on_simplex(gram: Tensor, target: Tensor, start: Tensor, iterations: int = 300) -> Tensor:
+    """Minimise ``w gram w / 2 - target w`` over weights that are non-negative and sum to 1.
+
+    Accelerated projected gradient (Beck and Teboulle 2009, with constant step).
+    """
+    step = 1 / float(torch.linalg.eigvalsh(gram)[-1])
+    weights = ahead = start
+    momentum = 1.0
+    for _ in range(iterations):
+        moved = project_on_simplex(ahead - step * (gram @ ahead - target))
+        grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = moved + (momentum - 1) / grown * (moved - weights)
+        weights, momentum = moved, grown
+    return weights
+
+
+def project_on_simplex(values: Tensor) -> Tensor:
+    """The nearest vector ``(m,)`` that is non-negative and sums to 1 (Duchi et al. 2008)."""
+    ordered = values.sort(descending=True).values
+    ranks = torch.arange(1, len(values) + 1, dtype=values.dtype, device=values.device)
+    excess = (ordered.cumsum(0) - 1) / ranks
+    return (values - excess[(ordered > excess).sum() - 1]).clamp_min(0)
+
+
+def kernel_width(kernel: Tensor) -> float:
+    """Root mean square distance from the centroid along one axis, in pixels (mean of both)."""
+    places = torch.arange(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    total = kernel.new_zeros(())
+    for profile in (kernel.sum(0), kernel.sum(1)):
+        centre = (profile * places).sum()
+        total = total + (profile * (places - centre).square()).sum()
+    return float((total / 2).sqrt())
+
+
+def _normal_equations(image: Tensor, y: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inner products of the image blurred by each atom, with each other and with `y`; energy of y.
+
+    A margin as wide as the kernel reaches (at most a quarter of the image) is left out: what lies
+    beyond the edge is not known.
+    """
+    height, width = y.shape
+    margin = min(atoms.shape[-1] // 2, height // 4, width // 4)
+    inside = (..., slice(margin, height - margin), slice(margin, width - margin))
+    size = atoms.shape[-1]
+    if len(atoms) == size**2:
+        for axis in (-2, -1):
+            image = extend(image, axis, size // 2, size // 2, "reflect")
+        shifted = image.unfold(0, size, 1).unfold(1, size, 1)[inside[1:]]
+        blurred = shifted.flip(-2, -1).flatten(2).flatten(0, 1).T
+    else:
+        blurred = torch.stack([Blur(atom).A(image)[inside] for atom in atoms]).flatten(1)
+    seen = y[inside].flatten()
+    return blurred @ blurred.T, blurred @ seen, seen @ seen
+
+
+def _centred(kernel: Tensor) -> Tensor:
+    """Move a kernel by whole pixels so that its centroid is in the middle."""
+    places = torch.arange(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    centroid = [float((kernel.sum(1 - axis) * places).sum()) for axis in (0, 1)]
+    shifts = [len(kernel) // 2 - round(place) for place in centroid]
+    return kernel.roll(shifts, (0, 1))
+
+
+def _centre(image: Tensor, side: int) -> Tensor:
+    """The central square of at most this side."""
+    top, left = (max(0, (length - side) // 2) for length in image.shape)
+    return image[top : top + side, left : left + side]
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
