@@ -33,18 +33,22 @@ Noise = Annotated[
 Samples = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Restorations to draw; their mean is written.", show_default="of the config"
+        min=1,
+        help="Draw so many from the posterior and write their mean.",
+        show_default="one estimate, nothing drawn",
     ),
 ]
 Spread = Annotated[
     Path | None,
-    typer.Option(metavar="OUT2", help="Also write the standard deviation over the samples."),
+    typer.Option(
+        metavar="OUT2", help="Also write the standard deviation over samples; draws 4 unless told."
+    ),
 ]
 PriorName = Annotated[
     str | None,
     typer.Option(help="A name of `emlab weights list`.", show_default="of the config"),
 ]
-ConfigName = Annotated[str, typer.Option(help="ours, paper or paper_dps.")]
+ConfigName = Annotated[str, typer.Option(help="ours, samples, paper or paper_dps.")]
 Tile = Annotated[
     int | None,
     typer.Option(
@@ -85,23 +89,21 @@ def denoise(
 
     **Example:** `emlab generalist denoise noisy.mrc clean.mrc --coloured`
 
-    White noise takes one evaluation of the network: the posterior mean, nothing is drawn. With
-    --coloured (most scanning microscopes), --samples or --spread a sampler runs instead. Stacks
-    larger than --memory are read and written block by block.
+    White noise takes one evaluation of the network: the posterior mean. --coloured is for noise
+    that neighbouring pixels share, as in most scanning microscopes, and takes a few more. Stacks
+    that need more than --memory are read and written block by block.
     """
     from emlab.commands.generalist_job import Job
 
-    job = Job(source, out, spread, noise, prior, config, tile, memory, resume, seed, device)
     if coloured and noise is not None:
         raise InputError("give --noise or --coloured: the spectrum is estimated with its strength")
-    job.open((2, 3), "denoise")
-    if samples is not None or spread is not None:
-        job.draw_samples()
-    task = "denoise_coloured" if coloured else "denoise"
-    if job.exceeds_memory(task, samples):
-        job.run_blocks(task, samples)
+    common = source, out, spread, noise, prior, config, tile, samples, seed, device
+    job = Job(*common, memory, resume)
+    job.open("denoise_coloured" if coloured else "denoise", (2, 3))
+    if job.exceeds_memory():
+        job.run_blocks()
     else:
-        job.run(task, samples, {"coloured": coloured})
+        job.run(coloured=coloured)
 
 
 @app.command()
@@ -140,13 +142,13 @@ def deblur(
         raise InputError("say what blurred the image: either --kernel KERNEL or --blind")
     if blind and (samples is not None or spread is not None):
         raise InputError("--blind draws no samples; leave out --samples and --spread")
-    job = Job(source, out, spread, noise, prior, config, tile, 0, False, seed, device)
-    job.open((2,), "deblur")
+    job = Job(source, out, spread, noise, prior, config, tile, samples, seed, device)
+    job.open("deblur", (2,))
     if kernel is None:
         job.run_blind()
     else:
         blur = parse_kernel(kernel, job.input.pixel_size_angstrom, source)
-        job.run("deblur", samples, {"kernel": blur.numpy()})
+        job.run(kernel=blur.numpy())
 
 
 @app.command()
@@ -173,9 +175,9 @@ def upsample(
     from emlab.commands.generalist_job import Job, whole_factor
 
     whole = whole_factor(factor)
-    job = Job(source, out, spread, noise, prior, config, tile, 0, False, seed, device)
-    job.open((2,), "upsample")
-    job.run("upsample", samples, {"factor": whole}, lateral=whole)
+    job = Job(source, out, spread, noise, prior, config, tile, samples, seed, device)
+    job.open("upsample", (2,))
+    job.run(lateral=whole, factor=whole)
 
 
 @app.command()
@@ -215,11 +217,12 @@ def isotropic(
     if axial not in ("average", "decimate"):
         raise InputError(f"--axial is average or decimate, not {axial!r}")
     given = None if factor is None else whole_factor(factor)
-    job = Job(source, out, spread, noise, prior, config, tile, memory, resume, seed, device)
-    job.open((3,), "isotropic")
+    common = source, out, spread, noise, prior, config, tile, samples, seed, device
+    job = Job(*common, memory, resume)
+    job.open("isotropic", (3,))
     whole = job.factor_from_pixel_size() if given is None else given
     job.check_isotropic(whole)
-    if job.exceeds_memory("isotropic", samples, whole):
-        job.run_blocks("isotropic", samples, whole, axial)
+    if job.exceeds_memory(whole):
+        job.run_blocks(whole, axial)
     else:
-        job.run("isotropic", samples, {"factor": whole, "axial": axial}, depth=whole)
+        job.run(depth=whole, factor=whole, axial=axial)

@@ -40,6 +40,7 @@ from emlab.methods.generalist import (
 from emlab.methods.generalist_volumes import megabytes, restore_volume, survey
 from emlab.priors import Prior
 from emlab.runtime import choose_device, choose_threads, make_generator
+from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.tiling import TiledPrior
 
 
@@ -61,22 +62,26 @@ class Job:
     prior_name: str | None
     config_name: str
     tile: int | None
-    memory: float
-    resume: bool
+    samples: int | None
     seed: int
     device: str
+    memory: float = 2048.0
+    resume: bool = False
 
-    def open(self, dimensions: tuple[int, ...], task: str) -> None:
+    def open(self, task: str, dimensions: tuple[int, ...]) -> None:
         """Refuse what cannot work, then load the settings, the prior and the input."""
+        self.task = task
         self.config: Config = load_config(self.config_name)
         if self.noise is not None and not (self.noise >= 0 and isfinite(self.noise)):
             raise InputError(f"--noise must be 0 or more, got {self.noise}")
+        if self.samples is not None or self.spread is not None:
+            self._draw_samples()
         if self.prior_name is not None:
             self.config = replace(self.config, prior=self.prior_name)
         if self.tile is not None:
             overlap = min(self.config.overlap, self.tile // 4)
             self.config = replace(self.config, tile=self.tile, overlap=overlap)
-        self.input: Input = read_input(self.source, dimensions, task)
+        self.input: Input = read_input(self.source, dimensions, task.partition("_")[0])
         for path in (self.out, self.spread):
             if path is not None:
                 check_output(path, self.source, volume=len(self.input.shape) == 3)
@@ -87,11 +92,16 @@ class Job:
         self.generator: torch.Generator = make_generator(self.seed)
         self.prior: Prior = load(self.config, self.place)
 
-    def draw_samples(self) -> None:
-        """Denoise by the config's sampler where it would take the posterior mean."""
-        if isinstance(self.config.solvers["denoise"], OneStepConfig):
-            sampler = self.config.solvers["denoise_coloured"]
-            self.config = replace(self.config, solvers={**self.config.solvers, "denoise": sampler})
+    def _draw_samples(self) -> None:
+        """Take a sampler where the config gives one estimate."""
+        if isinstance(self.config.solvers[self.task], OneStepConfig | HalfQuadraticConfig):
+            sampling = load_config("samples")
+            solvers = {**self.config.solvers, self.task: sampling.solvers[self.task]}
+            self.config = replace(self.config, solvers=solvers, samples=sampling.samples)
+        if self.samples is not None:
+            self.config = replace(self.config, samples=self.samples)
+        if self.spread is not None and self.config.samples < 2:
+            raise InputError("--spread is over samples; give --samples 2 or more")
 
     def factor_from_pixel_size(self) -> int:
         """Thickness of a slice in pixels, from the header."""
@@ -125,53 +135,36 @@ class Job:
         *first, y, x = size
         return simplify([*(z / depth for z in first), y / lateral, x / lateral])
 
-    def samples(self, task: str, asked: int | None) -> int:
-        """How many samples are drawn."""
-        drawn = self.config.samples if asked is None else asked
-        if isinstance(self.config.solvers[task], OneStepConfig):
-            drawn = 1
-        if self.spread is not None and drawn < 2:
-            raise InputError("--spread is over samples; give --samples 2 or more")
-        return drawn
-
-    def exceeds_memory(self, task: str, samples: int | None, factor: int = 1) -> bool:
+    def exceeds_memory(self, factor: int = 1) -> bool:
         """Whether to go block by block."""
         if not (self.memory > 0 and isfinite(self.memory)):
             raise InputError(f"--memory must be positive, got {self.memory:g}")
-        needed = megabytes(prod(self.input.shape) * factor, self.samples(task, samples))
+        needed = megabytes(prod(self.input.shape) * factor, self.config.samples)
         if self.input.volume is not None and needed > self.memory:
             return True
         if self.resume:
             raise InputError("--resume is for volumes that need more than --memory; leave it out")
         return False
 
-    def run(
-        self,
-        task: str,
-        samples: int | None,
-        options: dict[str, Any] | None = None,
-        lateral: int = 1,
-        depth: int = 1,
-    ) -> None:
-        """Restore what fits into memory, and write it."""
-        drawn = self.samples(task, samples)
+    def run(self, lateral: int = 1, depth: int = 1, **options: Any) -> None:
+        """Restore what fits into memory, and write it; the factors are those of the result."""
         padded, corner = self._padded()
-        with bar(task) as progress:
+        with bar(self.task) as progress:
             prior = self.prior
-            if isinstance(self.config.solvers[task], OneStepConfig):
+            if isinstance(self.config.solvers[self.task], OneStepConfig):
                 prior = CountedPrior(prior, self._tiles(padded.shape), progress)
-            result = getattr(generalist, task.removesuffix("_coloured"))(
+            result = getattr(generalist, self.task.partition("_")[0])(
                 padded,
                 config=self.config,
                 generator=self.generator,
                 noise_sigma=self.noise,
-                samples=drawn,
+                samples=self.config.samples,
                 prior=prior,
                 device=self.place,
                 progress=progress,
-                **(options or {}),
+                **options,
             )
-        self._write(task, result, corner, lateral, depth)
+        self._write(result, corner, lateral, depth)
 
     def run_blind(self) -> None:
         """Restore an image and find the kernel, and write both."""
@@ -186,24 +179,22 @@ class Job:
             prior=self.prior,
             device=self.place,
         )
-        self._write("deblur, kernel unknown", result, corner)
+        self._write(result, corner)
         size = self.result_size()
         typer.echo(f"{'kernel':<16}{write_output(found, kernel, size)}")
 
-    def run_blocks(
-        self, task: str, samples: int | None, factor: int = 1, axial: str = "average"
-    ) -> None:
+    def run_blocks(self, factor: int = 1, axial: str = "average") -> None:
         """Restore a volume block by block; what is done stays if the run is interrupted."""
         volume = self.input.volume
         if volume is None:
             raise InputError(f"{self.source} cannot be read block by block; allow more --memory")
-        drawn, size = self.samples(task, samples), self.result_size(depth=factor)
+        size = self.result_size(depth=factor)
         depth, height, width = self.input.shape
         shape = depth * factor, height, width
         shared = survey(
             volume,
             noise_sigma=self.noise,
-            coloured=task == "denoise_coloured",
+            coloured=self.task == "denoise_coloured",
             memory_mb=self.memory / 4,
         )
         with ExitStack() as stack:
@@ -226,7 +217,7 @@ class Job:
                     shared,
                     factor=factor,
                     axial=axial,
-                    samples=drawn,
+                    samples=self.config.samples,
                     spread=targets[1] if len(targets) > 1 else None,
                     seed=self.seed,
                     memory_mb=self.memory,
@@ -238,7 +229,7 @@ class Job:
         origin = "estimated" if self.noise is None else "given"
         rows = {
             "input": str(self.input),
-            "prior": self.config.prior,
+            "prior": f"{self.config.prior}, {self._drawn()}",
             "noise sigma": f"{shared.noise_sigma:.5g} ({origin})",
             "blocks": f"{done.blocks}, {done.computed} of them now",
             "seconds": f"{done.seconds:.1f}",
@@ -247,6 +238,13 @@ class Job:
         if self.spread is not None:
             rows["spread"] = str(self.spread)
         _table(rows)
+
+    def _drawn(self) -> str:
+        """How the result came about, in words."""
+        solver = self.config.solvers[self.task]
+        if isinstance(solver, OneStepConfig | HalfQuadraticConfig):
+            return "one estimate"
+        return f"mean of {count(self.config.samples, 'sample')}"
 
     def _tiles(self, shape: tuple[int, ...]) -> int:
         """Tiles of all planes."""
@@ -265,7 +263,6 @@ class Job:
 
     def _write(
         self,
-        task: str,
         result: Restoration,
         corner: tuple[int, int],
         lateral: int = 1,
@@ -279,8 +276,8 @@ class Job:
         share = result.network_seconds / max(result.seconds, 1e-9)
         rows = {
             "input": str(self.input),
-            "task": task,
-            "prior": f"{self.config.prior}, {count(len(result.samples), 'sample')}, "
+            "task": self.task.replace("_", ", "),
+            "prior": f"{self.config.prior}, {self._drawn()}, "
             f"{count(result.evaluations, 'evaluation')} of the whole image",
             "noise sigma": f"{result.noise_sigma:.5g} ({origin})",
             "seconds": f"{result.seconds:.1f}, {share:.0%} of it in the network",

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from emlab.errors import InputError
 from emlab.methods import generalist
-from emlab.methods.generalist import GreyScale, Restoration
+from emlab.methods.generalist import Restoration
 from emlab.methods.generalist_config import Config, OneStepConfig
+from emlab.methods.generalist_scale import GreyScale
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,
     estimate_noise_sigma,
@@ -24,6 +25,7 @@ from emlab.physics.noise_estimation import (
 from emlab.priors import Prior
 from emlab.runtime import make_generator
 from emlab.solvers.blocks import BlockRun, Source, block_shape_for, process_blocks
+from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.noise_field import NoiseField
 from emlab.solvers.plug_and_play import RestoreConfig
 
@@ -175,12 +177,12 @@ def restore_volume(
     coloured = shared.spectrum is not None
     task = "isotropic" if factor > 1 else "denoise_coloured" if coloured else "denoise"
     solver = config.solvers[task]
-    if not isinstance(solver, RestoreConfig | OneStepConfig):
+    if not isinstance(solver, OneStepConfig | HalfQuadraticConfig | RestoreConfig):
         raise InputError(
-            f"a volume that does not fit into {memory_mb:g} MB needs a config whose solver is "
-            f"restore or one_step, such as ours; allow more memory or choose another config"
+            f"a volume that does not fit into {memory_mb:g} MB needs the config ours or samples; "
+            f"allow more memory or choose one of those"
         )
-    if isinstance(solver, OneStepConfig):
+    if not isinstance(solver, RestoreConfig):
         samples = 1
     if spread is not None and samples < 2:
         raise InputError("the spread needs at least 2 samples of a sampler")
@@ -204,10 +206,10 @@ def restore_volume(
             "device": device,
             "noise": noise,
         }
-        unused = make_generator(seed)
+        turns = make_generator(seed + sample)  # the same in every block
         if factor > 1:
-            return generalist.isotropic(block, factor, config, unused, axial=axial, **options)
-        return generalist.denoise(block, config, unused, coloured=coloured, **options)
+            return generalist.isotropic(block, factor, config, turns, axial=axial, **options)
+        return generalist.denoise(block, config, turns, coloured=coloured, **options)
 
     def function(block: np.ndarray, origin: tuple[int, int, int]) -> np.ndarray:
         mean = one(block, origin, 0).image
