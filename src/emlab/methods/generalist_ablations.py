@@ -14,12 +14,14 @@ from torch import Tensor
 from emlab import metrics
 from emlab.errors import InputError
 from emlab.methods.generalist import GreyScale
+from emlab.methods.generalist_config import OneStepConfig
 from emlab.methods.generalist_tasks import GREY_RANGE, Task
 from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.priors import Prior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers.dps import DPSConfig, dps
+from emlab.solvers.one_step import one_step_denoise
 from emlab.solvers.plug_and_play import (
     PlugAndPlayConfig,
     RestoreConfig,
@@ -85,16 +87,19 @@ class Bench:
                         prior, operator, self.measured, solver, generator,
                         shape=shape, samples=count,
                     )  # fmt: skip
+                case OneStepConfig():
+                    found = Samples(one_step_denoise(prior, self.measured, self.noise), count)
                 case RestoreConfig():
                     start = self.task.back_to_grid(self.measured)
                     found = restore(
                         prior, operator, self.measured, self.noise, solver, generator,
                         shape=shape, samples=count, start=start,
                     )  # fmt: skip
-        return Run(self.scale.to_grey(found.images), self.truth, watch.seconds, solver.steps)
+        images, steps = self.scale.to_grey(found.images), found.evaluations // count
+        return Run(images, self.truth, watch.seconds, steps)
 
 
-Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig
+Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig | OneStepConfig
 
 
 @dataclass(frozen=True)

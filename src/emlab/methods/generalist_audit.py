@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from emlab.physics.operators import Downsample
 from emlab.priors import Prior
 from emlab.runtime import make_generator, peak_memory_mb
 from emlab.solvers.classical import cubic_upsample
-from emlab.solvers.one_step import one_step_spread
+from emlab.solvers.one_step import one_step_denoise, one_step_spread
 from emlab.solvers.tiling import tile_positions
 
 Grey = NDArray[np.float32]
@@ -32,66 +32,83 @@ NORMAL_90 = 1.6448536
 
 @dataclass(frozen=True)
 class Stitched:
-    """A large field restored in tiles, blended and merely put side by side.
+    """A large field restored in tiles that are blended, and in tiles that are put side by side.
 
     Attributes
     ----------
-    noisy, blended, pasted : ndarray
-        ``(H, W)``; `pasted` has tiles without overlap.
+    blended, pasted : ndarray
+        ``(H, W)``.
     borders, pasted_borders : tuple of list of int
-        Where tiles begin or end, along y and along x.
+        Where only the one has tiles that begin or end, along y and along x.
+    noise_sigma : float
+        As estimated.
     megabytes : float
-        By how much the peak memory of the process grew.
+        By how much the peak memory of the process grew while blending.
     """
 
-    noisy: Grey
     blended: Grey
     pasted: Grey
     borders: tuple[list[int], list[int]]
     pasted_borders: tuple[list[int], list[int]]
+    noise_sigma: float
     megabytes: float
 
     def indices(self, blended: bool = True) -> NDArray[np.float64]:
-        """Seam index of every border; the reference is the field smoothed, which has no tiles."""
-        image, borders = (
-            (self.blended, self.borders) if blended else (self.pasted, self.pasted_borders)
+        """Seam index of every border; each image is the other's reference, having none there."""
+        image, other, borders, others = (
+            (self.blended, self.pasted, self.borders, self.pasted_borders)
+            if blended
+            else (self.pasted, self.blended, self.pasted_borders, self.borders)
         )
-        reference = ndimage.gaussian_filter(self.noisy, 1.5)
-        return np.concatenate(
-            [
-                metrics.border_indices(image, places, axis, reference)
-                for axis, places in ((-2, borders[0]), (-1, borders[1]))
-                if places
-            ]
-        )
+        found = []
+        for axis in (0, 1):  # the borders of neither image count as elsewhere
+            places = borders[axis] + others[axis]
+            indices = metrics.border_indices(image, places, axis, other)
+            found.append(indices[: len(borders[axis])])
+        return np.concatenate(found)
 
 
 def stitch(field: Grey, config: Config, prior: Prior, seed: int) -> Stitched:
-    """Denoise a field ``(H, W)`` with overlapping tiles, and with tiles that only touch."""
-    generator, before = make_generator(seed), peak_memory_mb()
-    blended = generalist.denoise(field, config, generator, prior=prior)
+    """Denoise a field ``(H, W)`` with overlapping tiles, and tile by tile.
+
+    Raises
+    ------
+    InputError
+        A field that is not larger than a tile.
+    """
+    if min(field.shape) <= config.tile:
+        raise InputError(
+            f"a field of {field.shape} is one tile of {config.tile}; pass a larger one"
+        )
+    before = peak_memory_mb()
+    blended = generalist.denoise(field, config, make_generator(seed), prior=prior)
     growth = peak_memory_mb() - before
-    apart = replace(config, overlap=0)
-    pasted = generalist.denoise(
-        field, apart, generator, prior=prior, noise_sigma=blended.noise_sigma
-    )
+    scale, pasted = GreyScale.of(field, blended.noise_sigma), np.empty_like(blended.image)
+    for rows in _cuts(field.shape[0], config.tile):
+        for columns in _cuts(field.shape[1], config.tile):
+            tile = scale.to_units(field[rows, columns], "cpu")
+            level = blended.noise_sigma / scale.scale
+            pasted[rows, columns] = scale.to_grey(one_step_denoise(prior, tile, level))
+    own, others = [], []
+    for side in field.shape:
+        starts = tile_positions(side, config.tile, config.overlap)
+        ends = {start + config.tile for start in starts}
+        inside = {place for place in ends.union(starts) if 0 < place < side}
+        cuts = {cut.start for cut in _cuts(side, config.tile)} - {0}
+        own.append(sorted(inside - cuts))
+        others.append(sorted(cuts - inside))
     return Stitched(
-        field,
         blended.image,
-        pasted.image,
-        _borders(field.shape, config.tile, config.overlap),
-        _borders(field.shape, config.tile, 0),
+        pasted,
+        (own[0], own[1]),
+        (others[0], others[1]),
+        blended.noise_sigma,
         growth,
     )
 
 
-def _borders(shape: tuple[int, ...], tile: int, overlap: int) -> tuple[list[int], list[int]]:
-    found = []
-    for side in shape:
-        starts = tile_positions(side, tile, overlap)
-        ends = [start + tile for start in starts]
-        found.append(sorted({p for p in starts + ends if 0 < p < side}))
-    return found[0], found[1]
+def _cuts(side: int, tile: int) -> list[slice]:
+    return [slice(start, start + tile) for start in range(0, side, tile)]
 
 
 # --- uncertainty
@@ -182,17 +199,29 @@ class Invention:
     @property
     def agreement(self) -> float:
         """Correlation of the two samples: 1 is the same invention twice, 0 is none in common."""
-        return float(np.corrcoef(self.told_wrong.reshape(2, -1))[0, 1])
+        first, second = self.told_wrong.reshape(2, -1)
+        return float(np.corrcoef(first, second)[0, 1])
 
 
 def invent(
-    size: int, sigma: float, share: float, config: Config, prior: Prior, seed: int
+    size: int, sigma: float, share: float, drawing: Config, prior: Prior, seed: int
 ) -> Invention:
-    """Restore white noise, honestly told and told that its noise is only `share` of what it is."""
+    """Restore white noise, honestly told and told that its noise is only `share` of what it is.
+
+    Parameters
+    ----------
+    size : int
+        Side in pixels.
+    sigma : float
+        Of the noise, in grey levels.
+    drawing : Config
+        How samples are drawn.
+    """
     generator = make_generator(seed)
-    noise = 127.5 + sigma * torch.randn(size, size, generator=generator).numpy()
+    white = torch.randn(size, size, generator=generator).numpy()
+    noise = (127.5 + sigma * (white - white.mean()) / white.std()).astype(np.float32)
     try:
-        generalist.denoise(noise, config, generator, noise_sigma=sigma, prior=prior)
+        generalist.denoise(noise, drawing, generator, noise_sigma=sigma, prior=prior)
         refusal = "nothing: it went ahead"
     except InputError as problem:
         refusal = str(problem)
@@ -200,8 +229,7 @@ def invent(
     with torch.no_grad():
         right = scale.to_grey(prior.denoise(scale.to_units(noise, "cpu"), sigma / scale.scale))
     liar: dict[str, Any] = {"noise_sigma": share * sigma, "prior": prior, "samples": 2}
-    sampler = replace(config, solvers={**config.solvers, "denoise": config.solvers["deblur"]})
-    wrong = generalist.denoise(noise, sampler, generator, **liar).samples
+    wrong = generalist.denoise(noise, drawing, generator, **liar).samples
     return Invention(noise, refusal, right, wrong)
 
 
@@ -233,6 +261,14 @@ class Stranger:
     truth: Grey
     cubic: Grey
     ours: Grey
+
+    def beyond(self, radius: float) -> tuple[float, float]:
+        """Contrast over the truth's inside a radius in pixels, and correlation with the truth."""
+        places = np.moveaxis(np.indices(self.truth.shape), 0, -1)
+        middle = (np.array(self.truth.shape) - 1) / 2
+        inside = np.linalg.norm(places - middle, axis=-1) < radius
+        ours, truth = self.ours[inside], self.truth[inside]
+        return float(ours.std() / truth.std()), float(np.corrcoef(ours, truth)[0, 1])
 
     @property
     def gain(self) -> float:

@@ -18,7 +18,7 @@ from emlab.data.phantoms import neuropil
 from emlab.errors import DataUnavailableError
 from emlab.methods import generalist
 from emlab.methods.generalist_audit import Uncertainty
-from emlab.methods.generalist_config import Config
+from emlab.methods.generalist_config import Config, load_config
 from emlab.methods.generalist_peers import Known, run_peer, tuned
 from emlab.methods.generalist_rows import LABELS, Case, Method, ours_row, standard_methods
 from emlab.methods.generalist_scores import match_grey_levels
@@ -39,10 +39,7 @@ Grey = NDArray[np.float32]
 DEBLUR_NOISE = 0.02
 _SHIPPED = {
     "crops": "test crops a task",
-    "steps": "noise levels of a restoration",
-    "samples": "samples that are averaged",
-    "volume_steps": "noise levels of an isotropic restoration",
-    "volume_samples": "samples of a volume",
+    "steps": "noise levels of a posterior sample",
     "dps_steps": "steps of diffusion posterior sampling",
     "ablation_steps": "steps in the step-size ablation",
     "ablation_crops": "crops in the ablations",
@@ -68,7 +65,7 @@ def shortcuts(profile: str) -> list[str]:
 
 
 def hurried(config: Config, steps: int, samples: int) -> Config:
-    """The configuration with another number of steps in every `restore` solver, and of samples."""
+    """The configuration with another number of steps of every sample, and of samples."""
     solvers = {
         task: replace(solver, steps=steps) if isinstance(solver, RestoreConfig) else solver
         for task, solver in config.solvers.items()
@@ -131,7 +128,7 @@ def _constant(case: Case) -> Grey:
 
 
 def approach_of_samples(
-    truth: Grey, noise: float, config: Config, prior: Prior, count: int, seed: int
+    truth: Grey, noise: float, drawing: Config, prior: Prior, count: int, seed: int
 ) -> tuple[float, NDArray[np.float64]]:
     """PSNR in dB of one evaluation, and of the mean of 1, 2, ... `count` posterior samples.
 
@@ -141,14 +138,16 @@ def approach_of_samples(
         ``(H, W)``, grey levels 0..255.
     noise : float
         Of the measurement, in units of the grey range.
+    drawing : Config
+        How samples are drawn.
     """
     generator = make_generator(seed)
     sigma = noise * GREY_RANGE
     noisy = truth + sigma * torch.randn(truth.shape, generator=generator).numpy()
-    once = generalist.denoise(noisy, config, generator, noise_sigma=sigma, prior=prior)
-    sampler = replace(config, solvers={**config.solvers, "denoise": config.solvers["deblur"]})
+    ours = load_config("ours")
+    once = generalist.denoise(noisy, ours, generator, noise_sigma=sigma, prior=prior)
     drawn = generalist.denoise(
-        noisy, sampler, generator, noise_sigma=sigma, prior=prior, samples=count
+        noisy, drawing, generator, noise_sigma=sigma, prior=prior, samples=count
     ).samples
     means = np.cumsum(drawn, axis=0) / np.arange(1, count + 1)[:, None, None]
     curve = np.array([metrics.psnr(mean, truth, GREY_RANGE) for mean in means])
@@ -190,6 +189,23 @@ def defocus_tasks(radii: Mapping[str, float]) -> list[Defocus]:
     ]
 
 
+def find_kernel(case: Case, config: Config, prior: Prior, blind: BlindConfig) -> Grey:
+    """The kernel that blind deblurring finds, told the noise level only."""
+    return generalist.deblur_blind(
+        case.measurement,
+        config,
+        case.generator(),
+        blind=blind,
+        prior=prior,
+        noise_sigma=case.task.noise * GREY_RANGE,
+    )[1]
+
+
+def blind_search(steps: int) -> BlindConfig:
+    """A search for kernels of up to 17 pixels; its own restoration is cut short, ours follows."""
+    return BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
+
+
 def defocus_rows(
     config: Config, prior: Prior, blind: BlindConfig
 ) -> Callable[[Task], dict[str, Method]]:
@@ -201,10 +217,9 @@ def defocus_rows(
             return lambda case: run_peer(name, case.measurement, case.known, tuned_for[name])
 
         def unaware(case: Case) -> generalist.Restoration:
-            return generalist.deblur_blind(
-                case.measurement, config, case.generator(), blind=blind, prior=prior,
-                noise_sigma=case.task.noise * GREY_RANGE,
-            )[0]  # fmt: skip
+            found = find_kernel(case, config, prior, blind)
+            told = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
+            return generalist.deblur(case.measurement, found, config, case.generator(), **told)
 
         methods: dict[str, Method] = {"input": lambda case: case.measurement}
         methods |= {name: peer(name) for name in ("wiener", "richardson_lucy")}
@@ -230,7 +245,7 @@ def summary(table: Table) -> str:
         for method in methods:
             mean, low, high = table.interval(name, method)
             ssim, frc = (table.interval(name, method, metric).mean for metric in ("ssim", "frc_nm"))
-            label = {**LABELS, "ours_blind": "ours, blind"}.get(method, method)
+            label = LABELS.get(method, method)
             lines.append(
                 f"| {table.tasks[name].label} | {label} | {mean:.2f} [{low:.2f}, {high:.2f}] | "
                 f"{ssim:.3f} | {frc:.0f} |"

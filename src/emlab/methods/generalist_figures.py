@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Grey = NDArray[np.float32]
 GREY = (20.0, 235.0)
-NAMES = {**LABELS, "ours_blind": "ours, blind", "truth": "truth", "input": "measured"}
+NAMES = {**LABELS, "input": "measured"}
 NETWORKS = {"ours": "vermilion", "supervised": "purple", "untrained": "black"}
 
 
@@ -77,7 +77,7 @@ def gains(table: Table, methods: Sequence[str]) -> Figure:
     axis.set_yticks(range(len(tasks)), [table.tasks[task].label for task in tasks])
     axis.invert_yaxis()
     axis.set(xlabel="PSNR over the best classical peer (dB)")
-    axis.legend(loc="best")
+    figure.legend(loc="outside upper right", ncols=len(methods))
     return figure
 
 
@@ -124,7 +124,7 @@ def samples_curve(once: float, means: NDArray) -> Figure:
     counts = np.arange(1, len(means) + 1)
     axis.plot(counts, means, "-o", ms=3, color=COLOURS["blue"], label="mean of n samples")
     axis.axhline(once, color=COLOURS["vermilion"], label="one evaluation: posterior mean")
-    axis.set(xlabel="samples n", ylabel="PSNR (dB)")
+    axis.set(xlabel="samples n", ylabel="PSNR (dB)", xticks=counts[:: max(1, len(counts) // 8)])
     axis.legend(loc="lower right")
     return figure
 
@@ -217,8 +217,9 @@ def scores_without_truth(judged: Sequence[Judged]) -> Figure:
                 [item.psnr for item in those], [getattr(item, name) for item in those],
                 "o-", ms=4, color=colour, label=kind,
             )  # fmt: skip
-        axis.set(xlabel="PSNR (dB)", ylabel=f"{label}, lower is better")
+        axis.set(xlabel="PSNR (dB)", ylabel=label)
     axes[0].set_yscale("log")
+    axes[0].set_title("lower is meant to be better")
     axes[1].legend()
     return figure
 

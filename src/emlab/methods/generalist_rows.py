@@ -24,7 +24,10 @@ LABELS = {
     "supervised": "supervised U-Net",
     "ours": "ours",
     "paper": "paper's settings",
+    "ours_blind": "ours, kernel unknown",
+    "white": "ours, told white noise",
     "untrained": "ours, untrained network",
+    "constant": "one grey level",
 }
 
 

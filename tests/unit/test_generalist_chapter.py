@@ -1,0 +1,333 @@
+"""The experiments of chapter 01: what they claim to measure is what they measure."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from emlab import metrics
+from emlab.data.phantoms import neuropil
+from emlab.errors import InputError
+from emlab.methods import generalist_ablations as ablations
+from emlab.methods import generalist_audit as audit
+from emlab.methods import generalist_blindscores as blindscores
+from emlab.methods import generalist_experiments as lab
+from emlab.methods import generalist_structure as structure
+from emlab.methods.generalist_claims import claims
+from emlab.methods.generalist_config import OneStepConfig, load_config
+from emlab.methods.generalist_specimens import block
+from emlab.methods.generalist_study import Table
+from emlab.methods.generalist_tasks import task
+from emlab.methods.settings import PROFILES
+from emlab.models import build
+from emlab.priors import FlowPrior, GaussianPrior
+from emlab.runtime import make_generator
+from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
+
+
+class Smoother:
+    """White Gaussian images of any size; `local` believes in the mean of what it is shown."""
+
+    def __init__(self, local=False):
+        self.local = local
+
+    def denoise(self, x, sigma):
+        level = torch.as_tensor(sigma)[..., None, None]
+        mean = x.mean((-2, -1), keepdim=True) if self.local else 0.0
+        return mean + (x - mean) * 0.09 / (0.09 + level**2)
+
+    def score(self, x, sigma):
+        return (self.denoise(x, sigma) - x) / torch.as_tensor(sigma)[..., None, None] ** 2
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    return np.stack([neuropil((48, 48), seed) for seed in (1, 2)])
+
+
+# --- settings
+
+
+def test_every_profile_has_all_settings_and_sizes_that_divide():
+    keys = [set(lab.settings(profile)) for profile in PROFILES]
+    assert all(found == keys[0] for found in keys)
+    for profile in PROFILES:
+        settings = lab.settings(profile)
+        assert settings["crop"] % 12 == 0
+        assert settings["ablation_crop"] <= settings["crop"]
+        assert [settings["block"][0] % factor for factor in settings["factors"]] == [0] * len(
+            settings["factors"]
+        )
+        assert settings["flow"] in settings["flow_steps"]
+        assert 0.3 in settings["alphas"]
+        assert settings["field"] > settings["field_tile"]
+
+
+def test_a_profile_says_what_it_does_less_of():
+    assert lab.shortcuts("paper") == []
+    said = "\n".join(lab.shortcuts("smoke"))
+    for name in ("crops", "dps_steps"):
+        here, full = (lab.settings(profile)[name] for profile in ("smoke", "paper"))
+        assert f"{here} here, {full} at full scale" in said
+
+
+def test_hurrying_changes_steps_and_samples_only():
+    shipped = load_config("samples")
+    hurried = lab.hurried(shipped, 3, 2)
+    assert hurried.samples == 2
+    assert hurried.solvers["deblur"].steps == 3
+    assert hurried.solvers["deblur"].trust == shipped.solvers["deblur"].trust
+    ours = load_config("ours")
+    assert lab.hurried(ours, 3, 1).solvers == ours.solvers
+
+
+def test_an_untrained_prior_has_the_network_of_the_card_and_no_knowledge(monkeypatch, tissue):
+    card = SimpleNamespace(
+        model={"kind": "unet", "widths": [8, 16], "embedding": 16},
+        objective={"kind": "flow", "mean": 0.0, "std": 0.3},
+    )
+    monkeypatch.setattr(lab.weights, "card", lambda _: card)
+    prior = lab.untrained_prior(load_config("ours"), 0)
+    clean = torch.from_numpy(tissue) / 127.5 - 1
+    noisy = clean + 0.5 * torch.randn(clean.shape, generator=make_generator(0))
+    answer = prior.denoise(noisy, 0.5)
+    assert isinstance(prior, FlowPrior)
+    assert (answer - clean).square().mean() > 0.05
+    assert torch.equal(answer, lab.untrained_prior(load_config("ours"), 0).denoise(noisy, 0.5))
+
+
+# --- ablations
+
+
+def test_a_bench_scores_its_own_crops(tissue):
+    bench = ablations.Bench.of(task("denoise_10"), tissue, 0)
+    once = bench.run(OneStepConfig(), Smoother())
+    run = bench.run(RestoreConfig(4), Smoother())
+    assert (once.steps, run.steps) == (1, 4)
+    assert run.images.shape == tissue.shape
+    expected = [metrics.psnr(a, b, 255.0) for a, b in zip(run.images, tissue, strict=True)]
+    np.testing.assert_allclose(run.psnr, expected)
+    again = bench.run(RestoreConfig(4), Smoother())
+    np.testing.assert_array_equal(run.images, again.images)
+
+
+def test_fine_power_tells_smooth_from_noisy(tissue):
+    noisy = tissue + np.random.default_rng(0).normal(0, 20, tissue.shape)
+    smooth = ndimage.gaussian_filter(tissue, (0, 2, 2))
+    ratio = [ablations.fine_power(x) / ablations.fine_power(tissue) for x in (smooth, noisy)]
+    assert ratio[0] < 0.3 < 1.5 < ratio[1]
+
+
+def test_an_image_that_ran_away_counts_as_nothing(tissue):
+    broken = np.full_like(tissue, np.nan)
+    assert ablations.Run(broken, tissue, 1.0, 1).psnr.tolist() == [0.0, 0.0]
+
+
+def test_sweeps_run_what_they_are_named_after(tissue):
+    bench = ablations.Bench.of(task("deblur"), tissue[:, :24, :24], 0)
+    sizes = ablations.step_sizes(bench, Smoother(), (0.1, 2.0), 50)
+    assert sizes[2.0].psnr.mean() > sizes[0.1].psnr.mean()
+    steps = ablations.flow_steps(bench, Smoother(), (2, 5), 0.3)
+    assert [run.steps for run in steps.values()] == [2, 5]
+    exponents = ablations.alphas(bench, Smoother(), (0.3,), 5)
+    np.testing.assert_array_equal(exponents[0.3].images, steps[5].images)
+    direct = bench.run(PlugAndPlayConfig(5, 0.3), Smoother())
+    np.testing.assert_array_equal(direct.images, steps[5].images)
+
+
+def test_paths_meet_at_the_noise_level_of_both():
+    torch.manual_seed(0)
+    network = build({"kind": "unet", "widths": [8, 16], "embedding": 16})
+    prior = FlowPrior(network)
+    clean = torch.randn(1, 16, 16, generator=make_generator(0))
+    meetings = ablations.where_paths_meet(prior, clean, (100, 700), make_generator(1))
+    for meeting in meetings:
+        assert meeting.flow_time == pytest.approx(1 / (1 + meeting.sigma))
+        assert meeting.gap < 1e-4 * (1 + meeting.sigma)
+    gaussian = GaussianPrior(torch.zeros(16, 16), 1.0)
+    with pytest.raises(InputError, match="no velocity"):
+        ablations.where_paths_meet(gaussian, clean, (100,), make_generator(1))
+
+
+# --- structure
+
+
+def test_boundaries_are_recognised_where_they_are_dark():
+    labels = np.zeros((16, 16, 32), int)
+    labels[:, :, 16:] = 1
+    volume = 150 + np.random.default_rng(0).normal(0, 3, labels.shape).astype(np.float32)
+    chance = structure.boundary_agreement(volume, labels)
+    volume[:, :, 15:17] -= 60
+    assert abs(chance - 0.5) < 0.1
+    assert structure.boundary_agreement(volume, labels) > 0.99
+    with pytest.raises(InputError, match="two neurons"):
+        structure.boundary_agreement(volume, np.zeros_like(labels))
+
+
+def blob_volume(places, stretch=1.0):
+    z, y, x = np.indices((24, 40, 40))
+    volume = np.full(z.shape, 160.0)
+    for cz, cy, cx in places:
+        squared = ((z - cz) / stretch) ** 2 + (y - cy) ** 2 + (x - cx) ** 2
+        volume -= 60 * np.exp(-squared / (2 * 1.8**2))
+    return volume.astype(np.float32)
+
+
+PLACES = [(12, 10, 10), (12, 10, 28), (11, 28, 12), (13, 28, 30)]
+
+
+def test_blobs_are_found_where_they_are():
+    truth = blob_volume(PLACES)
+    blobs = structure.find_blobs(truth, structure.blob_threshold(truth))
+    assert sorted(map(tuple, blobs.places.tolist())) == sorted(PLACES)
+    np.testing.assert_allclose(blobs.flattening, 1, atol=0.05)
+
+
+def test_blobs_that_moved_or_are_drawn_out_are_noticed():
+    truth = blob_volume(PLACES)
+    same = structure.compare_blobs(truth, truth)
+    assert (same.recall.mean, same.precision.mean, same.count_ratio) == (1, 1, 1)
+    assert same.roundness == pytest.approx(1)
+    moved = structure.compare_blobs(np.roll(truth, 6, axis=2), truth)
+    assert moved.recall.mean == 0
+    long = structure.compare_blobs(blob_volume(PLACES, stretch=2), truth)
+    assert long.roundness < 0.6
+    none = structure.compare_blobs(np.full_like(truth, 160), truth)
+    assert (none.found, none.count_ratio, none.roundness) == (0, 0, 0)
+
+
+def test_a_point_belongs_to_one_pair_only():
+    first = np.array([[0.0, 0], [1, 0]])
+    assert structure.match_points(first, np.array([[0.9, 0]])) == [(1, 0)]
+    assert structure.match_points(first, first + 0.1) == [(0, 0), (1, 1)]
+    assert structure.match_points(first, first + 100) == []
+
+
+def test_labels_belong_to_the_block(mirror):
+    pytest.importorskip("h5py")
+    shape = (20, 48, 48)
+    labels = structure.neuron_labels(structure.TEST_CORNER, shape)
+    grey = block("test", shape).grey
+    edge = structure.boundaries(labels)
+    assert labels.shape == shape
+    assert grey[edge].mean() < grey[~edge].mean() - 10
+
+
+# --- audit
+
+
+def test_seams_of_pasted_tiles_show_and_blended_ones_do_not():
+    field = np.tile(neuropil((80, 80), 3), (2, 2))[:150, :150]
+    noisy = (field + np.random.default_rng(0).normal(0, 30, field.shape)).astype(np.float32)
+    config = lab.replace(load_config("ours"), tile=64, overlap=32)
+    found = audit.stitch(noisy, config, Smoother(local=True), 0)
+    assert found.pasted_borders[0] == [128]  # at 64 a blended tile ends as well
+    assert found.indices(blended=False).mean() > 1.2 * found.indices().mean()
+    assert found.noise_sigma == pytest.approx(30, rel=0.2)
+    with pytest.raises(InputError, match="larger one"):
+        audit.stitch(noisy[:64, :64], config, Smoother(), 0)
+
+
+def test_coverage_is_90_per_cent_of_honest_intervals():
+    generator = np.random.default_rng(0)
+    mean, spread = generator.normal(size=(2, 50, 50)), generator.uniform(1, 3, (2, 50, 50))
+    truth = mean + spread * generator.normal(size=mean.shape)
+    honest = audit.Uncertainty(mean, spread, truth)
+    assert honest.coverage == pytest.approx(0.9, abs=0.02)
+    assert audit.Uncertainty(mean, spread / 2, truth).coverage < 0.65
+    assert honest.reliability().ratio == pytest.approx(1, abs=0.05)
+
+
+def test_uncertainty_of_a_linear_denoiser_is_known(tissue):
+    found = audit.denoising_uncertainty(tissue, 25.5, Smoother(), 4, 0)
+    scale = np.median(found.spread)
+    assert found.spread.std() < 0.2 * scale
+    assert 0.3 * 25.5 < scale < 25.5
+
+
+def test_nothing_is_refused_when_the_noise_is_told():
+    config = lab.hurried(load_config("samples"), 3, 2)
+    found = audit.invent(48, 38.0, 0.8, config, Smoother(), 0)
+    assert "nothing but noise" in found.refusal
+    assert found.noise.std() == pytest.approx(38, rel=1e-3)
+    assert found.contrast_told_right < 1
+    assert -1 <= found.agreement <= 1
+
+
+def test_a_star_has_a_middle_that_cannot_be_seen():
+    star = audit.star(64)
+    assert 39 < star.min() < 60
+    assert 195 < star.max() < 216
+    same = audit.Stranger(star, ndimage.gaussian_filter(star, 2), star)
+    assert same.beyond(10) == pytest.approx((1, 1))
+    assert same.gain > 5
+
+
+def test_moving_a_noisy_image_weakens_and_correlates_its_noise(tissue):
+    noise = np.random.default_rng(0).normal(0, 20, tissue[0].shape)
+    found = audit.noise_after_shift((tissue[0] + noise).astype(np.float32), tissue[0])
+    assert found.sigma == pytest.approx(20, rel=0.1)
+    assert found.moved_sigma < 0.85 * found.sigma
+    assert found.moved_correlation > found.correlation + 0.1
+
+
+# --- scores without truth
+
+
+def test_a_score_follows_psnr_or_does_not():
+    def item(psnr, score, kind="blur"):
+        return blindscores.Judged(kind, "", psnr, score, -score)
+
+    judged = [item(30, 3), item(25, 4), item(20, 5), item(20, 0, "noise")]
+    assert blindscores.follows(judged, "decorrelation_nm", ("blur",)) == pytest.approx(1)
+    assert blindscores.follows(judged, "naturalness", ("blur",)) == pytest.approx(-1)
+    assert blindscores.follows(judged, "decorrelation_nm") < 1
+    with pytest.raises(InputError, match="three images"):
+        blindscores.follows(judged, "naturalness", ("noise",))
+
+
+def test_degradations_keep_the_shape_and_lose_quality(tissue):
+    images = blindscores.degradations(tissue, 0)
+    assert {stack.shape for stack in images.values()} == {tissue.shape}
+    blur = [metrics.psnr(images["blur", f"blur {w} px"], tissue, 255.0) for w in ("0.7", "3")]
+    assert blur[0] > blur[1] + 3
+
+
+# --- bookkeeping
+
+
+def test_kernels_are_compared_whatever_their_size():
+    delta, wide = np.zeros((3, 3)), np.zeros((5, 5))
+    delta[1, 1], wide[0, 0] = 1, 1
+    assert lab.kernel_error(delta, np.pad(delta, 1)) == 0
+    assert lab.kernel_error(delta, wide) == 1
+
+
+def test_defocus_tasks_blur_by_their_disc():
+    slight, severe = lab.defocus_tasks({"slight": 1.5, "severe": 4.0})
+    assert slight.kernel.shape == (3, 3)
+    assert severe.kernel.shape == (9, 9)
+    assert severe.name == "defocus_severe"
+    assert severe.kernel.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_tables_are_joined_and_summarised():
+    tables = []
+    for name in ("denoise_10", "deblur"):
+        one = Table(tasks={name: task(name)})
+        scores = {"psnr": np.array([30.0, 31.0]), "ssim": np.ones(2), "frc_nm": np.ones(2)}
+        one.values[name] = {"ours": scores}
+        tables.append(one)
+    whole = lab.joined(*tables)
+    assert list(whole.values) == ["denoise_10", "deblur"]
+    assert "| white noise .1 | ours | 30.50 [" in lab.summary(whole)
+
+
+def test_claims_show_numbers_or_a_dash():
+    values = {"race.speedup": {"value": 31.2, "low": None, "high": None}}
+    text = claims(values)
+    assert "31.2 times, - dB" in text
+    assert text.count("\n| G") == 13
+    assert "{" not in text
