@@ -249,7 +249,7 @@ def test_uncertainty_of_a_linear_denoiser_is_known(tissue):
 
 def test_nothing_is_refused_when_the_noise_is_told():
     config = lab.hurried(load_config("samples"), 3, 2)
-    found = audit.invent(48, 38.0, 0.8, config, Smoother(), 0)
+    found = audit.invent(48, 38.0, 0.9, config, Smoother(), 0)
     assert "nothing but noise" in found.refusal
     assert found.noise.std() == pytest.approx(38, rel=1e-3)
     assert found.contrast_told_right < 1

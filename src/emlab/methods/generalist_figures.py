@@ -206,13 +206,14 @@ def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     """Decorrelation resolution and naturalness against PSNR; one colour a cause."""
     figure = Figure(figsize=(8.5, 2.9), layout="constrained")
     axes = figure.subplots(1, 2)
+    judged = [item for item in judged if item.psnr < 60]  # the truth itself has no place
     kinds = dict.fromkeys(item.kind for item in judged)
     for axis, name, label in (
         (axes[0], "decorrelation_nm", "decorrelation resolution (nm)"),
         (axes[1], "naturalness", "NIQE"),
     ):
         for kind, colour in zip(kinds, COLOURS.values(), strict=False):
-            those = [item for item in judged if item.kind == kind and item.psnr < 60]
+            those = [item for item in judged if item.kind == kind]
             axis.plot(
                 [item.psnr for item in those], [getattr(item, name) for item in those],
                 "o-", ms=4, color=colour, label=kind,
