@@ -5,7 +5,12 @@ import torch
 
 from emlab.errors import InputError
 from emlab.priors import GaussianMixturePrior, GaussianPrior
-from emlab.solvers.one_step import one_step_denoise, one_step_spread
+from emlab.solvers.one_step import (
+    DiffuseBackConfig,
+    diffuse_back,
+    one_step_denoise,
+    one_step_spread,
+)
 
 SIZE = 6
 
@@ -90,3 +95,29 @@ def test_levels_and_probes_that_make_no_sense_are_refused():
             call()
     with pytest.raises(InputError, match="at least one probe"):
         one_step_spread(smooth(), y, 0.5, generator(), probes=0)
+
+
+def test_diffusing_back_draws_from_the_gaussian_posterior():
+    prior, sigma = GaussianPrior(torch.zeros(1, 1, dtype=torch.float64), 0.5), 0.4
+    measurement = torch.tensor([[0.7]], dtype=torch.float64)
+    drawn = diffuse_back(
+        prior,
+        measurement,
+        sigma,
+        DiffuseBackConfig(steps=100, sigma_min=1e-3),
+        generator(),
+        samples=20_000,
+    )
+    variance = 1 / (1 / 0.5 + 1 / sigma**2)
+    assert drawn.mean.item() == pytest.approx(0.7 * variance / sigma**2, abs=0.01)
+    assert drawn.spread.item() == pytest.approx(variance**0.5, rel=0.03)
+    assert drawn.evaluations == 100 * 20_000
+
+
+def test_diffusing_back_from_less_than_the_last_level_is_one_denoising():
+    prior = GaussianPrior(torch.zeros(4, 4), 0.5)
+    measurement = torch.ones(4, 4)
+    drawn = diffuse_back(prior, measurement, 0.005, DiffuseBackConfig(), generator())
+    assert torch.equal(drawn.images[0], prior.denoise(measurement, 0.005))
+    with pytest.raises(InputError, match="noise level"):
+        diffuse_back(prior, measurement, 0.0, DiffuseBackConfig(), generator())

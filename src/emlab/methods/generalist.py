@@ -34,7 +34,7 @@ from emlab.solvers.classical import cubic_axial, cubic_upsample
 from emlab.solvers.dps import DPSConfig, dps
 from emlab.solvers.guided_flow import GuidedFlowConfig, guided_flow
 from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
-from emlab.solvers.one_step import one_step_denoise
+from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back, one_step_denoise
 from emlab.solvers.plug_and_play import (
     NoiseSource,
     PlugAndPlayConfig,
@@ -285,6 +285,10 @@ def solve(
         case OneStepConfig():
             clean = one_step_denoise(_tiled(timed, config), y, level)
             result = Samples(clean[None], 1)
+        case DiffuseBackConfig():
+            result = diffuse_back(
+                turned, y, level, solver, generator, samples=count, progress=progress
+            )
         case HalfQuadraticConfig():
             if count > 1:
                 raise InputError(

@@ -11,6 +11,7 @@ from emlab.methods.settings import read_settings
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.guided_flow import GuidedFlowConfig
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
+from emlab.solvers.one_step import DiffuseBackConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
 
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
@@ -28,6 +29,7 @@ Solver = (
     | DPSConfig
     | GuidedFlowConfig
     | OneStepConfig
+    | DiffuseBackConfig
 )
 _SOLVERS: Mapping[str, type] = {
     "half_quadratic": HalfQuadraticConfig,
@@ -36,6 +38,7 @@ _SOLVERS: Mapping[str, type] = {
     "dps": DPSConfig,
     "guided_flow": GuidedFlowConfig,
     "one_step": OneStepConfig,
+    "diffuse_back": DiffuseBackConfig,
 }
 
 

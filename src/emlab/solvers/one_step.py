@@ -8,11 +8,15 @@ posterior's covariance.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from emlab.errors import InputError
 from emlab.priors.base import Prior
+from emlab.solvers.plug_and_play import Progress, Samples
 
 
 def one_step_denoise(prior: Prior, measurement: Tensor, sigma: float) -> Tensor:
@@ -75,6 +79,74 @@ def one_step_spread(
             (pulled,) = torch.autograd.grad((denoised * signs).sum(), y, retain_graph=True)
             total += signs * pulled
     return sigma * (total / probes).clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True)
+class DiffuseBackConfig:
+    """Settings of `diffuse_back`.
+
+    Attributes
+    ----------
+    steps : int
+        Noise levels, geometrically spaced from that of the measurement.
+    sigma_min : float
+        Last level; what is finer than it is averaged.
+    """
+
+    steps: int = 25
+    sigma_min: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.sigma_min <= 0:
+            raise InputError("diffusing back needs steps >= 2 and sigma_min > 0")
+
+
+def diffuse_back(
+    prior: Prior,
+    measurement: Tensor,
+    sigma: float,
+    config: DiffuseBackConfig,
+    generator: torch.Generator,
+    *,
+    samples: int = 1,
+    progress: Progress | None = None,
+) -> Samples:
+    r"""Draw from the posterior of an image under white noise: the reverse diffusion from *there*.
+
+    A noisy image already is a point of the diffusion, so no likelihood is needed; with D the
+    denoiser and :math:`\sigma' < \sigma` (Ho et al. 2020, eq. 7, in noise levels)
+
+    .. math:: x \leftarrow D + \frac{\sigma'^2}{\sigma^2}(x - D)
+              + \sigma'\sqrt{1 - \sigma'^2/\sigma^2}\,\epsilon .
+
+    Parameters
+    ----------
+    measurement : Tensor
+        ``(..., H, W)``, in the prior's units.
+    sigma : float
+        Standard deviation of its noise; below `sigma_min` the answer is a single denoising.
+
+    Returns
+    -------
+    Samples
+        ``(samples, ..., H, W)``.
+
+    Raises
+    ------
+    InputError
+        A sigma that is not positive.
+    """
+    _check(sigma)
+    ratio = min(1.0, config.sigma_min / sigma) ** (1 / (config.steps - 1))
+    levels = [sigma * ratio**step for step in range(config.steps)] if ratio < 1 else [sigma]
+    x = measurement.expand(samples, *measurement.shape)
+    for step, (level, following) in enumerate(pairwise([*levels, 0.0])):
+        clean, kept = prior.denoise(x, level), (following / level) ** 2
+        fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        x = clean + kept * (x - clean) + following * (1 - kept) ** 0.5 * fresh
+        if progress is not None:
+            progress(step + 1, len(levels))
+    return Samples(x, len(levels) * samples)
 
 
 def _check(sigma: float) -> None:

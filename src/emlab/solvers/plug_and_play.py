@@ -152,7 +152,7 @@ def plug_and_play_flow(
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """Settings of `restore`.
+    r"""Settings of `restore`.
 
     Attributes
     ----------
@@ -163,8 +163,10 @@ class RestoreConfig:
         the start, not the start itself.
     curvature : float
         Spacing of the levels, see `noise_levels`.
-    fresh : float
-        Share of the noise that is drawn anew at each step, 0 (deterministic) to 1.
+    fresh : float, optional
+        Share f of the noise that is drawn anew at each step, 0 (deterministic) to 1. Default: that
+        of the reverse diffusion, :math:`f^2 = 1 - \sigma'^2/\sigma^2`, whose samples spread as
+        the posterior does; with 1, the published scheme's, they spread too little.
     trust : float
         Standard deviation of the prior's answer around the truth, as a share of the noise level;
         larger values follow the measurement sooner.
@@ -176,15 +178,17 @@ class RestoreConfig:
     sigma_max: float = 1.0
     sigma_min: float = 0.02
     curvature: float = 3.0
-    fresh: float = 1.0
+    fresh: float | None = None
     trust: float = 0.3
     iterations: int = 10
 
     def __post_init__(self) -> None:
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("restoring needs steps >= 2 and 0 < sigma_min < sigma_max")
-        if not 0 <= self.fresh <= 1 or self.trust <= 0 or self.iterations < 1:
-            raise InputError("restoring needs fresh in [0, 1], trust > 0 and iterations >= 1")
+        if self.fresh is not None and not 0 <= self.fresh <= 1:
+            raise InputError("restoring needs fresh in [0, 1], or none")
+        if self.trust <= 0 or self.iterations < 1:
+            raise InputError("restoring needs trust > 0 and iterations >= 1")
 
 
 def restore(
@@ -251,9 +255,9 @@ def restore(
             operator, measurement, weigh, denoised, spread, config.iterations
         )
         trace.append(misfit)
-        fresh = draw(step + 1)
-        kept = (1 - config.fresh**2) ** 0.5 * (x - estimate) / sigma
-        x = estimate + following * (kept + config.fresh * fresh)
+        share = (1 - (following / sigma) ** 2) ** 0.5 if config.fresh is None else config.fresh
+        kept = (1 - share**2) ** 0.5 * (x - estimate) / sigma
+        x = estimate + following * (kept + share * draw(step + 1))
         if progress is not None:
             progress(step + 1, config.steps)
     return Samples(x, config.steps * samples, trace)

@@ -1,0 +1,127 @@
+"""Half-quadratic splitting against the posterior mean that a Gaussian prior knows."""
+
+import pytest
+import torch
+
+from emlab.errors import InputError
+from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.operators import Blur, Downsample, Identity
+from emlab.priors import EquivariantPrior, GaussianPrior
+from emlab.priors.equivariant import turn, turn_back
+from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
+from emlab.solvers.plug_and_play import data_step
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_data_step_solves_its_normal_equations():
+    operator = Downsample(2)
+    image = torch.randn(3, 6, 8, generator=generator(), dtype=torch.float64)
+    y = torch.randn(3, 4, generator=generator(1), dtype=torch.float64)
+    found, _ = data_step(operator, y, lambda r: r / 0.3**2, image, 0.5, 50)
+    gradient = operator.A_adjoint(operator.A(found) - y) / 0.3**2 + (found - image) / 0.5
+    assert gradient.abs().max() < 1e-8
+
+
+def test_result_agrees_with_a_noise_free_measurement():
+    truth = torch.randn(16, 16, generator=generator())
+    operator = Downsample(4)
+    result = half_quadratic(
+        GaussianPrior(torch.zeros(16, 16), 1.0),
+        operator,
+        operator.A(truth),
+        1e-3,
+        HalfQuadraticConfig(),
+        shape=(16, 16),
+    )
+    assert torch.allclose(operator.A(result.mean), operator.A(truth), atol=1e-2)
+    assert result.evaluations == 8
+    assert len(result.trace) == 8
+
+
+def test_deblurring_comes_close_to_the_exact_posterior_mean():
+    size = 12
+    places = torch.cartesian_prod(torch.arange(size), torch.arange(size)).float()
+    covariance = 0.3**2 * (-0.5 * (torch.cdist(places, places) / 1.5) ** 2).exp()
+    prior = GaussianPrior(torch.zeros(size, size), covariance)
+    operator = Blur(gaussian_kernel(1.5, 7))
+    unit = torch.eye(size * size).reshape(-1, size, size)
+    matrix = operator.A(unit).flatten(1).T
+    gain = covariance @ matrix.T
+    gain = gain @ torch.linalg.inv(matrix @ gain + 0.05**2 * torch.eye(size * size))
+    truth = prior.sample(8, generator())
+    measured = operator.A(truth)
+    measured = measured + 0.05 * torch.randn(measured.shape, generator=generator(1))
+    exact = (gain @ measured.flatten(1).T).T.reshape(truth.shape)
+    found = torch.stack(
+        [
+            half_quadratic(
+                prior, operator, y, 0.05, HalfQuadraticConfig(), shape=(size, size), start=y
+            ).mean
+            for y in measured
+        ]
+    )
+    error = {
+        name: (image - truth).square().mean().item()
+        for name, image in {"exact": exact, "found": found, "input": measured}.items()
+    }
+    assert error["exact"] < error["found"] < 1.5 * error["exact"]
+    assert error["found"] < 0.6 * error["input"]
+
+
+def test_coloured_noise_is_weighed_by_its_precision():
+    """Where the noise is said to be weak the measurement is kept, elsewhere the prior wins."""
+    sigma = torch.cat([torch.full((8, 4), 1e-3), torch.full((8, 4), 1e3)], dim=1)
+    y = torch.ones(8, 8)
+    result = half_quadratic(
+        GaussianPrior(torch.zeros(8, 8), 0.5),
+        Identity(),
+        y,
+        1.0,
+        HalfQuadraticConfig(iterations=100),
+        shape=(8, 8),
+        precision=lambda residual: residual / sigma**2,
+    ).mean
+    assert (result[:, :4] - 1).abs().max() < 1e-2
+    assert result[:, 4:].abs().max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 1}, {"sigma_min": 0.5}, {"weight": 0.0}, {"iterations": 0}]
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(InputError):
+        HalfQuadraticConfig(**settings)
+    with pytest.raises(InputError, match="noise_sigma"):
+        half_quadratic(
+            GaussianPrior(torch.zeros(4, 4), 1.0),
+            Identity(),
+            torch.zeros(4, 4),
+            0.0,
+            HalfQuadraticConfig(),
+            shape=(4, 4),
+        )
+
+
+def test_turns_are_the_eight_symmetries_and_are_undone():
+    image = torch.arange(12.0).reshape(3, 4)
+    square = torch.arange(9.0).reshape(3, 3)
+    assert len({tuple(turn(square, g).flatten().tolist()) for g in range(8)}) == 8
+    assert all(torch.equal(turn_back(turn(image, g), g), image) for g in range(8))
+
+
+def test_equivariant_prior_averages_out_what_depends_on_orientation():
+    class Leaning:
+        def denoise(self, x, sigma):
+            return x + torch.linspace(-1, 1, x.shape[-1])
+
+        def score(self, x, sigma):
+            return self.denoise(x, sigma)
+
+    prior = EquivariantPrior(Leaning(), generator())
+    answers = torch.stack([prior.denoise(torch.zeros(5, 5), 0.1) for _ in range(400)])
+    assert answers.mean(0).abs().max() < 0.2
+    assert answers[0].abs().max() == 1
+    assert prior.score(torch.zeros(5, 5), 0.1).abs().max() == 1
