@@ -104,14 +104,14 @@ def test_diffusing_back_draws_from_the_gaussian_posterior():
         prior,
         measurement,
         sigma,
-        DiffuseBackConfig(steps=100, sigma_min=1e-3),
+        DiffuseBackConfig(steps=400, sigma_min=1e-3),
         generator(),
         samples=20_000,
     )
     variance = 1 / (1 / 0.5 + 1 / sigma**2)
     assert drawn.mean.item() == pytest.approx(0.7 * variance / sigma**2, abs=0.01)
     assert drawn.spread.item() == pytest.approx(variance**0.5, rel=0.03)
-    assert drawn.evaluations == 100 * 20_000
+    assert drawn.evaluations == 400 * 20_000
 
 
 def test_diffusing_back_from_less_than_the_last_level_is_one_denoising():
