@@ -18,11 +18,19 @@ def _unit(name: str) -> str:
     parts = [f"## `{name}`", _directive(name)]
     for info in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if not info.name.startswith("_"):
-            options = [f"exclude-members: {', '.join(public)}"] if public else []
+            known = [*public, *_borrowed(f"{name}.{info.name}")]
+            options = [f"exclude-members: {', '.join(known)}"] if known else []
             # A function re-exported under its module's name takes that entry in the index.
             options += ["no-index:"] if info.name in public else []
             parts += [f"### `{name}.{info.name}`", _directive(f"{name}.{info.name}", *options)]
     return "\n\n".join(parts)
+
+
+def _borrowed(name: str) -> list[str]:
+    """Return what a module lists in ``__all__`` but takes from another module, shown there."""
+    module = importlib.import_module(name)
+    listed = getattr(module, "__all__", [])
+    return [item for item in listed if getattr(getattr(module, item), "__module__", name) != name]
 
 
 def _directive(name: str, *options: str) -> str:
