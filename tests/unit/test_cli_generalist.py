@@ -16,9 +16,10 @@ from emlab.methods.generalist_config import load_config
 from emlab.models import build
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.noise_field import NoiseField
+from emlab.solvers.one_step import DiffuseBackConfig
 from emlab.solvers.plug_and_play import RestoreConfig
 
-ITERATIVE = RestoreConfig | HalfQuadraticConfig
+ITERATIVE = RestoreConfig | HalfQuadraticConfig | DiffuseBackConfig
 
 MODEL = {"kind": "unet", "widths": [8], "embedding": 16}
 OBJECTIVE = {"kind": "flow", "mean": 0.0135, "std": 0.30}
@@ -46,7 +47,7 @@ def few_steps(name):
     """A configuration with its samplers cut to four steps."""
     config = load_config(name)
     solvers = {
-        task: replace(solver, steps=4, iterations=6) if isinstance(solver, ITERATIVE) else solver
+        task: replace(solver, steps=4) if isinstance(solver, ITERATIVE) else solver
         for task, solver in config.solvers.items()
     }
     return replace(config, solvers=solvers)
@@ -293,6 +294,24 @@ def test_denoising_block_by_block_equals_denoising_at_once(emlab, long_volume):
     assert int(told(printed)["blocks"].split(",")[0]) > 1
     first, second = (read_image(out).pixels for out in outs)
     assert np.abs(first - second).max() < 0.05 * first.std()
+
+
+def test_samples_of_noisy_planes_agree_across_blocks(emlab, long_volume):
+    out = long_volume.with_name("a.npy")
+    options = ("--noise", 25, "--samples", 1, "--seed", 2, "--memory", 1.73)
+    status, printed, _ = emlab("denoise", long_volume, out, *options)
+    assert status == 0
+    assert int(told(printed)["blocks"].split(",")[0]) > 1
+    field = NoiseField(2)
+    once = generalist.denoise(
+        read_image(long_volume).pixels,
+        few_steps("samples"),
+        torch.Generator().manual_seed(2),
+        noise_sigma=25.0,
+        samples=1,
+        noise=lambda step, shape: field.at(step, (0, 0, 0), shape[1:])[None],
+    ).image
+    assert np.abs(read_image(out).pixels - once).max() < 0.05 * once.std()
 
 
 def test_an_interrupted_run_is_resumed_and_ends_with_the_same_bytes(

@@ -37,10 +37,9 @@ from emlab.methods.generalist import (
     load,
     load_config,
 )
-from emlab.methods.generalist_volumes import megabytes, restore_volume, survey
+from emlab.methods.generalist_volumes import ONE_ESTIMATE, megabytes, restore_volume, survey
 from emlab.priors import Prior
 from emlab.runtime import choose_device, choose_threads, make_generator
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.tiling import TiledPrior
 
 
@@ -94,7 +93,7 @@ class Job:
 
     def _draw_samples(self) -> None:
         """Take a sampler where the config gives one estimate."""
-        if isinstance(self.config.solvers[self.task], OneStepConfig | HalfQuadraticConfig):
+        if isinstance(self.config.solvers[self.task], ONE_ESTIMATE):
             sampling = load_config("samples")
             solvers = {**self.config.solvers, self.task: sampling.solvers[self.task]}
             self.config = replace(self.config, solvers=solvers, samples=sampling.samples)
@@ -242,7 +241,7 @@ class Job:
     def _drawn(self) -> str:
         """How the result came about, in words."""
         solver = self.config.solvers[self.task]
-        if isinstance(solver, OneStepConfig | HalfQuadraticConfig):
+        if isinstance(solver, ONE_ESTIMATE):
             return "one estimate"
         return f"mean of {count(self.config.samples, 'sample')}"
 

@@ -287,7 +287,7 @@ def solve(
             result = Samples(clean[None], 1)
         case DiffuseBackConfig():
             result = diffuse_back(
-                turned, y, level, solver, generator, samples=count, progress=progress
+                turned, y, level, solver, generator, samples=count, noise=noise, progress=progress
             )
         case HalfQuadraticConfig():
             if count > 1:

@@ -27,6 +27,7 @@ from emlab.runtime import make_generator
 from emlab.solvers.blocks import BlockRun, Source, block_shape_for, process_blocks
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.noise_field import NoiseField
+from emlab.solvers.one_step import DiffuseBackConfig
 from emlab.solvers.plug_and_play import RestoreConfig
 
 # Fine pixels at each face of a block whose result is thrown away, and over which blocks blend.
@@ -34,6 +35,8 @@ MARGIN = 16
 # float32 arrays of the size of its result that a solver holds at once, for one sample.
 COPIES = 16
 _SURVEYED_PLANES = 16
+# Solvers that draw no samples.
+ONE_ESTIMATE = OneStepConfig | HalfQuadraticConfig
 
 
 class VolumeTarget(Protocol):
@@ -177,12 +180,12 @@ def restore_volume(
     coloured = shared.spectrum is not None
     task = "isotropic" if factor > 1 else "denoise_coloured" if coloured else "denoise"
     solver = config.solvers[task]
-    if not isinstance(solver, OneStepConfig | HalfQuadraticConfig | RestoreConfig):
+    if not isinstance(solver, ONE_ESTIMATE | RestoreConfig | DiffuseBackConfig):
         raise InputError(
             f"a volume that does not fit into {memory_mb:g} MB needs the config ours or samples; "
             f"allow more memory or choose one of those"
         )
-    if not isinstance(solver, RestoreConfig):
+    if isinstance(solver, ONE_ESTIMATE):
         samples = 1
     if spread is not None and samples < 2:
         raise InputError("the spread needs at least 2 samples of a sampler")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from emlab.errors import InputError
 from emlab.priors.base import Prior
-from emlab.solvers.plug_and_play import Progress, Samples
+from emlab.solvers.plug_and_play import NoiseSource, Progress, Samples
 
 
 def one_step_denoise(prior: Prior, measurement: Tensor, sigma: float) -> Tensor:
@@ -109,6 +109,7 @@ def diffuse_back(
     generator: torch.Generator,
     *,
     samples: int = 1,
+    noise: NoiseSource | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     r"""Draw from the posterior of an image under white noise: the reverse diffusion from *there*.
@@ -125,6 +126,8 @@ def diffuse_back(
         ``(..., H, W)``, in the prior's units.
     sigma : float
         Standard deviation of its noise; below `sigma_min` the answer is a single denoising.
+    noise : callable, optional
+        Standard normal noise of a step and shape, instead of the generator's, as in `restore`.
 
     Returns
     -------
@@ -142,7 +145,10 @@ def diffuse_back(
     x = measurement.expand(samples, *measurement.shape)
     for step, (level, following) in enumerate(pairwise([*levels, 0.0])):
         clean, kept = prior.denoise(x, level), (following / level) ** 2
-        fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        if noise is None:
+            fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        else:
+            fresh = noise(step, tuple(x.shape)).to(x)
         x = clean + kept * (x - clean) + following * (1 - kept) ** 0.5 * fresh
         if progress is not None:
             progress(step + 1, len(levels))
