@@ -79,6 +79,16 @@ def test_all_tasks_are_drawn_and_told_apart():
     assert 0 < min(network.seen) < max(network.seen) < 1
 
 
+def test_pairs_are_made_in_full_precision_also_under_autocast():
+    def value():
+        generator = torch.Generator().manual_seed(3)
+        return supervised.paired_loss(Nothing(), patches(15), generator, SCALES).item()
+
+    exact = value()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert value() == pytest.approx(exact, rel=1e-5)
+
+
 def test_loss_repeats_with_its_generator():
     values = [
         supervised.paired_loss(Nothing(), patches(), torch.Generator().manual_seed(s), SCALES)

@@ -114,13 +114,14 @@ class Table:
             for name, scores in methods.items():
                 for metric, values in scores.items():
                     mean, low, high = self.interval(task, name, metric)
+                    guessed = metric == "frc_nm" and task == REAL_PAIR.name
                     report.value(
                         f"{task}.{metric}.{name}",
                         mean,
                         low,
                         high,
                         unit=UNITS.get(metric, ""),
-                        note=note,
+                        note=note + "; pixel size unknown, taken as 10 nm" * guessed,
                         n=len(values),
                     )
                 if name == ours or ours not in methods:

@@ -135,10 +135,11 @@ def paired_loss(
     restorer = Restorer(model, scales)
     number = torch.randint(len(TASKS), (len(clean),), generator=generator)
     rough, scale = torch.empty_like(clean), torch.tensor(scales)[number] * UNIT_RANGE
-    for k, which in enumerate(TASKS.values()):
-        if (chosen := number == k).any():
-            measured = which.measure_section(clean[chosen], generator, UNIT_RANGE)
-            rough[chosen] = which.back_to_grid(measured)
+    with torch.autocast(clean.device.type, enabled=False):  # pairs are made in full precision
+        for k, which in enumerate(TASKS.values()):
+            if (chosen := number == k).any():
+                measured = which.measure_section(clean[chosen], generator, UNIT_RANGE)
+                rough[chosen] = which.back_to_grid(measured)
     wanted = (clean - rough) / scale.to(clean)[:, None, None]
     return (restorer.correction(rough, number.to(clean.device)) - wanted).square().mean()
 
