@@ -3,7 +3,7 @@ r"""Blind deblurring: the image and the kernel that blurred it, in turns.
 Noise levels fall as in `restore`. At each, with the kernel k of the moment,
 
 1. the prior denoises, :math:`\hat x = D(x_\sigma, \sigma)`;
-2. the kernel is refined on :math:`\|y - k * \hat x\|^2`, non-negative and of sum 1;
+2. the kernel is refined on :math:`\|\nabla(y - k * \hat x)\|^2`, non-negative and of sum 1;
 3. the data step moves :math:`\hat x` towards the measurement and noise returns.
 
 The kernel is fitted to what the *prior* makes of the noisy image, before the data step. Fitted
@@ -24,6 +24,7 @@ from emlab.errors import InputError
 from emlab.physics.kernels import defocus_kernel, delta_kernel
 from emlab.physics.operators import Blur, extend
 from emlab.priors.base import Prior
+from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
 from emlab.solvers.plug_and_play import Progress, RestoreConfig, Samples, data_step, restore
 from emlab.solvers.sampling import noise_levels
 
@@ -48,10 +49,13 @@ class BlindConfig:
         First and last level of the search, in units of the image.
     memory : float
         Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
+    trust : float
+        As in `RestoreConfig`, for the search.
     window : int
         The kernel is searched for on a central square of at most this side, in pixels.
-    restoration : RestoreConfig
-        How the image is restored once the kernel is found.
+    restoration : HalfQuadraticConfig or RestoreConfig
+        How the image is restored once the kernel is found: one image near the posterior mean, or
+        samples.
     """
 
     size: int = 33
@@ -60,8 +64,11 @@ class BlindConfig:
     sigma_max: float = 1.0
     sigma_min: float = 0.04
     memory: float = 0.7
+    trust: float = 0.3
     window: int = 256
-    restoration: RestoreConfig = field(default_factory=RestoreConfig)
+    restoration: HalfQuadraticConfig | RestoreConfig = field(
+        default_factory=lambda: HalfQuadraticConfig(steps=8, sigma_max=0.4, sigma_min=0.03)
+    )
 
     def __post_init__(self) -> None:
         if self.size < 3 or self.size % 2 == 0:
@@ -72,6 +79,8 @@ class BlindConfig:
             raise InputError("the search needs steps >= 2 and 0 < sigma_min < sigma_max")
         if not 0 <= self.memory < 1:
             raise InputError(f"memory must be in [0, 1), got {self.memory}")
+        if self.trust <= 0 or self.window < 2:
+            raise InputError("the search needs trust > 0 and a window of at least 2 pixels")
 
 
 def blind_deblur(
@@ -93,25 +102,28 @@ def blind_deblur(
     noise_sigma : float
         Standard deviation of its white noise, positive.
     samples : int
-        Restored images to draw; the kernel is the same for all.
+        Restored images to draw, with a `RestoreConfig`; the kernel is the same for all.
 
     Returns
     -------
     Samples
-        As from `restore`; the evaluations count those of the search.
+        As from the restoration; the evaluations count those of the search.
     Tensor
         The kernel ``(size, size)``.
 
     Raises
     ------
     InputError
-        Not one image, an image smaller than the kernel, or a noise level that is not positive.
+        Not one image, an image smaller than the kernel, a noise level that is not positive, or
+        samples of a restoration that draws none.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(
             f"a kernel of {config.size} pixels needs one image (H, W) at least as large, "
             f"got {tuple(measurement.shape)}; choose a smaller odd size"
         )
+    if samples > 1 and isinstance(config.restoration, HalfQuadraticConfig):
+        raise InputError("half-quadratic splitting draws no samples; choose a RestoreConfig")
     total = config.steps + config.restoration.steps
 
     def searched(done: int, _steps: int) -> None:
@@ -119,11 +131,22 @@ def blind_deblur(
             progress(done, total)
 
     kernel = estimate_kernel(prior, measurement, noise_sigma, config, generator, searched)
-    found = restore(
-        prior, Blur(kernel), measurement, noise_sigma, config.restoration, generator,
-        shape=tuple(measurement.shape), samples=samples, start=measurement,
-        progress=lambda done, steps: searched(config.steps + done, steps),
-    )  # fmt: skip
+
+    def restored(done: int, _steps: int) -> None:
+        searched(config.steps + done, total)
+
+    shape = tuple(measurement.shape)
+    match config.restoration:
+        case HalfQuadraticConfig():
+            found = half_quadratic(
+                prior, Blur(kernel), measurement, noise_sigma, config.restoration,
+                shape=shape, start=measurement, progress=restored,
+            )  # fmt: skip
+        case RestoreConfig():
+            found = restore(
+                prior, Blur(kernel), measurement, noise_sigma, config.restoration, generator,
+                shape=shape, samples=samples, start=measurement, progress=restored,
+            )  # fmt: skip
     return Samples(found.images, found.evaluations + config.steps, found.trace), kernel
 
 
@@ -152,19 +175,19 @@ def estimate_kernel(
     for step, (sigma, following) in enumerate(pairwise(levels)):
         with torch.no_grad():
             denoised = prior.denoise(x, sigma)
-        products, match, energy = _normal_equations(denoised[0], y, atoms)
+        blurred, seen = _slopes(denoised[0], y, atoms)
+        products, match = blurred @ blurred.T, blurred @ seen
         fit = fit_on_simplex(products, match, weights)
-        residual = energy - 2 * fit @ match + fit @ products @ fit
+        residual = (seen - fit @ blurred).square().sum() + 2 * noise_sigma**2 * len(seen)
         gram = config.memory * gram + products / residual
         target = config.memory * target + match / residual
         weights = fit_on_simplex(gram, target, weights)
         kernel = (weights[:, None, None] * atoms).sum(0)
         if config.family == "free":
             kernel = _centred(kernel)
-        spread = (config.restoration.trust * sigma) ** 2
+        spread = (config.trust * sigma) ** 2
         estimate, _ = data_step(
-            Blur(kernel), y, lambda residual: residual / noise_sigma**2, denoised, spread,
-            config.restoration.iterations,
+            Blur(kernel), y, lambda residual: residual / noise_sigma**2, denoised, spread, 10
         )  # fmt: skip
         x = estimate + following * _normal(x, generator)
         if progress is not None:
@@ -186,7 +209,7 @@ def kernel_atoms(family: Family, size: int) -> Tensor:
     )
 
 
-def fit_on_simplex(gram: Tensor, target: Tensor, start: Tensor, iterations: int = 300) -> Tensor:
+def fit_on_simplex(gram: Tensor, target: Tensor, start: Tensor, iterations: int = 100) -> Tensor:
     """Minimise ``w gram w / 2 - target w`` over weights that are non-negative and sum to 1.
 
     Accelerated projected gradient (Beck and Teboulle 2009, with constant step).
@@ -220,25 +243,27 @@ def kernel_width(kernel: Tensor) -> float:
     return float((total / 2).sqrt())
 
 
-def _normal_equations(image: Tensor, y: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products of the image blurred by each atom, with each other and with `y`; energy of y.
+def _slopes(image: Tensor, y: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbours of the image blurred by each atom ``(m, n)``, and of `y`.
 
-    A margin as wide as the kernel reaches (at most a quarter of the image) is left out: what lies
-    beyond the edge is not known.
+    Slopes forgive a prior that is unsure of brightness and shading, which only the widest kernels
+    could explain. A margin as wide as the kernel reaches (at most a quarter of the image) is left
+    out: what lies beyond the edge is not known.
     """
     height, width = y.shape
-    margin = min(atoms.shape[-1] // 2, height // 4, width // 4)
-    inside = (..., slice(margin, height - margin), slice(margin, width - margin))
     size = atoms.shape[-1]
+    margin = min(size // 2, height // 4, width // 4)
+    rows, columns = slice(margin, height - margin), slice(margin, width - margin)
     if len(atoms) == size**2:
         for axis in (-2, -1):
             image = extend(image, axis, size // 2, size // 2, "reflect")
-        shifted = image.unfold(0, size, 1).unfold(1, size, 1)[inside[1:]]
-        blurred = shifted.flip(-2, -1).flatten(2).flatten(0, 1).T
+        shifted = image.unfold(0, size, 1).unfold(1, size, 1)[rows, columns]
+        blurred = shifted.flip(-2, -1).flatten(2).movedim(2, 0)
     else:
-        blurred = torch.stack([Blur(atom).A(image)[inside] for atom in atoms]).flatten(1)
-    seen = y[inside].flatten()
-    return blurred @ blurred.T, blurred @ seen, seen @ seen
+        blurred = torch.stack([Blur(atom).A(image)[rows, columns] for atom in atoms])
+    both = torch.cat([blurred, y[None, rows, columns]])
+    slopes = torch.cat([both.diff(dim=1).flatten(1), both.diff(dim=2).flatten(1)], dim=1)
+    return slopes[:-1], slopes[-1]
 
 
 def _centred(kernel: Tensor) -> Tensor:
