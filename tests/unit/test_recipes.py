@@ -1,4 +1,4 @@
-"""Recipes: each one trains, leaves weights with a full card, and never sees a test digit."""
+"""Recipes of the digits: each trains, leaves weights with a full card, never sees a test digit."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from emlab import weights
 from emlab.data.digits import load_digits
 from emlab.data.hashing import hash_images
 from emlab.errors import InputError
-from emlab.methods import mtd_priors, recipes
+from emlab.methods import mtd_priors, recipe
+from emlab.methods.mtd_priors import recipes
 from emlab.methods.settings import PROFILES, read_profile
 from emlab.priors import load_prior
 
@@ -76,7 +77,7 @@ def test_training_digits_are_none_of_the_others(monkeypatch):
         drawn["images"] = images
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mtd_priors, "train", spy)
+    monkeypatch.setattr(recipe, "train", spy)
     with pytest.raises(KeyboardInterrupt):
         recipes()["mtd_mnist_epsilon"](profile="smoke", device="cpu")
     training = set(hash_images((drawn["images"] * 255).round().to(torch.uint8).numpy()))
