@@ -38,12 +38,6 @@ class EquivariantPrior:
         return turn_back(self.prior.score(turn(x, element), sigma), element)
 
 
-def denoise_all_ways(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
-    """Posterior mean, averaged over the eight flips and turns: eight evaluations."""
-    answers = [turn_back(prior.denoise(turn(x, g), sigma), g) for g in range(8)]
-    return torch.stack(answers).mean(0)
-
-
 def turn(x: Tensor, element: int) -> Tensor:
     """Element 0 to 7 of the symmetries of the square, applied to ``(..., H, W)``."""
     turned = torch.rot90(x, element % 4, (-2, -1))
