@@ -1,5 +1,8 @@
 """What the instrument does to a specimen: operators with adjoints, and noise."""
 
+from emlab.physics.counting import GaussianCounts, Poisson, SquareRoot
+from emlab.physics.ctf import ComplexCTF
+from emlab.physics.exit_wave import ExitWave, WeakPhase
 from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.physics.mtd import Measurement, MTDOperator, simulate_measurement
 from emlab.physics.noise import (
@@ -27,8 +30,11 @@ __all__ = [
     "Axial",
     "Blur",
     "ColouredGaussianNoise",
+    "ComplexCTF",
     "Compose",
     "Downsample",
+    "ExitWave",
+    "GaussianCounts",
     "GaussianNoise",
     "Identity",
     "LinearOperator",
@@ -36,8 +42,11 @@ __all__ = [
     "Mask",
     "Measurement",
     "NoiseSpectrum",
+    "Poisson",
     "PoissonGaussianNoise",
     "Rotations",
+    "SquareRoot",
+    "WeakPhase",
     "defocus_kernel",
     "delta_kernel",
     "estimate_noise_sigma",

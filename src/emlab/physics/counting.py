@@ -1,0 +1,174 @@
+r"""Counting electrons: likelihoods of expected counts, and units for particles without any.
+
+Each likelihood has ``sample``, ``log_likelihood`` (summed over the pixels of an image),
+``gradient`` with respect to the expected counts, and ``curvature``, the information that one pixel
+holds about its expectation (Fisher's, :math:`E[-\ell'']`, always positive).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.noise import Noise
+
+FEWEST = 1e-3  # expected counts below this are taken as this: no wave is exactly dark
+
+
+class CountingNoise(Noise, Protocol):
+    """A likelihood that also says how much one pixel tells."""
+
+    def curvature(self, mean: Tensor) -> Tensor: ...
+
+
+class Poisson:
+    r"""Independent electrons, :math:`\ell = y\ln\lambda - \lambda - \ln y!`."""
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw counts, whole numbers in the dtype of `clean`.
+
+        Raises
+        ------
+        InputError
+            Negative expected counts.
+        """
+        if bool((clean < 0).any()):
+            raise InputError("expected counts must not be negative; use ExitWave, not WeakPhase")
+        counts = torch.poisson(clean.to(generator.device), generator=generator)
+        return counts.to(clean)
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        rate = mean.clamp_min(FEWEST)
+        return (measurement * rate.log() - rate - torch.lgamma(measurement + 1)).sum((-2, -1))
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        return measurement / mean.clamp_min(FEWEST) - 1
+
+    def curvature(self, mean: Tensor) -> Tensor:
+        return 1 / mean.clamp_min(FEWEST)
+
+
+class SquareRoot(Poisson):
+    r"""Poisson counts after Anscombe's transform, whose noise is 1/2 everywhere (Anscombe 1948).
+
+    .. math:: \ell = -2\sum\left(\sqrt{y + 3/8} - \sqrt{\lambda + 3/8}\right)^2 + \mathrm{const}
+    """
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        misfit = self._root(measurement) - self._root(mean)
+        return (0.5 * math.log(2 / math.pi) - 2 * misfit.square()).sum((-2, -1))
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        root = self._root(mean)
+        return 2 * (self._root(measurement) - root) / root
+
+    def curvature(self, mean: Tensor) -> Tensor:
+        return 1 / (mean + 3 / 8).clamp_min(FEWEST)
+
+    @staticmethod
+    def _root(counts: Tensor) -> Tensor:
+        return (counts + 3 / 8).clamp_min(FEWEST).sqrt()
+
+
+class GaussianCounts:
+    """Many electrons: normal noise of a known variance, for counts that need not be whole.
+
+    Parameters
+    ----------
+    variance : float or Tensor
+        Of each pixel, positive; broadcasts against the counts. The expected counts without any
+        specimen are a good one.
+    """
+
+    def __init__(self, variance: float | Tensor) -> None:
+        self.variance = torch.as_tensor(variance)
+        if not bool((self.variance > 0).all()):
+            raise InputError("the variance of the counts must be positive")
+
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        white = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+        return clean + self.variance.to(clean).sqrt() * white.to(clean.device)
+
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        variance = self.variance.to(mean)
+        misfit = (measurement - mean).square() / variance
+        return -0.5 * (misfit + (2 * math.pi * variance).log()).sum((-2, -1))
+
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        return (measurement - mean) / self.variance.to(mean)
+
+    def curvature(self, mean: Tensor) -> Tensor:
+        return (1 / self.variance.to(mean)).expand_as(mean)
+
+
+def fit_gain_offset(expected: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
+    """Least-squares gain and offset of ``measurement = gain * expected + offset``.
+
+    Parameters
+    ----------
+    expected, measurement : Tensor
+        ``(..., H, W)``. The gain is negative where the contrast was inverted.
+
+    Returns
+    -------
+    gain, offset : Tensor
+        ``(..., 1, 1)``.
+
+    Raises
+    ------
+    InputError
+        An expectation without contrast.
+    """
+    mean, level = expected.mean((-2, -1), keepdim=True), measurement.mean((-2, -1), keepdim=True)
+    centred = expected - mean
+    power = centred.square().sum((-2, -1), keepdim=True)
+    if bool((power == 0).any()):
+        raise InputError("gain and offset cannot be told from an expected image without contrast")
+    gain = (centred * measurement).sum((-2, -1), keepdim=True) / power
+    return gain, level - gain * mean
+
+
+def counts_from_normalised(
+    images: Tensor, counts_per_pixel: float | Tensor, radius: float, *, inverted: bool = True
+) -> Tensor:
+    r"""Give extracted particles, normalised to background 0 +- 1, the units of counts.
+
+    Where there is no particle the mean is N and the noise :math:`\sqrt N`, so that
+    :math:`y = N \mp \sqrt N (z - \bar z)/s` with mean and standard deviation of the background.
+
+    Parameters
+    ----------
+    images : Tensor
+        ``(..., H, W)``.
+    counts_per_pixel : float or Tensor
+        N, dose times pixel area, positive; broadcasts.
+    radius : float
+        The background is what lies further than this from the centre, in pixels.
+    inverted : bool
+        Matter is bright, as in most particle stacks.
+
+    Raises
+    ------
+    InputError
+        A circle that leaves too little background, or a background without noise.
+    """
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) - height / 2
+    columns = torch.arange(width, device=images.device) - width / 2
+    outside = torch.hypot(rows[:, None], columns[None, :]) > radius
+    if int(outside.sum()) < 16:
+        raise InputError(
+            f"a radius of {radius:g} pixels leaves no background in {height} x {width}"
+        )
+    background = images[..., outside]
+    level, noise = background.mean(-1), background.std(-1)
+    if bool((noise == 0).any()) or not bool(noise.isfinite().all()):
+        raise InputError("a particle image has no noise around the particle; check the stack")
+    counts = torch.as_tensor(counts_per_pixel).to(images)
+    sign = -1 if inverted else 1
+    scaled = (images - level[..., None, None]) / noise[..., None, None]
+    return counts + sign * counts.sqrt() * scaled
