@@ -48,23 +48,21 @@ class PhaseMaps:
     shifts_angstrom: NDArray[np.float64]
 
 
-def wavelength_angstrom(voltage_kv: float) -> float:
-    """Relativistic wavelength of the electron in A: .01969 at 300 kV."""
-    if voltage_kv <= 0:
-        raise InputError(f"the voltage must be positive (in kV), got {voltage_kv}")
-    return _PLANCK_C_KEV_ANGSTROM / math.sqrt(voltage_kv * (voltage_kv + 2 * _ELECTRON_REST_KEV))
-
-
 def sigma_e(voltage_kv: float) -> float:
     r"""Interaction parameter in rad/(V A), 6.53e-4 at 300 kV.
 
     .. math:: \sigma_e = \frac{2\pi}{\lambda U}\,\frac{m c^2 + eU}{2 m c^2 + eU}
 
-    (Kirkland, *Advanced Computing in Electron Microscopy*, eq. 5.6).
+    with the relativistic wavelength (Kirkland, *Advanced Computing in Electron Microscopy*, eq.
+    5.6).
     """
-    wavelength, rest = wavelength_angstrom(voltage_kv), _ELECTRON_REST_KEV
-    ratio = (rest + voltage_kv) / (2 * rest + voltage_kv)
-    return 2 * math.pi / (wavelength * 1e3 * voltage_kv) * ratio
+    if voltage_kv <= 0:
+        raise InputError(f"the voltage must be positive (in kV), got {voltage_kv}")
+    rest = _ELECTRON_REST_KEV
+    wavelength = _PLANCK_C_KEV_ANGSTROM / math.sqrt(voltage_kv * (voltage_kv + 2 * rest))
+    return (
+        2e-3 * math.pi / (wavelength * voltage_kv) * (rest + voltage_kv) / (2 * rest + voltage_kv)
+    )
 
 
 def project(
