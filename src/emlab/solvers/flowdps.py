@@ -1,0 +1,169 @@
+r"""FlowDPS: posterior sampling with a flow, as published and corrected.
+
+Time t runs from 0 (noise) to 1 (image), :math:`x_t = t x_1 + (1-t) x_0`. At each time
+
+1. :math:`\hat x_1 = x_t + (1-t)v` and :math:`\hat x_0 = x_t - t v`;
+2. a few gradient steps of :math:`\|y - A(x)\|`, not squared, take :math:`\hat x_1` to
+   :math:`\hat x_1(y)`, which enters with the weight of the noise,
+   :math:`\tilde x_1 = t\,\hat x_1 + (1-t)\,\hat x_1(y)`;
+3. at the next time :math:`t'`: :math:`x_{t'} = t'\tilde x_1 + (1-t')\,(\sqrt{t'}\,\hat x_0 +
+   \sqrt{1-t'}\,\epsilon)`.
+
+(Kim et al. 2025, algorithm 1 and public code.) The step knows nothing of the noise: of a scalar
+Gaussian it follows the same share of the measurement, with the same spread, however noisy that is.
+Corrected, step 2 is the mean of :math:`x_1` given :math:`x_t` *and* the counts, which
+is Bayes' rule :math:`v(x|y) = v + \frac{1-t}{t}\nabla\log p(y|x_t)` (the sign of Zhang et al.,
+eq. 11, put right), :math:`\hat x_0` follows from it, and step 3 draws as much noise anew as the
+reverse diffusion does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.counting import CountingNoise
+from emlab.physics.exit_wave import Instrument
+from emlab.priors.base import Prior
+from emlab.solvers.denoiser_spread import Spread
+from emlab.solvers.guided_phase import conditional
+from emlab.solvers.plug_and_play import Progress, Samples
+
+
+@dataclass(frozen=True)
+class FlowDPSConfig:
+    """Settings of `flowdps`.
+
+    Attributes
+    ----------
+    steps : int
+        Times, 28 as published; each is one network evaluation.
+    time_shift : float
+        1: evenly spaced times; s: noise ``u -> s u / (1 + (s - 1) u)``, 3 as published.
+    gradient_steps : int
+        Of the data term at each time, 3 as published.
+    step_size : float
+        Length of each: the phase moves by this times the gradient of the misfit's length (or of
+        half its square), the misfit in units of the counts without a specimen.
+    misfit : str
+        ``length``, as published, or ``square``.
+    corrected : bool
+        See above; the two settings before have no part in it.
+    iterations : int
+        Conjugate gradients of the corrected data step.
+    sigma_max : float
+        Noise level of the start, in units of the image.
+    """
+
+    steps: int = 28
+    time_shift: float = 3.0
+    gradient_steps: int = 3
+    step_size: float = 0.2
+    misfit: Literal["length", "square"] = "length"
+    corrected: bool = False
+    iterations: int = 4
+    sigma_max: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.gradient_steps < 1 or self.iterations < 1:
+            raise InputError("FlowDPS needs steps >= 2, gradient_steps >= 1 and iterations >= 1")
+        if not self.step_size >= 0 or not self.time_shift > 0 or not self.sigma_max > 0:
+            raise InputError("FlowDPS needs step_size >= 0, time_shift > 0 and sigma_max > 0")
+        if self.misfit not in ("length", "square"):
+            raise InputError(f"the misfit is 'length' or 'square', not {self.misfit!r}")
+
+    def times(self) -> list[float]:
+        """Times from near 0 to 1."""
+        even = [1 - i / self.steps for i in range(self.steps + 1)]
+        shifted = [self.time_shift * u / (1 + (self.time_shift - 1) * u) for u in even]
+        return [max(1 - noise, 1 / (1 + self.sigma_max)) for noise in shifted]
+
+
+def flowdps(
+    prior: Prior,
+    instrument: Instrument,
+    noise: CountingNoise,
+    measurement: Tensor,
+    config: FlowDPSConfig,
+    generator: torch.Generator,
+    *,
+    shape: tuple[int, ...],
+    samples: int = 1,
+    spread: Spread | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    """Sample phases, for all particles and samples at once.
+
+    Parameters
+    ----------
+    spread : Spread, optional
+        As in `guided_phase`; the corrected form needs it.
+
+    Other parameters and the result as in `guided_phase`. The published form makes no use of
+    `noise` but for the trace.
+
+    Raises
+    ------
+    InputError
+        The corrected form without a spread.
+    """
+    if config.corrected and spread is None:
+        raise InputError("the corrected form needs the spread of the prior's answers")
+    times = config.times()
+    sensitivity = instrument.sensitivity()
+    x = _normal((samples, *shape), measurement, generator)
+    trace = []
+    for step, (t, following) in enumerate(pairwise(times)):
+        sigma = (1 - t) / t
+        with torch.no_grad():
+            answer = prior.denoise(x / t, sigma)
+            if config.corrected and spread is not None:
+                image, misfit = conditional(
+                    instrument, noise, measurement, answer, spread(sigma), sensitivity,
+                    config.iterations,
+                )  # fmt: skip
+                rest = (x - t * image) / (1 - t)
+                left = (1 - following) / following / sigma
+                kept = left
+            else:
+                moved, misfit = _descend(instrument, noise, measurement, answer, config)
+                image = t * answer + (1 - t) * moved
+                rest = (x - t * answer) / (1 - t)
+                kept = following**0.5
+        trace.append(misfit)
+        fresh = (1 - kept**2) ** 0.5 * _normal(x.shape, x, generator)
+        x = following * image + (1 - following) * (kept * rest + fresh)
+        if progress is not None:
+            progress(step + 1, config.steps)
+    return Samples(x, config.steps * x[..., 0, 0].numel(), trace)
+
+
+def _descend(
+    instrument: Instrument,
+    noise: CountingNoise,
+    measurement: Tensor,
+    image: Tensor,
+    config: FlowDPSConfig,
+) -> tuple[Tensor, float]:
+    """The gradient steps of the published form, and the misfit before them."""
+    empty = instrument.counts.to(image)
+    first = 0.0
+    for step in range(config.gradient_steps):
+        tangent = instrument.linearised(image)
+        if step == 0:
+            pull = noise.gradient(tangent.expected, measurement)
+            first = (pull.square() / noise.curvature(tangent.expected)).mean().sqrt().item()
+        misfit = (measurement - tangent.expected) / empty
+        if config.misfit == "length":
+            misfit = misfit / misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
+        image = image + config.step_size * tangent.A_adjoint(misfit / empty)
+    return image, first
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)

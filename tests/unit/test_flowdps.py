@@ -1,0 +1,164 @@
+"""Samplers on a scalar Gaussian: what fixed steps do to the error bars, and what mends them."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.counting import GaussianCounts, Poisson
+from emlab.physics.ctf import ComplexCTF
+from emlab.physics.exit_wave import ExitWave
+from emlab.solvers.denoiser_spread import WienerSpread
+from emlab.solvers.flowdps import FlowDPSConfig, flowdps
+from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
+
+SIDE = 48
+
+
+@dataclass
+class Direct:
+    """The image itself is measured."""
+
+    counts: Tensor
+    expected: Tensor
+
+    def A(self, image):
+        return image
+
+    def A_adjoint(self, measurement):
+        return measurement
+
+    def linearised(self, image):
+        return Direct(self.counts, image)
+
+    def sensitivity(self):
+        return torch.ones(SIDE, SIDE // 2 + 1)
+
+
+class WhitePrior:
+    """Pixels that are independent and standard normal: many scalars at once."""
+
+    def denoise(self, x, sigma):
+        return x / (1 + sigma**2)
+
+    def score(self, x, sigma):
+        return -x / (1 + sigma**2)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def scalar(method, snr, samples=20):
+    """Gain over the exact one, variance over the exact one, and coverage, of N(0, 1) in noise."""
+    sigma = snr**-0.5
+    truth = draw(SIDE, SIDE)
+    measurement = truth + sigma * draw(SIDE, SIDE, seed=1)
+    instrument = Direct(torch.ones(()), torch.zeros(()))
+    found = method(
+        WhitePrior(), instrument, GaussianCounts(sigma**2), measurement, generator=generator(2),
+        shape=(SIDE, SIDE), samples=samples,
+    )  # fmt: skip
+    assert found.evaluations == 28 * samples
+    exact = 1 / (1 + sigma**2)
+    gain = (found.mean * measurement).sum() / measurement.square().sum()
+    variance = found.images.var(0).mean()
+    half = 1.645 * variance.sqrt()
+    covered = ((truth - gain * measurement).abs() < half).double().mean()
+    return gain.item() / exact, variance.item() / (1 - exact), covered.item()
+
+
+def published(*args, **options):
+    config = FlowDPSConfig(step_size=0.215, misfit="square")
+    return flowdps(*args[:4], config, **options)
+
+
+def corrected(*args, **options):
+    spread = WienerSpread(torch.ones(SIDE, SIDE // 2 + 1))
+    return flowdps(*args[:4], FlowDPSConfig(corrected=True), spread=spread, **options)
+
+
+def guided(*args, **options):
+    config = GuidedPhaseConfig(sigma_max=20.0, sigma_min=0.02)
+    spread = WienerSpread(torch.ones(SIDE, SIDE // 2 + 1))
+    return guided_phase(*args[:4], config, spread=spread, **options)
+
+
+@pytest.mark.parametrize(
+    ("snr", "reference"),
+    [(0.1, (8.8, 0.16, 0.19)), (1.0, (1.6, 0.29, 0.55)), (10, (0.88, 1.6, 0.95))],
+)
+def test_fixed_step_has_the_miscalibration_of_the_reference(snr, reference):
+    gain, variance, covered = scalar(published, snr)
+    assert gain == pytest.approx(reference[0], rel=0.03)
+    assert variance == pytest.approx(reference[1], rel=0.1)
+    assert covered == pytest.approx(reference[2], abs=0.02)
+
+
+@pytest.mark.parametrize("snr", [0.1, 1.0, 10])
+def test_guided_sampler_is_exact_at_every_noise_with_28_evaluations(snr):
+    gain, variance, covered = scalar(guided, snr)
+    assert gain == pytest.approx(1, abs=0.03)
+    assert variance == pytest.approx(1, abs=0.05)
+    assert covered == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize(("snr", "known"), [(0.1, 0.85), (1.0, 0.83), (10, 0.78)])
+def test_corrected_form_has_gain_one_and_spreads_a_little_too_little(snr, known):
+    gain, variance, covered = scalar(corrected, snr)
+    assert gain == pytest.approx(1, abs=0.03)
+    assert 0.55 < variance < 1.02
+    assert covered == pytest.approx(known, abs=0.03)
+
+
+def test_published_steps_are_the_formulas():
+    """Three steps down the length of the misfit, the blend, and the mix of old and new noise."""
+    lens = ComplexCTF(300, 2.63, torch.tensor([9000.0, 20000.0]))
+    instrument = ExitWave(lens, 40.0, 8)
+    counts = 40 * 2.63**2
+    measurement = Poisson().sample(instrument.A(0.1 * draw(2, 8, 8)), generator(4))
+    config = FlowDPSConfig(steps=3, time_shift=1.0, step_size=0.3)
+    found = flowdps(
+        WhitePrior(), instrument, Poisson(), measurement, config, generator(5), shape=(2, 8, 8),
+        samples=2,
+    )  # fmt: skip
+    draws = generator(5)
+
+    def normal():
+        return torch.randn(2, 2, 8, 8, generator=draws, dtype=torch.float64)
+
+    x = normal()
+    for t, following in ((1 / 1001, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0)):
+        sigma = (1 - t) / t
+        velocity = (x / t / (1 + sigma**2) - x) / (1 - t)
+        clean, rest = x + (1 - t) * velocity, x - t * velocity
+        moved = clean
+        for _ in range(3):
+            moved = moved.detach().requires_grad_()
+            length = ((measurement - instrument.A(moved)) / counts).flatten(2).norm(dim=2).sum()
+            moved = moved - 0.3 * torch.autograd.grad(length, moved)[0]
+        blend = t * clean + (1 - t) * moved.detach()
+        noise = following**0.5 * rest + (1 - following) ** 0.5 * normal()
+        x = following * blend + (1 - following) * noise
+    torch.testing.assert_close(found.images, x)
+    assert len(found.trace) == 3
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InputError, match="steps"):
+        FlowDPSConfig(steps=1)
+    with pytest.raises(InputError, match="time_shift"):
+        FlowDPSConfig(time_shift=0.0)
+    with pytest.raises(InputError, match="misfit"):
+        FlowDPSConfig(misfit="cube")
+    with pytest.raises(InputError, match="spread"):
+        flowdps(
+            WhitePrior(), Direct(torch.ones(()), torch.zeros(())), Poisson(), torch.ones(4, 4),
+            FlowDPSConfig(corrected=True), generator(), shape=(4, 4),
+        )  # fmt: skip
