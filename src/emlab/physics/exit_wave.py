@@ -33,7 +33,15 @@ class Tangent(Protocol):
 
 
 class Instrument(Protocol):
-    """What the samplers need of an instrument that need not be linear."""
+    """What the samplers need of an instrument that need not be linear.
+
+    Attributes
+    ----------
+    counts : Tensor
+        Electrons per pixel without a specimen; broadcasts against the measurement.
+    """
+
+    counts: Tensor
 
     def A(self, image: Tensor) -> Tensor: ...
 
