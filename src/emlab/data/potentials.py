@@ -18,6 +18,7 @@ ICE_VOLTS = 4.5
 HYDROGENS_PER_CARBON, HYDROGEN_DISTANCE = 1.6, 1.09
 ANGSTROM3_PER_DALTON, HYDROGEN_MASS_FACTOR = 1.21, 1.07
 SOLVENT_BLUR_ANGSTROM = 2.5
+MOST_OUTSIDE = 0.02  # share of the atoms that may stick out of the box; they are left out
 
 
 def potential(
@@ -65,17 +66,21 @@ def potential(
     ------
     InputError
         The packages are missing (``pip install 'emlab[cryoem]'``), the file holds no atoms, or
-        the box does not hold the particle.
+        more than 2 % of the atoms lie outside the box (fewer are left out).
     """
     if box < 8 or box % 2 or oversampling < 1 or pixel_size_angstrom <= 0:
         raise InputError("a potential needs an even box >= 8, oversampling >= 1, a pixel size > 0")
     places, numbers, b_factors, occupancies = read_atoms(model_path)
     places = aligned(places, numbers)
-    if np.abs(places).max() > pixel_size_angstrom * box / 2:
+    inside = np.abs(places).max(1) < pixel_size_angstrom * box / 2
+    if inside.mean() < 1 - MOST_OUTSIDE:
         raise InputError(
             f"{model_path}: the particle spans {2 * np.abs(places).max():.0f} A, more than the box "
             f"of {box} x {pixel_size_angstrom:g} A; enlarge the box or the pixels"
         )
+    places, numbers, b_factors, occupancies = (
+        values[inside] for values in (places, numbers, b_factors, occupancies)
+    )
     heavy = numbers > 1
     masses = 2.0 * numbers[heavy]  # C 12, N 14, O 16, S 32
     volume = ANGSTROM3_PER_DALTON * HYDROGEN_MASS_FACTOR * float(masses @ occupancies[heavy])

@@ -12,10 +12,17 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     weights, card and checkpoint (``None``: the package's own), whether to continue. Under
     ``torchrun`` only the first process gets a card.
     """
-    from emlab.methods import flowdps_priors, generalist_priors, generalist_supervised, mtd_priors
+    from emlab.methods import (
+        flowdps_priors,
+        flowdps_supervised,
+        generalist_priors,
+        generalist_supervised,
+        mtd_priors,
+    )
 
     return {
         **flowdps_priors.recipes(),
+        **flowdps_supervised.recipes(),
         **generalist_priors.recipes(),
         **generalist_supervised.recipes(),
         **mtd_priors.recipes(),
