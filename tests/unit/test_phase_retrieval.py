@@ -92,7 +92,7 @@ def test_transport_of_intensity_finds_a_smooth_phase_from_three_defoci():
     found = transport_of_intensity([each.A(smooth()) for each in instruments], instruments, 1e-8)
     assert error(found, smooth()) < 0.01
     turned = transport_of_intensity(
-        [each.A(smooth()) for each in instruments], instruments[::-1], 1e-6
+        [each.A(smooth()) for each in instruments], instruments[::-1], 1e-8
     )
     assert error(-turned, smooth()) < 0.01
 
