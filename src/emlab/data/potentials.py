@@ -18,6 +18,7 @@ ICE_VOLTS = 4.5
 HYDROGENS_PER_CARBON, HYDROGEN_DISTANCE = 1.6, 1.09
 ANGSTROM3_PER_DALTON, HYDROGEN_MASS_FACTOR = 1.21, 1.07
 SOLVENT_BLUR_ANGSTROM = 2.5
+BARREL_VOLT_ANGSTROM3 = 2.8e6
 MOST_OUTSIDE = 0.02  # share of the atoms that may stick out of the box; they are left out
 
 
@@ -167,8 +168,8 @@ def barrel(box: int, pixel_size_angstrom: float) -> Tensor:
 
     Its outline is published: about 113 A wide and 148 A long (Loewe et al. 1995, Science 268,
     533), seven-fold with two-folds across. Nothing inside the balls is real: each is a cluster of
-    12 Gaussians of 4 A, the same 12 in every ball of a ring, placed by a fixed seed. The contrast
-    against ice is 2 V in a ball's middle, as for a protein.
+    12 Gaussians of 4 A, the same 12 in every ball of a ring, placed by a fixed seed. The integral
+    of the potential against ice is that of `potential` for 6BDF, 2.8e6 V A^3.
 
     Parameters
     ----------
@@ -202,7 +203,8 @@ def barrel(box: int, pixel_size_angstrom: float) -> Tensor:
     axis = (np.arange(box) - box // 2) * pixel_size_angstrom
     x, y, z = (np.exp(-0.5 * ((axis - points[:, [i]]) / 4.0) ** 2) for i in range(3))
     volume = np.einsum("nz,ny,nx->zyx", z, y, x, optimize=True)
-    return torch.from_numpy((1.1 * volume).astype(np.float32))
+    volume *= BARREL_VOLT_ANGSTROM3 / (volume.sum() * pixel_size_angstrom**3)
+    return torch.from_numpy(volume.astype(np.float32))
 
 
 def _draw(
