@@ -1,0 +1,349 @@
+r"""FlowDPS: the phase of a single particle image, with samples that tell how sure it is.
+
+A flow knows what phase maps look like, the exit wave what a detector counts of one. Samples of the
+posterior start as noise; at each noise level
+
+1. the flow answers with the clean map that it expects;
+2. the answer is moved towards what the counts say, as far as the two deserve belief;
+3. it goes to the next level, with noise drawn anew.
+
+`guided_phase` does step 2 by a draw from a Gaussian, `flowdps` as published. Particles and samples
+are evaluated together. The mean of the samples is the estimate, their spread its doubt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from emlab.data.metadata import Metadata, Particles
+from emlab.data.phase_maps import FIELD
+from emlab.errors import InputError
+from emlab.methods.flowdps_config import Config, Sampler, load_config
+from emlab.methods.flowdps_observation import (
+    CONTRASTS,
+    Contrast,
+    Observation,
+    check,
+    find_contrast,
+    observe,
+    observe_counts,
+)
+from emlab.methods.flowdps_priors import phase_scale
+from emlab.methods.flowdps_spread import on_own_draws, spread_of
+from emlab.methods.generalist import TimedPrior
+from emlab.physics.exit_wave import Instrument, Tangent
+from emlab.priors import Prior, load_prior
+from emlab.priors.scaled import ScaledPrior
+from emlab.runtime import has_fast_bfloat16
+from emlab.solvers.denoiser_spread import Spread
+from emlab.solvers.flowdps import flowdps
+from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
+from emlab.solvers.plug_and_play import Progress, Samples
+
+__all__ = ["Config", "Retrieval", "load", "load_config", "prepare", "retrieve", "sample"]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Phases of n particles.
+
+    Attributes
+    ----------
+    phase : ndarray
+        ``(n, 64, 64)`` float32 in radians, mean of the samples; each has mean zero, for a single
+        image does not tell the mean phase.
+    spread : ndarray or None
+        Standard deviation over the samples, each without its mean; None for a single one.
+    samples : ndarray
+        ``(samples, n, 64, 64)`` as drawn.
+    chi2 : ndarray
+        ``(n,)`` mean squared misfit of the counts to the samples, in variances of the noise: 1
+        where prior and instrument explain the image, with a standard deviation of
+        ``sqrt(2 / pixels)``; more where they do not.
+    dose_per_angstrom2 : ndarray
+        ``(n,)`` electrons that would give this noise: as given, or fitted.
+    gain, offset : ndarray
+        ``(n,)``: value in the file = gain * expected electrons per pixel + offset.
+    pixel_size_angstrom : float
+        Of the phases.
+    pixels : int
+        Of the window that was compared.
+    evaluations : int
+        How often the prior saw an image.
+    seconds, network_seconds : float
+        Wall time, and the part of it spent inside the network.
+    notes : list of str
+        What the reader should know.
+    """
+
+    phase: NDArray[np.float32]
+    spread: NDArray[np.float32] | None
+    samples: NDArray[np.float32]
+    chi2: NDArray[np.float32]
+    dose_per_angstrom2: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    pixel_size_angstrom: float
+    pixels: int
+    evaluations: int
+    seconds: float
+    network_seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+def load(config: Config, device: torch.device | str = "cpu") -> tuple[Prior, Spread, str]:
+    """The configuration's prior in radians, its spread, and how that was measured."""
+    scale = phase_scale()
+    network = load_prior(config.prior, device, half=has_fast_bfloat16(device))
+    prior = ScaledPrior(network, scale.std, scale.mean)
+    return prior, *spread_of(config.prior, prior, device)
+
+
+def retrieve(
+    images: ArrayLike | Tensor | Particles,
+    optics: Metadata | None,
+    config: Config,
+    generator: torch.Generator,
+    *,
+    samples: int | None = None,
+    prior: Prior | None = None,
+    spread: Spread | None = None,
+    dose_per_angstrom2: float | Sequence[float] | Tensor | None = None,
+    contrast: Contrast = "auto",
+    crop: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Retrieval:
+    """Draw phases of particles from their posterior.
+
+    Parameters
+    ----------
+    images : Particles or array_like
+        Particles of any pixel size up to the prior's 2.63 A, resampled here; or counts of
+        electrons ``(n, window, window)`` in the prior's pixels, particles in the middle.
+    optics : Metadata or None
+        One row for each of the counts; None for `Particles`, which bring theirs.
+    samples : int, optional
+        Of each particle; default: the configuration's.
+    prior : Prior, optional
+        In radians. Default: the configuration's, loaded anew (`load`).
+    spread : Spread, optional
+        Variance of the truth around the prior's answers. Default: the one that comes with the
+        configuration's prior; of another prior it is measured on its own draws.
+    dose_per_angstrom2 : float, optional
+        The values are electrons, of so many per square angstrom (one number, or with an array n).
+        Without it particles are normalised, and gain and offset are fitted.
+    contrast : str
+        How matter looks in normalised particles: ``"bright"``, ``"dark"`` or ``"auto"``.
+    crop : bool
+        Restore the middle 64 pixels of boxes that are larger.
+    progress : callable, optional
+        Called with (done, total) network evaluations of a batch.
+
+    Raises
+    ------
+    InputError
+        Images and optics that do not fit each other or the prior; one sentence says what to do.
+    """
+    started = time.perf_counter()
+    count = config.samples if samples is None else samples
+    if count < 1:
+        raise InputError(f"samples must be at least 1, got {count}")
+    look, size, notes = prepare(images, optics, config, dose_per_angstrom2, contrast, crop)
+    if prior is None:
+        prior, found, origin = load(config, device)
+        spread = found if spread is None else spread
+        notes.append(f"spread of the prior's answers: {origin}")
+    timed = TimedPrior(prior)
+    spread = on_own_draws(timed, device) if spread is None else spread
+    batches = [slice(start, start + config.batch) for start in range(0, size, config.batch)]
+    ahead = _Ahead(progress, len(batches))
+    parts = [
+        _batch(look(rows), timed, spread, config, generator, count, device, ahead)
+        for rows in batches
+    ]
+    seen = parts[0].seen
+    several = np.concatenate([part.images for part in parts], axis=1)
+    centred = several - several.mean((2, 3), keepdims=True)
+
+    def values(name: str) -> NDArray[np.float32]:
+        return torch.cat([getattr(part.seen, name) for part in parts]).float().numpy()
+
+    return Retrieval(
+        phase=centred.mean(0),
+        spread=centred.std(0, ddof=1) if count > 1 else None,
+        samples=several,
+        chi2=np.concatenate([part.chi2 for part in parts]),
+        dose_per_angstrom2=values("dose_per_angstrom2"),
+        gain=values("gain"),
+        offset=values("offset"),
+        pixel_size_angstrom=seen.pixel_size_angstrom,
+        pixels=seen.counts[0].numel(),
+        evaluations=sum(part.evaluations for part in parts),
+        seconds=time.perf_counter() - started,
+        network_seconds=timed.seconds,
+        notes=notes,
+    )
+
+
+def prepare(
+    images: ArrayLike | Tensor | Particles,
+    optics: Metadata | None,
+    config: Config,
+    dose_per_angstrom2: float | Sequence[float] | Tensor | None = None,
+    contrast: Contrast = "auto",
+    crop: bool = False,
+) -> tuple[Callable[[slice], Observation], int, list[str]]:
+    """Check images; return a function from rows to what was seen there, how many rows, notes.
+
+    Parameters and errors are those of `retrieve`.
+    """
+    if contrast not in CONTRASTS:
+        raise InputError(f"contrast is one of {', '.join(CONTRASTS)}, not {contrast!r}")
+    if not isinstance(images, Particles):
+        if optics is None or dose_per_angstrom2 is None:
+            raise InputError("images without metadata need optics and dose_per_angstrom2")
+        counts = torch.as_tensor(np.asarray(images, dtype=np.float32))
+        seen = observe_counts(counts, optics, dose_per_angstrom2)
+        return seen.rows, len(counts), []
+    if optics is not None:
+        raise InputError("particles bring their optics; give None for optics")
+    if not (dose_per_angstrom2 is None or isinstance(dose_per_angstrom2, (int, float))):
+        raise InputError("particles have one dose; give one number")
+    dose, particles = dose_per_angstrom2, images
+    notes = check(particles, crop=crop, dose_per_angstrom2=dose)
+    look: Contrast = contrast
+    if dose is None and contrast == "auto":
+        look, sentence = find_contrast(particles)
+        notes.append(sentence)
+    return (
+        lambda rows: observe(particles.subset(rows), config, look, dose),
+        len(particles),
+        notes,
+    )
+
+
+def sample(
+    sampler: Sampler,
+    prior: Prior,
+    spread: Spread,
+    seen: Observation,
+    generator: torch.Generator,
+    samples: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Samples:
+    """Phases in radians ``(samples, n, 64, 64)`` with the published or the guided sampler."""
+    instrument, noise, counts = seen.instrument(), seen.noise(), seen.counts.to(device)
+    shape = (len(counts), FIELD, FIELD)
+    if isinstance(sampler, GuidedPhaseConfig):
+        return guided_phase(
+            prior, instrument, noise, counts, sampler, generator,
+            spread=spread, shape=shape, samples=samples, progress=progress,
+        )  # fmt: skip
+    scale = phase_scale()
+    found = flowdps(
+        ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std),
+        ScaledInstrument(instrument, scale.std, scale.mean),
+        noise, counts, sampler, generator, shape=shape, samples=samples,
+        spread=lambda sigma: spread(sigma * scale.std) / scale.std**2, progress=progress,
+    )  # fmt: skip
+    return Samples(scale.to_radians(found.images), found.evaluations, found.trace)
+
+
+class ScaledInstrument:
+    """An instrument that looks at ``scale * image + shift``: FlowDPS needs images of spread 1."""
+
+    def __init__(self, instrument: Instrument, scale: float, shift: float) -> None:
+        self.instrument, self.scale, self.shift = instrument, scale, shift
+        self.counts = instrument.counts
+
+    def A(self, image: Tensor) -> Tensor:
+        return self.instrument.A(self.scale * image + self.shift)
+
+    def linearised(self, image: Tensor) -> Tangent:
+        return _ScaledTangent(
+            self.instrument.linearised(self.scale * image + self.shift), self.scale
+        )
+
+    def sensitivity(self) -> Tensor:
+        return self.scale**2 * self.instrument.sensitivity()
+
+
+class _ScaledTangent:
+    def __init__(self, tangent: Tangent, scale: float) -> None:
+        self.tangent, self.scale, self.expected = tangent, scale, tangent.expected
+
+    def A(self, image: Tensor) -> Tensor:
+        return self.tangent.A(self.scale * image)
+
+    def A_adjoint(self, measurement: Tensor) -> Tensor:
+        return self.scale * self.tangent.A_adjoint(measurement)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Result of one batch."""
+
+    seen: Observation
+    images: NDArray[np.float32]
+    chi2: NDArray[np.float32]
+    evaluations: int
+
+
+def _batch(
+    seen: Observation,
+    prior: Prior,
+    spread: Spread,
+    config: Config,
+    generator: torch.Generator,
+    samples: int,
+    device: torch.device | str,
+    ahead: _Ahead,
+) -> _Part:
+    """Fit gain and offset to a few quick samples, then draw the samples."""
+    evaluations, rounds = 0, 0 if seen.counted else config.fit_rounds
+    ahead.plan(rounds * config.quick.steps + config.sampler.steps)
+    for _ in range(rounds):
+        found = sample(
+            config.quick, prior, spread, seen, generator, config.fit_samples, device, ahead
+        )
+        seen = seen.refitted(seen.instrument().A(found.images).cpu())
+        evaluations += found.evaluations
+        ahead.advance()
+    found = sample(config.sampler, prior, spread, seen, generator, samples, device, ahead)
+    ahead.advance()
+    expected = seen.instrument().A(found.images).cpu()
+    misfit = (seen.counts - expected).square() * seen.noise().curvature(expected)
+    return _Part(
+        seen,
+        found.images.cpu().numpy(),
+        misfit.mean((0, 2, 3)).numpy(),
+        evaluations + found.evaluations,
+    )
+
+
+class _Ahead:
+    """Steps of several samplers, told as those of one run."""
+
+    def __init__(self, progress: Progress | None, batches: int) -> None:
+        self.progress, self.batches = progress, batches
+        self.total = self.before = self.here = 0
+
+    def plan(self, steps: int) -> None:
+        self.total = self.batches * steps
+
+    def __call__(self, done: int, _: int) -> None:
+        self.here = done
+        if self.progress is not None:
+            self.progress(self.before + done, self.total)
+
+    def advance(self) -> None:
+        self.before += self.here

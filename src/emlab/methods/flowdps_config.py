@@ -1,0 +1,85 @@
+"""Which prior and which sampler FlowDPS uses, and how much of a particle image it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from emlab.errors import InputError
+from emlab.methods.settings import read_settings
+from emlab.solvers.flowdps import FlowDPSConfig
+from emlab.solvers.guided_phase import GuidedPhaseConfig
+
+Sampler = GuidedPhaseConfig | FlowDPSConfig
+_SAMPLERS: Mapping[str, type[Sampler]] = {"guided": GuidedPhaseConfig, "flowdps": FlowDPSConfig}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of `emlab.methods.flowdps.retrieve`.
+
+    Attributes
+    ----------
+    prior : str
+        Name of the weights.
+    sampler : GuidedPhaseConfig or FlowDPSConfig
+        How the posterior is sampled.
+    samples : int
+        Of each particle, unless the caller asks for another number.
+    batch : int
+        Particles that are sampled at the same time, with all their samples.
+    window : int
+        Largest side of the detector's window in the prior's pixels; what of a larger image lies
+        outside serves to measure the background only.
+    dose_per_angstrom2 : float
+        Electrons per square angstrom that the fit of normalised particles starts from.
+    fit_rounds, fit_samples, fit_steps : int
+        How often gain and offset of normalised particles are fitted, to how many samples of how
+        many steps; 0 rounds take the dose above for true.
+    """
+
+    prior: str
+    sampler: Sampler
+    samples: int = 10
+    batch: int = 8
+    window: int = 96
+    dose_per_angstrom2: float = 40.0
+    fit_rounds: int = 3
+    fit_samples: int = 2
+    fit_steps: int = 12
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.batch < 1 or self.fit_samples < 1:
+            raise InputError("FlowDPS needs samples, batch and fit_samples of at least 1")
+        if self.window < 16 or self.window % 2:
+            raise InputError(f"the window must be an even number of pixels from 16: {self.window}")
+        if not 0 < self.dose_per_angstrom2 < 1e6:
+            raise InputError(
+                f"the dose is given in electrons per square angstrom: {self.dose_per_angstrom2}"
+            )
+        if self.fit_rounds < 0 or self.fit_steps < 2:
+            raise InputError("the fit of gain and offset needs fit_rounds >= 0 and fit_steps >= 2")
+
+    @property
+    def quick(self) -> Sampler:
+        """The sampler in the few steps that the fit of gain and offset takes."""
+        return replace(self.sampler, steps=min(self.fit_steps, self.sampler.steps))
+
+
+def load_config(name: str = "ours") -> Config:
+    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``paper`` or ``corrected``.
+
+    Raises
+    ------
+    InputError
+        Unknown name or settings.
+    """
+    tables = read_settings("flowdps")["configs"]
+    if name not in tables:
+        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
+    table = dict(tables[name])
+    sampler = dict(table.pop("sampler"))
+    kind = sampler.pop("kind", None)
+    if kind not in _SAMPLERS:
+        raise InputError(f"unknown sampler {kind!r}; choose one of {', '.join(_SAMPLERS)}")
+    return Config(sampler=_SAMPLERS[kind](**sampler), **table)
