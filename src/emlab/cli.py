@@ -45,6 +45,7 @@ COMMANDS = {
     "generalist": Entry(
         "generalist", "Denoise, deblur, upsample, make volumes isotropic, with one prior."
     ),
+    "flowdps": Entry("flowdps", "Retrieve the phase of single particles, with their spread."),
     "mtd": Entry("mtd", "Multi-target detection: recover an image from a field of copies."),
 }
 
