@@ -225,11 +225,10 @@ class Job:
                     settings={"weights": weights.card(self.config.prior).sha256},
                     progress=progress,
                 )
-        origin = "estimated" if self.noise is None else "given"
         rows = {
             "input": str(self.input),
             "prior": f"{self.config.prior}, {self._drawn()}",
-            "noise sigma": f"{shared.noise_sigma:.5g} ({origin})",
+            "noise sigma": f"{shared.noise_sigma:.5g} ({self._noise_origin()})",
             "blocks": f"{done.blocks}, {done.computed} of them now",
             "seconds": f"{done.seconds:.1f}",
             "written": f"{self.out}{unit(size)}",
@@ -237,6 +236,14 @@ class Job:
         if self.spread is not None:
             rows["spread"] = str(self.spread)
         _table(rows)
+
+    def _estimates_noise(self) -> bool:
+        return self.noise is None and self.task != "upsample"
+
+    def _noise_origin(self) -> str:
+        if self.noise is not None:
+            return "given"
+        return "estimated" if self._estimates_noise() else "assumed"
 
     def _drawn(self) -> str:
         """How the result came about, in words."""
@@ -253,7 +260,7 @@ class Job:
     def _padded(self) -> tuple[np.ndarray, tuple[int, int]]:
         """The pixels, mirrored up to a patch; noise is not estimated from mirrored ones."""
         pixels = self.input.load()
-        if self.noise is None and min(pixels.shape[-2:]) < PATCH:
+        if self._estimates_noise() and min(pixels.shape[-2:]) < PATCH:
             raise InputError(
                 f"{self.source} is too small to estimate its noise, less than {PATCH} pixels a "
                 f"side; give --noise"
@@ -271,14 +278,13 @@ class Job:
         top, left = (start * lateral for start in corner)
         inside = (..., slice(top, top + height), slice(left, left + width))
         size = self.result_size(lateral, depth)
-        origin = "estimated" if self.noise is None else "given"
         share = result.network_seconds / max(result.seconds, 1e-9)
         rows = {
             "input": str(self.input),
             "task": self.task.replace("_", ", "),
             "prior": f"{self.config.prior}, {self._drawn()}, "
             f"{count(result.evaluations, 'evaluation')} of the whole image",
-            "noise sigma": f"{result.noise_sigma:.5g} ({origin})",
+            "noise sigma": f"{result.noise_sigma:.5g} ({self._noise_origin()})",
             "seconds": f"{result.seconds:.1f}, {share:.0%} of it in the network",
             "written": write_output(self.out, result.image[inside], size),
         }

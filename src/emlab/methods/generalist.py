@@ -26,7 +26,15 @@ from emlab.physics.noise_estimation import (
     estimate_noise_sigma,
     estimate_noise_spectrum,
 )
-from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
+from emlab.physics.operators import (
+    Axial,
+    Blur,
+    Downsample,
+    Identity,
+    Scaled,
+    ShapedOperator,
+    operator_norm,
+)
 from emlab.priors import EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
 from emlab.solvers.blind import BlindConfig, blind_deblur
@@ -183,10 +191,19 @@ def deblur_blind(
 def upsample(
     image: ArrayLike, factor: int, config: Config, generator: torch.Generator, **options: Any
 ) -> Restoration:
-    """Make ``(H, W)`` finer by a whole factor; its pixels are averages of the fine ones."""
+    """Make ``(H, W)`` finer by a whole factor; its pixels are averages of the fine ones.
+
+    Coarse pixels alias fine detail, which an estimate would take for noise: unless `noise_sigma`
+    tells otherwise the image counts as free of noise.
+    """
     operator = Downsample(_factor(factor))
     start = cubic_upsample(_checked(image, (2,)), factor)
-    return solve("upsample", operator, image, config, generator, start=start, **options)
+    told = options.pop("noise_sigma", None)
+    options |= {"noise_sigma": told or 0.0, "start": start}
+    restored = solve("upsample", operator, image, config, generator, **options)
+    if told is None:
+        restored.notes.append("taken to be free of noise: say its noise_sigma if it is not")
+    return restored
 
 
 def isotropic(
@@ -311,7 +328,12 @@ def solve(
             common |= {"start": first, "precision": precision}
             result = restore(views, operator, y, level, solver, generator, noise=noise, **common)
         case PlugAndPlayConfig():
-            result = plug_and_play_flow(views, operator, y, solver, generator, **common)
+            # The published step is a gradient step of length 1: it wants an operator of norm 1,
+            # and averages over blocks have a smaller one.
+            unit = 1 / (operator_norm(operator, shape, device=y.device) or 1.0)
+            result = plug_and_play_flow(
+                views, Scaled(operator, unit), unit * y, solver, generator, **common
+            )
         case DPSConfig():
             result = dps(views, operator, y, solver, generator, **common)
         case GuidedFlowConfig():

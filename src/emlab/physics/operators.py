@@ -299,15 +299,37 @@ class Compose:
         return shape
 
 
+class Scaled:
+    """A linear operator times a number."""
+
+    def __init__(self, operator: ShapedOperator, factor: float) -> None:
+        self.operator, self.factor = operator, factor
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.factor * self.operator.A(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.factor * self.operator.A_adjoint(y)
+
+    def measured_shape(self, shape: Shape) -> Shape:
+        return self.operator.measured_shape(shape)
+
+
 def operator_norm(
-    operator: LinearOperator, shape: Shape, *, iterations: int = 30, seed: int = 0
+    operator: LinearOperator,
+    shape: Shape,
+    *,
+    iterations: int = 30,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> float:
     r"""Largest singular value :math:`\|A\|` on images of a shape, by power iteration (from below).
 
     A gradient step :math:`A^\top(Ax - y)` needs a factor below :math:`2/\|A\|^2`; averaging
     `factor` pixels along one axis, for example, has the norm :math:`factor^{-1/2}`.
     """
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
     value = 0.0
     for _ in range(iterations):
         x = operator.A_adjoint(operator.A(x / x.norm()))

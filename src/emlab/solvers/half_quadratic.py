@@ -1,8 +1,9 @@
 r"""Half-quadratic splitting: data step, denoising step, smaller noise level, and no sampling.
 
 Where a sampler draws the fine texture that the measurement leaves open, this returns one image
-close to the posterior mean: the grain of the prior's own training images is averaged out and not
-invented. It takes an order of magnitude fewer evaluations than the mean of many samples.
+without it: the grain of the prior's own training images is averaged out and not invented. It is no
+posterior mean (its fixed points are a compromise of their own), but near enough to be the better
+estimate than the mean of a few samples, at a tenth of the evaluations.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class HalfQuadraticConfig:
         ``sigma / sqrt(weight)``.
     iterations : int
         Conjugate-gradient iterations of a data step.
+    last : str
+        What is returned: ``"data"``, a last data step, so that the result agrees with the
+        measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
     """
 
     steps: int = 8
@@ -42,12 +46,15 @@ class HalfQuadraticConfig:
     sigma_min: float = 0.04
     weight: float = 0.23
     iterations: int = 20
+    last: str = "data"
 
     def __post_init__(self) -> None:
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("half-quadratic splitting needs steps >= 2, 0 < sigma_min < sigma_max")
         if self.weight <= 0 or self.iterations < 1:
             raise InputError("half-quadratic splitting needs weight > 0 and iterations >= 1")
+        if self.last not in ("data", "prior"):
+            raise InputError(f"last must be 'data' or 'prior', got {self.last!r}")
 
 
 def half_quadratic(
@@ -69,7 +76,7 @@ def half_quadratic(
     .. math:: x \leftarrow \arg\min_x \|y - Ax\|_{C^{-1}}^2
               + \frac{\lambda}{\sigma^2}\|x - z\|^2, \qquad z \leftarrow D(x, \sigma) ,
 
-    and a last data step, so that the result agrees with the measurement.
+    and, with ``last="data"``, a data step at the end.
     Nothing is drawn at random; behind an `EquivariantPrior` every step sees another turn of the
     image.
 
@@ -116,5 +123,6 @@ def half_quadratic(
         z = views[step % len(views)].denoise(x, sigma)
         if progress is not None:
             progress(step + 1, config.steps)
-    z, _ = data_step(operator, measurement, weigh, z, spread, config.iterations)
+    if config.last == "data":
+        z, _ = data_step(operator, measurement, weigh, z, spread, config.iterations)
     return Samples(z, config.steps, trace)
