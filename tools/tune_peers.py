@@ -11,7 +11,6 @@ import tomllib
 from pathlib import Path
 
 from emlab.methods import generalist_peers
-from emlab.methods.generalist_tasks import REAL_PAIR, TASKS
 from emlab.runtime import atomic_path
 from emlab.weights.toml import dump_toml
 
@@ -25,7 +24,7 @@ HEAD = """\
 
 def main() -> None:
     """Run the search, or a part of it."""
-    names = sys.argv[1:] or [*TASKS, REAL_PAIR.name]
+    names = sys.argv[1:] or generalist_peers.TUNED
     table = tomllib.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     table |= generalist_peers.tune(names, progress=print)
     with atomic_path(TARGET) as path:

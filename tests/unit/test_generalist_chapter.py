@@ -19,7 +19,7 @@ from emlab.methods.generalist_claims import claims
 from emlab.methods.generalist_config import OneStepConfig, load_config
 from emlab.methods.generalist_specimens import block
 from emlab.methods.generalist_study import Table
-from emlab.methods.generalist_tasks import task
+from emlab.methods.generalist_tasks import defocus_tasks, task
 from emlab.methods.settings import PROFILES
 from emlab.models import build
 from emlab.priors import FlowPrior, GaussianPrior
@@ -225,8 +225,10 @@ def test_seams_of_pasted_tiles_show_and_blended_ones_do_not():
     noisy = (np.add.outer(ramp, ramp) / 2 + noise).astype(np.float32)
     config = lab.replace(load_config("ours"), tile=64, overlap=32)
     found = audit.stitch(noisy, config, Smoother(local=True), 0)
-    assert found.pasted_borders[0] == [128]  # at 64 a blended tile ends as well
-    assert found.indices(blended=False).mean() > 1.2 * found.indices().mean()
+    assert found.pasted_borders[0] == [64, 128]
+    assert found.pasted_indices().mean() > 1.2
+    assert found.indices().mean() == pytest.approx(1, abs=0.05)
+    assert found.indices_elsewhere().mean() == pytest.approx(1, abs=0.02)
     assert found.noise_sigma == pytest.approx(15, rel=0.2)
     with pytest.raises(InputError, match="larger one"):
         audit.stitch(noisy[:64, :64], config, Smoother(), 0)
@@ -308,7 +310,7 @@ def test_kernels_are_compared_whatever_their_size():
 
 
 def test_defocus_tasks_blur_by_their_disc():
-    slight, severe = lab.defocus_tasks({"slight": 1.5, "severe": 4.0})
+    slight, severe = defocus_tasks({"slight": 1.5, "severe": 4.0})
     assert slight.kernel.shape == (3, 3)
     assert severe.kernel.shape == (9, 9)
     assert severe.name == "defocus_severe"

@@ -25,6 +25,7 @@ from emlab.solvers.tiling import tile_positions
 
 Grey = NDArray[np.float32]
 NORMAL_90 = 1.6448536
+EDGE = 8  # pixels at the edge of a field that are compared with nothing
 
 
 # --- large fields
@@ -32,14 +33,14 @@ NORMAL_90 = 1.6448536
 
 @dataclass(frozen=True)
 class Stitched:
-    """A large field restored in tiles that are blended, and in tiles that are put side by side.
+    """A large field restored in blended tiles, in others elsewhere, and in tiles side by side.
 
     Attributes
     ----------
-    blended, pasted : ndarray
+    blended, shifted, pasted : ndarray
         ``(H, W)``.
-    borders, pasted_borders : tuple of list of int
-        Where only the one has tiles that begin or end, along y and along x.
+    borders, shifted_borders, pasted_borders : tuple of list of int
+        Where tiles begin or end, along y and along x.
     noise_sigma : float
         As estimated.
     megabytes : float
@@ -47,29 +48,48 @@ class Stitched:
     """
 
     blended: Grey
+    shifted: Grey
     pasted: Grey
     borders: tuple[list[int], list[int]]
+    shifted_borders: tuple[list[int], list[int]]
     pasted_borders: tuple[list[int], list[int]]
     noise_sigma: float
     megabytes: float
 
-    def indices(self, blended: bool = True) -> NDArray[np.float64]:
-        """Seam index of every border; each image is the other's reference, having none there."""
-        image, other, borders, others = (
-            (self.blended, self.pasted, self.borders, self.pasted_borders)
-            if blended
-            else (self.pasted, self.blended, self.pasted_borders, self.borders)
-        )
+    def indices(self) -> NDArray[np.float64]:
+        """Seam index of every border of the blended field, over that of the shifted one there."""
+        return self._against_shifted(self.blended, self.borders)
+
+    def pasted_indices(self) -> NDArray[np.float64]:
+        """The same of tiles side by side."""
+        return self._against_shifted(self.pasted, self.pasted_borders)
+
+    def indices_elsewhere(self) -> NDArray[np.float64]:
+        """The same of the blended field at places where neither has a border: what chance does."""
+        places = [
+            sorted(set(range(EDGE, side - EDGE)).difference(own, others))
+            for side, own, others in zip(
+                self.blended.shape, self.borders, self.shifted_borders, strict=True
+            )
+        ]
+        return self._against_shifted(self.blended, (places[0], places[1]))
+
+    def _against_shifted(
+        self, image: Grey, borders: tuple[list[int], list[int]]
+    ) -> NDArray[np.float64]:
         found = []
-        for axis in (0, 1):  # the borders of neither image count as elsewhere
-            places = borders[axis] + others[axis]
-            indices = metrics.border_indices(image, places, axis, other)
-            found.append(indices[: len(borders[axis])])
+        for axis in (0, 1):
+            places = [p for p in borders[axis] if p not in self.shifted_borders[axis]]
+            steps = [
+                np.abs(np.diff(each, axis=axis)).mean(1 - axis) for each in (image, self.shifted)
+            ]
+            ratio = steps[0] / steps[1]
+            found.append(ratio[np.array(places) - 1] / np.median(ratio))
         return np.concatenate(found)
 
 
 def stitch(field: Grey, config: Config, prior: Prior, seed: int) -> Stitched:
-    """Denoise a field ``(H, W)`` with overlapping tiles, and tile by tile.
+    """Denoise a field ``(H, W)`` with overlapping tiles, twice, and tile by tile.
 
     Raises
     ------
@@ -84,27 +104,39 @@ def stitch(field: Grey, config: Config, prior: Prior, seed: int) -> Stitched:
     blended = generalist.denoise(field, config, make_generator(seed), prior=prior)
     growth = peak_memory_mb() - before
     scale, pasted = GreyScale.of(field, blended.noise_sigma), np.empty_like(blended.image)
+    shift = (config.tile - config.overlap) // 2 + 1
+    moved = generalist.denoise(
+        np.pad(field, ((shift, 0), (shift, 0)), mode="reflect"),
+        config,
+        make_generator(seed),
+        prior=prior,
+        noise_sigma=blended.noise_sigma,
+        scale=scale,
+    ).image[shift:, shift:]
     for rows in _cuts(field.shape[0], config.tile):
         for columns in _cuts(field.shape[1], config.tile):
             tile = scale.to_units(field[rows, columns], "cpu")
             level = blended.noise_sigma / scale.scale
             pasted[rows, columns] = scale.to_grey(one_step_denoise(prior, tile, level))
-    own, others = [], []
-    for side in field.shape:
-        starts = tile_positions(side, config.tile, config.overlap)
-        ends = {start + config.tile for start in starts}
-        inside = {place for place in ends.union(starts) if 0 < place < side}
-        cuts = {cut.start for cut in _cuts(side, config.tile)} - {0}
-        own.append(sorted(inside - cuts))
-        others.append(sorted(cuts - inside))
+    own = [_borders(side, config) for side in field.shape]
+    shifted = [_borders(side + shift, config, shift) for side in field.shape]
+    cuts = [[cut.start for cut in _cuts(side, config.tile)][1:] for side in field.shape]
     return Stitched(
         blended.image,
+        moved,
         pasted,
         (own[0], own[1]),
-        (others[0], others[1]),
+        (shifted[0], shifted[1]),
+        (cuts[0], cuts[1]),
         blended.noise_sigma,
         growth,
     )
+
+
+def _borders(side: int, config: Config, shift: int = 0) -> list[int]:
+    starts = tile_positions(side, config.tile, config.overlap)
+    places = {place - shift for start in starts for place in (start, start + config.tile)}
+    return sorted(place for place in places if 0 < place < side - shift)
 
 
 def _cuts(side: int, tile: int) -> list[slice]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,9 @@ from emlab.methods.generalist_scores import match_grey_levels
 from emlab.methods.generalist_specimens import RealPair
 from emlab.methods.generalist_study import Table
 from emlab.methods.generalist_supervised import Restorer
-from emlab.methods.generalist_tasks import GREY_RANGE, Task
+from emlab.methods.generalist_tasks import GREY_RANGE, Defocus, Task
 from emlab.methods.settings import read_profile
 from emlab.models import build
-from emlab.physics.kernels import defocus_kernel
 from emlab.priors import Prior
 from emlab.priors.networks import FlowPrior, wrap
 from emlab.runtime import make_generator
@@ -36,16 +34,28 @@ from emlab.solvers.blind import BlindConfig
 from emlab.solvers.plug_and_play import RestoreConfig
 
 Grey = NDArray[np.float32]
-DEBLUR_NOISE = 0.02
 _SHIPPED = {
     "crops": "test crops a task",
     "steps": "noise levels of a posterior sample",
-    "dps_steps": "steps of diffusion posterior sampling",
+    "draws": "images drawn from the prior alone",
+    "many_samples": "samples beside the single evaluation",
+    "defocus_crops": "crops a degree of defocus",
+    "blind_steps": "steps of the search for a kernel",
+    "block": "voxels (z, y, x) of the volume",
     "ablation_steps": "steps in the step-size ablation",
     "ablation_crops": "crops in the ablations",
+    "ablation_crop": "pixels along a side of those",
+    "alphas": "values of alpha",
+    "flow_steps": "numbers of steps of the flow sampler",
+    "dps_steps": "steps of diffusion posterior sampling",
     "field": "pixels along a side of the large field",
-    "pair": "pixels along a side of the real pair",
+    "calibration_crops": "crops behind a coverage",
+    "calibration_crop": "pixels along a side of those",
+    "calibration_steps": "noise levels of a sample behind a coverage",
+    "calibration_probes": "random signs behind a spread of denoising",
     "calibration_samples": "samples behind a spread",
+    "pair": "pixels along a side of the real pair",
+    "planes": "planes for the scores without truth",
 }
 
 
@@ -60,7 +70,7 @@ def shortcuts(profile: str) -> list[str]:
     return [
         f"{text}: {here[key]} here, {full[key]} at full scale"
         for key, text in _SHIPPED.items()
-        if here[key] < full[key]
+        if here[key] != full[key]
     ]
 
 
@@ -157,38 +167,6 @@ def approach_of_samples(
 # --- blur, known and blind
 
 
-@dataclass(frozen=True)
-class Defocus(Task):
-    """A task whose blur is the disc of an objective out of focus.
-
-    Attributes
-    ----------
-    radius : float
-        Of the disc, in pixels.
-    """
-
-    radius: float = 0.0
-
-    @cached_property
-    def kernel(self) -> Tensor:
-        """The disc, ``(k, k)``."""
-        return defocus_kernel(self.radius)
-
-
-def defocus_tasks(radii: Mapping[str, float]) -> list[Defocus]:
-    """One task a degree of blur, ``{"slight": 1.5, ...}``, each with noise .02."""
-    return [
-        Defocus(
-            f"defocus_{name}",
-            f"{name} defocus, {radius:g} px",
-            "deblur",
-            DEBLUR_NOISE,
-            radius=radius,
-        )
-        for name, radius in radii.items()
-    ]
-
-
 def find_kernel(case: Case, config: Config, prior: Prior, blind: BlindConfig) -> Grey:
     """The kernel that blind deblurring finds, told the noise level only."""
     return generalist.deblur_blind(
@@ -206,24 +184,39 @@ def blind_search(steps: int) -> BlindConfig:
     return BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
 
 
-def defocus_rows(
-    config: Config, prior: Prior, blind: BlindConfig
-) -> Callable[[Task], dict[str, Method]]:
-    """Wiener and Richardson-Lucy as tuned for the Gaussian blur; ours, told the kernel or not."""
-    tuned_for = tuned("deblur")
+class BlindRow:
+    """Ours without the kernel, as a row of a table.
 
-    def of(_: Task) -> dict[str, Method]:
+    Attributes
+    ----------
+    kernels : dict
+        What it found by task, one ``(k, k)`` a crop.
+    """
+
+    def __init__(self, config: Config, prior: Prior, blind: BlindConfig) -> None:
+        self.config, self.prior, self.blind = config, prior, blind
+        self.kernels: dict[str, list[Grey]] = {}
+
+    def __call__(self, case: Case) -> generalist.Restoration:
+        """Find the kernel, then restore as if it had been told."""
+        kernel = find_kernel(case, self.config, self.prior, self.blind)
+        self.kernels.setdefault(case.task.name, []).append(kernel)
+        told = {"prior": self.prior, "noise_sigma": case.task.noise * GREY_RANGE}
+        return generalist.deblur(case.measurement, kernel, self.config, case.generator(), **told)
+
+
+def defocus_rows(blind: BlindRow) -> Callable[[Task], dict[str, Method]]:
+    """Wiener and Richardson-Lucy, tuned for the blur; ours, told the kernel or not."""
+
+    def of(task: Task) -> dict[str, Method]:
+        tuned_for = tuned(task.name if isinstance(task, Defocus) else "deblur")
+
         def peer(name: str) -> Method:
             return lambda case: run_peer(name, case.measurement, case.known, tuned_for[name])
 
-        def unaware(case: Case) -> generalist.Restoration:
-            found = find_kernel(case, config, prior, blind)
-            told = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
-            return generalist.deblur(case.measurement, found, config, case.generator(), **told)
-
         methods: dict[str, Method] = {"input": lambda case: case.measurement}
         methods |= {name: peer(name) for name in ("wiener", "richardson_lucy")}
-        return {**methods, "ours": ours_row(config, prior), "ours_blind": unaware}
+        return {**methods, "ours": ours_row(blind.config, blind.prior), "ours_blind": blind}
 
     return of
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emlab.methods.generalist_ablations import Run
 from emlab.methods.generalist_audit import Stitched, Uncertainty
 from emlab.methods.generalist_blindscores import Judged
+from emlab.methods.generalist_curve import Training
 from emlab.methods.generalist_rows import LABELS
 from emlab.methods.generalist_study import Table
 from emlab.viz import COLOURS
@@ -129,6 +130,21 @@ def samples_curve(once: float, means: NDArray) -> Figure:
     return figure
 
 
+def training(run: Training) -> Figure:
+    """Denoising PSNR on validation patches against steps; the last doubling is shaded."""
+    figure = Figure(figsize=(7.2, 2.5), layout="constrained")
+    for axis, (level, scores) in zip(
+        np.atleast_1d(figure.subplots(1, len(run.scores))), run.scores.items(), strict=True
+    ):
+        axis.plot(run.steps, scores, "-o", ms=3, color=COLOURS["blue"])
+        axis.axvspan(run.steps[-1] / 2, run.steps[-1], color=COLOURS["sky"], alpha=0.2, lw=0)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(run.steps[[0, -1]], [f"{step:g}" for step in run.steps[[0, -1]]])
+        title = f"noise {level}: last doubling {run.last_doubling(level):+.2f} dB"
+        axis.set(xlabel="training steps", ylabel="PSNR (dB)", title=title)
+    return figure
+
+
 def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
     """True kernels over those that were found blindly."""
     figure = Figure(figsize=(1.5 * len(pairs) + 0.3, 3.1), layout="constrained")
@@ -158,11 +174,12 @@ def stitching(found: Stitched, zoom: int) -> Figure:
     _image(first, found.pasted[place], "tiles side by side", limits)
     _image(second, found.blended[place], "blended", limits)
     for values, colour, label in (
-        (found.indices(blended=False), "vermilion", "side by side"),
+        (found.pasted_indices(), "vermilion", "side by side"),
         (found.indices(), "blue", "blended"),
     ):
         last.plot(np.sort(values), "o-", ms=3, color=COLOURS[colour], label=label)
-    last.axhspan(0.98, 1.02, color=COLOURS["green"], alpha=0.2, lw=0)
+    chance = np.percentile(found.indices_elsewhere(), [0.5, 99.5])
+    last.axhspan(*chance, color=COLOURS["green"], alpha=0.2, lw=0, label="99 % of other places")
     last.set(xlabel="tile border, sorted", ylabel="seam index", title="1 = like anywhere else")
     last.legend()
     return figure

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from emlab import metrics
 from emlab.errors import InputError
 from emlab.methods.generalist_specimens import block, crops, real_pair
-from emlab.methods.generalist_tasks import GREY_RANGE, REAL_PAIR, TASKS, Task
+from emlab.methods.generalist_tasks import (
+    GREY_RANGE,
+    REAL_PAIR,
+    TASKS,
+    Defocus,
+    Task,
+    defocus_tasks,
+)
 from emlab.methods.settings import read_settings
 from emlab.physics.noise import ColouredGaussianNoise, NoiseSpectrum, estimate_noise_spectrum
 from emlab.solvers import classical
@@ -114,6 +121,7 @@ def _grid(**choices: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 _WIDTHS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)
+TUNED = {**TASKS, **{task.name: task for task in defocus_tasks()}, REAL_PAIR.name: REAL_PAIR}
 _INTERPOLATION: dict[str, list[dict[str, Any]]] = {"cubic": [{}], "quintic": [{}]}
 GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "denoise": {
@@ -130,6 +138,10 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "wiener": _grid(balance=(0.5, 1.0, 2.0, 3.0, 5.0, 8.0), power=(2.0, 2.5, 3.0, 3.5, 4.0)),
         "richardson_lucy": _grid(iterations=(5, 8, 10, 12, 15, 20)),
         "bm3d_lucy": _grid(scale=(0.9, 1.0, 1.1), profile=("np",), iterations=(10, 20, 30)),
+    },
+    "defocus": {
+        "wiener": _grid(balance=(1, 2, 3, 5, 8, 13, 20), power=(3, 3.5, 4, 4.5, 5)),
+        "richardson_lucy": _grid(iterations=(1, 2, 3, 4, 5, 8, 10, 12, 15, 20, 30)),
     },
     "upsample": _INTERPOLATION,
     "isotropic": _INTERPOLATION,
@@ -176,7 +188,7 @@ def best_peer(task: str) -> str:
 
 
 def tune(
-    names: Iterable[str] = (*TASKS, REAL_PAIR.name),
+    names: Iterable[str] = tuple(TUNED),
     count: int = 12,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
@@ -184,9 +196,8 @@ def tune(
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
         truths, measurements, known = _validation(name, count)
-        kind = TASKS[name].kind if name in TASKS else name
         table[name] = {}
-        for peer, grid in GRIDS[kind].items():
+        for peer, grid in _grids(TUNED[name]).items():
             scores = [
                 np.mean(
                     [
@@ -202,12 +213,18 @@ def tune(
     return table
 
 
+def _grids(task: Task) -> dict[str, list[dict[str, Any]]]:
+    if task is REAL_PAIR:
+        return GRIDS[task.name]
+    return GRIDS["defocus" if isinstance(task, Defocus) else task.kind]
+
+
 def _validation(name: str, count: int) -> tuple[list[Image], list[Image], Known]:
     """Clean images, their measurements, and what the peers may know."""
     generator = torch.Generator().manual_seed(11)
     if name == REAL_PAIR.name:
         return _validation_real(count, generator)
-    task = TASKS[name]
+    task = TUNED[name]
     if task.kind == "isotropic":
         planes = 20 // task.factor * task.factor
         truths = [block("validation", (planes, 96, 96)).grey]

@@ -90,21 +90,38 @@ class Table:
         return max(ran, key=lambda name: self.interval(task, name).mean)
 
     def markdown(self, task: str) -> str:
-        """A row a method: PSNR with its interval, SSIM, FRC, gain over the best peer, seconds."""
-        reference = self.best_classical(task)
-        lines = [
-            f"| {self.tasks[task].label} | PSNR [dB] | SSIM | FRC .5 [nm] | "
-            f"against {LABELS[reference]} [dB] | seconds |",
-            "|---|---|---|---|---|---|",
+        """A row a method: PSNR and interval, SSIM, resolution, gain over the best peer, seconds.
+
+        The head says how many samples our answers are means of; a volume's PSNR and SSIM are means
+        of those in xz and yz, which are shown beside it.
+        """
+        reference, volume = self.best_classical(task), self.tasks[task].kind == "isotropic"
+        samples = self.samples[task].get("ours")
+        said = "" if samples is None else f" (ours: n = {samples})"
+        heads = [
+            f"{self.tasks[task].label}{said}",
+            "PSNR [dB]",
+            *(["xz / yz [dB]"] if volume else []),
+            "SSIM",
+            f"{'FSC' if volume else 'FRC'} .5 [nm]",
+            f"against {LABELS[reference]} [dB]",
+            "seconds",
         ]
+        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for name in self.values[task]:
             psnr, gain = self.interval(task, name), self.gain(task, name, reference)
             ssim, frc = (self.interval(task, name, metric).mean for metric in METRICS[1:])
-            lines.append(
-                f"| {LABELS.get(name, name)} | {psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}] "
-                f"| {ssim:.3f} | {frc:.1f} | {gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] "
-                f"| {self.seconds[task][name]:.2g} |"
-            )
+            cells = [LABELS.get(name, name), f"{psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}]"]
+            if volume:
+                xz, yz = (self.interval(task, name, f"psnr_{view}").mean for view in ("xz", "yz"))
+                cells.append(f"{xz:.2f} / {yz:.2f}")
+            cells += [
+                f"{ssim:.3f}",
+                f"{frc:.1f}",
+                f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]",
+                f"{self.seconds[task][name]:.2g}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def record(self, report: Report, ours: str = "ours") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.kernels import defocus_kernel, gaussian_kernel
 from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
 from emlab.solvers.classical import spline_matrix
 
 GREY_RANGE = 255.0
+DEBLUR_NOISE = 0.02
+DEFOCUS_RADII = {"slight": 1.5, "moderate": 2.5, "severe": 4.0}
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,42 @@ class Task:
         return image + self.noise * grey_range * noise.to(image)
 
 
+@dataclass(frozen=True)
+class Defocus(Task):
+    """A task whose blur is the disc of an objective out of focus.
+
+    Attributes
+    ----------
+    radius : float
+        Of the disc, in pixels.
+    """
+
+    radius: float = 0.0
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """The disc, ``(k, k)``."""
+        return defocus_kernel(self.radius)
+
+
+def defocus_tasks(radii: Mapping[str, float] = DEFOCUS_RADII) -> list[Defocus]:
+    """One task a degree of blur, ``{"slight": 1.5, ...}``, each with noise .02."""
+    return [
+        Defocus(
+            f"defocus_{name}",
+            f"{name} defocus, {radius:g} px",
+            "deblur",
+            DEBLUR_NOISE,
+            radius=radius,
+        )
+        for name, radius in radii.items()
+    ]
+
+
 _ALL = (
     Task("denoise_10", "white noise .1", "denoise", noise=0.1),
     Task("denoise_25", "white noise .25", "denoise", noise=0.25),
-    Task("deblur", "blur 2 px, noise .02", "deblur", noise=0.02, blur=2.0),
+    Task("deblur", "blur 2 px, noise .02", "deblur", noise=DEBLUR_NOISE, blur=2.0),
     *(Task(f"upsample_{f}", f"{f}x super-resolution", "upsample", factor=f) for f in (2, 3, 4)),
     *(Task(f"isotropic_{f}", f"{f}x isotropic", "isotropic", factor=f) for f in (4, 6, 10)),
 )
