@@ -1,6 +1,8 @@
 """FlowDPS on particles: units, gain, resampling, refusals, on a prior known in closed form."""
 
 from dataclasses import fields, replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -356,6 +358,24 @@ def test_rings_of_a_spread_come_back(prior):
     found = flowdps_spread.on_images(prior, prior.draw(4))
     again = flowdps_spread._spread(flowdps_spread.rings_of(found))
     torch.testing.assert_close(again.variances, found.variances, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_table_counts_for_the_weights_that_it_was_measured_for(prior, monkeypatch, same):
+    found = flowdps_spread.on_images(prior, prior.draw(4))
+    rings = zip(flowdps_spread.LEVELS, flowdps_spread.rings_of(found), strict=True)
+    table = {"sha256": "abc" if same else "xyz", "rings": {f"{s:g}": list(r) for s, r in rings}}
+    monkeypatch.setattr(flowdps_spread, "read_settings", lambda name: {"some": table})
+    monkeypatch.setattr(flowdps_spread.weights, "card", lambda name: Mock(sha256="abc"))
+    monkeypatch.setattr(flowdps_spread, "cache_folder", lambda: Path("/nowhere"))
+    monkeypatch.setattr(flowdps_spread, "on_own_draws", Mock(side_effect=ZeroDivisionError))
+    if same:
+        again, origin = flowdps_spread.spread_of("some", prior)
+        assert origin == "measured on held-out views"
+        torch.testing.assert_close(again(0.1), found(0.1), rtol=1e-4, atol=1e-9)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            flowdps_spread.spread_of("some", prior)
 
 
 def test_without_a_spread_the_prior_is_asked_about_its_own_draws(counts, prior, monkeypatch):

@@ -25,7 +25,8 @@ from emlab.solvers.block_journal import Journal
 from emlab.solvers.block_layout import BlockAxis
 
 ARRAYS = ("phase", "spread", "chi2", "dose_per_angstrom2", "gain", "offset")
-UNEXPLAINED = 1.2  # chi^2 above which the user is told
+UNEXPLAINED = 1.2  # chi^2 above which the user is told, and
+UNSEEN = 2.0  # electrons per square angstrom below which
 
 
 @dataclass
@@ -133,6 +134,11 @@ class Job:
             note(
                 f"a chi^2 of {middle:.2f} says that prior and metadata do not explain most "
                 "images: another particle, neighbours, or a wrong defocus; do not trust the phases"
+            )
+        if self.dose is None and np.median(whole["dose_per_angstrom2"]) < UNSEEN:
+            note(
+                "most images do not show the prior's particle, the phases are the prior's own: "
+                "look at the contrast, the defocus and the particle"
             )
         dose = f"{np.median(whole['dose_per_angstrom2']):.3g} electrons per square angstrom"
         found = "fitted" if self.dose is None else "given"

@@ -47,7 +47,16 @@ from emlab.solvers.flowdps import flowdps
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
 from emlab.solvers.plug_and_play import Progress, Samples
 
-__all__ = ["Config", "Retrieval", "load", "load_config", "prepare", "retrieve", "sample"]
+__all__ = [
+    "Config",
+    "Retrieval",
+    "load",
+    "load_config",
+    "load_in_radians",
+    "prepare",
+    "retrieve",
+    "sample",
+]
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,14 @@ class Retrieval:
 
 def load(config: Config, device: torch.device | str = "cpu") -> tuple[Prior, Spread, str]:
     """The configuration's prior in radians, its spread, and how that was measured."""
-    scale = phase_scale()
-    network = load_prior(config.prior, device, half=has_fast_bfloat16(device))
-    prior = ScaledPrior(network, scale.std, scale.mean)
+    prior = load_in_radians(config.prior, device)
     return prior, *spread_of(config.prior, prior, device)
+
+
+def load_in_radians(name: str, device: torch.device | str = "cpu") -> Prior:
+    """A prior of phases by name, in bfloat16 where that is faster."""
+    scale, network = phase_scale(), load_prior(name, device, half=has_fast_bfloat16(device))
+    return ScaledPrior(network, scale.std, scale.mean)
 
 
 def retrieve(

@@ -39,7 +39,8 @@ def spread_of(name: str, prior: Prior, device: torch.device | str = "cpu") -> tu
     digest = weights.card(name).sha256
     table = read_settings("flowdps_spread").get(name, {})
     if table.get("sha256") == digest:
-        return _spread(np.array(table["rings"])), "measured on held-out views"
+        rings = [table["rings"][f"{level:g}"] for level in LEVELS]
+        return _spread(np.array(rings)), "measured on held-out views"
     file = cache_folder() / "spread" / f"{name}_{digest[:16]}.npy"
     if not file.is_file():
         found = on_own_draws(prior, device)
