@@ -21,6 +21,7 @@ from emlab.priors import Prior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers.dps import DPSConfig, dps
+from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
 from emlab.solvers.one_step import one_step_denoise
 from emlab.solvers.plug_and_play import (
     PlugAndPlayConfig,
@@ -89,6 +90,13 @@ class Bench:
                     )  # fmt: skip
                 case OneStepConfig():
                     found = Samples(one_step_denoise(prior, self.measured, self.noise), count)
+                case HalfQuadraticConfig():
+                    start = self.task.back_to_grid(self.measured)
+                    found = half_quadratic(
+                        prior, operator, self.measured, self.noise, solver,
+                        shape=tuple(self.measured.shape), start=start,
+                    )  # fmt: skip
+                    found = Samples(found.images[0], found.evaluations * count)
                 case RestoreConfig():
                     start = self.task.back_to_grid(self.measured)
                     found = restore(
@@ -99,7 +107,7 @@ class Bench:
         return Run(images, self.truth, watch.seconds, steps)
 
 
-Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig | OneStepConfig
+Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig | OneStepConfig | HalfQuadraticConfig
 
 
 @dataclass(frozen=True)
