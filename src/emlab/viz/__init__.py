@@ -6,6 +6,7 @@
 
 from emlab.viz.curtains import curtain
 from emlab.viz.images import show_images
+from emlab.viz.strips import strip
 from emlab.viz.style import COLOURS, Picture, show, use_style
 
-__all__ = ["COLOURS", "Picture", "curtain", "show", "show_images", "use_style"]
+__all__ = ["COLOURS", "Picture", "curtain", "show", "show_images", "strip", "use_style"]

@@ -1,0 +1,138 @@
+"""Fourier bands: correlation in chosen coefficients, image by image, and averages over bands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from emlab.errors import InputError
+from emlab.metrics.arrays import Image, as_array, as_pair
+from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
+
+
+@dataclass(frozen=True)
+class RingSums:
+    """Sums over rings of two stacks of images, kept apart so that images can be resampled.
+
+    Attributes
+    ----------
+    frequency : ndarray
+        ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist.
+    cross, first, second : ndarray
+        ``(n, rings)``: real part of the cross spectrum, and both powers.
+    """
+
+    frequency: np.ndarray
+    cross: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    def correlation(self, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Fourier ring correlation ``(rings,)`` of some of the images; 0 for empty rings."""
+        cross, first, second = (v[chosen].sum(0) for v in (self.cross, self.first, self.second))
+        scale = np.sqrt(first * second)
+        return np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
+
+    def limit(self, threshold: float = 0.5, chosen: np.ndarray | slice = slice(None)) -> float:
+        """Frequency in cycles per pixel up to which the images correlate; see `falls_below`."""
+        return falls_below(self.frequency, self.correlation(chosen), threshold)
+
+
+def ring_sums(first: Image, second: Image, where: Image | None = None) -> RingSums:
+    """Sums of the Fourier ring correlation, also in a part of the coefficients only.
+
+    Parameters
+    ----------
+    first, second : ndarray or Tensor
+        ``(n, H, W)``. No window: meant for objects that end before the border.
+    where : ndarray or Tensor, optional
+        ``(n, H, W // 2 + 1)`` booleans, coefficients of `rfft2` that count.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, or values that are not finite.
+    """
+    pair = as_pair(first, second, 2)
+    if pair[0].ndim != 3:
+        raise InputError(f"give stacks (n, H, W), not {pair[0].shape}")
+    shape = pair[0].shape[-2:]
+    weights = np.broadcast_to(
+        half_spectrum_multiplicity(shape[-1]), (*shape[:1], shape[1] // 2 + 1)
+    )
+    if where is None:
+        counted = np.broadcast_to(weights, (len(pair[0]), *weights.shape))
+    else:
+        counted = weights * as_array(where, 2)
+    rings = np.rint(radial_frequency(shape) * min(shape)).astype(np.intp)
+    kept = min(shape) // 2
+    spectra = [np.fft.rfft2(image) for image in pair]
+    sums = [
+        _by_ring(values * counted, rings, kept)
+        for values in (
+            (spectra[0] * spectra[1].conj()).real, *(np.abs(s) ** 2 for s in spectra)
+        )
+    ]  # fmt: skip
+    return RingSums(np.arange(1, kept + 1) / min(shape), *sums)
+
+
+def falls_below(frequency: np.ndarray, correlation: np.ndarray, threshold: float = 0.5) -> float:
+    """Frequency beyond its highest value at which a curve first falls below a threshold.
+
+    Beginning at the highest value forgives what a defocused image lacks at low frequencies. 0 for
+    a curve that is nowhere above, the last frequency for one that never falls.
+    """
+    peak = int(np.argmax(correlation))
+    if correlation[peak] < threshold:
+        return 0.0
+    under = np.flatnonzero(correlation[peak:] < threshold)
+    if not under.size:
+        return float(frequency[-1])
+    ring = peak + int(under[0])
+    above, below = correlation[ring - 1 : ring + 1]
+    left, right = frequency[ring - 1 : ring + 1]
+    return float(left + (right - left) * (above - threshold) / (above - below))
+
+
+def band_averages(images: Image, rings: int = 8, sectors: int = 4) -> np.ndarray:
+    r"""Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
+
+    A band is a ring's sector. The phase of a coefficient is counted from the image's centre, where
+    the object is: neighbouring coefficients then add up instead of cancelling.
+
+    Parameters
+    ----------
+    images : ndarray or Tensor
+        ``(..., H, W)``.
+    rings : int
+        From the mean, which no band holds, to Nyquist.
+    sectors : int
+        Of half a turn.
+
+    Returns
+    -------
+    ndarray
+        ``(..., rings * sectors, 2)``: real and imaginary parts.
+    """
+    values = as_array(images, 2)
+    height, width = values.shape[-2:]
+    if rings < 1 or sectors < 1:
+        raise InputError("band averages need at least one ring and one sector")
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    radius, angle = np.hypot(rows, columns), np.arctan2(rows, columns) + np.pi / 2
+    ring = np.ceil(radius * 2 * rings).astype(int) - 1
+    sector = np.minimum((angle / np.pi * sectors).astype(int), sectors - 1)
+    inside = (ring >= 0) & (ring < rings)
+    band = (ring * sectors + sector)[inside]
+    member = (band[:, None] == np.arange(rings * sectors)).astype(float)
+    member /= np.maximum(member.sum(0), 1)
+    turn = np.exp(2j * np.pi * (rows * (height // 2) + columns * (width // 2)))
+    mean = (np.fft.rfft2(values, norm="ortho") * turn)[..., inside] @ member
+    return np.stack([mean.real, mean.imag], axis=-1)
+
+
+def _by_ring(values: np.ndarray, rings: np.ndarray, kept: int) -> np.ndarray:
+    flat = values.reshape(len(values), -1)
+    sums = [np.bincount(rings.ravel(), row, minlength=kept + 1)[1 : kept + 1] for row in flat]
+    return np.array(sums)
