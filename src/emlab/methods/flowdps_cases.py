@@ -1,0 +1,196 @@
+"""Particles of the FlowDPS chapter: phase maps never trained on, seen as real ones were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emlab.data.metadata import Metadata
+from emlab.data.particles import draw_metadata
+from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM, phase_maps
+from emlab.errors import DataUnavailableError
+from emlab.methods.flowdps_observation import Observation, observe_counts
+from emlab.physics import ComplexCTF, ExitWave, Poisson
+from emlab.report import Report
+from emlab.runtime import make_generator
+
+WINDOW = 96
+SMALL_CTF = 0.3  # modulus below which a coefficient counts as near a zero, the envelope apart
+ENVELOPE = 60.0  # B factor in square angstrom: what source, drift and detector take of the wave
+SPECIMENS = {"t20s": "pdb_6bdf", "beta_galactosidase": "pdb_5a1a", "apoferritin": "pdb_4v1w"}
+
+
+@dataclass(frozen=True)
+class Cases:
+    """n particles: what every method gets, and the truth.
+
+    Attributes
+    ----------
+    specimen : str
+        A key of `emlab.data.phase_maps.SPECIMENS`.
+    truth : Tensor
+        ``(n, 64, 64)`` radians.
+    optics : Metadata
+        Of real particles; the pixel size and poses in it are not those of the truth.
+    dose : Tensor
+        ``(n,)`` electrons per square angstrom.
+    counts : Tensor
+        ``(n, 96, 96)`` electrons.
+    rotations : ndarray
+        ``(n, 3, 3)`` of the truth.
+    shifts_angstrom : ndarray
+        ``(n, 2)``.
+    b_factor_angstrom2 : float
+        Of the lens's envelope.
+    """
+
+    specimen: str
+    truth: Tensor
+    optics: Metadata
+    dose: Tensor
+    counts: Tensor
+    rotations: NDArray[np.float64]
+    shifts_angstrom: NDArray[np.float64]
+    b_factor_angstrom2: float = ENVELOPE
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def first(self, n: int) -> Cases:
+        """The first n."""
+        return self.part(slice(n))
+
+    def part(self, rows: slice) -> Cases:
+        """Some of the particles."""
+        names = ("truth", "dose", "counts", "rotations", "shifts_angstrom")
+        chosen = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, optics=self.optics.subset(rows), **chosen)
+
+    def instrument(
+        self, field: int = FIELD, window: int = WINDOW, *, envelope: bool = True
+    ) -> ExitWave:
+        """The microscope that saw them, for a specimen of another field or window if asked."""
+        ctf = lens(self.optics, self.b_factor_angstrom2 * envelope)
+        return ExitWave(ctf, self.dose, field, window, padded=2 * field)
+
+    def seen(self) -> Seen:
+        """What `emlab.methods.flowdps.sample` asks for."""
+        told = observe_counts(self.counts, self.optics, self.dose)
+        return Seen(**vars(told), b_factor_angstrom2=self.b_factor_angstrom2)
+
+    def near_zeros(self) -> NDArray[np.bool_]:
+        """Coefficients of `rfft2` ``(n, 64, 33)`` that the lens hides.
+
+        Those of a contrast transfer below .3, beyond its first maximum.
+        """
+        ctf = lens(self.optics)
+        frequency = ctf.grid((FIELD, FIELD))[0]
+        defocus = (self.optics.defocus_u_angstrom + self.optics.defocus_v_angstrom) / 2
+        peak = torch.from_numpy((2 * ctf.wavelength_angstrom * defocus) ** -0.5)
+        hidden = ctf.weak_phase((FIELD, FIELD)).abs() < SMALL_CTF
+        return (hidden & (frequency > peak[:, None, None]))[..., : FIELD // 2 + 1].numpy()
+
+
+@dataclass(frozen=True)
+class Seen(Observation):
+    """An observation through a lens with an envelope, which retrieval is told.
+
+    Attributes
+    ----------
+    b_factor_angstrom2 : float
+    """
+
+    b_factor_angstrom2: float = ENVELOPE
+
+    def instrument(self) -> ExitWave:
+        """The microscope of `Cases.instrument`."""
+        ctf = lens(self.optics, self.b_factor_angstrom2)
+        return ExitWave(ctf, self.dose_per_angstrom2, FIELD, WINDOW, padded=2 * FIELD)
+
+
+def lens(optics: Metadata, b_factor_angstrom2: float = 0.0) -> ComplexCTF:
+    """The transfer of particles in the pixels of the phase maps."""
+    return ComplexCTF(
+        optics.voltage_kv,
+        PIXEL_ANGSTROM,
+        torch.from_numpy(optics.defocus_u_angstrom),
+        torch.from_numpy(optics.defocus_v_angstrom),
+        torch.from_numpy(optics.astigmatism_deg),
+        optics.cs_mm,
+        optics.amplitude_contrast,
+        b_factor_angstrom2=b_factor_angstrom2,
+    )
+
+
+def chapter_specimen() -> str:
+    """The proteasome, or the simulated barrel where its model is not to be had."""
+    try:
+        phase_maps("t20s", 2, 0, "test")
+    except DataUnavailableError:
+        return "barrel"
+    return "t20s"
+
+
+def make_cases(
+    specimen: str,
+    n: int,
+    seed: int,
+    doses: Sequence[float] = (30.0, 45.0, 60.0),
+    *,
+    split: str = "test",
+    defocus_angstrom: float | None = None,
+    b_factor_angstrom2: float = ENVELOPE,
+) -> Cases:
+    """Simulate particles.
+
+    Parameters
+    ----------
+    doses : sequence of float
+        Electrons per square angstrom, given to the particles in turn.
+    split : str
+        ``"test"``: poses that nobody tuned or trained with; ``"validation"`` for tuning.
+    defocus_angstrom : float, optional
+        Mean defocus of all particles instead of that of real ones; the astigmatism is kept.
+    """
+    maps, optics = phase_maps(specimen, n, seed, split), draw_metadata(n, seed)
+    if defocus_angstrom is not None:
+        half = (optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2
+        optics = replace(
+            optics,
+            defocus_u_angstrom=defocus_angstrom + half,
+            defocus_v_angstrom=defocus_angstrom - half,
+        )
+    dose = torch.tensor([doses[i % len(doses)] for i in range(n)], dtype=torch.float64)
+    ctf = lens(optics, b_factor_angstrom2)
+    instrument = ExitWave(ctf, dose, FIELD, WINDOW, padded=2 * FIELD)
+    return Cases(
+        specimen,
+        maps.phases,
+        optics,
+        dose,
+        Poisson().sample(instrument.A(maps.phases), make_generator(1009 * seed + 1)),
+        maps.rotations,
+        maps.shifts_angstrom,
+        b_factor_angstrom2,
+    )
+
+
+def record_specimens(report: Report, *specimens: str) -> None:
+    """Say in a report which particles are simulated, and from what."""
+    for name in specimens:
+        if name == "barrel":
+            how = "seven-fold barrel of four rings of Gaussian blobs, published dimensions"
+            report.simulated("phase maps of a barrel", how, stands_in_for="pdb_6bdf")
+        else:
+            how = f"projections of the atomic model {SPECIMENS[name]}, counts of its exit wave"
+            report.simulated(f"phase maps of {name}", how)
+
+
+def optics_source() -> str:
+    """Where defocus and astigmatism of simulated particles come from."""
+    return draw_metadata(2, 0).source.rpartition("/")[2]

@@ -1,0 +1,147 @@
+"""How a phase is scored against the truth: error, Fourier correlation, calibration in bands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emlab import metrics
+from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.methods.flowdps_cases import WINDOW, Cases
+from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
+from emlab.metrics.resampled import bootstrap
+from emlab.metrics.sampled import crps, ranks
+
+Values = NDArray[np.float64]
+Phases = NDArray[np.float32]
+COARSE = 1 / 33  # per angstrom
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of n particles.
+
+    Attributes
+    ----------
+    rmse : ndarray
+        ``(n,)`` radians, means removed: a single image does not tell them.
+    chi2, chi2_low : ndarray
+        ``(n,)`` mean squared misfit of the counts in variances of the noise, and its part coarser
+        than 33 A; see `misfit`.
+    crps : ndarray
+        ``(n,)`` of band averages, radians; the absolute error for a method without samples.
+    rings, zeros : RingSums
+        Of the Fourier correlation with the truth: all coefficients, and those near zeros of the
+        contrast transfer.
+    covered : ndarray or None
+        ``(n,)`` share of band averages inside their 90 % intervals.
+    ranks : ndarray or None
+        ``(n, bands, 2)`` of the truth among the samples.
+    samples : int
+        Behind the last two.
+    """
+
+    rmse: Values
+    chi2: Values
+    chi2_low: Values
+    crps: Values
+    rings: RingSums
+    zeros: RingSums
+    covered: Values | None = None
+    ranks: NDArray[np.int64] | None = None
+    samples: int = 1
+
+    def resolution(self, zeros: bool = False, threshold: float = 0.5) -> metrics.Interval:
+        """Frequency in 1/nm at which the correlation with the truth falls below a threshold."""
+        sums = self.zeros if zeros else self.rings
+        found = bootstrap(lambda i: sums.limit(threshold, i), len(self.rmse), resamples=200)
+        return metrics.Interval(*(_per_nm(v) for v in found))
+
+    def curve(self, zeros: bool = False) -> tuple[Values, Values]:
+        """Frequency in 1/nm and Fourier correlation of all particles together."""
+        sums = self.zeros if zeros else self.rings
+        return _per_nm(sums.frequency), sums.correlation()
+
+
+def finer_by(ours: Scores, other: Scores, zeros: bool = False) -> metrics.Interval:
+    """Ratio of the frequencies at a correlation of .5 on the same particles; above 1 is finer.
+
+    A method whose correlation is nowhere above .5 counts as reaching the first ring.
+    """
+    first, second = (s.zeros if zeros else s.rings for s in (ours, other))
+    n = min(len(ours.rmse), len(other.rmse))
+
+    def ratio(chosen: np.ndarray) -> float:
+        ends = [
+            max(falls_below(s.frequency, s.correlation(chosen)), s.frequency[0])
+            for s in (first, second)
+        ]
+        return ends[0] / ends[1]
+
+    return bootstrap(ratio, n, resamples=200)
+
+
+def score(cases: Cases, phases: Phases, samples: Phases | None = None) -> Scores:
+    """Score phases ``(n, 64, 64)`` in radians, and samples ``(s, n, 64, 64)`` if there are any."""
+    truth = cases.truth.numpy()
+    centred = [image - image.mean((1, 2), keepdims=True) for image in (phases, truth)]
+    true_bands = band_averages(truth)
+    drawn = band_averages(phases[None] if samples is None else samples)
+    covered, placed = None, None
+    if samples is not None and len(samples) > 1:
+        covered = np.array(
+            [
+                metrics.coverage(drawn[:, i], true_bands[i], interval="normal")
+                for i in range(len(truth))
+            ]
+        )
+        placed = ranks(drawn, true_bands)
+    chi2, low = misfit(cases, phases if samples is None else samples)
+    return Scores(
+        rmse=np.sqrt(np.square(centred[0] - centred[1]).mean((1, 2), dtype=np.float64)),
+        chi2=chi2,
+        chi2_low=low,
+        crps=crps(drawn, true_bands).mean((1, 2)),
+        rings=ring_sums(phases, truth),
+        zeros=ring_sums(phases, truth, cases.near_zeros()),
+        covered=covered,
+        ranks=placed,
+        samples=len(drawn),
+    )
+
+
+def misfit(cases: Cases, phases: Phases) -> tuple[Values, Values]:
+    """Misfit of the counts to phases ``([s,] n, 64, 64)``, and that of the coarse part.
+
+    Counts minus expected ones over the root of these are white noise of variance 1 where prior and
+    instrument explain an image. The first number is their mean square, the second their mean power
+    at frequencies below 1/33 A: a wrong particle differs there first, and thousands of pixels of
+    noise do not hide it.
+
+    Returns
+    -------
+    ndarray, ndarray
+        ``(n,)`` each, means over samples.
+    """
+    instrument = cases.instrument()
+    frequency = instrument.ctf.grid((WINDOW, WINDOW))[0]
+    coarse = (frequency > 0) & (frequency < COARSE)
+    whole, low = [], []
+    for one in torch.from_numpy(phases.reshape(-1, *phases.shape[-3:])):
+        expected = instrument.A(one)
+        left = (cases.counts - expected) / expected.sqrt()
+        whole.append(left.square().mean((1, 2)))
+        low.append(torch.fft.fft2(left).abs().square()[:, coarse].mean(1) / WINDOW**2)
+    both = [torch.stack(values).mean(0).double().numpy() for values in (whole, low)]
+    return both[0], both[1]
+
+
+Frequency = TypeVar("Frequency", float, Values)
+
+
+def _per_nm(cycles_per_pixel: Frequency) -> Frequency:
+    return cycles_per_pixel * 10 / PIXEL_ANGSTROM

@@ -1,0 +1,181 @@
+"""The chapter's table: every method on the same counts, scored against the same phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from emlab import metrics
+from emlab.errors import InputError
+from emlab.methods.flowdps_cases import Cases
+from emlab.methods.flowdps_peers import LABELS as CLASSICAL
+from emlab.methods.flowdps_peers import best_peer
+from emlab.methods.flowdps_rows import LABELS, Answer, Method
+from emlab.methods.flowdps_scores import Scores, finer_by, score
+from emlab.metrics.resampled import paired_ratio
+from emlab.metrics.sampled import rank_deviation
+from emlab.report import Report
+
+NOTE = "95 % bootstrap interval over particles"
+
+
+@dataclass
+class Table:
+    """Scores and answers of every method.
+
+    Attributes
+    ----------
+    cases : Cases
+    scores : dict
+        By method. A method that saw the first m of the particles only has m scores.
+    answers : dict
+        By method.
+    """
+
+    cases: Cases
+    scores: dict[str, Scores] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+    def error(self, method: str) -> metrics.Interval:
+        """Root mean square error of the phase in radians, mean over particles."""
+        return metrics.mean_interval(self.scores[method].rmse)
+
+    def ratio(self, better: str, worse: str) -> metrics.Interval:
+        """Error of one method over that of another, on the particles that both saw."""
+        first, second = self.scores[better].rmse, self.scores[worse].rmse
+        n = min(len(first), len(second))
+        return paired_ratio(first[:n], second[:n])
+
+    def coverage(self, method: str, dose: float | None = None) -> metrics.Interval:
+        """Share of band averages inside their 90 % intervals, of one dose or of all."""
+        covered = self.scores[method].covered
+        if covered is None:
+            raise InputError(f"{method} draws no samples, so it claims no interval")
+        if dose is not None:
+            covered = covered[np.isclose(self.cases.dose.numpy()[: len(covered)], dose)]
+        if len(covered) < 2:
+            return metrics.Interval(*3 * (float(covered.mean()),))
+        return metrics.mean_interval(covered)
+
+    @property
+    def classical(self) -> list[str]:
+        """Peers without a network that ran."""
+        return [name for name in self.scores if name in CLASSICAL]
+
+    @property
+    def best_classical(self) -> str:
+        """The one with the smallest error on validation poses, of those that ran."""
+        return best_peer() if best_peer() in self.scores else self.classical[0]
+
+    @property
+    def finest_classical(self) -> str:
+        """The peer of one image that reaches the finest detail here."""
+        single = [name for name in self.classical if name != "transport"]
+        return max(single, key=lambda name: self.scores[name].rings.limit())
+
+    @property
+    def sampled(self) -> list[str]:
+        """Methods that draw samples."""
+        return [name for name, scores in self.scores.items() if scores.covered is not None]
+
+    def markdown(self) -> str:
+        """A row a method: error, against the best peer, resolution, misfit, coverage, seconds."""
+        reference = self.best_classical
+        lines = [
+            f"| method | phase RMSE [mrad] | of {LABELS[reference]}'s | FRC .5 [A] | near zeros [A]"
+            " | CRPS [mrad] | chi^2 | chi^2 > 33 A | 90 % covers | s a particle |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name, scores in self.scores.items():
+            error, ratio = self.error(name), self.ratio(name, reference)
+            covered = "-" if scores.covered is None else f"{scores.covered.mean():.0%}"
+            seconds = self.answers[name].seconds / len(scores.rmse)
+            lines.append(
+                f"| {LABELS[name]} | {1e3 * error.mean:.1f} [{1e3 * error.low:.1f}, "
+                f"{1e3 * error.high:.1f}] | {ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
+                f"| {_angstrom(scores.rings.limit())} | {_angstrom(scores.zeros.limit())} "
+                f"| {1e3 * scores.crps.mean():.1f} | {scores.chi2.mean():.3f} "
+                f"| {scores.chi2_low.mean():.2f} | {covered} "
+                f"| {seconds:.2g} |"
+            )
+        return "\n".join(lines)
+
+    def record(self, report: Report, ours: str = "ours") -> None:
+        """Record ``METRIC.METHOD``, and ratios ``rmse_ratio.over_METHOD`` of ours."""
+        for name, scores in self.scores.items():
+            n = len(scores.rmse)
+            report.value(f"rmse.{name}", *self.error(name), unit="rad", note=NOTE, n=n)
+            report.value(f"frc_per_nm.{name}", *scores.resolution(), unit="1/nm", note=NOTE, n=n)
+            report.value(
+                f"frc_zeros_per_nm.{name}", *scores.resolution(zeros=True), unit="1/nm",
+                note="near zeros of the contrast transfer", n=n,
+            )  # fmt: skip
+            report.value(f"crps.{name}", *metrics.mean_interval(scores.crps), unit="rad", n=n)
+            report.value(f"chi2.{name}", *metrics.mean_interval(scores.chi2), n=n)
+            report.value(f"chi2_low.{name}", *metrics.mean_interval(scores.chi2_low), n=n)
+            self._record_calibration(report, name)
+            if name != ours and ours in self.scores:
+                for zeros, key in ((False, "finer_than"), (True, "finer_near_zeros_than")):
+                    ratio = finer_by(self.scores[ours], scores, zeros)
+                    report.value(f"{key}.{name}", *ratio, note="ratio of frequencies at FRC .5")
+                report.value(f"rmse_ratio.over_{name}", *self.ratio(ours, name), note=NOTE)
+        best = self.best_classical
+        report.value("rmse_ratio.over_best_classical", *self.ratio(ours, best), note=LABELS[best])
+
+    def _record_calibration(self, report: Report, name: str) -> None:
+        scores, answer = self.scores[name], self.answers[name]
+        if scores.covered is None or scores.ranks is None:
+            return
+        for dose in dict.fromkeys(self.cases.dose[: len(scores.rmse)].tolist()):
+            report.value(f"coverage.{name}.dose_{dose:g}", *self.coverage(name, dose))
+        report.value(f"coverage.{name}.all", *self.coverage(name), note="of 90 % intervals")
+        deviation = rank_deviation(scores.ranks, scores.samples)
+        report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
+        particles = len(scores.rmse)
+        report.value(f"seconds_a_particle.{name}", answer.seconds / particles, unit="s")
+        share = answer.network_seconds / answer.seconds
+        report.value(f"network_share.{name}", share, note="of the time")
+
+
+def run_study(
+    cases: Cases,
+    methods: Mapping[str, Method],
+    *,
+    first: Mapping[str, int] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Table:
+    """Run every method.
+
+    Parameters
+    ----------
+    methods : dict of str to callable
+        See `emlab.methods.flowdps_rows`.
+    first : dict, optional
+        Methods that get the first so many particles only.
+
+    Raises
+    ------
+    InputError
+        An answer of another shape than the truth's.
+    """
+    table = Table(cases)
+    for name, method in methods.items():
+        seen = cases.first((first or {}).get(name, len(cases)))
+        with torch.no_grad():
+            answer = method(seen)
+        if answer.phases.shape != tuple(seen.truth.shape):
+            raise InputError(f"{name} returned {answer.phases.shape}, not {seen.truth.shape}")
+        table.answers[name] = answer
+        table.scores[name] = score(seen, answer.phases, answer.samples)
+        if progress is not None:
+            progress(f"{LABELS.get(name, name)}: {1e3 * table.scores[name].rmse.mean():.1f} mrad")
+    return table
+
+
+def _angstrom(cycles_per_pixel: float) -> str:
+    from emlab.data.phase_maps import PIXEL_ANGSTROM
+
+    return f"{PIXEL_ANGSTROM / cycles_per_pixel:.1f}" if cycles_per_pixel else "none"

@@ -1,0 +1,229 @@
+"""The study of chapter 03: its numbers are what they are called, on a prior that is known."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from emlab.methods import flowdps_audit as audit
+from emlab.methods import flowdps_cases as cases_of
+from emlab.methods import flowdps_experiments as lab
+from emlab.methods import flowdps_peers as peers
+from emlab.methods import flowdps_rows as rows
+from emlab.methods.flowdps_claims import claims
+from emlab.methods.flowdps_scores import finer_by, misfit, score
+from emlab.methods.flowdps_study import run_study
+from emlab.methods.settings import PROFILES
+from emlab.physics import Poisson
+from emlab.report import Report
+from emlab.solvers.denoiser_spread import WienerSpread, power_spectrum
+from emlab.solvers.guided_phase import filtered
+
+
+class Stationary:
+    """Gaussian images with the power of barrels: posterior and spread are known."""
+
+    def __init__(self, power):
+        self.power = WienerSpread(power).power
+
+    def denoise(self, x, sigma):
+        return filtered(x, self.power / (self.power + sigma**2))
+
+    def score(self, x, sigma):
+        return (self.denoise(x, sigma) - x) / sigma**2
+
+
+@pytest.fixture(scope="module")
+def cases():
+    pytest.importorskip("torch_fourier_slice")
+    return cases_of.make_cases("barrel", 6, 3)
+
+
+@pytest.fixture(scope="module")
+def sampling():
+    pytest.importorskip("torch_fourier_slice")
+    power = power_spectrum(peers.library("barrel", 128))
+    return rows.Sampling(Stationary(power), WienerSpread(power), "known")
+
+
+CONFIG = replace(rows.hurried("ours", 5, 5, 6), prior="none")
+
+
+@pytest.fixture(scope="module")
+def table(cases, sampling):
+    methods = {"picture": rows.reference_rows(sampling, 1, 2, 0)["picture"]}
+    methods |= rows.classical_rows(("wiener", "sparse"))
+    methods |= {"ours": rows.sampled_row(sampling, CONFIG, 0)}
+    return run_study(cases, methods, first={"sparse": 3})
+
+
+def test_doses_are_given_in_turn_and_counts_follow_them(cases):
+    assert cases.dose.tolist() == [30, 45, 60] * 2
+    edge = cases.counts[:, :8].mean((1, 2))
+    torch.testing.assert_close(edge.double(), cases.dose * 2.63**2, rtol=0.03, atol=0)
+    again = cases_of.make_cases("barrel", 6, 3)
+    assert torch.equal(again.counts, cases.counts)
+    part = cases.part(slice(2, 4))
+    assert len(part) == 2
+    assert torch.equal(part.instrument().A(part.truth), cases.instrument().A(cases.truth)[2:4])
+
+
+def test_a_chosen_defocus_keeps_the_astigmatism(cases):
+    moved = cases_of.make_cases("barrel", 6, 3, defocus_angstrom=20000.0).optics
+    mean = (moved.defocus_u_angstrom + moved.defocus_v_angstrom) / 2
+    np.testing.assert_allclose(mean, 20000)
+    before = cases.optics.defocus_u_angstrom - cases.optics.defocus_v_angstrom
+    np.testing.assert_allclose(moved.defocus_u_angstrom - moved.defocus_v_angstrom, before)
+
+
+def test_hidden_coefficients_are_those_that_wiener_gets_wrong(cases, table):
+    hidden = cases.near_zeros()
+    assert 0.03 < hidden.mean() < 0.4
+    assert not hidden[:, :3, :3].any()
+    spectra = np.fft.rfft2(table.answers["wiener"].phases)
+    truth = np.fft.rfft2(cases.truth.numpy())
+    follows, power = (spectra * truth.conj()).real, np.abs(truth) ** 2
+    kept = [follows[where].sum() / power[where].sum() for where in (hidden, ~hidden)]
+    assert kept[0] < 0.5 * kept[1]
+
+
+def test_the_truth_scores_perfectly_and_misfit_is_one(cases):
+    found = score(cases, cases.truth.numpy() + 0.3)
+    assert found.rmse.max() < 1e-6
+    assert found.rings.correlation().min() > 0.999
+    whole, coarse = misfit(cases, cases.truth.numpy())
+    assert whole == pytest.approx(np.ones(6), abs=0.05)
+    assert coarse == pytest.approx(np.ones(6), abs=0.6)
+    assert found.covered is None
+
+
+def test_posterior_of_a_known_prior_is_calibrated_and_best(table):
+    covered = table.coverage("ours")
+    assert covered.low > 0.8
+    assert table.ratio("ours", "wiener").mean < 1.4  # the mean of six samples is no exact one
+    assert table.error("ours").mean < 0.6 * table.error("picture").mean
+    assert table.scores["ours"].crps.mean() < table.scores["wiener"].crps.mean()
+    assert finer_by(table.scores["ours"], table.scores["ours"]).mean == 1
+
+
+def test_a_method_may_see_fewer_particles(table):
+    assert len(table.scores["sparse"].rmse) == 3
+    expected = table.scores["ours"].rmse[:3].mean() / table.scores["sparse"].rmse.mean()
+    assert table.ratio("ours", "sparse").mean == pytest.approx(expected)
+
+
+def test_the_table_is_recorded_and_shown(table, tmp_path):
+    report = Report("03_flowdps", tmp_path, "smoke", 0)
+    table.record(report)
+    values = report.metrics()["values"]
+    for name in ("rmse.ours", "coverage.ours.dose_30", "rmse_ratio.over_best_classical"):
+        assert name in values
+    assert values["coverage.ours.all"]["value"] == table.coverage("ours").mean
+    text = table.markdown()
+    assert text.count("\n") == 1 + len(table.scores)
+    assert "ours: guided sampler" in text
+    assert "{" not in claims(values)
+
+
+@pytest.mark.parametrize("name", [name for name in peers.LABELS if name != "transport"])
+def test_every_peer_of_one_image_beats_the_picture(name, cases, table):
+    settings = dict(peers.tuned()[name])
+    settings["iterations"] = min(settings.get("iterations", 0), 10) or None
+    settings = {key: value for key, value in settings.items() if value is not None}
+    few = cases.first(2)
+    found = score(few, peers.run_peer(name, few, settings).numpy())
+    assert found.rmse.mean() < 0.95 * table.scores["picture"].rmse[:2].mean()
+
+
+def test_transport_needs_its_three_images_and_many_electrons(cases):
+    bright = replace(cases.first(2), dose=torch.full((2,), 1e6, dtype=torch.float64))
+    settings = {"step_angstrom": 2000.0, "regularisation": 1e-6}
+    found = score(bright, peers.run_peer("transport", bright, settings).numpy())
+    assert found.rings.correlation()[1:6].mean() > 0.9
+
+
+def test_the_nearest_view_is_nearly_the_truth(cases):
+    view = rows.nearest_view(cases).phases
+    found = audit.memory(cases, cases.truth.numpy())
+    assert np.corrcoef(view.ravel(), cases.truth.numpy().ravel())[0, 1] > 0.95
+    assert found.closer_to_truth.mean == 1
+    assert found.to_view == pytest.approx(found.apart)
+
+
+def test_averaging_removes_what_differs_and_keeps_what_is_shared(cases):
+    truth = cases.truth.numpy()
+    generator = np.random.default_rng(0)
+    alone = 0.05 * generator.normal(size=(8, *truth.shape)).astype(np.float32)
+    common = 0.05 * generator.normal(size=truth.shape).astype(np.float32)
+    differing = lab.averaging(truth, truth + alone)
+    ratio = differing.invented[7].mean() / differing.invented[0].mean()
+    assert ratio == pytest.approx(1 / 8, rel=0.1)
+    assert abs(differing.shared.mean()) < 0.1 * differing.invented[0].mean()
+    shared = lab.averaging(truth, truth + alone + common)
+    power = (common**2).sum() / ((truth - truth.mean((1, 2), keepdims=True)) ** 2).sum()
+    assert shared.shared.mean() == pytest.approx(power, rel=0.15)
+    half = lab.averaging(truth, np.stack([truth / 2, truth / 2]), cases.near_zeros())
+    assert half.missed[-1] == pytest.approx(0.25 * np.ones(6))
+
+
+def test_strangers_misfit_coarsely(cases, sampling, table):
+    own = table.scores["ours"]
+    odd = replace(cases, truth=cases.truth.roll(20, 2))
+    counts = Poisson().sample(odd.instrument().A(odd.truth), torch.Generator().manual_seed(1))
+    strange = replace(odd, counts=counts)
+    coarse = misfit(strange, table.answers["ours"].samples)[1]
+    found = audit.Strangers({}, {}, {}, {"odd": coarse}, own)
+    assert found.auc("odd") > 0.95
+    same = audit.strangers(["barrel"], 4, own, sampling, CONFIG, 5)
+    assert 0.1 < same.auc("barrel") < 0.9
+
+
+def test_nothing_becomes_less_than_a_particle(cases, sampling):
+    found = audit.from_nothing(cases.first(3), sampling, CONFIG, 1)
+    assert found.contrast_of_mean < found.contrast
+    assert found.contrast < 0.9
+    assert found.counts[1].std() == pytest.approx(np.sqrt(45 * 2.63**2), rel=0.05)
+
+
+def test_the_race_counts_the_same_work(cases, sampling):
+    quick = replace(CONFIG, sampler=replace(CONFIG.sampler, steps=2), samples=3)
+    found = lab.race(cases, sampling, quick, 1, 0)
+    assert found.speedup == found.batched / found.alone > 0
+    assert 0 < found.network_share < 1
+
+
+def test_sweeps_change_the_instrument_only(sampling):
+    methods = rows.classical_rows(("wiener",))
+    tables = lab.sweep("barrel", methods, 2, 3, doses=(10.0, 90.0), defoci_angstrom=(15000.0,))
+    assert tables[90.0].error("wiener").mean < tables[10.0].error("wiener").mean
+    assert torch.equal(tables[10.0].cases.truth, tables[15000.0].cases.truth)
+    assert set(tables[15000.0].cases.dose.tolist()) == {45.0}
+
+
+def test_every_profile_has_all_settings_and_says_what_it_does_less_of():
+    keys = [set(lab.settings(profile)) for profile in PROFILES]
+    assert all(found == keys[0] for found in keys)
+    assert lab.shortcuts("paper") == []
+    assert "6 here, 1000 at full scale" in "\n".join(lab.shortcuts("smoke"))
+
+
+def test_an_untrained_network_has_the_size_of_the_card(monkeypatch, cases, sampling):
+    card = SimpleNamespace(
+        model={"kind": "unet", "widths": [8, 16], "embedding": 16},
+        objective={"kind": "flow", "mean": 0.0, "std": 1.0},
+    )
+    monkeypatch.setattr(rows.weights, "card", lambda _: card)
+    untrained = rows.untrained_row(CONFIG, sampling.spread, 0)
+    table = run_study(cases.first(2), {"untrained": untrained})
+    assert table.error("untrained").mean > 0.01
+
+
+def test_real_stacks_go_from_file_to_phase(mirror, sampling, tmp_path):
+    pytest.importorskip("gemmi")
+    quick = replace(CONFIG, sampler=replace(CONFIG.sampler, steps=2), samples=2, fit_rounds=0)
+    report = Report("03_flowdps", tmp_path, "smoke", 0)
+    stacks = audit.real_particles(sampling, quick, 1, 0, report)
+    assert [stack.name for stack in stacks] == list(audit.STACKS)
+    assert all(stack.found.phase.shape == (1, 64, 64) for stack in stacks)
