@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -387,3 +388,15 @@ def test_real_particles_run_once_cropping_is_asked_for(
     assert status == 0, err
     assert read_image(tmp_path / "out.mrcs").pixels.shape == (count, 64, 64)
     assert f"{count} particles" in told(printed)["input"]
+
+
+# From Python
+
+
+def test_the_lines_of_the_book_run(emlab, star, monkeypatch, capsys):
+    monkeypatch.setattr("emlab.methods.flowdps.load_config", few_steps)
+    monkeypatch.chdir(star.parent)
+    page = (Path(__file__).resolve().parents[2] / "book" / "own_particles.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(lines, {})
+    assert "(5, 64, 64)" in capsys.readouterr().out
