@@ -15,7 +15,7 @@ from emlab.methods import flowdps as method
 from emlab.methods import flowdps_spread
 from emlab.methods.flowdps import ScaledInstrument, load_config, prepare, retrieve
 from emlab.methods.flowdps_config import Config
-from emlab.methods.flowdps_observation import PIXEL_ANGSTROM, find_contrast, observe
+from emlab.methods.flowdps_observation import PIXEL_ANGSTROM, find_contrast, observe, observe_counts
 from emlab.metrics import coverage
 from emlab.physics import ComplexCTF, ExitWave, Poisson
 from emlab.solvers.denoiser_spread import MeasuredSpread, WienerSpread
@@ -244,6 +244,17 @@ def test_finer_pixels_and_known_shifts_lead_to_the_same_counts(normalised):
     assert found.counts.shape == (N, 64, 64)
     agreement = np.corrcoef(found.counts.flatten(), plain.counts.flatten())[0, 1]
     assert agreement > 0.98
+
+
+@pytest.mark.parametrize("defocus", [12000.0, 40000.0])
+def test_no_wave_comes_round_into_the_window(truth, defocus):
+    far = {"defocus_u_angstrom": np.full(N, defocus), "defocus_v_angstrom": np.full(N, defocus)}
+    seen = observe_counts(torch.ones(N, WINDOW, WINDOW), optics(**far), DOSE)
+    found = seen.instrument()
+    wide = ExitWave(found.ctf, DOSE, 64, WINDOW, 512)
+    noise = wide.A(truth).mean().sqrt()
+    assert found.padded <= 144
+    assert (found.A(truth) - wide.A(truth)).abs().max() < 0.06 * noise
 
 
 def test_electrons_in_finer_pixels_are_counted_together():
