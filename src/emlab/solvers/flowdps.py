@@ -63,7 +63,7 @@ class FlowDPSConfig:
     steps: int = 28
     time_shift: float = 3.0
     gradient_steps: int = 3
-    step_size: float = 3.0
+    step_size: float = 5.0
     misfit: Literal["length", "square"] = "length"
     corrected: bool = False
     iterations: int = 4
