@@ -50,7 +50,7 @@ lint: $(READY) ## ruff, formatting, mypy
 	@$(BIN)/mypy
 
 unit: $(READY) ## unit tests and the checks of the repository itself
-	@$(BIN)/python -m pytest -q tests/unit
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
 
 notebooks: $(READY) ## chapters in the smoke profile, against tests/expected/smoke
 	@$(BIN)/python -m pytest -q tests/notebooks
