@@ -202,6 +202,21 @@ def test_sweeps_change_the_instrument_only(sampling):
     assert set(tables[15000.0].cases.dose.tolist()) == {45.0}
 
 
+def test_without_models_the_barrel_stands_in_and_says_so(monkeypatch, tmp_path):
+    pytest.importorskip("torch_fourier_slice")
+    for name in ("EMLAB_MIRROR", "EMLAB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("EMLAB_OFFLINE", "1")
+    assert cases_of.chapter_specimen() == "barrel"
+    assert cases_of.available(["apoferritin"]) == ["barrel"]
+    stand_ins = []
+    for own, others in (("barrel", ["barrel"]), ("t20s", ["barrel"])):
+        report = Report("03_flowdps", tmp_path, "smoke", 0)
+        cases_of.record_specimens(report, own, others)
+        stand_ins.append([item["stand_in"] for item in report.metrics()["data"]])
+    assert stand_ins == [[True], [False, False]]
+
+
 def test_every_profile_has_all_settings_and_says_what_it_does_less_of():
     keys = [set(lab.settings(profile)) for profile in PROFILES]
     assert all(found == keys[0] for found in keys)

@@ -129,11 +129,19 @@ def lens(optics: Metadata, b_factor_angstrom2: float = 0.0) -> ComplexCTF:
 
 def chapter_specimen() -> str:
     """The proteasome, or the simulated barrel where its model is not to be had."""
-    try:
-        phase_maps("t20s", 2, 0, "test")
-    except DataUnavailableError:
-        return "barrel"
-    return "t20s"
+    return available(["t20s"])[0]
+
+
+def available(names: Sequence[str]) -> list[str]:
+    """Those specimens whose model is to be had; the simulated barrel if none is."""
+    found = []
+    for name in names:
+        try:
+            phase_maps(name, 2, 0, "test")
+        except DataUnavailableError:
+            continue
+        found.append(name)
+    return found or ["barrel"]
 
 
 def make_cases(
@@ -180,15 +188,16 @@ def make_cases(
     )
 
 
-def record_specimens(report: Report, *specimens: str) -> None:
-    """Say in a report which particles are simulated, and from what."""
-    for name in specimens:
-        if name == "barrel":
-            how = "seven-fold barrel of four rings of Gaussian blobs, published dimensions"
-            report.simulated("phase maps of a barrel", how, stands_in_for="pdb_6bdf")
-        else:
+def record_specimens(report: Report, own: str, others: Sequence[str]) -> None:
+    """Say in a report which particles are simulated, from what, and what stands in for what."""
+    for name in dict.fromkeys((own, *others)):
+        if name in SPECIMENS:
             how = f"projections of the atomic model {SPECIMENS[name]}, counts of its exit wave"
             report.simulated(f"phase maps of {name}", how)
+        else:
+            how = "seven-fold barrel of four rings of Gaussian blobs, published dimensions"
+            stands_in = SPECIMENS["t20s"] if name == own else ""
+            report.simulated(f"phase maps of a {name}", how, stands_in_for=stands_in)
 
 
 def optics_source() -> str:

@@ -16,6 +16,7 @@ from emlab.methods.flowdps_rows import Method, Sampling
 from emlab.methods.flowdps_scores import finer_by
 from emlab.methods.flowdps_study import Table, run_study
 from emlab.methods.settings import read_profile
+from emlab.metrics.resampled import paired_ratio
 from emlab.report import Report
 from emlab.runtime import Stopwatch
 
@@ -159,16 +160,16 @@ def averaging(truth: NDArray, samples: NDArray, where: NDArray | None = None) ->
 
 
 def record_averaging(report: Report, name: str, found: Averaging) -> None:
-    """Record ``NAME.invented.mean_of_S``, ``NAME.shared`` and how much averaging removes."""
-    last = int(found.samples[-1])
-    for number in sorted({1, last}):
-        share = metrics.mean_interval(found.invented[number - 1])
-        report.value(f"{name}.invented.mean_of_{number}", *share, note="of the truth's power")
-    report.value(f"{name}.invented.single", found.invented[0].mean())
-    report.value(f"{name}.invented.averaged", found.invented[-1].mean(), note=f"{last} samples")
+    """Record ``NAME.invented.single``, ``.averaged``, ``.shared`` and ``.kept``, and what lacks."""
+    first, last = found.invented[0], found.invented[-1]
+    share = "of the truth's power"
+    report.value(f"{name}.invented.single", *metrics.mean_interval(first), note=share)
+    note = f"{share}, mean of {found.samples[-1]} samples"
+    report.value(f"{name}.invented.averaged", *metrics.mean_interval(last), note=note)
     shared = metrics.mean_interval(found.shared)
     report.value(f"{name}.invented.shared", *shared, note="what no averaging removes")
-    report.value(f"{name}.missed.averaged", found.missed[-1].mean(), note="of the truth's power")
+    report.value(f"{name}.invented.kept", *paired_ratio(last, first), note="averaged over single")
+    report.value(f"{name}.missed.averaged", found.missed[-1].mean(), note=share)
 
 
 # --- what it costs

@@ -252,6 +252,8 @@ def averages(found: Mapping[str, Averaging]) -> Figure:
         axis.plot(one.samples, one.invented.mean(1), "-o", ms=3, color=COLOURS[colour], label=name)
         axis.axhline(one.shared.mean(), color=COLOURS[colour], lw=1, ls=":")
     axis.set(xlabel="samples averaged", ylabel="invented power / truth's", ylim=(0, None))
+    samples = next(iter(found.values())).samples
+    axis.set_xticks(samples[:: max(1, len(samples) // 10)])
     axis.set_title("dotted: what all samples invent alike", fontsize=9)
     axis.legend()
     return figure

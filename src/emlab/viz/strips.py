@@ -21,7 +21,7 @@ _STYLE = """
  margin:0!important;background:#fff}
 .emlab-strip figcaption{margin:2px 0 0;font:600 13px/1.5 system-ui,sans-serif;text-align:left}
 .emlab-strip input{display:none}
-@media (scripting:enabled) and (not print){
+@media screen and (scripting:enabled){
 .emlab-strip{max-width:var(--width)}
 .emlab-strip figure[data-off]{display:none}
 .emlab-strip input{display:block;width:100%;margin:4px 0 0}
