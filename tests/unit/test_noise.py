@@ -362,7 +362,7 @@ def test_images_without_an_answer_are_refused():
 
 @pytest.fixture(scope="module")
 def tissue(mirror):
-    return torch.from_numpy(data.load("flyem_sample2")["volume"][100].astype(np.float64))
+    return torch.from_numpy(data.load("flyem_validation_train")["volume"][165].astype(np.float64))
 
 
 @pytest.mark.parametrize("sigma", [12.75, 25.5])

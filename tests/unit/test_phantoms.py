@@ -82,7 +82,7 @@ def test_impossible_shapes_are_refused(shape):
 
 
 def test_grey_levels_and_detail_are_near_those_of_real_tissue(mirror):
-    real = data.load("flyem_sample2")["volume"][100, :192, :192].astype(np.float32)
+    real = data.load("flyem_validation_train")["volume"][165, :192, :192].astype(np.float32)
     image = neuropil((192, 192), 2)
     assert abs(image.mean() - real.mean()) < 25
     assert 0.7 < image.std() / real.std() < 1.5

@@ -1,0 +1,97 @@
+"""What was asked, what was reached, and why claims fail: generated from numbers, not from hope."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emlab.errors import InputError
+from emlab.methods import generalist_claims, generalist_targets
+from emlab.methods.generalist_curve import Training
+from emlab.methods.generalist_experiments import BlindRow, blind_search, defocus_rows, kernel_error
+from emlab.methods.generalist_figures import training
+from emlab.methods.generalist_peers import tuned
+from emlab.methods.generalist_tasks import defocus_tasks, task
+from tools.book import scorecard
+
+SCORECARD = Path(__file__).resolve().parents[2] / "book" / "scorecard.toml"
+
+
+def number(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_a_shortfall_is_what_is_missing_and_nothing_else():
+    values = {
+        "denoise_10.gain_psnr.over_bm3d": number(0.2),
+        "denoise_25.gain_psnr.over_bm3d": number(0.9),
+        "isotropic_4.psnr_xz.ours": number(31.0),
+        "isotropic_4.psnr_xz.cubic": number(30.0),
+        "isotropic_4.slice_correlation.ours": number(1.05),
+    }
+    by_name = {t.name: t for t in generalist_targets.TARGETS}
+    missing = {name: by_name[name].shortfall(values) for name in values if name in by_name}
+    assert missing == {
+        "denoise_10.gain_psnr.over_bm3d": pytest.approx(0.1),
+        "denoise_25.gain_psnr.over_bm3d": 0,
+        "isotropic_4.psnr_xz.ours": 0,
+        "isotropic_4.slice_correlation.ours": pytest.approx(0.03),
+    }
+    assert by_name["isotropic_4.psnr_xz.ours"].reached(values) == pytest.approx(1)
+    assert generalist_targets.met(values) == (2, 4)
+    table = generalist_targets.targets(values)
+    assert "| noise .1 over BM3D [dB] | at least 0.3 | 0.7 | 0.2 | 0.1 |" in table
+    assert "| flow against DDPM, times faster | at least 20 |  | - | - |" in table
+
+
+def test_noise_of_the_truth_bounds_every_answer():
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 5, (512, 512))
+    coarse = noise.reshape(256, 2, 256, 2).mean((1, 3)).repeat(2, 0).repeat(2, 1)
+    left = 20 * math.log10(255 / (noise - coarse).std())
+    assert generalist_targets.ceiling(5, 2) == pytest.approx(left, abs=0.05)
+    alone = 20 * math.log10(255 / noise.std())
+    assert generalist_targets.ceiling(5) == pytest.approx(alone, abs=0.05)
+    with pytest.raises(InputError, match="above 0"):
+        generalist_targets.ceiling(0)
+
+
+def test_departures_name_only_what_fails_and_use_the_scorecards_conditions():
+    values = {
+        "isotropic_10.boundary.ours": number(0.7),
+        "isotropic_10.boundary.cubic": number(0.69),
+        "race.psnr_gain": number(-0.1),
+        "real_pair.gain_psnr.over_bm3d": number(0.02, -0.1, 0.1),
+    }
+    said = generalist_claims.departures(values)
+    assert [line[:4] for line in said] == ["G5: ", "G13:"]
+    assert "0.7, little above cubic's 0.69" in said[0]
+    conditions = {row.id: row.conditions for row in scorecard.read(SCORECARD)}
+    for row, condition, _ in generalist_claims._DEPARTURES:
+        assert condition in conditions[row]
+
+
+def test_the_training_curve_is_that_of_the_card():
+    run = Training.of("generalist_flow")
+    assert run.parameters > 1e6
+    assert all(len(scores) == len(run.steps) for scores in run.scores.values())
+    level = next(iter(run.scores))
+    steps = np.array([1.0, 2, 4, 8])
+    line = Training(1, steps, {level: 3 * np.log2(steps)}, 1.0, "cpu")
+    assert line.last_doubling(level) == pytest.approx(3)
+    assert len(training(line).axes) == 1
+
+
+def test_defocus_peers_are_tuned_for_their_own_blur():
+    iterations = [tuned(t.name)["richardson_lucy"]["iterations"] for t in defocus_tasks()]
+    assert iterations == sorted(iterations)
+    assert iterations[0] < iterations[-1]
+    rows = defocus_rows(BlindRow(None, None, blind_search(2)))
+    assert list(rows(task("deblur"))) == list(rows(defocus_tasks()[0]))
+
+
+def test_a_delta_is_far_from_a_wide_blur():
+    nothing = [kernel_error(np.ones((1, 1)), t.kernel.numpy()) for t in defocus_tasks()]
+    assert nothing == sorted(nothing)
+    assert 0.5 < nothing[0] < nothing[-1] < 1
