@@ -66,7 +66,7 @@ def test_departures_name_only_what_fails_and_use_the_scorecards_conditions():
     }
     said = generalist_claims.departures(values)
     assert [line[:4] for line in said] == ["G5: ", "G13:"]
-    assert "0.7, little above cubic's 0.69" in said[0]
+    assert "0.7, with cubic splines at 0.69" in said[0]
     conditions = {row.id: row.conditions for row in scorecard.read(SCORECARD)}
     for row, condition, _ in generalist_claims._DEPARTURES:
         assert condition in conditions[row]

@@ -103,6 +103,8 @@ TARGETS = (
     Target("real pair, FRC over BM3D", "real_pair.gain_frc_nm.over_bm3d", 0.0, unit="nm"),
     Target("flow against DDPM, times faster", "race.speedup", 20.0),
     Target("flow over DDPM", "race.psnr_gain", -0.3, unit="dB"),
+    Target("ours against DDPM, times faster", "race.speedup_ours", 20.0),
+    Target("ours over DDPM", "race.psnr_gain_ours", -0.3, unit="dB"),
     Target("seam index of the worst border, from 1", "field.seam.worst", most=0.02),
     *(
         Target(f"90 % intervals cover, {label}", f"calibration.coverage.{name}", 0.85, 0.95)
