@@ -98,8 +98,8 @@ _DEPARTURES = (
     (
         "G5",
         "isotropic_10.boundary.ours > 0.75",
-        "at 10x boundaries agree with the labels at {isotropic_10.boundary.ours}, with cubic splines "
-        "at {isotropic_10.boundary.cubic}, in the truth at {boundary.truth}",
+        "at 10x boundaries agree with the labels at {isotropic_10.boundary.ours}, with cubic "
+        "splines at {isotropic_10.boundary.cubic}, in the truth at {boundary.truth}",
     ),
     (
         "G6",
