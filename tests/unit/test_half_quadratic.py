@@ -100,12 +100,15 @@ def test_coloured_noise_leaves_when_the_prior_has_the_last_word():
     measured = truth + GaussianPrior(torch.zeros(size, size), noise).sample(count, generator(1))
     exact = signal @ torch.linalg.solve(signal + noise, measured.flatten(1).T)
 
+    def weigh(residual):
+        return torch.linalg.solve(noise, residual.reshape(count, -1).T).T.reshape(residual.shape)
+
     def error(last):
         found = half_quadratic(
             prior, Identity(), measured, 0.1,
             HalfQuadraticConfig(sigma_max=0.4, sigma_min=0.04, iterations=60, last=last),
             shape=measured.shape, start=measured,
-            precision=lambda r: torch.linalg.solve(noise, r.reshape(count, -1).T).T.reshape(r.shape),
+            precision=weigh,
         ).mean  # fmt: skip
         return (found - truth).square().mean() / (exact.T - truth.flatten(1)).square().mean()
 
