@@ -198,6 +198,7 @@ def calibration(table: Table, names: Sequence[str]) -> Figure:
         axis.bar(range(scores.samples + 1), share, color=COLOURS[LINES[name][0]], width=0.9)
         axis.axhline(1, color="grey", lw=0.8, ls=":")
         axis.set(xlabel="rank of the truth", ylim=(0, max(2.5, share.max())))
+        axis.set_xticks(range(0, scores.samples + 1, max(1, scores.samples // 5)))
         axis.set_title(LABELS[name], fontsize=9)
     others[0].set_ylabel("frequency, 1 = even")
     return figure
