@@ -177,11 +177,10 @@ def nearest_view(cases: Cases) -> Answer:
 
     Only an oracle knows the pose; no training map is closer to the truth than about this.
     """
-    trained = poses(TRAINED_POSES, 0, "train")
-    cosine = np.abs(_directions(cases.rotations) @ _images(trained).T)
-    found = cosine.argmax(1)
+    trained = _images(poses(TRAINED_POSES, 0, "train"))
+    nearest = np.abs(_directions(cases.rotations) @ trained.T).argmax(1)
     rotations = np.stack(
-        [_onto(cases.rotations[i], _images(trained)[best]) for i, best in enumerate(found)]
+        [_onto(*pair) for pair in zip(cases.rotations, trained[nearest], strict=True)]
     )
     volume = specimen_volume(cases.specimen)
     views = project(volume, rotations, PIXEL_ANGSTROM, 300.0, cases.shifts_angstrom)
