@@ -151,7 +151,11 @@ def test_a_time_out_ends_the_kernel(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_ends_the_kernel_and_leaves_no_half_result(tmp_path, number, status):
     path = write_notebook(tmp_path / "notebooks" / "02_slow.ipynb", WAIT)
-    code = "import sys; from emlab.cli import main; sys.exit(main(sys.argv[1:]))"
+    # what runs in the background of a shell inherits that SIGINT is ignored
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from emlab.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "run", str(path), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     kernel = wait_for(tmp_path / "out" / "pid")
