@@ -273,8 +273,7 @@ def test_drawn_metadata_without_network_says_that_it_is_simulated(monkeypatch):
     assert len(draw_metadata(3, 1)) == 3
 
 
-@pytest.mark.real_data
-def test_real_files():
+def test_real_files(mirror):
     star = data.paths("particles_relion31")["cryoem/particles/relion31.star"]
     particles = read_particles(star)
     assert particles.images.shape == (5, 256, 256)
