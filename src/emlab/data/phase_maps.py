@@ -288,4 +288,5 @@ SPECIMENS: dict[str, Callable[[int], Tensor]] = {
     "barrel": lambda _: barrel(FIELD, PIXEL_ANGSTROM),
     "beta_galactosidase": partial(_model, "pdb_5a1a"),
     "apoferritin": partial(_model, "pdb_4v1w"),
+    "apoferritin_6z6u": partial(_model, "pdb_6z6u"),
 }
