@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("io",),
     ("io_backends",),
     ("io_volumes",),
-    ("data", "weights", "metrics", "training", "viz", "report"),
+    ("data", "weights", "metrics", "training", "viz", "report", "external"),
     ("models", "physics"),
     ("priors",),
     ("solvers",),

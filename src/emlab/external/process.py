@@ -1,0 +1,84 @@
+"""Run a program to its end, and know what it took."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emlab.errors import EmlabError
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program took.
+
+    Attributes
+    ----------
+    output : str
+        What it wrote, errors included.
+    seconds, cpu_seconds : float
+        By the clock, and of all its processors.
+    peak_memory_mb : float
+        Largest resident memory.
+    """
+
+    output: str
+    seconds: float
+    cpu_seconds: float
+    peak_memory_mb: float
+
+
+def run_program(
+    command: Sequence[str | Path],
+    folder: Path,
+    *,
+    threads: int = 1,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run a command in a folder; it ends with us if we are interrupted.
+
+    Parameters
+    ----------
+    threads : int
+        Told to libraries that read ``OMP_NUM_THREADS``.
+    environment : dict, optional
+        More variables.
+
+    Raises
+    ------
+    EmlabError
+        The program failed; with the last line that it wrote.
+    """
+    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
+    with tempfile.TemporaryFile() as stream:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        stream.seek(0)
+        output = stream.read().decode("utf-8", "replace")
+    if process.returncode:
+        said = [line.strip() for line in output.splitlines() if line.strip()]
+        reason = said[-1] if said else f"exit status {process.returncode}"
+        raise EmlabError(f"{Path(command[0]).name} failed: {reason}; look at its version and input")
+    per_mb = 2**20 if sys.platform == "darwin" else 2**10
+    return Finished(output, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / per_mb)

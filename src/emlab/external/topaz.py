@@ -1,0 +1,230 @@
+"""Topaz (Bepler et al. 2019, 2020) as a separate program: its picker and its denoiser.
+
+``make topaz`` puts version 0.3.20 into ``.programs/topaz``; the variable ``EMLAB_TOPAZ`` names
+another folder that ``pip install --target FOLDER --no-deps topaz-em==0.3.20`` filled, or a program
+``topaz``. It is under the GPL, is not part of emlab, and nothing of it is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emlab.errors import EmlabError, InputError
+from emlab.external.process import Finished, run_program
+from emlab.io import read_image, write_image
+
+MISSING = "Topaz is not installed; run `make topaz`, or let EMLAB_TOPAZ name its folder"
+VARIABLE = "EMLAB_TOPAZ"
+PICKER = "resnet16_u32"  # the name "resnet16" alone means 64 units
+LOWEST_SCORE = -6.0
+DENOISERS = ("unet", "unet-small", "fcnet", "affine")
+_LAUNCHER = Path(__file__).with_name("topaz_launcher.py")
+_PLACE = Path(".programs") / "topaz"
+
+
+@dataclass(frozen=True)
+class Command:
+    """How Topaz is started.
+
+    Attributes
+    ----------
+    words : tuple of str
+        First words of the command line.
+    folder : Path or None
+        Put before Python's own places.
+    """
+
+    words: tuple[str, ...]
+    folder: Path | None = None
+
+    def run(self, arguments: Sequence[str | Path], folder: Path, threads: int) -> Finished:
+        """Run a sub-command of Topaz."""
+        extra = {} if self.folder is None else {"PYTHONPATH": str(self.folder)}
+        extra["CUDA_VISIBLE_DEVICES"] = ""
+        return run_program([*self.words, *arguments], folder, threads=threads, environment=extra)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Picks of one micrograph, best first.
+
+    Attributes
+    ----------
+    coordinates : ndarray
+        ``(n, 2)`` centres (y, x) in pixels.
+    scores : ndarray
+        ``(n,)`` log-likelihood ratios.
+    """
+
+    coordinates: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+
+def find() -> Command | None:
+    """How to start Topaz, or None where it is not installed.
+
+    Raises
+    ------
+    InputError
+        EMLAB_TOPAZ names a place without it.
+    """
+    if named := os.environ.get(VARIABLE):
+        place = Path(named).expanduser()
+        if (place / "topaz" / "main.py").is_file():
+            return _in_folder(place)
+        if program := shutil.which(named):
+            return Command((program,))
+        raise InputError(f"{VARIABLE} is {named}, where Topaz is not; correct or unset it")
+    checkout = Path(__file__).resolve().parents[3]
+    for up in (Path.cwd(), *Path.cwd().parents, checkout):
+        if (up / _PLACE / "topaz" / "main.py").is_file():
+            return _in_folder((up / _PLACE).resolve())
+    program = shutil.which("topaz")
+    return Command((program,)) if program else None
+
+
+def _in_folder(place: Path) -> Command:
+    return Command((sys.executable, "-P", str(_LAUNCHER)), place)
+
+
+def require() -> Command:
+    """`find`, or an InputError that says what to do."""
+    command = find()
+    if command is None:
+        raise InputError(MISSING)
+    return command
+
+
+def pick(
+    micrographs: Sequence[NDArray[np.float32]],
+    radius: int,
+    *,
+    model: str = PICKER,
+    lowest_score: float = LOWEST_SCORE,
+    threads: int = 1,
+) -> tuple[list[Picked], Finished]:
+    """Pick particles by the pretrained detector of ``topaz extract``.
+
+    Parameters
+    ----------
+    micrographs : sequence of ndarray
+        ``(H, W)`` each, protein dark, binned so that a particle is 15 to 30 pixels wide. Each is
+        normalised to mean 0 and standard deviation 1.
+    radius : int
+        Pixels within which only the best pick stays.
+    lowest_score : float
+        Where the extraction ends; thresholds are chosen later.
+
+    Returns
+    -------
+    list of Picked
+        One a micrograph.
+    Finished
+        What the program took.
+
+    Raises
+    ------
+    InputError
+        Topaz is not installed, or there is no micrograph.
+    EmlabError
+        It failed.
+    """
+    if not micrographs:
+        raise InputError("give at least one micrograph to pick from")
+    command = require()
+    with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
+        folder = Path(made)
+        names = _write(folder, micrographs)
+        arguments = ["extract", "-m", model, "-r", radius, "-t", lowest_score, "-d", -1]
+        arguments += ["-j", threads, "-o", "picks.txt", *names]
+        done = command.run([str(word) for word in arguments], folder, threads)
+        found = read_picks(folder / "picks.txt")
+    empty = Picked(np.zeros((0, 2)), np.zeros(0))
+    return [found.get(Path(name).stem, empty) for name in names], done
+
+
+def denoise(
+    micrographs: Sequence[NDArray[np.float32]],
+    *,
+    architecture: str = "unet",
+    patch: int = 1024,
+    padding: int = 128,
+    threads: int = 1,
+) -> tuple[list[NDArray[np.float32]], Finished]:
+    """Denoise with Topaz-Denoise's pretrained networks (Bepler et al. 2020).
+
+    Parameters
+    ----------
+    micrographs : sequence of ndarray
+        ``(H, W)`` each, any grey levels; they come back in their own.
+    architecture : str
+        One of `DENOISERS`. (Its option ``--model`` is ignored by version 0.3.20.)
+    patch, padding : int
+        Side of the parts that are denoised at a time, and what is added around them.
+
+    Raises
+    ------
+    InputError
+        Topaz is not installed, no micrograph, or an unknown architecture.
+    EmlabError
+        It failed.
+    """
+    if architecture not in DENOISERS or not micrographs:
+        raise InputError(f"give micrographs and one of {', '.join(DENOISERS)}")
+    command = require()
+    with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
+        folder = Path(made)
+        (folder / "out").mkdir()
+        names = _write(folder, micrographs)
+        arguments = ["denoise", "--arch", architecture, "-d", -1, "-j", threads]
+        arguments += ["-s", patch, "-p", padding, "-o", "out", *names]
+        done = command.run([str(word) for word in arguments], folder, threads)
+        images = [read_image(folder / "out" / name).pixels.reshape(m.shape)
+                  for name, m in zip(names, micrographs, strict=True)]  # fmt: skip
+    scaled = [
+        (image * micrograph.std() + micrograph.mean()).astype(np.float32)
+        for image, micrograph in zip(images, micrographs, strict=True)
+    ]
+    return scaled, done
+
+
+def read_picks(path: Path) -> dict[str, Picked]:
+    """Table of ``topaz extract`` (image_name, x_coord, y_coord, score), by micrograph.
+
+    Raises
+    ------
+    EmlabError
+        It is no such table.
+    """
+    lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line]
+    if not lines or lines[0] != ["image_name", "x_coord", "y_coord", "score"]:
+        raise EmlabError(f"{path} is no table of picks; use Topaz 0.3.20")
+    rows: dict[str, list[list[float]]] = {}
+    for name, *numbers in lines[1:]:
+        rows.setdefault(name, []).append([float(number) for number in numbers])
+    found = {}
+    for name, values in rows.items():
+        x, y, score = np.array(values).T
+        order = np.argsort(-score, kind="stable")
+        found[name] = Picked(np.stack([y, x], axis=1)[order], score[order])
+    return found
+
+
+def _write(folder: Path, micrographs: Sequence[NDArray[np.float32]]) -> list[str]:
+    names = []
+    for number, micrograph in enumerate(micrographs):
+        spread = float(micrograph.std())
+        if micrograph.ndim != 2 or not spread > 0:
+            raise InputError("Topaz takes micrographs (H, W) that are not constant")
+        names.append(f"m{number:04d}.mrc")
+        write_image(folder / names[-1], (micrograph - micrograph.mean()) / spread)
+    return names
