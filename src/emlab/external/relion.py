@@ -95,7 +95,16 @@ def reconstruct(
     program = require()
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         out = Path(made) / "map.mrc"
-        words = [program, "--i", star.name, "--o", out, "--ctf", "--sym", symmetry]
+        words: list[str | Path] = [
+            program,
+            "--i",
+            star.name,
+            "--o",
+            out,
+            "--ctf",
+            "--sym",
+            symmetry,
+        ]
         words += ["--pad", str(padding)]
         done = run_program(words, star.resolve().parent, threads=threads)
         return *_map(out), done
@@ -137,7 +146,7 @@ def refine(
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         folder = Path(made)
         write_image(folder / "reference.mrc", reference, pixel_size_angstrom)
-        words = [program, "--i", star.name, "--o", folder / "run", "--ref"]
+        words: list[str | Path] = [program, "--i", star.name, "--o", folder / "run", "--ref"]
         words += [folder / "reference.mrc", "--firstiter_cc", "--ini_high", str(low_pass_angstrom)]
         words += ["--ctf", "--iter", str(iterations), "--tau2_fudge", "4", "--K", "1"]
         words += ["--particle_diameter", str(mask_angstrom), "--flatten_solvent", "--zero_mask"]

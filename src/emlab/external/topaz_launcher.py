@@ -14,7 +14,7 @@ import types
 _files = importlib.resources.files
 
 
-def files(anchor):  # type: ignore[no-untyped-def]
+def files(anchor):
     """``importlib.resources.files``, where a module that is no package means its package."""
     spec = importlib.util.find_spec(anchor) if isinstance(anchor, str) else None
     if spec is not None and spec.submodule_search_locations is None:

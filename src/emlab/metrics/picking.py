@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +70,7 @@ class Counts:
             lambda i: getattr(self.part(i), number)(average), len(self.hits), seed=seed
         )
 
-    def _average(self, average: str, formula) -> float:  # type: ignore[no-untyped-def]
+    def _average(self, average: str, formula: Callable[[int, int, int], float]) -> float:
         if average == "micro":
             return float(formula(self.hits.sum(), self.picks.sum(), self.truths.sum()))
         if average == "macro":
