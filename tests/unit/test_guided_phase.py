@@ -141,6 +141,32 @@ def test_same_seed_same_samples_and_the_seed_matters():
     assert (run(0) - run(1)).abs().max() > 1e-3
 
 
+def test_opposite_samples_meet_in_the_posterior_mean_and_are_samples():
+    """With a Gaussian prior and weak phases both hold exactly; few samples then tell the mean."""
+    prior, spread = smooth(SIZE, 0.01)
+    instrument = ExitWave(lens([12000.0]), 400.0, SIZE)
+    measurement = Poisson().sample(instrument.A(prior.sample(1, generator(3))), generator(4))
+
+    def run(samples, antithetic, seed):
+        config = GuidedPhaseConfig(
+            steps=6, sigma_max=1.0, sigma_min=0.002, iterations=8, antithetic=antithetic
+        )
+        return guided_phase(
+            prior, instrument, Poisson(), measurement, config, generator(seed), spread=spread,
+            shape=(1, SIZE, SIZE), samples=samples,
+        ).images  # fmt: skip
+
+    many = run(200, False, 1)
+    pair = run(2, True, 2)
+    typical = many.std(0).mean()
+    assert (pair.mean(0) - many.mean(0)).std() < 0.15 * typical
+    assert (run(2, False, 2).mean(0) - many.mean(0)).std() > 0.5 * typical
+    assert ((pair[0] - pair[1]).std() / 2 / typical - 1).abs() < 0.2
+    assert run(5, True, 3).shape[0] == 5
+    config = GuidedPhaseConfig(antithetic=True)
+    assert [config.independent(n) for n in (1, 2, 5, 10)] == [1, 1, 3, 5]
+
+
 def test_measured_spread_of_a_gaussian_prior_is_wieners():
     prior, exact = smooth(16, 0.3, 1.0)
     images = prior.sample(400, generator())

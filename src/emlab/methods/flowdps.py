@@ -191,7 +191,7 @@ def retrieve(
 
     return Retrieval(
         phase=centred.mean(0),
-        spread=centred.std(0, ddof=1) if count > 1 else None,
+        spread=deviation(centred, config.independent(count)) if count > 1 else None,
         samples=several,
         chi2=np.concatenate([part.chi2 for part in parts]),
         dose_per_angstrom2=values("dose_per_angstrom2"),
@@ -204,6 +204,15 @@ def retrieve(
         network_seconds=timed.seconds,
         notes=notes,
     )
+
+
+def deviation(samples: NDArray[np.float32], independent: int) -> NDArray[np.float32]:
+    """Standard deviation ``(...)`` over samples ``(s, ...)``, of which some are opposites.
+
+    Opposite pairs lie around the posterior mean itself, independent samples around their own.
+    """
+    pairs = independent < len(samples) and len(samples) % 2 == 0
+    return samples.std(0, ddof=0 if pairs else 1)
 
 
 def prepare(

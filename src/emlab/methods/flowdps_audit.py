@@ -73,7 +73,7 @@ def from_nothing(cases: Cases, sampling: Sampling, config: Config, seed: int) ->
         counts.numpy(),
         samples,
         ring_sums(samples[0], mean),
-        ring_sums(samples[0], samples[-1]),
+        ring_sums(samples[0], samples[1]),
         misfit(blank, samples)[0],
         float(samples.std((2, 3)).mean()) / typical,
         float(samples.mean(0).std((1, 2)).mean()) / typical,

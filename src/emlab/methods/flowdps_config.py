@@ -60,6 +60,12 @@ class Config:
         if self.fit_rounds < 0 or self.fit_steps < 2:
             raise InputError("the fit of gain and offset needs fit_rounds >= 0 and fit_steps >= 2")
 
+    def independent(self, samples: int) -> int:
+        """How many of so many samples, the first ones, are independent of each other."""
+        if isinstance(self.sampler, GuidedPhaseConfig):
+            return self.sampler.independent(samples)
+        return samples
+
     @property
     def quick(self) -> Sampler:
         """The sampler in the few steps that the fit of gain and offset takes."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from emlab import metrics
 from emlab.methods.flowdps_cases import Cases, make_cases
 from emlab.methods.flowdps_config import Config
-from emlab.methods.flowdps_rows import Method, Sampling
+from emlab.methods.flowdps_rows import Answer, Method, Sampling
 from emlab.methods.flowdps_scores import finer_by
 from emlab.methods.flowdps_study import Table, run_study
 from emlab.methods.settings import read_profile
@@ -109,19 +109,28 @@ class Averaging:
         ``(s, n)`` of each particle: power of the part of the mean that is uncorrelated with the
         truth.
     shared : ndarray
-        ``(n,)`` the same after infinitely many samples: what two halves of the samples invent
-        alike.
+        ``(n,)`` the same after infinitely many samples: what two halves of independent samples
+        invent alike; None if they are not independent.
     missed : ndarray
         ``(s, n)`` power of the truth that the mean lacks: the error beside the invention.
     """
 
     samples: NDArray[np.int64]
     invented: Values
-    shared: Values
+    shared: Values | None
     missed: Values
 
 
-def averaging(truth: NDArray, samples: NDArray, where: NDArray | None = None) -> Averaging:
+def opposite_pairs(answer: Answer) -> NDArray:
+    """Samples ``(s, n, H, W)`` of an answer, each followed by its opposite."""
+    assert answer.samples is not None
+    first, second = np.split(answer.samples, [answer.independent])
+    return np.stack([first[: len(second)], second], axis=1).reshape(-1, *first.shape[1:])
+
+
+def averaging(
+    truth: NDArray, samples: NDArray, where: NDArray | None = None, *, independent: bool = True
+) -> Averaging:
     r"""What the mean of 1, 2, ... samples holds that the truth does not.
 
     The mean's Fourier coefficients are split into :math:`a\,T + R` with R uncorrelated with the
@@ -135,6 +144,8 @@ def averaging(truth: NDArray, samples: NDArray, where: NDArray | None = None) ->
         ``(s, n, H, W)``, at least two.
     where : ndarray, optional
         ``(n, H, W // 2 + 1)`` coefficients that count, such as those near zeros of the lens.
+    independent : bool
+        Without it the power that all samples share is not told.
     """
     spectra = np.fft.rfft2(samples - samples.mean((2, 3), keepdims=True))
     true = np.fft.rfft2(truth - truth.mean((1, 2), keepdims=True))
@@ -153,6 +164,8 @@ def averaging(truth: NDArray, samples: NDArray, where: NDArray | None = None) ->
         left, share = rest(running / count)
         invented.append((counted * np.abs(left) ** 2).sum((1, 2)) / power)
         missed.append((1 - share) ** 2)
+    if not independent:
+        return Averaging(counts, np.array(invented), None, np.array(missed))
     half = len(samples) // 2
     first, second = (rest(spectra[part].mean(0))[0] for part in (slice(half), slice(half, None)))
     shared = (counted * (first * second.conj()).real).sum((1, 2)) / power
@@ -166,8 +179,9 @@ def record_averaging(report: Report, name: str, found: Averaging) -> None:
     report.value(f"{name}.invented.single", *metrics.mean_interval(first), note=share)
     note = f"{share}, mean of {found.samples[-1]} samples"
     report.value(f"{name}.invented.averaged", *metrics.mean_interval(last), note=note)
-    shared = metrics.mean_interval(found.shared)
-    report.value(f"{name}.invented.shared", *shared, note="what no averaging removes")
+    if found.shared is not None:
+        shared = metrics.mean_interval(found.shared)
+        report.value(f"{name}.invented.shared", *shared, note="what no averaging removes")
     report.value(f"{name}.invented.kept", *paired_ratio(last, first), note="averaged over single")
     report.value(f"{name}.missed.averaged", found.missed[-1].mean(), note=share)
 

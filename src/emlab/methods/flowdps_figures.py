@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.methods.flowdps import deviation
 from emlab.methods.flowdps_audit import Memory, Nothing, RealStack
 from emlab.methods.flowdps_experiments import Averaging
 from emlab.methods.flowdps_peers import MARGIN
@@ -167,7 +168,7 @@ def posterior(table: Table, number: int = 0, several: int = 3) -> Figure:
         (axes[0, 3], *axes[1, :2]), samples[:several], range(several), strict=False
     ):
         _image(axis, image, f"sample {i + 1}")
-    error, spread = np.abs(mean - truth), samples.std(0, ddof=1)
+    error, spread = np.abs(mean - truth), deviation(samples, answer.independent)
     top = float(np.percentile(error, 99.5))
     for axis, image, label in (
         (axes[1, 2], spread, "spread"),
@@ -209,9 +210,9 @@ def covered_at(table: Table, name: str, levels: NDArray) -> NDArray[np.float64]:
     from emlab.metrics import coverage
     from emlab.metrics.bands import band_averages
 
-    samples = table.answers[name].samples
-    assert samples is not None
-    drawn = band_averages(samples)
+    answer = table.answers[name]
+    assert answer.samples is not None
+    drawn = band_averages(answer.samples[: answer.independent])
     true = band_averages(table.cases.truth[: drawn.shape[1]])
     return np.array([coverage(drawn, true, level, "normal") for level in levels])
 
@@ -246,12 +247,20 @@ def misfits(own: NDArray, others: Mapping[str, NDArray]) -> Figure:
 
 
 def averages(found: Mapping[str, Averaging]) -> Figure:
-    """Invented power against the number of samples that are averaged."""
+    """Invented power against the number of samples that are averaged.
+
+    Of samples in opposite pairs even numbers are drawn, and no power that all share.
+    """
     figure = Figure(figsize=(5.6, 2.8), layout="constrained")
     axis = figure.subplots()
-    for (name, one), colour in zip(found.items(), ("blue", "vermilion"), strict=False):
-        axis.plot(one.samples, one.invented.mean(1), "-o", ms=3, color=COLOURS[colour], label=name)
-        axis.axhline(one.shared.mean(), color=COLOURS[colour], lw=1, ls=":")
+    for (name, one), colour in zip(found.items(), ("blue", "vermilion", "green"), strict=False):
+        shown = slice(1, None, 2) if one.shared is None else slice(None)
+        axis.plot(
+            one.samples[shown], one.invented.mean(1)[shown], "-o", ms=3, color=COLOURS[colour],
+            label=name,
+        )  # fmt: skip
+        if one.shared is not None:
+            axis.axhline(one.shared.mean(), color=COLOURS[colour], lw=1, ls=":")
     axis.set(xlabel="samples averaged", ylabel="invented power / truth's", ylim=(0, None))
     samples = next(iter(found.values())).samples
     axis.set_xticks(samples[:: max(1, len(samples) // 10)])

@@ -54,6 +54,8 @@ class Answer:
         ``(n, 64, 64)`` radians.
     samples : ndarray or None
         ``(s, n, 64, 64)`` of a method that draws some.
+    independent : int
+        How many of them, the first ones, are independent of each other.
     evaluations : int
         Of the network.
     seconds, network_seconds : float
@@ -64,6 +66,7 @@ class Answer:
     evaluations: int = 0
     seconds: float = 0.0
     network_seconds: float = 0.0
+    independent: int = 0
 
 
 Method = Callable[[Cases], Answer]
@@ -109,7 +112,10 @@ class Sampling:
                 drawn.append(found.images.cpu())
                 evaluations += found.evaluations
         images = torch.cat(drawn, 1).numpy()
-        return Answer(images.mean(0), images, evaluations, watch.seconds, timed.seconds)
+        return Answer(
+            images.mean(0), images, evaluations, watch.seconds, timed.seconds,
+            config.independent(count),
+        )  # fmt: skip
 
     def draw(self, n: int, steps: int, seed: int) -> NDArray[np.float32]:
         """Phase maps ``(n, 64, 64)`` in radians of the prior alone."""

@@ -42,7 +42,7 @@ class Scores:
     ranks : ndarray or None
         ``(n, bands, 2)`` of the truth among the samples.
     samples : int
-        Behind the last two.
+        Independent ones, behind the last two.
     """
 
     rmse: Values
@@ -85,14 +85,20 @@ def finer_by(ours: Scores, other: Scores, zeros: bool = False) -> metrics.Interv
     return bootstrap(ratio, n, resamples=200)
 
 
-def score(cases: Cases, phases: Phases, samples: Phases | None = None) -> Scores:
-    """Score phases ``(n, 64, 64)`` in radians, and samples ``(s, n, 64, 64)`` if there are any."""
+def score(
+    cases: Cases, phases: Phases, samples: Phases | None = None, independent: int | None = None
+) -> Scores:
+    """Score phases ``(n, 64, 64)`` in radians, and samples ``(s, n, 64, 64)`` if there are any.
+
+    Calibration is judged by the first `independent` samples; default: all are.
+    """
     truth = cases.truth.numpy()
     centred = [image - image.mean((1, 2), keepdims=True) for image in (phases, truth)]
     true_bands = band_averages(truth)
-    drawn = band_averages(phases[None] if samples is None else samples)
+    alone = None if samples is None else samples[:independent]
+    drawn = band_averages(phases[None] if alone is None else alone)
     covered, placed = None, None
-    if samples is not None and len(samples) > 1:
+    if len(drawn) > 1:
         covered = np.array(
             [
                 metrics.coverage(drawn[:, i], true_bands[i], interval="normal")

@@ -169,7 +169,7 @@ def run_study(
         if answer.phases.shape != tuple(seen.truth.shape):
             raise InputError(f"{name} returned {answer.phases.shape}, not {seen.truth.shape}")
         table.answers[name] = answer
-        table.scores[name] = score(seen, answer.phases, answer.samples)
+        table.scores[name] = score(seen, answer.phases, answer.samples, answer.independent)
         if progress is not None:
             progress(f"{LABELS.get(name, name)}: {1e3 * table.scores[name].rmse.mean():.1f} mrad")
     return table

@@ -15,6 +15,7 @@ their :math:`r_t^2` a spectrum. No derivative of the network is taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +29,8 @@ from emlab.priors.base import Prior
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.plug_and_play import Progress, Samples
 from emlab.solvers.sampling import noise_levels
+
+Normal = Callable[[tuple[int, ...], Tensor], Tensor]  # numbers of a shape, on another's device
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class GuidedPhaseConfig:
         Conjugate gradients of a draw, preconditioned in Fourier space.
     linearisations : int
         Of each step: 2 or more are Gauss-Newton steps, for strong phases.
+    antithetic : bool
+        Samples in pairs of opposite noise (antithetic variates, Hammersley and Morton 1956). Each
+        is a sample as good as any, but the two err to opposite sides, so that their mean is nearer
+        to the posterior mean than that of two independent ones. See `independent`.
     """
 
     steps: int = 28
@@ -54,12 +61,17 @@ class GuidedPhaseConfig:
     curvature: float = 5.0
     iterations: int = 4
     linearisations: int = 1
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("the guided sampler needs steps >= 2 and 0 < sigma_min < sigma_max")
         if self.iterations < 1 or self.linearisations < 1:
             raise InputError("the guided sampler needs iterations >= 1 and linearisations >= 1")
+
+    def independent(self, samples: int) -> int:
+        """How many of so many samples, the first ones, are independent of each other."""
+        return (samples + 1) // 2 if self.antithetic else samples
 
 
 def guided_phase(
@@ -92,7 +104,7 @@ def guided_phase(
     shape : tuple of int
         Of the result of one sample: ``(h, w)`` or ``(n, h, w)``.
     samples : int
-        Independent draws.
+        Draws: independent ones, or a first half that is, and its opposites (`antithetic`).
 
     Returns
     -------
@@ -100,7 +112,8 @@ def guided_phase(
         Images ``(samples, *shape)``; the trace is the root mean square of the misfit in standard
         deviations of the noise, 1 where the prior's answers explain the counts.
     """
-    x = config.sigma_max * _normal((samples, *shape), measurement, generator)
+    normal = _normal_numbers(generator, config.antithetic)
+    x = config.sigma_max * normal((samples, *shape), measurement)
     sensitivity = instrument.sensitivity()
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
     trace = []
@@ -109,11 +122,11 @@ def guided_phase(
             denoised = prior.denoise(x, sigma)
             clean, misfit = conditional(
                 instrument, noise, measurement, denoised, spread(sigma), sensitivity,
-                config.iterations, config.linearisations, generator,
+                config.iterations, config.linearisations, normal,
             )  # fmt: skip
         trace.append(misfit)
         kept = (following / sigma) ** 2
-        fresh = following * (1 - kept) ** 0.5 * _normal(x.shape, x, generator)
+        fresh = following * (1 - kept) ** 0.5 * normal(x.shape, x)
         x = (1 - kept) * clean + kept * x + fresh
         if progress is not None:
             progress(step + 1, config.steps)
@@ -129,7 +142,7 @@ def conditional(
     sensitivity: Tensor,
     iterations: int,
     linearisations: int = 1,
-    generator: torch.Generator | None = None,
+    normal: Normal | None = None,
 ) -> tuple[Tensor, float]:
     r"""Images of known centre and stationary variance, given counts: their mean, or a draw.
 
@@ -144,8 +157,8 @@ def conditional(
         ``(..., h, w)``.
     variance, sensitivity : Tensor
         ``(..., h, w // 2 + 1)``, see `Spread` and `ExitWave.sensitivity`.
-    generator : torch.Generator, optional
-        Draws; without it the mean is returned.
+    normal : callable, optional
+        Source of standard normal numbers for a draw; without it the mean is returned.
 
     Returns
     -------
@@ -164,12 +177,12 @@ def conditional(
             misfit = (pull.square() / weights).mean().sqrt().item()
         else:
             pull = pull + weights * tangent.A(x - centre)
-        drawing = generator is not None and turn == linearisations - 1
-        if drawing and generator is not None:
-            pull = pull + weights.sqrt() * _normal(pull.shape, pull, generator)
+        drawn = normal if turn == linearisations - 1 else None
+        if drawn is not None:
+            pull = pull + weights.sqrt() * drawn(pull.shape, pull)
         target = filtered(tangent.A_adjoint(pull), root)
-        if drawing and generator is not None:
-            target = target + _normal(target.shape, target, generator)
+        if drawn is not None:
+            target = target + drawn(target.shape, target)
         level = weights.mean((-2, -1), keepdim=True)
         inverse = 1 / (1 + root.square() * level * sensitivity)
         z = _solve(tangent, weights, root, inverse, target, iterations)
@@ -206,5 +219,12 @@ def _solve(
     return z
 
 
-def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
+def _normal_numbers(generator: torch.Generator, antithetic: bool) -> Normal:
+    """Independent numbers, or such whose second half along the first axis mirrors the first."""
+
+    def numbers(shape: tuple[int, ...], like: Tensor) -> Tensor:
+        first = (shape[0] + 1) // 2 if antithetic else shape[0]
+        drawn = torch.randn((first, *shape[1:]), generator=generator, dtype=like.dtype)
+        return torch.cat([drawn, -drawn[: shape[0] - first]]).to(like.device)
+
+    return numbers
