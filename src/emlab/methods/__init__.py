@@ -13,6 +13,7 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     ``torchrun`` only the first process gets a card.
     """
     from emlab.methods import (
+        cellpose3_priors,
         flowdps_priors,
         flowdps_supervised,
         generalist_priors,
@@ -21,6 +22,7 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     )
 
     return {
+        **cellpose3_priors.recipes(),
         **flowdps_priors.recipes(),
         **flowdps_supervised.recipes(),
         **generalist_priors.recipes(),

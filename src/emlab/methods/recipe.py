@@ -32,6 +32,10 @@ class Lesson:
         For the card: the source of the images, and which part of it was used.
     augment : callable, optional
         Applied to every batch.
+    initial : dict of str to Tensor, optional
+        Weights to start from; default: random ones.
+    half : bool
+        Whether the weights are written in half precision.
     """
 
     images: Tensor
@@ -40,6 +44,8 @@ class Lesson:
     data: str
     split: str
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    initial: dict[str, Tensor] | None = None
+    half: bool = False
 
 
 def train_recipe(
@@ -77,8 +83,11 @@ def train_recipe(
 
     folder = weights.PACKAGED if out is None else Path(out)
     checkpoint = (Path("checkpoints") if out is None else folder) / f"{name}.{profile}.checkpoint"
+    network = build(model_table)
+    if lesson.initial is not None:
+        network.load_state_dict(lesson.initial)
     result = train(
-        build(model_table),
+        network,
         lesson.loss,
         lesson.images,
         config,
@@ -105,4 +114,7 @@ def train_recipe(
         "objective": recipe["objective"],
         "history": {key: [entry[key] for entry in result.history] for key in result.history[0]},
     }
-    return weights.save(name, result.weights, fields, folder)
+    tensors = result.weights
+    if lesson.half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    return weights.save(name, tensors, fields, folder)

@@ -2,18 +2,20 @@
 
 from emlab.errors import InputError
 from emlab.models.mlp import MLP
+from emlab.models.residual_unet import ResidualUNet
 from emlab.models.unet import UNet
 
-_NETWORKS = {"mlp": MLP, "unet": UNet}
+_NETWORKS = {"mlp": MLP, "residual_unet": ResidualUNet, "unet": UNet}
 
 
-def build(specification: dict) -> MLP | UNet:
+def build(specification: dict) -> MLP | ResidualUNet | UNet:
     """Build a network from the ``[model]`` table of a weights card or a training recipe.
 
     Parameters
     ----------
     specification : dict
-        ``{"kind": "unet" | "mlp", ...}``; the other keys are the class's arguments.
+        ``{"kind": "unet" | "residual_unet" | "mlp", ...}``; the other keys are the class's
+        arguments.
 
     Raises
     ------
@@ -30,4 +32,4 @@ def build(specification: dict) -> MLP | UNet:
         raise InputError(f"network {kind!r} cannot be built: {error}") from error
 
 
-__all__ = ["MLP", "UNet", "build"]
+__all__ = ["MLP", "ResidualUNet", "UNet", "build"]

@@ -1,0 +1,192 @@
+"""Cellpose3: segment cells, and restore images so that segmenting them succeeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from emlab import weights
+from emlab.errors import InputError
+from emlab.models import build
+from emlab.models.residual_unet import ResidualUNet
+from emlab.physics.degradations import normalise
+from emlab.solvers.mask_flows import follow_flows
+from emlab.solvers.tiled_network import apply_tiled
+
+DIAMETER = 17.0  # pixels; the size at which the networks know objects
+SEGMENTER = "cellpose3_segmenter"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How flows become labels.
+
+    Attributes
+    ----------
+    probability_threshold : float
+        Logit above which a pixel is a cell.
+    flow_threshold : float
+        Largest flow error of an object; 0 keeps all.
+    smallest : int
+        Objects of fewer pixels are dropped.
+    steps : int
+        Steps along the flows.
+    tile, overlap : int
+        Side of the tiles of large images and pixels that they share, at the working size.
+    """
+
+    probability_threshold: float = 0.0
+    flow_threshold: float = 0.4
+    smallest: int = 15
+    steps: int = 200
+    tile: int = 512
+    overlap: int = 96
+
+    def __post_init__(self) -> None:
+        if self.smallest < 1 or self.steps < 1 or self.flow_threshold < 0:
+            raise InputError("segmenting needs smallest >= 1, steps >= 1 and flow_threshold >= 0")
+        if not 0 <= self.overlap < self.tile:
+            raise InputError(f"tiles need 0 <= overlap < tile, got {self.overlap} and {self.tile}")
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Objects of an image.
+
+    Attributes
+    ----------
+    labels : ndarray
+        ``(H, W)`` int32, 0 is background.
+    flows : ndarray
+        ``(2, H, W)``, about five times unit vectors.
+    cell_probability : ndarray
+        ``(H, W)`` logits.
+    """
+
+    labels: NDArray[np.int32]
+    flows: NDArray[np.float32]
+    cell_probability: NDArray[np.float32]
+
+
+def load_segmenter(name: str = SEGMENTER, device: torch.device | str = "cpu") -> ResidualUNet:
+    """Segmenter with shipped weights, frozen."""
+    return _load(name, 3, device)
+
+
+def load_restorer(name: str, device: torch.device | str = "cpu") -> ResidualUNet:
+    """Restorer with shipped weights, frozen; names are listed by ``emlab weights``."""
+    return _load(name, 1, device)
+
+
+def segment(
+    image: ArrayLike,
+    segmenter: ResidualUNet,
+    diameter: float | None = None,
+    config: Config | None = None,
+    rescale_intensity: bool = True,
+) -> Segmentation:
+    """Find the objects of an image.
+
+    Parameters
+    ----------
+    image : array_like
+        ``(H, W)``.
+    segmenter : ResidualUNet
+        See :func:`load_segmenter`.
+    diameter : float, optional
+        Of the objects in pixels; the image is brought to the size at which they have 17, and the
+        flows are brought back. Default: they have 17 already.
+    rescale_intensity : bool
+        Map the 1st and 99th percentile to 0 and 1 first; not for the output of :func:`restore`.
+    """
+    settings = config or Config()
+    pixels = _checked(image, segmenter)
+    if rescale_intensity:
+        pixels = normalise(pixels)
+    small = resize(pixels, working_size(pixels.shape, diameter))
+    output = apply_tiled(segmenter, small, settings.tile, settings.overlap).float()
+    output = resize(output, pixels.shape)
+    labels = follow_flows(
+        output[:2],
+        output[2],
+        settings.probability_threshold,
+        settings.flow_threshold,
+        settings.steps,
+        settings.smallest,
+    )
+    return Segmentation(labels, output[:2].cpu().numpy(), output[2].cpu().numpy())
+
+
+def restore(
+    image: ArrayLike,
+    restorer: ResidualUNet,
+    diameter: float | None = None,
+    config: Config | None = None,
+) -> NDArray[np.float32]:
+    """Restore an image, in grey levels where 0 and 1 are percentiles 1 and 99 of the clean one.
+
+    Parameters
+    ----------
+    image : array_like
+        ``(H, W)``.
+    restorer : ResidualUNet
+        See :func:`load_restorer`.
+    diameter : float, optional
+        Of the objects in pixels; see :func:`segment`.
+
+    Returns
+    -------
+    ndarray
+        ``(H, W)`` float32.
+    """
+    settings = config or Config()
+    pixels = normalise(_checked(image, restorer))
+    small = resize(pixels, working_size(pixels.shape, diameter))
+    restored = apply_tiled(restorer, small, settings.tile, settings.overlap).float()
+    return resize(restored[0], pixels.shape).cpu().numpy()
+
+
+def working_size(shape: tuple[int, ...], diameter: float | None) -> tuple[int, int]:
+    """Height and width of an image when its objects have 17 pixels."""
+    if diameter is None:
+        return shape[0], shape[1]
+    if not 1 <= diameter <= 1000:
+        raise InputError(f"the diameter must be 1 to 1000 pixels, got {diameter}")
+    height, width = (max(8, round(side * DIAMETER / diameter)) for side in shape)
+    return height, width
+
+
+def resize(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Interpolate ``(..., H, W)`` linearly to another height and width, smoothed when shrinking."""
+    if tuple(image.shape[-2:]) == tuple(shape):
+        return image
+    flat = image.reshape(1, -1, *image.shape[-2:])
+    sized = functional.interpolate(flat, size=tuple(shape), mode="bilinear", antialias=True)
+    return sized.reshape(*image.shape[:-2], *shape)
+
+
+def _load(name: str, outputs: int, device: torch.device | str) -> ResidualUNet:
+    tensors, card = weights.load(name)
+    network = build(card.model)
+    if not isinstance(network, ResidualUNet) or card.model["outputs"] != outputs:
+        raise InputError(f"{name} is no Cellpose3 network with {outputs} output(s)")
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _checked(image: ArrayLike, network: ResidualUNet) -> Tensor:
+    pixels = np.asarray(image)
+    if pixels.ndim != 2 or min(pixels.shape) < 8 or pixels.dtype.kind not in "uif":
+        raise InputError(
+            f"one grey image (H, W) of 8 x 8 pixels or more is needed, got {pixels.dtype} of shape "
+            f"{pixels.shape}"
+        )
+    if not np.isfinite(pixels).all():
+        raise InputError("the image has values that are not finite; replace them first")
+    device = next(network.parameters()).device
+    return torch.from_numpy(pixels.astype(np.float32)).to(device)
