@@ -1,4 +1,4 @@
-"""FlowDPS's claims, beside what a run measured."""
+"""FlowDPS's claims and the chapter's targets, beside what a run measured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emlab.methods.generalist_claims import fill
+from emlab.report import Target
 
 Values = Mapping[str, Mapping[str, Any]]
 
@@ -31,6 +32,22 @@ _ROWS = (
         "of the guided sampler {coverage.ours.all} at {rmse.ours} rad; at dose 20 and 80 "
         "{dose_sweep.rmse.ours.at_20} and {dose_sweep.rmse.ours.at_80} rad",
     ),
+)
+
+
+TARGETS = (
+    Target("phase error over Wiener's", "rmse_ratio.over_wiener", most=0.6),
+    Target("phase error over the best classical peer's", "rmse_ratio.over_best_classical", most=0.8),
+    Target("phase error over the supervised network's", "rmse_ratio.over_supervised", most=1.05),
+    Target("frequency at FRC .5 over the finest classical", "finer.over_finest_classical", 1.2),
+    Target("the same near zeros of the lens", "finer.near_zeros", 1.2),
+    *(
+        Target(f"90 % intervals cover, dose {dose}", f"coverage.ours.dose_{dose}", 0.85, 0.95)
+        for dose in (30, 45, 60)
+    ),
+    Target("AUC of another protein by coarse chi^2", "stranger.auc.worst", 0.95),
+    Target("batched over one at a time", "speed.speedup", 5.0),
+    Target("time inside the network", "speed.network_share", 0.9),
 )
 
 

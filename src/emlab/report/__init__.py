@@ -18,16 +18,20 @@ from emlab.report.checking import Outcome, check, compare
 from emlab.report.record import PROFILES, Report
 from emlab.report.schema import load_expected, load_metrics
 from emlab.report.tables import format_metrics, format_outcomes, format_table
+from emlab.report.targets import Target, format_targets, targets_met
 
 __all__ = [
     "PROFILES",
     "Outcome",
     "Report",
+    "Target",
     "check",
     "compare",
     "format_metrics",
     "format_outcomes",
     "format_table",
+    "format_targets",
     "load_expected",
     "load_metrics",
+    "targets_met",
 ]
