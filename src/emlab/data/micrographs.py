@@ -1,0 +1,195 @@
+"""Real micrographs: those of the registry with their picks, and the user's own, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from emlab import data
+from emlab.data.coordinates import read_coordinates
+from emlab.errors import InputError
+from emlab.io import read_array, read_image
+
+_DISC_PIXELS = 17.0  # radius of the discs over the picks of the apoferritin frame, in their image
+_FEW_COUNTS = 24  # a sum of frames without gain correction has no more grey levels than this
+
+
+@dataclass(frozen=True)
+class RealMicrograph:
+    """A micrograph of the real world.
+
+    Attributes
+    ----------
+    name : str
+    pixels : ndarray
+        ``(H, W)`` float32, protein dark, grey levels of the file.
+    pixel_size_angstrom : float
+    coordinates : ndarray or None
+        ``(n, 2)`` picks (y, x) in pixels.
+    diameter_angstrom : float or None
+        Of the particle.
+    note : str
+        What the picks and the pixels are worth.
+    """
+
+    name: str
+    pixels: NDArray[np.float32]
+    pixel_size_angstrom: float
+    coordinates: NDArray[np.float64] | None = None
+    diameter_angstrom: float | None = None
+    note: str = ""
+
+
+def k2_micrograph() -> RealMicrograph:
+    """Frame sum of a K2 camera at 300 kV, 2048 x 2048 pixels of .854 A, without picks.
+
+    Single pixels hit by X-rays are replaced by the median of their neighbours.
+
+    Raises
+    ------
+    DataUnavailableError
+        Neither mirror nor cache nor network has it (this holds for the other ones, too).
+    """
+    found = data.load("k2_micrograph")
+    size = found.record.pixel_size_angstrom
+    assert isinstance(size, float)
+    return RealMicrograph("k2", without_hot_pixels(found["micrograph"]), size)
+
+
+def apoferritin_micrograph(frame: str = "noisy") -> RealMicrograph:
+    """EMPIAR-10146: one frame (``"noisy"``) or the average, with hand picks.
+
+    The picks were published as discs drawn over a picture of half the size; their centres are
+    good to about two pixels, and those of discs that touch the border to some more.
+    """
+    found = data.load("apoferritin_10146")
+    size = found.record.pixel_size_angstrom
+    assert isinstance(size, float)
+    pixels = found[frame].astype(np.float32)
+    return RealMicrograph(
+        f"apoferritin, {'one frame' if frame == 'noisy' else frame}",
+        pixels,
+        size,
+        2 * disc_centres(found["picks"]) + 0.5,
+        130.0,
+        "hand picks; the average contains the frame",
+    )
+
+
+def betagal_micrograph() -> tuple[RealMicrograph, dict[str, NDArray[np.float64]]]:
+    """EMPIAR-10017 with hand-checked picks of CryoPPP, and those of three programs beside it.
+
+    The picture was denoised by another network and coded as JPEG, so it says nothing about noise.
+    The programs' boxes count rows from below (the picture was turned upside down); they come back
+    counted from above.
+    """
+    found = data.load("betagal_10017")
+    size = found.record.pixel_size_angstrom
+    assert isinstance(size, float)
+    pixels = found["micrograph"].astype(np.float32)
+    tables = {
+        Path(name).stem.rpartition("_")[2]: read_coordinates(path)
+        for name, path in data.paths("betagal_10017").items()
+        if path.suffix in (".csv", ".box")
+    }
+    hand = tables.pop("picks")
+    upright = {name: t.places * (-1, 1) + (len(pixels), 0) for name, t in tables.items()}
+    note = "denoised by another network, JPEG: for places only"
+    return (
+        RealMicrograph("beta-galactosidase", pixels, size, hand.places, 180.0, note),
+        upright,
+    )
+
+
+def disc_centres(picture: NDArray[np.uint8], radius: float = _DISC_PIXELS) -> NDArray[np.float64]:
+    """Centres ``(n, 2)`` (y, x) of saturated yellow discs in a colour picture ``(H, W, 3)``.
+
+    A disc is where the distance to anything else is largest; one that the border cuts counts as
+    going on beyond it.
+    """
+    red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
+    inside = np.pad((red > 200) & (green > 180) & (blue < 100), 1, mode="edge")
+    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1.0)[1:-1, 1:-1]
+    peak = ndimage.maximum_filter(depth, size=int(1.2 * radius))
+    labels, n = ndimage.label((depth == peak) & (depth > 0.6 * radius))
+    return np.array(ndimage.center_of_mass(labels > 0, labels, range(1, n + 1))).reshape(-1, 2)
+
+
+def without_hot_pixels(pixels: NDArray, deviations: float = 8.0) -> NDArray[np.float32]:
+    """Pixels far from the median of their 3 x 3 neighbourhood get that median."""
+    image = np.asarray(pixels, np.float32)
+    median = ndimage.median_filter(image, 3)
+    gap = image - median
+    spread = 1.4826 * float(np.median(np.abs(gap)))
+    return np.where(np.abs(gap) > deviations * max(spread, 1e-12), median, image)
+
+
+def read_micrograph(path: Path | str, pixel_size_angstrom: float | None = None) -> RealMicrograph:
+    """Read the user's micrograph and refuse what is none.
+
+    Parameters
+    ----------
+    pixel_size_angstrom : float, optional
+        Counts more than what the file says.
+
+    Raises
+    ------
+    InputError
+        A movie or another stack, counts without gain correction, pixels that are NaN, constant
+        or of the wrong byte order, a truncated file, or no pixel size; says what to do.
+    """
+    path = Path(path)
+    raw, _ = read_array(path)
+    if raw.ndim == 3 and min(raw.shape) == 1:
+        raw = raw.reshape([side for side in raw.shape if side != 1])
+    if raw.ndim > 2:
+        integer = raw.dtype.kind in "bui"
+        raise InputError(
+            f"{path} is a {'movie' if integer else 'stack'} of shape {raw.shape}; "
+            + (
+                "correct the gain, align and sum its frames first, and give the sum"
+                if integer
+                else "give one micrograph (H, W) a file"
+            )
+        )
+    if raw.dtype.kind == "f":
+        _check_byte_order(path, raw)
+    elif raw.dtype.kind in "ui" and len(np.unique(raw[::4, ::4])) <= _FEW_COUNTS:
+        raise InputError(
+            f"{path} has {len(np.unique(raw))} grey levels, as a single frame without gain "
+            "correction has; correct the gain and sum the frames first"
+        )
+    image = read_image(path)
+    pixels = image.pixels.reshape(raw.shape)
+    if not pixels.std() > 0:
+        raise InputError(f"{path} is constant, {pixels.flat[0]:g} everywhere; check it")
+    size = pixel_size_angstrom or image.pixel_size_angstrom
+    if isinstance(size, tuple):
+        if abs(size[-1] - size[-2]) > 1e-3 * size[-1]:
+            raise InputError(f"{path} has pixels of {size} angstrom; give square ones")
+        size = float(size[-1])
+    if not size:
+        raise InputError(f"{path} does not say its pixel size; give --pixel-size in angstrom")
+    return RealMicrograph(path.stem, pixels, float(size))
+
+
+def _check_byte_order(path: Path, raw: NDArray) -> None:
+    """Floats of the other byte order are mostly far from 1, and not when they are swapped."""
+
+    def odd(values: NDArray) -> float:
+        size = np.abs(values[np.isfinite(values)].astype(np.float64))
+        nonzero = size[size > 0]
+        wrong = ((nonzero > 1e18) | (nonzero < 1e-18)).sum() + (~np.isfinite(values)).sum()
+        return float(wrong / max(1, nonzero.size + (~np.isfinite(values)).sum()))
+
+    sample = raw[::7, ::7]
+    with np.errstate(all="ignore"):
+        if odd(sample) > 0.2 and odd(sample.byteswap()) < 0.01:
+            raise InputError(
+                f"{path} has its bytes in the other order than its header says; write it again "
+                "with the machine stamp of its pixels"
+            )
