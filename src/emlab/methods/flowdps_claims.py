@@ -37,7 +37,9 @@ _ROWS = (
 
 TARGETS = (
     Target("phase error over Wiener's", "rmse_ratio.over_wiener", most=0.6),
-    Target("phase error over the best classical peer's", "rmse_ratio.over_best_classical", most=0.8),
+    Target(
+        "phase error over the best classical peer's", "rmse_ratio.over_best_classical", most=0.8
+    ),
     Target("phase error over the supervised network's", "rmse_ratio.over_supervised", most=1.05),
     Target("frequency at FRC .5 over the finest classical", "finer.over_finest_classical", 1.2),
     Target("the same near zeros of the lens", "finer.near_zeros", 1.2),
