@@ -46,6 +46,7 @@ COMMANDS = {
         "generalist", "Denoise, deblur, upsample, make volumes isotropic, with one prior."
     ),
     "flowdps": Entry("flowdps", "Retrieve the phase of single particles, with their spread."),
+    "cellpose3": Entry("cellpose3", "Restore images of cells for segmentation, and segment them."),
     "mtd": Entry("mtd", "Multi-target detection: recover an image from a field of copies."),
 }
 
