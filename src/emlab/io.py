@@ -18,9 +18,11 @@ own values: nothing is rescaled, except that floats written as PNG come back as 
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from emlab.runtime import atomic_path
 
 PNG_KEY = "pixel_size_angstrom"
 COARSEST_ANGSTROM = 1e5  # 10 micrometres; coarser resolution tags are meant for a printer
+MOST_COMPRESSED = 1100  # bytes of pixels that a byte of a TIFF file can hold (deflate: 1032)
+DAMAGE = ("invalid", "corrupt", "missing", "incorrect", "raised", "cannot")  # in tifffile's log
 Decoded = tuple[np.ndarray, PixelSize, bool]  # pixels, pixel size, in colour?
 Sizes = tuple[float, float, float] | None  # (z, y, x)
 
@@ -109,8 +113,13 @@ def _read(path: Path) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return reader(path)
-    except (EmlabError, MemoryError):
+    except EmlabError:
         raise
+    except MemoryError as problem:
+        raise EmlabError(
+            f"{path} does not fit into memory, or its header is damaged ({problem}); work on a "
+            f"crop or a machine with more memory, or copy the file again"
+        ) from problem
     except Exception as problem:
         reason = str(problem).strip().split("\n")[0] or type(problem).__name__
         advice = "it may be truncated or of another type, copy or download it again"
@@ -232,12 +241,42 @@ def _write_mrc(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
         file.voxel_size = (x, y, z)
 
 
+class _Complaints(logging.Handler):
+    """What a library logs, kept instead of printed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _complaints(library: str) -> Iterator[list[str]]:
+    logger, handler = logging.getLogger(library), _Complaints()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
 def _read_tiff(path: Path) -> Decoded:
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with _complaints("tifffile") as complaints, tifffile.TiffFile(path) as file:
         series = file.series[0]
+        if series.nbytes > MOST_COMPRESSED * path.stat().st_size:
+            raise InputError(
+                f"{path} announces {series.nbytes} bytes of pixels, far more than it has"
+            )
         pixels = series.asarray()
+        damage = [text for text in complaints if any(word in text for word in DAMAGE)]
+        if damage:
+            raise InputError(f"{path} is damaged or truncated: {damage[0]}; copy it again")
         size = tiff_pixel_size(file, series.axes, COARSEST_ANGSTROM)
         return pixels, size, "S" in series.axes
 

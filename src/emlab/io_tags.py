@@ -16,15 +16,20 @@ ANGSTROM_PER_UNIT = {
     "micrometer": 1e4, "micrometre": 1e4,
     "mm": 1e7, "cm": 1e8, "m": 1e10, "inch": 2.54e8,
 }  # fmt: skip
+FINEST_ANGSTROM = 0.01  # no microscope magnifies more: a finer pixel is a damaged header
+LARGEST_RATIO = 1000.0  # of one axis to another
 TIFF_UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
 
 
 def simplify(sizes: Sequence[float], digits: int = 9, coarsest: float = math.inf) -> PixelSize:
     """Return one number if the axes agree to 1e-4, one per axis otherwise, None if unknown.
 
-    A size that is not a positive finite number, or above ``coarsest``, makes it unknown.
+    A size that is not finite, below .01 angstrom, above ``coarsest``, or a thousand times that of
+    another axis makes it unknown.
     """
-    if not sizes or not all(math.isfinite(size) and 0 < size <= coarsest for size in sizes):
+    if not sizes or not all(math.isfinite(s) and FINEST_ANGSTROM <= s <= coarsest for s in sizes):
+        return None
+    if max(sizes) > LARGEST_RATIO * min(sizes):
         return None
     rounded = tuple(float(f"{size:.{digits}g}") for size in sizes)
     return rounded[-1] if max(rounded) - min(rounded) <= 1e-4 * min(rounded) else rounded
