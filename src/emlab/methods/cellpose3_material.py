@@ -22,7 +22,7 @@ from emlab.runtime import atomic_path
 from emlab.solvers.mask_flows import flow_targets
 
 ZOOM = 1.25  # largest zoom, in and out, of the augmentation
-_VERSION = 1  # of the windows in the cache
+_VERSION = 3  # of the windows in the cache
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Material:
         Windows of nuclei, cut once.
     others : int
         Windows of each other domain of `emlab.data.cells.DOMAINS`.
-    crop : int
-        Side of what the network sees of a window, a multiple of 8.
+    side : int
+        Side of the windows, a multiple of 8.
     simulated : int
         Simulated images, in place of all real ones where this is not 0.
     validation : int
@@ -45,15 +45,15 @@ class Material:
 
     windows: int = 1200
     others: int = 0
-    crop: int = 128
+    side: int = 128
     simulated: int = 0
     validation: int = 24
 
     def __post_init__(self) -> None:
         if self.windows < 1 or self.others < 0 or self.validation < 1:
             raise InputError("training material needs windows, others >= 0 and validation images")
-        if self.crop < 32 or self.crop % 8:
-            raise InputError(f"crops are 32 or more, in multiples of 8, got {self.crop}")
+        if self.side < 32 or self.side % 8:
+            raise InputError(f"windows have a side of 32 or more, in 8s, got {self.side}")
 
 
 def at_working_size(cell: Cell, factor: float = 1.0) -> Cell:
@@ -95,11 +95,6 @@ def training_windows(material: Material, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.load(file))
 
 
-def window_side(material: Material) -> int:
-    """Side of the windows: a crop at the largest zoom out fits."""
-    return int(np.ceil(material.crop * ZOOM))
-
-
 def drawing_order(material: Material, domains: str) -> Tensor:
     """Indices of the windows as they are drawn from.
 
@@ -126,19 +121,16 @@ class Augmentation:
     ----------
     windows : Tensor
         See :func:`training_windows`.
-    crop : int
-        Side of the result.
     tasks : sequence of str
         One is drawn for each batch; none: the first channel is the image with another contrast and
         brightness.
     """
 
     windows: Tensor
-    crop: int
     tasks: Sequence[str] = ()
 
     def __call__(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """``(n, 5, crop, crop)``: input, clean image, flows in y and x, inside (0 or 1)."""
+        """``(n, 5, side, side)``: input, clean image, flows in y and x, inside (0 or 1)."""
         windows = _turned(self.windows[chosen].float(), generator)
         clean = windows[:, 0]
         number = torch.randint(max(1, len(self.tasks)), (), generator=generator).item()
@@ -148,7 +140,7 @@ class Augmentation:
             gain, offset = torch.rand(2, len(clean), 1, 1, generator=generator)
             entering = (0.8 + 0.4 * gain) * clean + 0.2 * offset - 0.1
         batch = torch.cat([entering[:, None], windows], dim=1)
-        zoomed = _zoomed(batch, self.crop, generator)
+        zoomed = _zoomed(batch, generator)
         zoomed[:, 4] = (zoomed[:, 4] > 0.5).float()
         return zoomed
 
@@ -164,17 +156,15 @@ def _turned(windows: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack([image, y, x, inside], dim=1)
 
 
-def _zoomed(batch: Tensor, crop: int, generator: torch.Generator) -> Tensor:
-    """A random part of every window, between 1/ZOOM and ZOOM of the crop's side."""
-    side = batch.shape[-1]
-    draw = torch.rand(3, generator=generator).tolist()
-    part = min(side, round(crop * ZOOM ** (2 * draw[0] - 1)))
-    top, left = (int(u * (side - part + 1)) for u in draw[1:])
-    return resize(batch[..., top : top + part, left : left + part], (crop, crop)).contiguous()
+def _zoomed(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Whole windows at 1/ZOOM to ZOOM of their size; a part of one would cut objects anew."""
+    draw = torch.rand((), generator=generator).item()
+    side = 8 * round(batch.shape[-1] * ZOOM ** (2 * draw - 1) / 8)
+    return resize(batch, (side, side)).contiguous()
 
 
 def _make_windows(material: Material, generator: np.random.Generator) -> NDArray[np.float16]:
-    side = window_side(material)
+    side = material.side
     if material.simulated:
         groups = [(simulated_cells(material.simulated, seed=0), material.windows)]
     else:

@@ -115,7 +115,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
         evaluate,
         "simulated nuclei" if material.simulated else _DATA[objective["domains"]],
         "nuclei_train less 48 validation images; of other domains the left 60 %",
-        Augmentation(training_windows(material), material.crop, tasks),
+        Augmentation(training_windows(material), tasks),
         _initial(objective.get("initial")),
         half=True,
     )

@@ -20,7 +20,8 @@ def flow_targets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """Unit vectors that lead every pixel of an object to its middle (Cellpose, 2021, methods).
 
     Heat enters at the pixel nearest to the centre of mass and spreads by the mean of the nine
-    nearest pixels of the same object; the flow is the direction in which it rises.
+    nearest pixels of the same object; the flow is the direction in which it rises. As in the
+    authors' code, the slope at a pixel that touches another object is read across the border.
 
     Parameters
     ----------
@@ -46,11 +47,12 @@ def flow_targets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     place = np.full(padded.shape, len(y))  # one extra place that always stays cold
     place[y, x] = np.arange(len(y))
     near_y, near_x = y + _STEPS_Y[:, None], x + _STEPS_X[:, None]
-    near = np.where(padded[near_y, near_x] == padded[y, x], place[near_y, near_x], len(y))
+    near = place[near_y, near_x]
+    own = np.where(padded[near_y, near_x] == padded[y, x], near, len(y))
     heat = np.zeros(len(y) + 1)
     for _ in range(2 * extent):
         heat[middles] += 1
-        heat[:-1] = heat[near].sum(0) / 9
+        heat[:-1] = heat[own].sum(0) / 9
     direction = np.stack([heat[near[2]] - heat[near[1]], heat[near[4]] - heat[near[3]]])
     length = np.sqrt((direction**2).sum(0))
     flows[:, y - 1, x - 1] = direction / np.where(length > 0, length, 1)
@@ -137,7 +139,7 @@ def _middles(
         sides = ndimage.labeled_comprehension(
             coordinate, owner, np.arange(number), np.ptp, np.int64, 0
         )
-        extent = sides + 1 + extent
+        extent = sides + 2 + extent
     return order[first], int(np.max(extent))
 
 
