@@ -22,7 +22,7 @@ from emlab.runtime import atomic_path
 from emlab.solvers.mask_flows import flow_targets
 
 ZOOM = 1.25  # largest zoom, in and out, of the augmentation
-_VERSION = 3  # of the windows in the cache
+_VERSION = 4  # of the windows in the cache
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def flow_targets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """Unit vectors that lead every pixel of an object to its middle (Cellpose, 2021, methods).
 
     Heat enters at the pixel nearest to the centre of mass and spreads by the mean of the nine
-    nearest pixels of the same object; the flow is the direction in which it rises. As in the
-    authors' code, the slope at a pixel that touches another object is read across the border.
+    nearest pixels of the same object, for twice as many steps as the object is high and wide; the
+    flow is the direction in which it rises.
 
     Parameters
     ----------
@@ -43,16 +43,19 @@ def flow_targets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     if len(y) == 0:
         return flows
     keys, owner = np.unique(padded[y, x], return_inverse=True)
-    middles, extent = _middles(y, x, owner, len(keys))
+    middles, steps = _middles(y, x, owner, len(keys))
     place = np.full(padded.shape, len(y))  # one extra place that always stays cold
     place[y, x] = np.arange(len(y))
     near_y, near_x = y + _STEPS_Y[:, None], x + _STEPS_X[:, None]
-    near = place[near_y, near_x]
-    own = np.where(padded[near_y, near_x] == padded[y, x], near, len(y))
-    heat = np.zeros(len(y) + 1)
-    for _ in range(2 * extent):
-        heat[middles] += 1
-        heat[:-1] = heat[own].sum(0) / 9
+    near = np.where(padded[near_y, near_x] == padded[y, x], place[near_y, near_x], len(y))
+    heat, done = np.zeros(len(y) + 1), 0
+    for last in np.unique(steps):
+        warming, spreading = middles[steps >= last], np.flatnonzero(steps[owner] >= last)
+        around = near[:, spreading]
+        for _ in range(last - done):
+            heat[warming] += 1
+            heat[spreading] = heat[around].sum(0) / 9
+        done = last
     direction = np.stack([heat[near[2]] - heat[near[1]], heat[near[4]] - heat[near[3]]])
     length = np.sqrt((direction**2).sum(0))
     flows[:, y - 1, x - 1] = direction / np.where(length > 0, length, 1)
@@ -126,21 +129,20 @@ def flow_error(labels: NDArray[np.integer], flows: NDArray[np.floating]) -> NDAr
 
 def _middles(
     y: NDArray[np.intp], x: NDArray[np.intp], owner: NDArray[np.intp], number: int
-) -> tuple[NDArray[np.intp], int]:
-    """Index of the pixel of each object nearest its centre of mass, and the largest extent."""
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Index of the pixel of each object nearest its centre of mass, and its steps of diffusion."""
     areas = np.bincount(owner, minlength=number)
     centre_y = np.bincount(owner, y, minlength=number) / areas
     centre_x = np.bincount(owner, x, minlength=number) / areas
     distance = (y - centre_y[owner]) ** 2 + (x - centre_x[owner]) ** 2
     order = np.lexsort((distance, owner))
-    first = np.searchsorted(owner[order], np.arange(number))
-    extent = 0
+    first = order[np.searchsorted(owner[order], np.arange(number))]
+    sides = np.zeros(number, np.int64)
     for coordinate in (y, x):
-        sides = ndimage.labeled_comprehension(
+        sides += ndimage.labeled_comprehension(
             coordinate, owner, np.arange(number), np.ptp, np.int64, 0
         )
-        extent = sides + 2 + extent
-    return order[first], int(np.max(extent))
+    return first, 2 * (sides + 6)
 
 
 def _walk(unit_flows: Tensor, start: Tensor, steps: int) -> Tensor:
