@@ -101,13 +101,9 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Map images ``(n, channels, H, W)`` and scalars ``(n,)`` to ``(n, channels, H, W)``."""
         height, width = x.shape[-2:]
-        x = _pad_to_multiple(x, self.multiple)
         embedding = self.embed(condition)
-        x = self.enter(functional.pixel_unshuffle(x, self.patch))
-        skips = [x]
-        for layer in self.down:
-            x = layer(x, embedding)
-            skips.append(x)
+        skips = self.encode(x, condition)
+        x = skips[-1]
         for layer in self.middle:
             x = layer(x, embedding)
         for layer in self.up:
@@ -115,6 +111,17 @@ class UNet(nn.Module):
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, embedding)
         return functional.pixel_shuffle(self.leave(x), self.patch)[..., :height, :width]
+
+    def encode(self, x: Tensor, condition: Tensor) -> list[Tensor]:
+        """What the encoder makes of images, from the finest to the deepest feature map."""
+        x = _pad_to_multiple(x, self.multiple)
+        embedding = self.embed(condition)
+        x = self.enter(functional.pixel_unshuffle(x, self.patch))
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, embedding)
+            skips.append(x)
+        return skips
 
 
 def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

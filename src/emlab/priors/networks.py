@@ -9,6 +9,7 @@ from emlab import weights
 from emlab.errors import InputError
 from emlab.models import MLP, build
 from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
+from emlab.priors.score_matching import ScoreMatching, ScorePrior
 
 
 class EpsilonPrior:
@@ -126,7 +127,7 @@ class MLPScore:
         return x + level.square()[..., None, None] * self.score(x)
 
 
-NetworkPrior = EpsilonPrior | VPPrior | FlowPrior | MLPScore
+NetworkPrior = EpsilonPrior | VPPrior | FlowPrior | MLPScore | ScorePrior
 
 
 def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False) -> NetworkPrior:
@@ -137,7 +138,7 @@ def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False
     name : str
         A name of `emlab weights list`.
     half : bool
-        Evaluate a flow in bfloat16, see `FlowPrior`; the other kinds stay in float32.
+        Evaluate a flow or a score in bfloat16, see `FlowPrior`; others stay in float32.
 
     Raises
     ------
@@ -150,7 +151,7 @@ def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False
     network = build(card.model)
     network.load_state_dict(tensors)
     prior = wrap(network.to(device), card.objective)
-    if half and isinstance(prior, FlowPrior):
+    if half and isinstance(prior, FlowPrior | ScorePrior):
         prior.half = True
     return prior
 
@@ -163,8 +164,9 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
     network : nn.Module
         Put into evaluation mode; its parameters no longer ask for gradients.
     objective : dict
-        ``{"kind": "epsilon" | "vp" | "flow" | "implicit_score_matching", ...}``; the other keys
-        are those of `EpsilonMatching`, `VPSchedule` or `FlowMatching`.
+        ``{"kind": "epsilon" | "vp" | "flow" | "score_matching" | "implicit_score_matching", ...}``;
+        the other keys are those of `EpsilonMatching`, `VPSchedule`, `FlowMatching` or
+        `ScoreMatching`.
 
     Raises
     ------
@@ -180,6 +182,8 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
             return VPPrior(network, VPSchedule(**arguments))
         if kind == "flow":
             return FlowPrior(network, FlowMatching(**arguments) if arguments else None)
+        if kind == "score_matching":
+            return ScorePrior(network, ScoreMatching(**arguments))
     except TypeError as error:
         raise InputError(f"objective {kind!r} cannot be read: {error}") from error
     if kind == "implicit_score_matching" and isinstance(network, MLP):

@@ -67,7 +67,9 @@ def train(
     model : nn.Module
         Trained in place; afterwards it holds the last weights, not their average.
     loss : callable
-        Returns a scalar; must draw its random numbers from the generator it is given.
+        Returns a scalar; must draw its random numbers from the generator it is given. If it has a
+        method ``begin_step(step, steps, model)``, that is called before each step: for losses that change
+        over the training, or that look at the network now and then.
     images : Tensor
         ``(n, ...)``, every batch is a random subset with replacement.
     augment : callable, optional
@@ -120,6 +122,9 @@ def train(
             batch = images[torch.randint(len(images), (share,), generator=generator)]
             if augment is not None:
                 batch = augment(batch, generator)
+            begin_step = getattr(loss, "begin_step", None)
+            if begin_step is not None:
+                begin_step(state.step, config.steps, state.model)
             value, stop = _step(state, loss, batch.to(team.device), generator, team, stop_asked)
             state.after_step(value)
             state.seconds = time.monotonic() - started

@@ -1,0 +1,223 @@
+"""From a micrograph and a target bank to the maps that guide training: guess and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from emlab.errors import InputError
+from emlab.physics.noise_estimation import estimate_noise_sigma
+from emlab.priors.target_bank import Matcher, coarsen
+
+Transfer = Callable[[tuple[int, int]], Tensor]
+BACKGROUND_ANGSTROM = 150.0  # standard deviation of the blur that is taken off first
+CLIP = 6.0  # what is darker or brighter than so many sigmas of noise is no protein
+_NUISANCE_ANGSTROM = 30.0
+_NULL_PATCHES = 64
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """A micrograph in units of its noise, without its background.
+
+    Attributes
+    ----------
+    image : Tensor
+        ``(H, W)`` float32; the noise has unit variance.
+    background : Tensor
+        ``(H, W)`` in the units of the micrograph.
+    sigma : float
+        Noise in the units of the micrograph.
+    """
+
+    image: Tensor
+    background: Tensor
+    sigma: float
+
+    def restore(self, image: Tensor) -> Tensor:
+        """Back to the units of the micrograph, background included."""
+        return image * self.sigma + self.background
+
+
+def standardise(
+    micrograph: Tensor | np.ndarray, pixel_size_angstrom: float, sigma: float | None = None
+) -> Standardised:
+    """Take off the background and divide by the noise, which is estimated from the image.
+
+    Parameters
+    ----------
+    micrograph : Tensor or ndarray
+        ``(H, W)``, at least 64 pixels a side, any grey range.
+    sigma : float, optional
+        Standard deviation of the noise instead of the estimate.
+
+    Raises
+    ------
+    InputError
+        Not an image, too small, constant or not finite, or a sigma that is not positive.
+    """
+    values = np.asarray(micrograph, dtype=np.float32)
+    if values.ndim != 2:
+        raise InputError(f"a micrograph is (H, W), got {values.shape}; give one image of a stack")
+    found = estimate_noise_sigma(values) if sigma is None else sigma
+    if not found > 0:
+        raise InputError("the micrograph is constant, or the noise given is not positive")
+    width = BACKGROUND_ANGSTROM / pixel_size_angstrom
+    coarse = max(1, int(width // 8))
+    background = _blur(values, width, coarse)
+    image = torch.from_numpy((values - background) / np.float32(found))
+    return Standardised(image, torch.from_numpy(background), float(found))
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What a bank says about a whole micrograph.
+
+    Attributes
+    ----------
+    guess, confidence : Tensor
+        ``(H, W)``, in units of the noise, and in [0, 1]; both 0 where no particle is.
+    coordinates : ndarray
+        ``(n, 2)`` places (y, x) of the patches that were compared.
+    similarity : Tensor
+        ``(n,)`` largest cosine of each.
+    null : float
+        Cosine that nineteen in twenty random places stay below.
+    amplitude : float
+        Of the guesses, fitted to the micrograph.
+    """
+
+    guess: Tensor
+    confidence: Tensor
+    coordinates: np.ndarray
+    similarity: Tensor
+    null: float
+    amplitude: float
+
+
+def guide(
+    image: Tensor,
+    matcher: Matcher,
+    generator: torch.Generator,
+    *,
+    threshold: float = 4.5,
+    most: int = 400,
+    weighted: bool = True,
+) -> Guides:
+    """Find particles, ask the bank what they are, and paste the answers.
+
+    Candidates are the peaks of the correlation with 48 targets of the bank, higher than
+    `threshold` robust standard deviations. A candidate counts if its cosine is above that of 19
+    in 20 random places; its confidence is then 1 - H(w)/ln m inside the particle's disc (1 if not
+    `weighted`). What the pasted targets leave of the image is blurred by 30 A and added: the guess
+    knows nothing of background.
+
+    Parameters
+    ----------
+    image : Tensor
+        ``(H, W)`` of `standardise`.
+    most : int
+        Candidates at most, the best.
+    """
+    calm = image.clamp(-CLIP, CLIP)
+    places = propose(calm, matcher, generator, threshold, most)
+    box = matcher.bank.box
+    elsewhere = _elsewhere(image.shape, places, box, generator)
+    null = matcher(_patches(calm, elsewhere, box)).similarity.quantile(0.95).item()
+    pasted, confidence = torch.zeros_like(image), torch.zeros_like(image)
+    if not len(places):
+        return Guides(pasted, confidence, places, torch.empty(0), null, 0.0)
+    patches = _patches(calm, places, box)
+    match = matcher(patches)
+    sure = match.similarity > null
+    amplitude = 0.0
+    if sure.any():
+        flat, seen = match.guess[sure], patches[sure]
+        seen = seen - seen.mean((1, 2), keepdim=True)
+        per_patch = (flat * seen).sum((1, 2)) / flat.square().sum((1, 2)).clamp_min(1e-12)
+        amplitude = float(per_patch.median().clamp_min(0))
+    weights = match.confidence if weighted else torch.ones_like(match.confidence)
+    radius = matcher.radius_angstrom / matcher.bank.pixel_size_angstrom
+    near = torch.arange(box) - box // 2
+    for number in sure.nonzero()[:, 0].tolist():
+        y, x = (int(value) - box // 2 for value in places[number])
+        inside = slice(y, y + box), slice(x, x + box)
+        pasted[inside] += amplitude * match.guess[number]
+        shift_y, shift_x = match.shifts[number].tolist()
+        away = torch.hypot((near - shift_y)[:, None], near - shift_x)
+        disc = torch.sigmoid((radius - away) / 1.5) * weights[number]
+        confidence[inside] = torch.maximum(confidence[inside], disc)
+    width = _NUISANCE_ANGSTROM / matcher.bank.pixel_size_angstrom
+    rest = ndimage.gaussian_filter((calm - pasted).numpy(), width)
+    guess = pasted + torch.from_numpy(rest)
+    return Guides(guess, confidence, places, match.similarity, null, amplitude)
+
+
+def propose(
+    image: Tensor,
+    matcher: Matcher,
+    generator: torch.Generator,
+    threshold: float,
+    most: int,
+) -> np.ndarray:
+    """Places ``(n, 2)`` (y, x) where targets correlate, the best first, a radius apart."""
+    box, side = matcher.bank.box, matcher.bank.box // 2
+    small = coarsen(image[None])[0]
+    shape = tuple(small.shape)
+    chosen = torch.randperm(len(matcher.templates), generator=generator)[:48]
+    spectrum = torch.fft.rfft2(small - small.mean())
+    best = torch.full(shape, -torch.inf)
+    for key in matcher.templates[chosen].reshape(-1, side, side):
+        field = torch.zeros(shape)
+        field[:side, :side] = key
+        field = torch.roll(field, (-(side // 2), -(side // 2)), (0, 1))
+        found = torch.fft.irfft2(spectrum * torch.fft.rfft2(field).conj(), s=shape)
+        best = torch.maximum(best, found)
+    values = best.numpy()
+    middle = np.median(values)
+    spread = 1.4826 * np.median(np.abs(values - middle))
+    reach = max(2, int(matcher.radius_angstrom / matcher.bank.pixel_size_angstrom / 2))
+    peaks = (values == ndimage.maximum_filter(values, size=2 * reach + 1)) & (
+        values > middle + threshold * spread
+    )
+    places = 2 * np.argwhere(peaks)
+    inside = ((places >= box // 2) & (places <= np.array(image.shape) - box // 2)).all(1)
+    order = np.argsort(-values[peaks][inside], kind="stable")[:most]
+    return places[inside][order]
+
+
+def _elsewhere(
+    shape: tuple[int, ...], places: np.ndarray, box: int, generator: torch.Generator
+) -> np.ndarray:
+    """Random places, those nearest to a candidate left out."""
+    size = torch.tensor(shape) - box + 1
+    drawn = torch.rand(4 * _NULL_PATCHES, 2, generator=generator) * size
+    random = drawn.long().numpy() + box // 2
+    if not len(places):
+        return random[:_NULL_PATCHES]
+    away = np.linalg.norm(random[:, None] - places[None], axis=2).min(1)
+    return random[np.argsort(-away, kind="stable")[:_NULL_PATCHES]]
+
+
+def _patches(image: Tensor, places: np.ndarray, box: int) -> Tensor:
+    half = box // 2
+    return torch.stack([image[y - half : y + half, x - half : x + half] for y, x in places])
+
+
+def _blur(values: np.ndarray, width: float, coarse: int) -> np.ndarray:
+    """Gaussian blur, made on an image `coarse` times smaller."""
+    if coarse == 1:
+        return ndimage.gaussian_filter(values, width)
+    height, wide = values.shape
+    padded = np.pad(values, ((0, -height % coarse), (0, -wide % coarse)), mode="edge")
+    small = padded.reshape(padded.shape[0] // coarse, coarse, -1, coarse).mean((1, 3))
+    small = ndimage.gaussian_filter(small, width / coarse)
+    rows = (np.arange(height) + 0.5) / coarse - 0.5
+    columns = (np.arange(wide) + 0.5) / coarse - 0.5
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    return ndimage.map_coordinates(small, grid, order=1, mode="nearest").astype(np.float32)
