@@ -19,7 +19,6 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
         generalist_priors,
         generalist_supervised,
         mtd_priors,
-        tsm_priors,
     )
 
     return {
@@ -29,7 +28,6 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
         **generalist_priors.recipes(),
         **generalist_supervised.recipes(),
         **mtd_priors.recipes(),
-        **tsm_priors.recipes(),
     }
 
 
