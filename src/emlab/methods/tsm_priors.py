@@ -222,7 +222,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
     shown = frames("train", material.micrographs, material.size)
     fields = [standardise(f.micrograph.noisy, PIXEL_ANGSTROM).image for f in shown]
     banks: dict[str, TargetBank] = {}
-    matchers = []
+    matchers: list[Callable[[Features | None], Matcher]] = []
     for frame in shown if guidance is not None else []:
         if frame.specimen not in banks:
             banks[frame.specimen] = TargetBank.from_volume(

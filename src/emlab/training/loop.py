@@ -68,8 +68,8 @@ def train(
         Trained in place; afterwards it holds the last weights, not their average.
     loss : callable
         Returns a scalar; must draw its random numbers from the generator it is given. If it has a
-        method ``begin_step(step, steps, model)``, that is called before each step: for losses that change
-        over the training, or that look at the network now and then.
+        method ``begin_step(step, steps, model)``, that is called before each step: for losses that
+        change over the training, or that look at the network now and then.
     images : Tensor
         ``(n, ...)``, every batch is a random subset with replacement.
     augment : callable, optional
