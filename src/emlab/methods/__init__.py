@@ -19,6 +19,7 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
         generalist_priors,
         generalist_supervised,
         mtd_priors,
+        tsm_priors,
     )
 
     return {
@@ -28,6 +29,7 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
         **generalist_priors.recipes(),
         **generalist_supervised.recipes(),
         **mtd_priors.recipes(),
+        **tsm_priors.recipes(),
     }
 
 
