@@ -62,13 +62,15 @@ def restorer_loss(
     model: nn.Module,
     batch: Tensor,
     generator: torch.Generator,
-    segmenter: ResidualUNet,
+    segmenter: ResidualUNet | None,
     terms: Weights,
 ) -> Tensor:
     """`restoration_loss` of the restored first channel of a batch of `Augmentation`."""
     restored = model(batch[:, 0])[:, 0]
     clean, flows, inside = batch[:, 1], batch[:, 2:4], batch[:, 4]
-    return restoration_loss(restored, clean, flows, inside, segmenter.to(batch.device), terms)
+    if segmenter is not None:
+        segmenter = segmenter.to(batch.device)
+    return restoration_loss(restored, clean, flows, inside, segmenter, terms)
 
 
 def spoilt(images: Sequence[Cell], task: str, level: float) -> list[np.ndarray]:
@@ -102,8 +104,8 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
         loss: Loss = segmenter_loss
         evaluate = partial(_judge_segmenter, truth=truth, levels=levels)
     elif objective["kind"] == "restorer":
-        segmenter = load_segmenter(objective["segmenter"])
         terms = Weights(**objective["weights"])
+        segmenter = load_segmenter(objective["segmenter"]) if "segmenter" in objective else None
         loss = partial(restorer_loss, segmenter=segmenter, terms=terms)
         evaluate = partial(_judge_restorer, truth=truth, levels=levels, segmenter=segmenter)
     else:
@@ -153,15 +155,16 @@ def _judge_restorer(
     device: torch.device,
     truth: Sequence[Cell],
     levels: dict[str, float],
-    segmenter: ResidualUNet,
+    segmenter: ResidualUNet | None,
 ) -> dict[str, float]:
-    """AP at .5 of the restored validation images at each level of a task, and their PSNR in dB."""
+    """PSNR in dB of the restored validation images at each level of a task, and AP at .5."""
     network, numbers = _rounded(model), {}
-    segmenter = segmenter.to(device)
     for task, level in levels.items():
         restored = [restore(image, network) for image in spoilt(truth, task, level)]
         name = f"{task}_{level:g}"
-        numbers[f"validation_ap50_{name}"] = mean_precision(restored, truth, segmenter, True)
+        if segmenter is not None:
+            seeing = segmenter.to(device)
+            numbers[f"validation_ap50_{name}"] = mean_precision(restored, truth, seeing, True)
         errors = [
             np.mean((found - cell.image) ** 2) for found, cell in zip(restored, truth, strict=True)
         ]

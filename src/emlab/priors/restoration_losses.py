@@ -88,7 +88,7 @@ def restoration_loss(
     clean: Tensor,
     flows: Tensor,
     inside: Tensor,
-    segmenter: ResidualUNet,
+    segmenter: ResidualUNet | None,
     weights: Weights,
 ) -> Tensor:
     """Weighted sum of the losses; parts of weight 0 are not computed.
@@ -100,15 +100,20 @@ def restoration_loss(
     flows, inside : Tensor
         True flows ``(n, 2, H, W)`` and cells ``(n, H, W)``.
     segmenter : ResidualUNet
-        Frozen and in evaluation mode; sides divide by its ``multiple``.
+        Frozen and in evaluation mode; sides divide by its ``multiple``. None is enough where the
+        reconstruction is all.
     """
-    if segmenter.training or any(p.requires_grad for p in segmenter.parameters()):
-        raise InputError("freeze the segmenter first: segmenter.eval().requires_grad_(False)")
     total = torch.zeros((), device=restored.device)
     if weights.reconstruction:
         total = total + weights.reconstruction * reconstruction_loss(restored, clean)
     if not (weights.segmentation or weights.perceptual):
         return total
+    if (
+        segmenter is None
+        or segmenter.training
+        or any(p.requires_grad for p in segmenter.parameters())
+    ):
+        raise InputError("freeze the segmenter first: segmenter.eval().requires_grad_(False)")
     features = segmenter.features(restored)
     if weights.segmentation:
         output = segmenter.decode(features)
