@@ -247,6 +247,11 @@ def run_study(
     return table
 
 
+def precision(truth: Labels, labels: Labels) -> float:
+    """AP at .5 of one image; 0 where there is no object at all."""
+    return float(np.nan_to_num(average_precision(truth, labels, (0.5,)).ap[0]))
+
+
 def count_objects(truth: Labels, labels: Labels) -> list[int]:
     """Objects found, true ones, found where there is nothing, matched at each of `THRESHOLDS`."""
     matched = average_precision(truth, labels, THRESHOLDS)
