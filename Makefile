@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint unit notebooks lab bench check-book readme colab clean
+.PHONY: help setup book test lint unit notebooks lab bench topaz check-book readme colab clean
 
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv .venv; \
 	fi
 	@$(PIP) torch setuptools
-	@$(PIP) --no-build-isolation -e '.[notebooks,book,train,volumes,cryoem,peers,test]'
+	@$(PIP) --no-build-isolation -e '.[notebooks,book,train,volumes,folders,cryoem,peers,test]'
 	@touch $@
 
 book: $(READY) ## run every chapter in PROFILE, check its numbers, build the book
@@ -64,6 +64,10 @@ lab: $(READY) ## open the chapters in JupyterLab
 bench: $(READY) ## cost of one expectation step beside its Fourier transforms
 	@$(BIN)/python benchmarks/mtd_estep.py
 
+topaz: $(READY) ## put Topaz 0.3.20 (GPL, 48 MB, a program of its own) where chapter 02 finds it
+	@[ -f .programs/topaz/topaz/main.py ] || \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target .programs/topaz topaz-em==0.3.20
+
 readme: $(READY) ## fill the measured numbers of README.md from the last `make book`
 	@$(BIN)/python -m tools.readme --profile $(PROFILE)
 
@@ -74,5 +78,5 @@ colab: ## chapters in smoke with the Python in use, its own torch and numpy: wha
 	[ "$$before" = "$$after" ] || { echo "installing emlab replaced torch $$before by $$after" >&2; exit 1; }
 	@emlab run --all --profile smoke --out _build/runs/colab
 
-clean: ## remove what was built or run; keeps .venv
+clean: ## remove what was built or run; keeps .venv and .programs
 	@rm -rf _build runs build .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     ("io_tags", "io_arrays"),
     ("io",),
-    ("io_backends",),
+    ("io_backends", "io_headers"),
     ("io_volumes",),
     ("data", "weights", "metrics", "training", "viz", "report", "external"),
     ("models", "physics"),

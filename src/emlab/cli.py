@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "flowdps": Entry("flowdps", "Retrieve the phase of single particles, with their spread."),
     "cellpose3": Entry("cellpose3", "Restore images of cells for segmentation, and segment them."),
+    "tsm": Entry("tsm", "Train and denoise: micrographs of single particles, for picking."),
     "mtd": Entry("mtd", "Multi-target detection: recover an image from a field of copies."),
 }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,14 @@ class BankConfig:
     def __post_init__(self) -> None:
         if self.features not in ("pixels", "encoder"):
             raise InputError(f"features are pixels or encoder, not {self.features!r}")
+
+    @classmethod
+    def read(cls, table: dict[str, Any]) -> BankConfig:
+        """From a recipe's table."""
+        settings = dict(table)
+        if "refresh" in settings:
+            settings["refresh"] = tuple(settings["refresh"])
+        return cls(**settings)
 
 
 @dataclass
@@ -182,13 +191,29 @@ def encoder_features(model: nn.Module) -> Features:
     return features
 
 
-def places(material: Material, count: int, generator: torch.Generator) -> Tensor:
-    """Random corners of crops ``(n, 3)``: micrograph, row, column."""
-    corner = torch.randint(
-        material.size - material.crop + 1, (material.crops, 2), generator=generator
-    )
-    which = torch.randint(count, (material.crops, 1), generator=generator)
-    return torch.cat([which, corner], 1)
+def places(shapes: Sequence[tuple[int, ...]], crop: int, count: int, seed: int) -> Tensor:
+    """Random corners of crops ``(count, 3)``: micrograph, row, column."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.randint(len(shapes), (count,), generator=generator)
+    room = torch.tensor([[side - crop + 1 for side in shape] for shape in shapes])[which]
+    corner = (room * torch.rand(count, 2, generator=generator)).long()
+    return torch.cat([which[:, None], corner], 1)
+
+
+def make_matchers(
+    bank: TargetBank, optics: MicrographConfig, settings: BankConfig
+) -> Callable[[Features | None], Matcher]:
+    """What `GuidedLoss` takes for one micrograph: the bank behind its lens, features to come."""
+
+    def lens(shape: tuple[int, int]) -> Tensor:
+        return config_transfer(replace(optics, size=shape))
+
+    def make(features: Features | None) -> Matcher:
+        return bank.matcher(
+            lens, temperature=settings.temperature, rank=settings.rank, features=features
+        )
+
+    return make
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
@@ -215,10 +240,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
     material = Material(**table)
     objective = ScoreMatching(**{k: v for k, v in recipe["objective"].items() if k != "kind"})
     guidance = Guidance(**recipe["guidance"]) if "guidance" in recipe else None
-    settings = dict(recipe.get("bank", {}))
-    if "refresh" in settings:
-        settings["refresh"] = tuple(settings["refresh"])
-    bank = BankConfig(**settings)
+    bank = BankConfig.read(recipe.get("bank", {}))
     shown = frames("train", material.micrographs, material.size)
     fields = [standardise(f.micrograph.noisy, PIXEL_ANGSTROM).image for f in shown]
     banks: dict[str, TargetBank] = {}
@@ -232,8 +254,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
                 bank.directions,
                 bank.angles,
             )
-        lens = partial(_lens, frame.micrograph.config)
-        matchers.append(partial(_matcher, banks[frame.specimen], lens, bank))
+        matchers.append(make_matchers(banks[frame.specimen], frame.micrograph.config, bank))
     loss = GuidedLoss(fields, objective, material.crop, guidance, bank, matchers)
     held_out = frames("validation", material.validation, min(material.size, 512))
 
@@ -249,7 +270,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
         return numbers | {f"bank_{k}": v for k, v in (loss.trace or [{}])[-1].items()}
 
     return Lesson(
-        places(material, len(fields), torch.Generator().manual_seed(0)),
+        places([tuple(f.shape) for f in fields], material.crop, material.crops, 0),
         loss,
         evaluate,
         f"simulated micrographs of {', '.join(sorted({f.specimen for f in shown}))}, "
@@ -263,18 +284,3 @@ def _denoised(prior: TiledPrior, noisy: Tensor) -> Tensor:
     standard = standardise(noisy, PIXEL_ANGSTROM)
     with torch.no_grad():
         return standard.restore(prior.denoise(standard.image, 1.0))
-
-
-def _lens(config: MicrographConfig, shape: tuple[int, int]) -> Tensor:
-    return config_transfer(replace(config, size=shape))
-
-
-def _matcher(
-    bank: TargetBank,
-    lens: Callable[[tuple[int, int]], Tensor],
-    settings: BankConfig,
-    features: Features | None,
-) -> Matcher:
-    return bank.matcher(
-        lens, temperature=settings.temperature, rank=settings.rank, features=features
-    )

@@ -1,0 +1,315 @@
+"""What ``emlab tsm train`` and ``emlab tsm denoise`` do with files, once options are read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+
+from emlab import weights
+from emlab.commands.restoring import bar, note
+from emlab.data.micrographs import read_micrograph
+from emlab.data.particles import read_star
+from emlab.errors import InputError
+from emlab.io_headers import write_like
+from emlab.methods.tsm import NAMES, Config, denoise, load_denoiser
+from emlab.methods.tsm_training import (
+    Optics,
+    Trained,
+    load_trained,
+    read_reference,
+    train_on,
+    working_size,
+)
+from emlab.priors.score_matching import ScorePrior
+from emlab.runtime import choose_device, choose_threads
+
+SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A micrograph to be read, and its place below the output folder."""
+
+    path: Path
+    relative: Path
+    optics: Optics | None = None
+
+
+def gather(files: list[Path]) -> tuple[list[Source], list[Path]]:
+    """Micrographs in files, folders and STAR files, and the STAR files among them.
+
+    Raises
+    ------
+    InputError
+        A file is missing, nothing was found, or two would have the same name in the output.
+    """
+    found: list[Source] = []
+    stars = []
+    for file in files:
+        if file.is_dir():
+            inside = sorted(p for p in file.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found += [Source(path, path.relative_to(file)) for path in inside]
+        elif file.suffix.lower() == ".star":
+            stars.append(file)
+            found += _listed(file)
+        elif not file.is_file():
+            raise InputError(f"there is no file {file}; check the name")
+        else:
+            found.append(Source(file, Path(file.name)))
+    if not found:
+        raise InputError(f"no mrc or tif in {', '.join(map(str, files))}; give micrographs")
+    names = [str(source.relative) for source in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"two micrographs would be written as {twice}; give their folder instead")
+    return found, stars
+
+
+def _listed(star: Path) -> list[Source]:
+    """Micrographs of a STAR file; names are relative to the project, that is here or beside it."""
+    tables = read_star(star)
+    table = next((t for t in tables.values() if "rlnMicrographName" in t), None)
+    if table is None:
+        raise InputError(f"{star} lists no rlnMicrographName; give a micrographs.star")
+    optics = tables.get("optics", {})
+    found = []
+    for row, name in enumerate(table["rlnMicrographName"]):
+        relative = Path(name)
+        places = [Path(name), star.parent / name, *(up / name for up in star.resolve().parents)]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise InputError(f"{star} lists {name}, which is not there; run in the project folder")
+        if relative.is_absolute() or ".." in relative.parts:
+            relative = Path(relative.name)
+        found.append(Source(path, relative, _optics(table, optics, row)))
+    return found
+
+
+def _optics(table: dict[str, list[str]], groups: dict[str, list[str]], row: int) -> Optics | None:
+    if "rlnDefocusU" not in table:
+        return None
+    u = float(table["rlnDefocusU"][row])
+    v = float(table.get("rlnDefocusV", table["rlnDefocusU"])[row])
+    group = int(table["rlnOpticsGroup"][row]) - 1 if "rlnOpticsGroup" in table else 0
+
+    def value(name: str, otherwise: float) -> float:
+        if name in table:
+            return float(table[name][row])
+        return float(groups[name][group]) if name in groups else otherwise
+
+    return Optics(
+        (u + v) / 2,
+        value("rlnVoltage", 300.0),
+        value("rlnSphericalAberration", 2.7),
+        value("rlnAmplitudeContrast", 0.1),
+    )
+
+
+@dataclass
+class DenoiseJob:
+    """One call of ``emlab tsm denoise``."""
+
+    files: list[Path]
+    model: str
+    pixel_size: float | None
+    noise: float | None
+    invert: bool
+    memory: float
+    workers: int
+    resume: bool
+    device: str
+
+    def open(self) -> None:
+        """Refuse what cannot work before the work."""
+        if len(self.files) < 2:
+            raise InputError("give micrographs and, last, where the result goes")
+        *inputs, self.out = self.files
+        self.sources, self.stars = gather(inputs)
+        self.config = Config(memory_mb=self.memory)
+        single = len(inputs) == 1 and inputs[0].is_file() and not self.stars
+        if single and self.out.suffix.lower() in SUFFIXES:
+            self.targets = [self.out]
+        elif self.out.is_file():
+            raise InputError(f"{self.out} is a file; give a folder for the results")
+        else:
+            self.targets = [self.out / source.relative for source in self.sources]
+        for source, target in zip(self.sources, self.targets, strict=True):
+            if source.path.resolve() == target.resolve():
+                raise InputError(f"{target} is the input itself; give another output")
+        if self.noise is not None and not self.noise > 0:
+            raise InputError(f"--noise must be positive, got {self.noise}")
+        done = [target for target in self.targets if target.exists()]
+        if done and not self.resume and len(self.targets) > 1:
+            raise InputError(
+                f"{len(done)} results are already in {self.out}; add --resume to keep them and "
+                f"go on, or give an empty folder"
+            )
+        choose_threads()
+        self.place = choose_device(self.device)
+        load(self.model, self.place)
+        if self.workers > 1:
+            _dask()
+
+    def run(self) -> None:
+        """Denoise what is not there yet; each result appears whole."""
+        pairs = [
+            (source, target)
+            for source, target in zip(self.sources, self.targets, strict=True)
+            if not (self.resume and target.exists())
+        ]
+        arguments = self.model, self.pixel_size, self.noise, self.invert, self.config, self.place
+        if self.workers == 1:
+            with bar("denoise") as progress:
+                lines = []
+                for number, (source, target) in enumerate(pairs):
+                    lines.append(denoise_file(source.path, target, *arguments))
+                    progress(number + 1, len(pairs))
+        else:
+            dask = _dask()
+            tasks = [
+                dask.delayed(_alone)(source.path, target, *arguments) for source, target in pairs
+            ]
+            lines = list(dask.compute(*tasks, scheduler="processes", num_workers=self.workers))
+        for line in lines:
+            typer.echo(line)
+        for star in self.stars:
+            shutil.copyfile(star, self.out / star.name)
+        skipped = len(self.targets) - len(pairs)
+        if skipped:
+            typer.echo(f"{skipped} were already there")
+
+
+def denoise_file(
+    source: Path,
+    target: Path,
+    model: str,
+    pixel_size: float | None,
+    noise: float | None,
+    invert: bool,
+    config: Config,
+    place: torch.device,
+) -> str:
+    """Denoise one file into another and return a line about it."""
+    found = read_micrograph(source, pixel_size)
+    sign = np.float32(-1 if invert else 1)
+    result = denoise(
+        sign * found.pixels,
+        found.pixel_size_angstrom,
+        load(model, place),
+        config,
+        sigma=noise,
+        device=place,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_like(target, sign * result.image, source)
+    height, width = found.pixels.shape
+    told = (
+        f"{target}  {height} x {width} pixels of {found.pixel_size_angstrom:.4g} A, noise "
+        f"{result.sigma:.4g}, {result.seconds:.1f} s"
+    )
+    if abs(result.working_angstrom / found.pixel_size_angstrom - 1) > 0.01:
+        told += f", denoised at {result.working_angstrom:.4g} A"
+    return told
+
+
+def _alone(*arguments: Any) -> str:
+    """As `denoise_file`, in a process of its own that leaves the other cores alone."""
+    os.environ["EMLAB_THREADS"] = "1"
+    choose_threads()
+    return denoise_file(*arguments)
+
+
+def load(model: str, place: torch.device) -> ScorePrior:
+    """A score by name, or from a file of `emlab tsm train`."""
+    if model.lower().endswith(".safetensors"):
+        return load_trained(model, place)
+    if model not in NAMES:
+        weights.card(model)
+    return load_denoiser(model, place)
+
+
+def _dask() -> Any:
+    try:
+        import dask
+    except ImportError as error:
+        raise InputError("--workers needs dask; pip install 'emlab[folders]'") from error
+    return dask
+
+
+@dataclass
+class TrainJob:
+    """One call of ``emlab tsm train``."""
+
+    files: list[Path]
+    reference: Path | None
+    defocus: float | None
+    voltage: float
+    pixel_size: float | None
+    voxel_size: float | None
+    invert: bool
+    profile: str
+    steps: int | None
+    resume: bool
+    seed: int
+    device: str
+
+    def open(self) -> None:
+        """Read everything that training needs, and refuse what cannot work."""
+        if len(self.files) < 2 or self.files[-1].suffix.lower() != ".safetensors":
+            raise InputError("give micrographs and, last, the .safetensors file to write")
+        *inputs, self.out = self.files
+        self.sources, _ = gather(inputs)
+        choose_threads()
+        self.place = choose_device(self.device)
+        read = [read_micrograph(source.path, self.pixel_size) for source in self.sources]
+        sizes = sorted({round(m.pixel_size_angstrom, 4) for m in read})
+        if sizes[-1] > 1.01 * sizes[0]:
+            raise InputError(f"the micrographs have pixels of {sizes} A; train on one size")
+        sign = np.float32(-1 if self.invert else 1)
+        self.pixels = [sign * m.pixels for m in read]
+        self.size = read[0].pixel_size_angstrom
+        self.volume, self.optics = None, None
+        if self.reference is not None:
+            self.optics = [source.optics or self._given() for source in self.sources]
+            shape = (int(self.pixels[0].shape[0]), int(self.pixels[0].shape[1]))
+            working = working_size(shape, self.size)
+            self.volume, told = read_reference(self.reference, working, self.voxel_size)
+            note(f"{self.reference}: {told}")
+
+    def _given(self) -> Optics:
+        if self.defocus is None:
+            raise InputError("targets are seen through the lens: give --defocus in angstrom")
+        return Optics(self.defocus, self.voltage)
+
+    def run(self) -> None:
+        """Train and write one file."""
+        trained: Trained = train_on(
+            self.pixels,
+            self.size,
+            reference=self.volume,
+            optics=self.optics,
+            profile=self.profile,
+            steps=self.steps,
+            device=self.place,
+            seed=self.seed,
+            checkpoint=self.out.with_suffix(".checkpoint"),
+            resume=self.resume,
+        )
+        trained.save(self.out)
+        self.out.with_suffix(".checkpoint").unlink(missing_ok=True)
+        typer.echo(f"{self.out}: learned from {len(self.pixels)} micrographs")
+        for entry in trained.trace:
+            typer.echo(
+                f"  step {entry['step']:.0f}: {entry['guesses']:.0f} guesses, similarity "
+                f"{entry['similarity']:.3f} (by chance {entry['null']:.3f}), confidence "
+                f"{entry['confidence']:.2f}"
+            )
+        for entry in trained.history:
+            typer.echo(f"  step {entry['step']:.0f}: loss {entry['loss']:.4f}")
