@@ -1,0 +1,230 @@
+"""The study of chapter 02: what it calls a pick, a map and a control is one."""
+
+import numpy as np
+import pytest
+import torch
+
+from emlab.data.phase_maps import project
+from emlab.data.potentials import barrel as simulated_barrel
+from emlab.errors import InputError
+from emlab.external import relion, topaz
+from emlab.external.process import Finished
+from emlab.external.topaz import Picked
+from emlab.methods import tsm_controls as controls
+from emlab.methods import tsm_peers as peers
+from emlab.methods import tsm_reconstruction as rebuild
+from emlab.methods import tsm_study as study
+from emlab.methods.tsm_picking import Picks, bin_to, f1_gain, matched_rotations, pick_all
+from emlab.metrics.fourier import fourier_shell_correlation
+from emlab.physics.ctf import ComplexCTF
+from emlab.physics.micrograph import MicrographConfig, random_rotations, simulate_micrograph
+from emlab.report import Report
+from emlab.solvers.fourier_insertion import insert_slices
+
+
+@pytest.fixture(scope="module")
+def barrel():
+    pytest.importorskip("torch_fourier_slice")
+    return simulated_barrel(32, 5.26)
+
+
+@pytest.fixture(scope="module")
+def micrographs(barrel):
+    config = MicrographConfig(
+        size=128, pixel_size_angstrom=5.26, particles=8, contaminants=0, defocus_angstrom=15000.0
+    )
+    return [
+        simulate_micrograph(config, barrel, torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def table(micrographs):
+    methods = peers.classical(["raw", "gaussian", "wiener"])
+    methods["tsm"] = peers.each(lambda image: image)
+    found = study.run_study(micrographs, methods, {"raw": 0.0}, first={"wiener": 1})
+    truth = [micrograph.coordinates for micrograph in micrographs]
+    for name, kept in (("raw", 0.5), ("tsm", 0.9)):
+        picked = []
+        for places in truth:
+            hits = places[: max(1, round(kept * len(places)))]
+            wrong = np.array([[5.0, 120.0]])
+            picked.append(Picked(np.concatenate([hits + 2, wrong]), np.r_[np.ones(len(hits)), 0.5]))
+        found.picks[name] = Picks(picked, truth, 14.0)
+    return found
+
+
+def test_the_table_knows_who_is_better(table):
+    assert table.gain("tsm", "raw").mean == 0
+    assert table.gain("gaussian", "raw").mean != 0
+    assert len(table.bands["wiener"]) == 1
+    gain = table.picking_gain("tsm", "raw")
+    assert gain.mean > 0.1
+    assert table.picking_gain("tsm", "raw", "recall").mean > gain.mean
+    assert "skipped" not in table.markdown_picks()
+    assert table.markdown_recovery().count("\n") == 5
+
+
+def test_without_topaz_picks_are_skipped_and_said_so(micrographs, monkeypatch):
+    monkeypatch.setattr(topaz, "find", lambda: None)
+    found = study.run_study(micrographs, peers.classical(["raw"]), {"raw": 0.0})
+    found.pick()
+    assert "not installed" in found.markdown_picks()
+    assert "skipped" in found.markdown_maps()
+
+
+def test_answers_of_another_shape_are_refused(micrographs):
+    methods = {"raw": peers.each(lambda image: image[:-1])}
+    with pytest.raises(InputError, match="shapes"):
+        study.run_study(micrographs, methods, {"raw": 0.0})
+
+
+def test_all_methods_go_through_one_run_of_the_picker_and_back_to_full_pixels(monkeypatch):
+    seen = []
+
+    def fake(images, radius, **_):
+        seen.append((len(images), images[0].shape, radius))
+        darkest = [np.argwhere(image == image.min()) for image in images]
+        return [Picked(d.astype(float), np.ones(len(d))) for d in darkest], Finished("", 1, 2.0, 3)
+
+    monkeypatch.setattr(topaz, "pick", fake)
+    image = np.ones((60, 90), np.float32)
+    image[30:33, 60:63] = 0
+    found, seconds = pick_all({"raw": [image], "tsm": [image, image]}, 2.63, 150.0)
+    assert seen == [(3, (20, 30), 6)]
+    assert [len(every) for every in found.values()] == [1, 2]
+    assert found["tsm"][1].coordinates.tolist() == [[31, 61]]
+    assert seconds == 2
+    assert bin_to(image, 7).shape == (8, 12)
+
+
+def test_gain_of_a_method_over_itself_is_nothing(table):
+    raw = table.picks["raw"]
+    assert f1_gain(raw, 0.0, raw, 0.0) == (0, 0, 0)
+    assert f1_gain(raw, 0.0, raw, 2.0).mean > 0
+
+
+def test_a_pick_on_no_particle_gets_a_pose_of_chance():
+    truth = np.array([[10.0, 10.0], [50.0, 50.0]])
+    poses = np.stack([np.eye(3), -np.eye(3)])
+    turned, centres, right = matched_rotations(np.array([[51.0, 49], [90, 90]]), truth, poses, 5, 0)
+    assert right.tolist() == [True, False]
+    assert centres.tolist() == [[50, 50], [90, 90]]
+    np.testing.assert_array_equal(turned[0], -np.eye(3))
+    np.testing.assert_allclose(turned[1] @ turned[1].T, np.eye(3), atol=1e-9)
+
+
+def test_insertion_gives_the_volume_back(barrel):
+    """Projections through lenses of many defoci: all shells but the last come back."""
+    turns = random_rotations(60, torch.Generator().manual_seed(0))
+    views = project(barrel, turns.numpy(), 5.26)
+    defocus = torch.linspace(8000, 16000, 60, dtype=torch.float64)
+    lens = ComplexCTF(300.0, 5.26, defocus)
+    seen = torch.fft.ifft2(torch.fft.fft2(views) * 2 * lens.weak_phase((32, 32))).real
+    found = insert_slices(seen, turns, lens, snr=100.0)
+    curve = fourier_shell_correlation(found.numpy(), barrel.numpy())
+    assert curve.correlation[:11].min() > 0.9
+    with pytest.raises(InputError, match="signal"):
+        insert_slices(seen, turns, lens, snr=0)
+    with pytest.raises(InputError, match="even"):
+        insert_slices(seen[:, :31, :31], turns, lens)
+
+
+def test_particles_are_cut_from_raw_bright_and_with_their_poses(micrographs):
+    off = np.array([1.3, -0.4])
+    places = [m.coordinates + off for m in micrographs]
+    found = rebuild.extract(micrographs, places, 10.0, box=32)
+    assert found.right.all()
+    around = found.images.copy()
+    around[:, 7:25, 7:25] = np.nan
+    assert found.images[:, 9:23, 9:23].mean() > np.nanmean(around) + 0.1
+    assert len(found.half(0).images) + len(found.half(1).images) == len(found.images)
+    first = found.metadata.shifts_angstrom[0] / 5.26
+    fits = next(
+        p for p, q in zip(places[0], micrographs[0].coordinates, strict=True)
+        if ((np.round(p) - 16 >= 0) & (np.round(p) + 16 <= 128)).all()
+    )  # fmt: skip
+    np.testing.assert_allclose(np.round(fits)[::-1] + first, (fits - off)[::-1], atol=1e-6)
+    with pytest.raises(InputError, match="smaller box"):
+        rebuild.extract(micrographs, [np.zeros((1, 2))] * 2, 10.0)
+
+
+def test_right_picks_make_a_finer_map_than_wrong_ones(micrographs, barrel):
+    radius = 5.0
+    right = rebuild.extract(micrographs, [m.coordinates for m in micrographs], radius, box=32)
+    moved = [(m.coordinates + 15).clip(16, 111) for m in micrographs]
+    wrong = rebuild.extract(micrographs, moved, radius, box=32)
+    maps = [rebuild.reconstruct(each, barrel.numpy(), with_relion=False) for each in (right, wrong)]
+    assert maps[0].program == "Fourier insertion"
+    assert maps[0].truth_curve.correlation[:6].mean() > 0.6
+    assert maps[1].truth_curve.correlation[:6].mean() < 0.4
+
+
+def test_relion_and_insertion_agree(micrographs, barrel):
+    if relion.find() is None:
+        pytest.skip(relion.MISSING)
+    places = [m.coordinates for m in micrographs]
+    found = rebuild.extract(micrographs, places, 10.0, box=32)
+    maps = [rebuild.reconstruct(found, barrel.numpy(), with_relion=use) for use in (True, False)]
+    assert maps[0].program.startswith("RELION")
+    both = fourier_shell_correlation(sum(maps[0].halves), sum(maps[1].halves))
+    assert both.correlation[:5].min() > 0.6
+
+
+def test_noise2void_and_bm3d_clean():
+    pytest.importorskip("bm3d")
+    y, x = np.indices((64, 64))
+    clean = np.where((y // 16 + x // 16) % 2, 1.0, -1.0)
+    noisy = (clean + np.random.default_rng(0).normal(size=clean.shape)).astype(np.float32)
+    found = {"noise2void": peers.noise2void(noisy, 60, 0), "bm3d": peers.block_matching(noisy, 1)}
+    before = np.corrcoef(noisy.ravel(), clean.ravel())[0, 1]
+    for image in found.values():
+        assert np.corrcoef(image.ravel(), clean.ravel())[0, 1] > before + 0.05
+
+
+def test_wiener_keeps_what_is_above_the_noise():
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(128, 128)).astype(np.float32)
+    y = np.indices(noise.shape)[0]
+    wave = (2 * np.sin(2 * np.pi * y / 32)).astype(np.float32)
+    found = peers.wiener(noise + wave, 1.5)
+    assert found.std() == pytest.approx(wave.std(), rel=0.1)
+    assert peers.wiener(noise, 1.5).std() < 0.2
+    with pytest.raises(InputError, match="strength"):
+        peers.wiener(noise, 0)
+
+
+def test_empty_micrographs_and_their_picks(table, barrel, monkeypatch):
+    empty = simulate_micrograph(
+        MicrographConfig(size=128, pixel_size_angstrom=5.26, particles=0),
+        barrel,
+        torch.Generator().manual_seed(5),
+    )
+    three = Picked(np.zeros((3, 2)), np.array([1.0, 0.2, -3.0]))
+    monkeypatch.setattr(topaz, "find", lambda: "here")
+    monkeypatch.setattr(controls, "pick_all", lambda images, *_, **__: (
+        {name: [three] * len(every) for name, every in images.items()}, 0.0))  # fmt: skip
+    found = controls.no_particles([empty], peers.classical(["raw"]), table)
+    assert found.picks["raw"].tolist() == [2]
+    assert "2.0" in found.markdown()
+
+
+def test_particles_resemble_themselves_and_noise_nothing(micrographs, barrel, monkeypatch):
+    monkeypatch.setattr(controls, "volume", lambda name: (barrel, name))
+    noisy = [m.noisy.numpy() for m in micrographs[:1]]
+    clean = [m.clean.numpy() for m in micrographs[:1]]
+    noise = [np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)]
+    images = {"raw": noisy, "tsm": clean, "dsm": noise}
+    found = controls.resemblance(micrographs[:1], images, "barrel", windows=3)
+    assert found.mean("tsm").mean > 0.6
+    assert found.mean("tsm").mean > found.mean("raw").mean > found.mean("dsm").mean
+    assert found.excess().mean > 0.2
+
+
+def test_the_report_holds_what_the_bounds_ask_for(table, micrographs, barrel, tmp_path):
+    report = Report("02_tsm", tmp_path, "smoke", 0)
+    table.record(report)
+    values = report.metrics()["values"]
+    for name in ("recovery.tsm", "picking.f1_gain.over_raw", "recovery_80_40.raw"):
+        assert name in values
+    assert values["picking.f1.tsm"]["value"] == table.picks["tsm"].at(0.0).f1()
