@@ -123,3 +123,48 @@ def train(
     )  # fmt: skip
     job.open()
     job.run()
+
+
+@app.command("pick-eval")
+def pick_eval(
+    picks: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PICKS",
+            help="STAR, BOX, CSV or a table of Topaz, or a folder of them; or micrographs, which "
+            "Topaz then picks from.",
+        ),
+    ],
+    truth: Annotated[
+        Path, typer.Argument(metavar="TRUTH", help="True places: a file or a folder of them.")
+    ],
+    diameter: Annotated[
+        float | None, typer.Option(help="Of the particle in angstrom; a hit is within half of it.")
+    ] = None,
+    pixel_size: PixelSize = None,
+    radius: Annotated[
+        float | None, typer.Option(help="Largest distance of a hit in pixels instead.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest score of a pick.", show_default="all picks count")
+    ] = None,
+    curve: Annotated[
+        Path | None, typer.Option(help="Write precision and recall over thresholds (.csv).")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the picks as .star or .csv.", show_default="no")
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Protein is bright.")] = False,
+) -> None:
+    """Compare picks with true places: precision, recall and F1, one pick a particle.
+
+    **Example:** `emlab tsm pick-eval denoised/ truth.star --diameter 150 --threshold 1.2`
+
+    Choose the threshold on other micrographs than those it is judged by. Rows are counted from
+    above; boxes of programs that count from below must be turned first.
+    """
+    from emlab.commands.tsm_picking import PickEvaluation
+
+    job = PickEvaluation(picks, truth, diameter, pixel_size, radius, threshold, curve, save, invert)
+    job.open()
+    job.run()

@@ -183,7 +183,7 @@ def curve(
     together = np.concatenate([np.asarray(values, float) for values in scores] or [np.zeros(0)])
     if not together.size:
         raise InputError("there is no pick; lower the score at which the picker ends")
-    thresholds = np.unique(np.quantile(together, np.linspace(1, 0, levels)))[::-1]
+    thresholds = np.unique(np.quantile(together, np.linspace(1, 0, levels), method="nearest"))[::-1]
     found = [count(picks, scores, truth, radius, float(t)) for t in thresholds]
     return Curve(
         thresholds,
