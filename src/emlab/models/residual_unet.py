@@ -143,6 +143,6 @@ def _activated(width: int, next_width: int, size: int = 3) -> nn.Sequential:
     """Batch normalisation, ReLU, convolution."""
     return nn.Sequential(
         nn.BatchNorm2d(width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(width, next_width, size, padding=size // 2),
     )
