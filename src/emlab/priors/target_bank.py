@@ -28,7 +28,6 @@ from emlab.errors import InputError
 
 Features = Callable[[Tensor], Tensor]
 _COARSE = 2  # patches are matched at twice the pixel size
-_ALIGNED = 500  # targets that say where a particle is; which it is is asked of all
 _MARGIN = 16  # pixels around the box into which the lens spreads a projection
 
 
@@ -229,8 +228,7 @@ class Matcher:
             Largest shift in coarse pixels; a parabola through the peak gives fractions of them.
         """
         side, wide = self.bank.box // _COARSE, 2 * reach + 3
-        every = self.templates[:: max(1, len(self.templates) // _ALIGNED)]
-        keys = torch.fft.rfft2(every.reshape(-1, side, side)).conj()
+        keys = torch.fft.rfft2(self.templates.reshape(-1, side, side)).conj()
         found = []
         for patch in coarsen(patches):
             values = torch.fft.rfft2(patch - patch.mean())
