@@ -8,7 +8,8 @@ cellpose caps numpy below 2.1, so it cannot live beside emlab. Make the fixture 
 
 The fixture holds derived numbers only, no image and no label image of the data set: flows at
 places drawn at random, what cellpose's masks are when it follows its own flows after noise was
-added to them (as crops of 64 x 64 pixels), and average precisions.
+added to them (as crops of 64 x 64 pixels), average precisions, and the answer of a small network
+with random weights to a random image.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 from cellpose import dynamics, metrics, utils
+from cellpose.resnet_torch import CPnet
 
 TARGET = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "cellpose_oracle.npz"
 IMAGES = (0, 7, 19, 33, 46)
@@ -39,6 +41,7 @@ def main(mirror: Path) -> None:
             raw = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
             values = _numbers(np.unique(raw, return_inverse=True)[1].reshape(raw.shape), number)
             fixture.update({f"{key}_{number}": value for key, value in values.items()})
+    fixture.update(_network())
     np.savez_compressed(TARGET, **fixture)
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")
 
@@ -67,6 +70,20 @@ def _numbers(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         "errors": errors.astype(np.float32),
         "diameter": np.array(utils.diameters(labels)[0]),
     }
+
+
+def _network() -> dict[str, np.ndarray]:
+    """A small network with random weights and statistics, and its answer to a random image."""
+    torch.manual_seed(0)
+    network = CPnet([2, 3, 4], nout=3, sz=3, max_pool=True, diam_mean=17.0).eval()
+    for name, value in network.state_dict().items():
+        if "running" in name or name.endswith((".0.weight", ".0.bias")):
+            value.copy_(torch.rand_like(value) + 0.5)
+    image = torch.rand(1, 24, 32)
+    with torch.no_grad():
+        answer = network(torch.stack([image, torch.zeros_like(image)], dim=1))[0]
+    state = {f"net.{name}": value.numpy() for name, value in network.state_dict().items()}
+    return {**state, "net_image": image.numpy(), "net_answer": answer.numpy()}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -89,3 +90,19 @@ def _megabytes(name: str) -> str:
 
     file = weights.path(name)
     return f"{file.stat().st_size / 1e6:.1f}" if file.is_file() else "missing"
+
+
+@app.command("import-cellpose")
+def import_cellpose(
+    file: Annotated[Path, typer.Argument(help="As cellpose 3.1 keeps it in .cellpose/models.")],
+    name: Annotated[str, typer.Argument(help="To load it by, for instance cellpose3_denoise.")],
+    out: Annotated[Path, typer.Option(help="Folder of weights, for EMLAB_WEIGHTS.")],
+) -> None:
+    """Make weights of emlab from a network that the authors of Cellpose released.
+
+    **Example:** `emlab weights import-cellpose denoise_nuclei cellpose3_denoise --out released`
+    """
+    from emlab.methods.cellpose3_authors import import_released
+
+    made = import_released(file, name, out)
+    typer.echo(f"{made.name}: widths {made.model['widths']}; use it with EMLAB_WEIGHTS={out}")

@@ -42,6 +42,9 @@ class ResidualUNet(nn.Module):
         Output channels: 3 for a segmenter (flows in y and x, logit of "cell"), 1 for a restorer.
     style : bool
         Whether the decoder gets the style vector (otherwise zeros, and its layers idle).
+    channels : int
+        Channels that the first layer takes; those after the first are zeros. The segmenters that
+        the authors of Cellpose released take two, for networks of ours it is one.
 
     Notes
     -----
@@ -49,16 +52,19 @@ class ResidualUNet(nn.Module):
     cropped. There is no skip from input to output and no activation at the end.
     """
 
-    def __init__(self, widths: Sequence[int], outputs: int, style: bool = True) -> None:
+    def __init__(
+        self, widths: Sequence[int], outputs: int, style: bool = True, channels: int = 1
+    ) -> None:
         super().__init__()
-        if len(widths) < 2 or min(widths) < 1 or outputs < 1:
+        if len(widths) < 2 or min(widths) < 1 or outputs < 1 or channels < 1:
             raise InputError(
-                f"a residual U-Net needs two widths or more and an output, got {list(widths)} and "
-                f"{outputs}"
+                f"a residual U-Net needs two widths or more, an output and a channel, got "
+                f"{list(widths)}, {outputs} and {channels}"
             )
+        self.channels = channels
         self.multiple = 2 ** (len(widths) - 1)
         self.with_style = style
-        entering = [1, *widths[:-1]]
+        entering = [channels, *widths[:-1]]
         self.down = nn.ModuleList(Encode(a, b) for a, b in zip(entering, widths, strict=True))
         leaving = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(
@@ -94,6 +100,8 @@ class ResidualUNet(nn.Module):
         height, width = images.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         x = functional.pad(images[:, None], padding, mode="replicate")
+        if self.channels > 1:
+            x = torch.cat([x, x.new_zeros(len(x), self.channels - 1, *x.shape[-2:])], dim=1)
         x = x.contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = []
         for level, block in enumerate(self.down):
