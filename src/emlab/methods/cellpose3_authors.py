@@ -20,7 +20,7 @@ from torch import Tensor
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.models.residual_unet import ResidualUNet
+from emlab.models import build
 
 _NAMES = (
     (r"downsample\.down\.res_down_(\d+)\.conv\.conv_([01])\.", r"down.\1.unit1.\2."),
@@ -57,14 +57,13 @@ def converted(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Te
         tensors[name] = value
     levels = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("down.")})
     try:
-        model = {
+        model: dict[str, Any] = {
             "kind": "residual_unet",
             "widths": [len(tensors[f"down.{level}.skip.1.weight"]) for level in levels],
             "outputs": len(tensors["leave.2.weight"]),
             "channels": tensors["down.0.skip.1.weight"].shape[1],
         }
-        network = ResidualUNet(**{key: value for key, value in model.items() if key != "kind"})
-        network.load_state_dict(tensors)
+        build(model).load_state_dict(tensors)
     except (KeyError, RuntimeError, InputError) as problem:
         raise InputError(
             f"the file lacks parts of a network of cellpose 3 ({problem}); download it again"
