@@ -1,7 +1,9 @@
 """`emlab flowdps retrieve` restores a user's own particles, and refuses what it cannot use."""
 
 import csv
+import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +125,7 @@ def test_a_star_file_gives_phases_spread_star_and_table(emlab, star):
     rows = list(csv.DictReader(star.with_name("phases.csv").open()))
     assert [row["image"] for row in rows] == [f"{i + 1:06d}@stack.mrcs" for i in range(5)]
     assert all(float(row["chi2"]) > 0 > float(row["gain"]) for row in rows)
+    assert all(float(row["chi2_low"]) > 0 for row in rows)
     assert "matter is bright" in err
     assert "1.15 to 1.55 um" in told(printed)["optics"]
     assert "5 particles now" in told(printed)["seconds"]
@@ -388,6 +391,30 @@ def test_real_particles_run_once_cropping_is_asked_for(
     assert status == 0, err
     assert read_image(tmp_path / "out.mrcs").pixels.shape == (count, 64, 64)
     assert f"{count} particles" in told(printed)["input"]
+
+
+def test_the_lines_of_the_chapter_run(emlab, star):
+    """As they stand in the notebook, in a folder that holds its files."""
+    notebook = Path(__file__).resolve().parents[2] / "notebooks" / "03_flowdps.ipynb"
+    text = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"])
+    lines = re.findall(r"^emlab flowdps retrieve ((?:.*\\\n)*.*)$", text, flags=re.MULTILINE)
+    assert len(lines) == 2
+    write_image(star.with_name("stack.mrcs"), images(), 2.63)
+    for line in lines:
+        words = shlex.split(line.replace("\\\n", " "))
+        files = [star.parent / word if Path(word).suffix else word for word in words]
+        paths = [f if isinstance(f, Path) and f.suffix in (".star", ".mrcs") else w
+                 for f, w in zip(files, words, strict=True)]  # fmt: skip
+        status, _, err = emlab(*paths)
+        assert status == 0, err
+
+
+def test_next_to_no_defocus_is_asked_about(emlab, stack):
+    options = [150 if word == 15000 else word for word in KNOWN]
+    _, _, err = emlab(stack, stack.with_name("phases.mrcs"), *options)
+    assert "150 angstrom is next to none" in err
+    _, _, err = emlab(stack, stack.with_name("phases.mrcs"), *KNOWN[:-3], 2, *KNOWN[-2:])
+    assert "--defocus is 2" in err
 
 
 # From Python

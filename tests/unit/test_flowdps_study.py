@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
+from emlab.data.phase_maps import PIXEL_ANGSTROM, held_out_direction, project, specimen_volume
 from emlab.methods import flowdps_audit as audit
 from emlab.methods import flowdps_cases as cases_of
 from emlab.methods import flowdps_experiments as lab
@@ -97,6 +99,28 @@ def test_the_truth_scores_perfectly_and_misfit_is_one(cases):
     assert whole == pytest.approx(np.ones(6), abs=0.05)
     assert coarse == pytest.approx(np.ones(6), abs=0.6)
     assert found.covered is None
+
+
+def test_a_pose_two_degrees_off_is_found_again(cases, monkeypatch):
+    monkeypatch.setattr("emlab.data.phase_maps._PADDING", 2.0)
+    monkeypatch.setattr("emlab.methods.flowdps_bound.ROUNDS", 9)
+    monkeypatch.setattr("emlab.methods.flowdps_bound.CANDIDATES", 24)
+    case = cases_of.make_cases("barrel", 1, 5, (400.0,))
+    found = rows.refined_view(case).phases
+    off = Rotation.from_rotvec([2.0, 0.0, 0.0], degrees=True).as_matrix()
+    begun = project(
+        specimen_volume("barrel"), case.rotations @ off, PIXEL_ANGSTROM, 300.0,
+        case.shifts_angstrom,
+    )  # fmt: skip
+    assert (found - case.truth.numpy()).std() < 0.7 * (begun - case.truth).std().item()
+
+
+def test_directions_are_the_groups_of_particles():
+    many = cases_of.make_cases("barrel", 24, 3)
+    assert 4 <= len(set(many.groups)) <= 8
+    first = many.rotations[many.groups == many.groups[0]]
+    assert len(first) >= 1
+    assert held_out_direction(first, "test").tolist() == [many.groups[0]] * len(first)
 
 
 def test_posterior_of_a_known_prior_is_calibrated_and_best(table):

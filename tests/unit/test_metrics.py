@@ -112,6 +112,18 @@ def test_draws_of_one_target_do_not_count_as_targets():
     assert mean_interval(repeated) == pytest.approx(mean_interval(targets))
 
 
+def test_targets_that_resemble_each_other_count_as_their_group():
+    """Twenty copies of eight values are eight targets; drawn alone they seem to be 160."""
+    values = np.random.default_rng(3).normal(size=8)
+    copies, groups = np.repeat(values, 20), np.repeat(np.arange(8), 20)
+    alone, grouped = mean_interval(copies), mean_interval(copies, groups=groups)
+    eight = mean_interval(values)
+    assert grouped.high - grouped.low == pytest.approx(eight.high - eight.low)
+    assert alone.high - alone.low < 0.4 * (grouped.high - grouped.low)
+    with pytest.raises(InputError, match="two targets"):
+        mean_interval(copies, groups=np.zeros(160))
+
+
 def test_the_same_values_give_the_same_interval():
     values = np.random.default_rng(0).normal(size=10)
     assert mean_interval(values) == mean_interval(values) != mean_interval(values, seed=1)

@@ -14,8 +14,8 @@ app = typer.Typer(
     help="The phase that a particle gave the electrons, from one image of it.\n\n"
     "**Try it:** `emlab flowdps retrieve particles.star phases.mrcs --spread doubt.mrcs`\n\n"
     "The shipped prior knows one protein, the 20S proteasome; every other particle is pulled "
-    "towards it (`emlab weights card flowdps_flow`). Look at chi^2 in the table beside the "
-    "result: it is 1 where prior and metadata explain an image.",
+    "towards it (`emlab weights card flowdps_flow`). Look at chi2_low in the table beside the "
+    "result: it is about 1 where prior and metadata explain an image.",
 )
 
 
@@ -77,6 +77,10 @@ def retrieve(
             show_default="normalised, fitted",
         ),
     ] = None,
+    b_factor: Annotated[
+        float,
+        typer.Option(min=0, help="Envelope of the lens in square angstrom, for example 60."),
+    ] = 0.0,
     crop: Annotated[
         bool, typer.Option("--crop", help="Restore the middle of boxes larger than the field.")
     ] = False,
@@ -94,7 +98,8 @@ def retrieve(
     --voltage-kv 300 --cs-mm 2.7 --amplitude-contrast 0.1 --defocus 15000`
 
     Particles are moved to the middle where the file knows their shifts, and resampled. Beside OUT
-    stand a STAR file and a table (.csv) with chi^2, the fitted dose, gain and offset of each.
+    stand a STAR file and a table (.csv) with chi^2, its coarse part (which tells another particle),
+    the fitted dose, gain and offset of each.
     Phases have no contrast transfer left: use them without correction for it. A killed run leaves
     what it finished; --resume goes on there.
     """
@@ -107,6 +112,8 @@ def retrieve(
         "amplitude_contrast": amplitude_contrast,
         "defocus_angstrom": defocus,
     }
-    job = Job(source, out, spread, samples, prior, config, contrast, dose, crop, seed, device)
+    job = Job(
+        source, out, spread, samples, prior, config, contrast, dose, b_factor, crop, seed, device
+    )
     job.open({name: value for name, value in known.items() if value is not None})
     job.run(resume)

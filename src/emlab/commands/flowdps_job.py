@@ -20,13 +20,14 @@ from emlab.errors import InputError
 from emlab.io import write_image
 from emlab.methods.flowdps import Config, Retrieval, load, load_config, retrieve
 from emlab.methods.flowdps_observation import CONTRASTS, check, find_contrast
+from emlab.methods.settings import read_settings
 from emlab.runtime import Stopwatch, atomic_path, choose_device, choose_threads, make_generator
 from emlab.solvers.block_journal import Journal
 from emlab.solvers.block_layout import BlockAxis
 
-ARRAYS = ("phase", "spread", "chi2", "dose_per_angstrom2", "gain", "offset")
-UNEXPLAINED = 1.2  # chi^2 above which the user is told, and
-UNSEEN = 2.0  # electrons per square angstrom below which
+ARRAYS = ("phase", "spread", "chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
+UNSEEN = 2.0  # electrons per square angstrom below which the user is told
+NEAR_FOCUS = 1000.0  # angstrom below which a defocus is hardly meant
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Job:
     config_name: str
     contrast: str
     dose: float | None
+    b_factor: float
     crop: bool
     seed: int
     device: str
@@ -62,6 +64,12 @@ class Job:
         self.known = known
         self.particles = _read(self.source, known)
         self._check_outputs(self._stacks())
+        defocus = np.minimum(self.particles.defocus_u_angstrom, self.particles.defocus_v_angstrom)
+        if float(np.abs(defocus).min()) < NEAR_FOCUS:
+            note(
+                f"a defocus of {np.abs(defocus).min():g} angstrom is next to none: it is given in "
+                "angstrom, 1.5 um is 15000"
+            )
         for sentence in check(self.particles, crop=self.crop, dose_per_angstrom2=self.dose):
             note(sentence)
         if self.contrast == "auto" and self.dose is None:
@@ -99,6 +107,7 @@ class Job:
                         dose_per_angstrom2=self.dose,
                         contrast=self.contrast,  # type: ignore[arg-type]
                         crop=self.crop,
+                        b_factor_angstrom2=self.b_factor,
                         device=self.place,
                         progress=_within(progress, number, len(starts)),
                     )
@@ -118,7 +127,7 @@ class Job:
         side = whole["phase"].shape[-1]
         centred = replace(self.particles, pixel_size_angstrom=pixel, shifts_angstrom=None)
         write_star(self.star, centred, self.out.name, side)
-        names = ("chi2", "dose_per_angstrom2", "gain", "offset")
+        names = ("chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
         with atomic_path(self.table) as path, open(path, "w", newline="") as stream:
             rows = csv.writer(stream)
             rows.writerow(["particle", "image", *names])
@@ -127,12 +136,13 @@ class Job:
                 rows.writerow([i + 1, f"{place + 1:06d}@{stack}", *numbers])
 
     def _tell(self, whole: dict[str, np.ndarray], pixel: float, done: int, seconds: float) -> None:
-        data, chi2 = self.particles, whole["chi2"]
+        data, chi2 = self.particles, whole["chi2_low"]
         middle, side = float(np.median(chi2)), data.images.shape[-1]
+        misfits = read_settings("flowdps_misfit")
         defocus = (data.defocus_u_angstrom + data.defocus_v_angstrom) / 2e4
-        if middle > UNEXPLAINED:
+        if middle > misfits["warn_above"]:
             note(
-                f"a chi^2 of {middle:.2f} says that prior and metadata do not explain most "
+                f"a coarse chi^2 of {middle:.2f} says that prior and metadata do not explain most "
                 "images: another particle, neighbours, or a wrong defocus; do not trust the phases"
             )
         if self.dose is None and np.median(whole["dose_per_angstrom2"]) < UNSEEN:
@@ -150,7 +160,9 @@ class Job:
             "prior": f"{self.config.prior}, mean of {self.config.samples} "
             f"sample{'' if self.config.samples == 1 else 's'} ({self.config_name})",
             "dose": f"{dose}, median ({found})",
-            "chi^2": f"{middle:.3f} median, {chi2.min():.3f} to {chi2.max():.3f}; 1 is expected",
+            "chi^2": f"{np.median(whole['chi2']):.3f} median; 1 is expected",
+            "coarse chi^2": f"{middle:.2f} median, {chi2.min():.2f} to {chi2.max():.2f}; "
+            f"above {misfits['warn_above']:g} are 5 % of the prior's own particles",
             "seconds": f"{seconds:.1f}, {len(data) - done} particles now",
             "written": f"{self.out}, phases {whole['phase'].min():.3g} to "
             f"{whole['phase'].max():.3g} rad{unit(pixel)}",
@@ -193,6 +205,7 @@ class Job:
             "config": repr(self.config),
             "contrast": self.contrast,
             "dose": self.dose,
+            "b_factor": self.b_factor,
             "crop": self.crop,
             "seed": self.seed,
         }
@@ -204,7 +217,8 @@ def _read(source: Path, known: dict[str, float]) -> Any:
         return read_particles(source, **known)
     except InputError as problem:
         text = str(problem)
-        if "without metadata" in text or "does not say" in text:
+        if known or "without metadata" in text or "does not say" in text:
+            text = text.replace("defocus_u_angstrom is", "--defocus is")
             for name in OPTIONS:
                 option = name.removesuffix("_angstrom").replace("_", "-")
                 text = text.replace(name, f"--{option}")

@@ -216,6 +216,15 @@ def _held_out(split: str) -> NDArray[np.float64]:
     return centres[validation if split == "validation" else ~validation]
 
 
+def held_out_direction(rotations: NDArray[np.float64], split: str) -> NDArray[np.intp]:
+    """Which of a split's held-out directions each pose ``(n, 3, 3)`` looks along, ``(n,)``.
+
+    Poses of one direction differ by a degree and a turn of the picture: their errors are alike.
+    """
+    turned = np.einsum("sij,nj->nsi", _symmetry(), rotations[:, :, 2])
+    return np.abs(turned @ _held_out(split).T).max(1).argmax(1)
+
+
 @cache
 def _symmetry() -> NDArray[np.float64]:
     """D7 with its seven-fold along z and a two-fold along x, times inversion: ``(28, 3, 3)``."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from emlab.methods.flowdps_observation import (
     Observation,
     check,
     find_contrast,
+    misfit,
     observe,
     observe_counts,
 )
@@ -76,6 +77,8 @@ class Retrieval:
         ``(n,)`` mean squared misfit of the counts to the samples, in variances of the noise: 1
         where prior and instrument explain the image, with a standard deviation of
         ``sqrt(2 / pixels)``; more where they do not.
+    chi2_low : ndarray
+        ``(n,)`` that of the coarse part, which tells another specimen; see `misfit`.
     dose_per_angstrom2 : ndarray
         ``(n,)`` electrons that would give this noise: as given, or fitted.
     gain, offset : ndarray
@@ -96,6 +99,7 @@ class Retrieval:
     spread: NDArray[np.float32] | None
     samples: NDArray[np.float32]
     chi2: NDArray[np.float32]
+    chi2_low: NDArray[np.float32]
     dose_per_angstrom2: NDArray[np.float32]
     gain: NDArray[np.float32]
     offset: NDArray[np.float32]
@@ -131,6 +135,7 @@ def retrieve(
     dose_per_angstrom2: float | Sequence[float] | Tensor | None = None,
     contrast: Contrast = "auto",
     crop: bool = False,
+    b_factor_angstrom2: float = 0.0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Retrieval:
@@ -157,6 +162,8 @@ def retrieve(
         How matter looks in normalised particles: ``"bright"``, ``"dark"`` or ``"auto"``.
     crop : bool
         Restore the middle 64 pixels of boxes that are larger.
+    b_factor_angstrom2 : float
+        Envelope of source, drift and detector: the B factor of the amplitude, 0 for none.
     progress : callable, optional
         Called with (done, total) network evaluations of a batch.
 
@@ -169,7 +176,9 @@ def retrieve(
     count = config.samples if samples is None else samples
     if count < 1:
         raise InputError(f"samples must be at least 1, got {count}")
-    look, size, notes = prepare(images, optics, config, dose_per_angstrom2, contrast, crop)
+    look, size, notes = prepare(
+        images, optics, config, dose_per_angstrom2, contrast, crop, b_factor_angstrom2
+    )
     if prior is None:
         prior, found, origin = load(config, device)
         spread = found if spread is None else spread
@@ -194,6 +203,7 @@ def retrieve(
         spread=deviation(centred, config.independent(count)) if count > 1 else None,
         samples=several,
         chi2=np.concatenate([part.chi2 for part in parts]),
+        chi2_low=np.concatenate([part.chi2_low for part in parts]),
         dose_per_angstrom2=values("dose_per_angstrom2"),
         gain=values("gain"),
         offset=values("offset"),
@@ -222,6 +232,7 @@ def prepare(
     dose_per_angstrom2: float | Sequence[float] | Tensor | None = None,
     contrast: Contrast = "auto",
     crop: bool = False,
+    b_factor_angstrom2: float = 0.0,
 ) -> tuple[Callable[[slice], Observation], int, list[str]]:
     """Check images; return a function from rows to what was seen there, how many rows, notes.
 
@@ -233,7 +244,10 @@ def prepare(
         if optics is None or dose_per_angstrom2 is None:
             raise InputError("images without metadata need optics and dose_per_angstrom2")
         counts = torch.as_tensor(np.asarray(images, dtype=np.float32))
-        seen = observe_counts(counts, optics, dose_per_angstrom2)
+        seen = replace(
+            observe_counts(counts, optics, dose_per_angstrom2),
+            b_factor_angstrom2=b_factor_angstrom2,
+        )
         return seen.rows, len(counts), []
     if optics is not None:
         raise InputError("particles bring their optics; give None for optics")
@@ -246,7 +260,10 @@ def prepare(
         look, sentence = find_contrast(particles)
         notes.append(sentence)
     return (
-        lambda rows: observe(particles.subset(rows), config, look, dose),
+        lambda rows: replace(
+            observe(particles.subset(rows), config, look, dose),
+            b_factor_angstrom2=b_factor_angstrom2,
+        ),
         len(particles),
         notes,
     )
@@ -317,6 +334,7 @@ class _Part:
     seen: Observation
     images: NDArray[np.float32]
     chi2: NDArray[np.float32]
+    chi2_low: NDArray[np.float32]
     evaluations: int
 
 
@@ -343,13 +361,9 @@ def _batch(
     found = sample(config.sampler, prior, spread, seen, generator, samples, device, ahead)
     ahead.advance()
     expected = seen.instrument().A(found.images).cpu()
-    misfit = (seen.counts - expected).square() * seen.noise().curvature(expected)
-    return _Part(
-        seen,
-        found.images.cpu().numpy(),
-        misfit.mean((0, 2, 3)).numpy(),
-        evaluations + found.evaluations,
-    )
+    left = misfit(seen.counts, expected, seen.noise(), seen.pixel_size_angstrom)
+    chi2, chi2_low = (value.mean(0).numpy() for value in left)
+    return _Part(seen, found.images.cpu().numpy(), chi2, chi2_low, evaluations + found.evaluations)
 
 
 class _Ahead:

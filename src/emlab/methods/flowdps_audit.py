@@ -197,6 +197,16 @@ STACKS: dict[str, tuple[dict[str, float], str]] = {
         },
         "no metadata in the sample: the defocus is a guess",
     ),
+    "particles_aspire": (
+        {
+            "pixel_size_angstrom": 2.6,
+            "voltage_kv": 300.0,
+            "cs_mm": 2.0,
+            "amplitude_contrast": 0.1,
+            "defocus_angstrom": 15000.0,
+        },
+        "no metadata in the sample: pixel size, defocus and lens are guesses",
+    ),
 }
 
 

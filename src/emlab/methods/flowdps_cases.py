@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emlab.data.metadata import Metadata
 from emlab.data.particles import draw_metadata
-from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM, phase_maps
+from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM, held_out_direction, phase_maps
 from emlab.errors import DataUnavailableError
 from emlab.methods.flowdps_observation import Observation, observe_counts
 from emlab.physics import ComplexCTF, ExitWave, Poisson
@@ -47,6 +47,8 @@ class Cases:
         ``(n, 2)``.
     b_factor_angstrom2 : float
         Of the lens's envelope.
+    split : str
+        Whose poses they are.
     """
 
     specimen: str
@@ -57,6 +59,7 @@ class Cases:
     rotations: NDArray[np.float64]
     shifts_angstrom: NDArray[np.float64]
     b_factor_angstrom2: float = ENVELOPE
+    split: str = "test"
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -81,7 +84,16 @@ class Cases:
     def seen(self) -> Seen:
         """What `emlab.methods.flowdps.sample` asks for."""
         told = observe_counts(self.counts, self.optics, self.dose)
-        return Seen(**vars(told), b_factor_angstrom2=self.b_factor_angstrom2)
+        return Seen(**vars(told) | {"b_factor_angstrom2": self.b_factor_angstrom2})
+
+    @property
+    def groups(self) -> NDArray[np.intp]:
+        """Which held-out direction each is seen from, ``(n,)``; each its own if all share one.
+
+        Intervals draw whole directions: eight independent views, however many particles.
+        """
+        found = held_out_direction(self.rotations, self.split)
+        return found if len(np.unique(found)) > 1 else np.arange(len(found))
 
     def near_zeros(self) -> NDArray[np.bool_]:
         """Coefficients of `rfft2` ``(n, 64, 33)`` that the lens hides.
@@ -98,14 +110,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Seen(Observation):
-    """An observation through a lens with an envelope, which retrieval is told.
-
-    Attributes
-    ----------
-    b_factor_angstrom2 : float
-    """
-
-    b_factor_angstrom2: float = ENVELOPE
+    """An observation whose waves travel in the square in which they were simulated."""
 
     def instrument(self) -> ExitWave:
         """The microscope of `Cases.instrument`."""
@@ -185,6 +190,7 @@ def make_cases(
         maps.rotations,
         maps.shifts_angstrom,
         b_factor_angstrom2,
+        split,
     )
 
 

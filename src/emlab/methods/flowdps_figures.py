@@ -182,13 +182,20 @@ def posterior(table: Table, number: int = 0, several: int = 3) -> Figure:
 
 
 def calibration(table: Table, names: Sequence[str]) -> Figure:
-    """How often intervals hold the truth against how often they claim to; ranks of the truth."""
-    figure = Figure(figsize=(9.5, 2.9), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(names))
+    """How often intervals hold the truth: by level, by ring; and ranks of the truth."""
+    figure = Figure(figsize=(11.0, 2.9), layout="constrained")
+    first, rings, *others = figure.subplots(1, 2 + len(names))
     levels = np.linspace(0.1, 0.95, 12)
     for name in names:
         colour = COLOURS[LINES[name][0]]
         first.plot(levels, covered_at(table, name, levels), "-o", ms=3, color=colour)
+        covered = table.scores[name].covered
+        assert covered is not None
+        number = 1 + np.arange(covered.shape[1])
+        rings.plot(number, covered.mean(0), "-o", ms=3, color=colour, label=LABELS[name])
+    rings.axhspan(0.85, 0.95, color=COLOURS["green"], alpha=0.12, lw=0)
+    rings.set(xlabel="ring, coarse to fine", ylabel="90 % intervals cover", ylim=(0.5, 1))
+    rings.legend(fontsize=7, loc="lower right")
     first.plot([0, 1], [0, 1], color="grey", lw=0.8, ls=":")
     first.set(xlabel="level of the interval", ylabel="share that holds the truth", xlim=(0, 1))
     for axis, name in zip(others, names, strict=True):
@@ -241,7 +248,7 @@ def misfits(own: NDArray, others: Mapping[str, NDArray]) -> Figure:
         jitter = np.random.default_rng(row).uniform(-0.25, 0.25, len(values))
         axis.plot(values, row + jitter, "o", ms=3, alpha=0.7, color=colour, label=name)
     axis.set_yticks(range(len(groups)), list(groups))
-    axis.set(xlabel="chi² of the counts, coarser than 33 Å; 1 = noise")
+    axis.set(xlabel="coarse chi² of the counts; 1 = noise")
     axis.axvline(1, color="grey", lw=0.8, ls=":")
     return figure
 

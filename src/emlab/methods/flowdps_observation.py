@@ -22,6 +22,7 @@ from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.data.windows import centre_window, resample
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import Config
+from emlab.methods.settings import read_settings
 from emlab.physics.counting import (
     CountingNoise,
     GaussianCounts,
@@ -61,6 +62,8 @@ class Observation:
         is bright.
     counted : bool
         The file holds electrons: nothing is fitted, and the noise is Poisson's.
+    b_factor_angstrom2 : float
+        Envelope of source, drift and detector that the lens is thought to have.
     """
 
     counts: Tensor
@@ -70,6 +73,7 @@ class Observation:
     gain: Tensor
     offset: Tensor
     counted: bool
+    b_factor_angstrom2: float = 0.0
 
     @property
     def dose_per_angstrom2(self) -> Tensor:
@@ -94,6 +98,7 @@ class Observation:
             self.optics.cs_mm,
             self.optics.amplitude_contrast,
             torch.from_numpy(self.optics.phase_shift_deg),
+            b_factor_angstrom2=self.b_factor_angstrom2,
         )
         window = self.counts.shape[-1]
         padded = _padded(ctf, window)
@@ -131,6 +136,42 @@ class Observation:
         gain = self.gain / flat[0]
         offset = self.offset + self.gain * flat[2] - gain * flat[1]
         return replace(self, counts=counts, electrons=flat[1], gain=gain, offset=offset)
+
+
+def misfit(
+    counts: Tensor,
+    expected: Tensor,
+    noise: CountingNoise,
+    pixel_size_angstrom: float,
+    coarser_than_angstrom: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean squared misfit in variances of the noise: of everything, and of the coarse part.
+
+    Where prior and instrument explain an image what is left is white noise of variance 1. A wrong
+    particle differs in its outline first, and thousands of pixels of noise do not hide that if
+    only low frequencies are counted.
+
+    Parameters
+    ----------
+    counts, expected : Tensor
+        ``(..., n, H, W)``.
+    coarser_than_angstrom : float, optional
+        Default: the length that told other proteins best on validation poses
+        (``profiles/flowdps_misfit.toml``).
+
+    Returns
+    -------
+    Tensor, Tensor
+        ``(..., n)``.
+    """
+    length = coarser_than_angstrom or read_settings("flowdps_misfit")["coarser_than_angstrom"]
+    left = (counts - expected) * noise.curvature(expected).sqrt()
+    height, width = left.shape[-2:]
+    rows, columns = (torch.fft.fftfreq(side, pixel_size_angstrom) for side in (height, width))
+    frequency = torch.hypot(rows[:, None], columns)
+    coarse = (frequency > 0) & (frequency < 1 / length)
+    power = torch.fft.fft2(left).abs().square()[..., coarse].mean(-1) / (height * width)
+    return left.square().mean((-2, -1)), power
 
 
 def observe_counts(

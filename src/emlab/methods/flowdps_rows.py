@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emlab import weights
 from emlab.data.phase_maps import PIXEL_ANGSTROM, poses, project, specimen_volume
 from emlab.methods import flowdps, flowdps_peers
+from emlab.methods.flowdps_bound import refine_poses
 from emlab.methods.flowdps_cases import Cases
 from emlab.methods.flowdps_config import Config
 from emlab.methods.flowdps_peers import MARGIN, library, run_peer, tuned
@@ -27,6 +28,7 @@ from emlab.priors.scaled import ScaledPrior
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers import sample_prior
 from emlab.solvers.denoiser_spread import Spread
+from emlab.solvers.guided_phase import GuidedPhaseConfig
 
 LABELS = {
     "picture": "the picture taken for the phase",
@@ -39,6 +41,8 @@ LABELS = {
     "untrained": "ours, untrained network",
     "paper": "FlowDPS as published",
     "corrected": "FlowDPS, corrected",
+    "refined": "structure known, pose refined",
+    "unpaired": "ours, ten independent samples",
     "ours": "ours: guided sampler",
 }
 TRAINED_POSES = 20_000  # of the shipped prior, see its card
@@ -128,10 +132,10 @@ class Sampling:
         return scale.to_radians(drawn).cpu().numpy()
 
 
-def hurried(name: str, steps: int, samples: int, batch: int, iterations: int = 2) -> Config:
+def hurried(name: str, steps: int, samples: int, batch: int) -> Config:
     """A shipped configuration with other numbers of steps, samples and particles at a time."""
     config = flowdps.load_config(name)
-    sampler = replace(config.sampler, steps=steps, iterations=iterations)
+    sampler = replace(config.sampler, steps=steps)
     return replace(config, sampler=sampler, samples=samples, batch=batch)
 
 
@@ -155,7 +159,14 @@ def reference_rows(sampling: Sampling, draws: int, steps: int, seed: int) -> dic
         "mean_map": _mean_map,
         "prior_draw": partial(_prior_draw, sampling, draws, steps, seed),
         "nearest_view": nearest_view,
+        "refined": refined_view,
     }
+
+
+def unpaired(config: Config) -> Config:
+    """The same with independent samples instead of opposite pairs."""
+    assert isinstance(config.sampler, GuidedPhaseConfig)
+    return replace(config, sampler=replace(config.sampler, antithetic=False))
 
 
 def supervised_row(restorer: Restorer) -> Method:
@@ -191,6 +202,17 @@ def nearest_view(cases: Cases) -> Answer:
     volume = specimen_volume(cases.specimen)
     views = project(volume, rotations, PIXEL_ANGSTROM, 300.0, cases.shifts_angstrom)
     return Answer(views.numpy())
+
+
+def refined_view(cases: Cases) -> Answer:
+    """The volume itself, its pose and shift fitted to the counts from two degrees off.
+
+    Not a retrieval either: it knows the structure, and about where to begin. What it leaves is
+    what one noisy picture of a known particle cannot tell.
+    """
+    with Stopwatch() as watch:
+        fitted = refine_poses(cases)
+    return Answer(fitted.numpy(), seconds=watch.seconds)
 
 
 def _directions(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -239,7 +261,8 @@ def _mean_map(cases: Cases) -> Answer:
 
 def _prior_draw(sampling: Sampling, draws: int, steps: int, seed: int, cases: Cases) -> Answer:
     drawn = sampling.draw(draws, steps, seed)
-    return Answer(drawn[np.arange(len(cases)) % draws])
+    samples = np.repeat(drawn[:, None], len(cases), axis=1)
+    return Answer(drawn[np.arange(len(cases)) % draws], samples, independent=draws)
 
 
 def _supervised(restorer: Restorer, cases: Cases) -> Answer:

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from emlab import metrics
 from emlab.data.phase_maps import PIXEL_ANGSTROM
-from emlab.methods.flowdps_cases import WINDOW, Cases
+from emlab.methods import flowdps_observation
+from emlab.methods.flowdps_cases import Cases
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
 from emlab.metrics.resampled import bootstrap
 from emlab.metrics.sampled import crps, ranks
+from emlab.physics import Poisson
 
 Values = NDArray[np.float64]
 Phases = NDArray[np.float32]
-COARSE = 1 / 33  # per angstrom
+RINGS = 8  # of the band averages
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,17 @@ class Scores:
     rmse : ndarray
         ``(n,)`` radians, means removed: a single image does not tell them.
     chi2, chi2_low : ndarray
-        ``(n,)`` mean squared misfit of the counts in variances of the noise, and its part coarser
-        than 33 A; see `misfit`.
+        ``(n,)`` mean squared misfit of the counts in variances of the noise, and that of its coarse
+        part; see `misfit`.
     crps : ndarray
         ``(n,)`` of band averages, radians; the absolute error for a method without samples.
     rings, zeros : RingSums
         Of the Fourier correlation with the truth: all coefficients, and those near zeros of the
         contrast transfer.
+    groups : ndarray
+        ``(n,)`` see `Cases.groups`.
     covered : ndarray or None
-        ``(n,)`` share of band averages inside their 90 % intervals.
+        ``(n, rings)`` share of band averages inside their 90 % intervals, from coarse to fine.
     ranks : ndarray or None
         ``(n, bands, 2)`` of the truth among the samples.
     samples : int
@@ -51,6 +55,7 @@ class Scores:
     crps: Values
     rings: RingSums
     zeros: RingSums
+    groups: NDArray[np.intp]
     covered: Values | None = None
     ranks: NDArray[np.int64] | None = None
     samples: int = 1
@@ -58,13 +63,16 @@ class Scores:
     def resolution(self, zeros: bool = False, threshold: float = 0.5) -> metrics.Interval:
         """Frequency in 1/nm at which the correlation with the truth falls below a threshold."""
         sums = self.zeros if zeros else self.rings
-        found = bootstrap(lambda i: sums.limit(threshold, i), len(self.rmse), resamples=200)
+        found = bootstrap(
+            lambda i: sums.limit(threshold, i), len(self.rmse), resamples=200, groups=self.groups
+        )
         return metrics.Interval(*(_per_nm(v) for v in found))
 
     def curve(self, zeros: bool = False) -> tuple[Values, Values]:
         """Frequency in 1/nm and Fourier correlation of all particles together."""
         sums = self.zeros if zeros else self.rings
-        return _per_nm(sums.frequency), sums.correlation()
+        empty = ~(sums.second > 0).any(0)
+        return _per_nm(sums.frequency), np.where(empty, np.nan, sums.correlation())
 
 
 def finer_by(ours: Scores, other: Scores, zeros: bool = False) -> metrics.Interval:
@@ -82,7 +90,22 @@ def finer_by(ours: Scores, other: Scores, zeros: bool = False) -> metrics.Interv
         ]
         return ends[0] / ends[1]
 
-    return bootstrap(ratio, n, resamples=200)
+    return bootstrap(ratio, n, resamples=200, groups=ours.groups[:n])
+
+
+def zeros_gain(ours: Scores, other: Scores) -> metrics.Interval:
+    """Mean Fourier correlation near zeros of the lens, of rings that have some: ours less other's.
+
+    On the same particles; unlike a limit it does not jump where a curve runs along .5.
+    """
+    n = min(len(ours.rmse), len(other.rmse))
+    counted = ours.zeros.second[:n].sum(0) > 0
+
+    def gain(chosen: np.ndarray) -> float:
+        first, second = (s.zeros.correlation(chosen)[counted] for s in (ours, other))
+        return float(np.nanmean(first) - np.nanmean(second))
+
+    return bootstrap(gain, n, resamples=200, groups=ours.groups[:n])
 
 
 def score(
@@ -101,7 +124,10 @@ def score(
     if len(drawn) > 1:
         covered = np.array(
             [
-                metrics.coverage(drawn[:, i], true_bands[i], interval="normal")
+                [
+                    metrics.coverage(drawn[:, i, ring], true_bands[i, ring], interval="normal")
+                    for ring in np.split(np.arange(drawn.shape[2]), RINGS)
+                ]
                 for i in range(len(truth))
             ]
         )
@@ -114,6 +140,7 @@ def score(
         crps=crps(drawn, true_bands).mean((1, 2)),
         rings=ring_sums(phases, truth),
         zeros=ring_sums(phases, truth, cases.near_zeros()),
+        groups=cases.groups,
         covered=covered,
         ranks=placed,
         samples=len(drawn),
@@ -123,10 +150,7 @@ def score(
 def misfit(cases: Cases, phases: Phases) -> tuple[Values, Values]:
     """Misfit of the counts to phases ``([s,] n, 64, 64)``, and that of the coarse part.
 
-    Counts minus expected ones over the root of these are white noise of variance 1 where prior and
-    instrument explain an image. The first number is their mean square, the second their mean power
-    at frequencies below 1/33 A: a wrong particle differs there first, and thousands of pixels of
-    noise do not hide it.
+    See `emlab.methods.flowdps_observation.misfit`.
 
     Returns
     -------
@@ -134,16 +158,14 @@ def misfit(cases: Cases, phases: Phases) -> tuple[Values, Values]:
         ``(n,)`` each, means over samples.
     """
     instrument = cases.instrument()
-    frequency = instrument.ctf.grid((WINDOW, WINDOW))[0]
-    coarse = (frequency > 0) & (frequency < COARSE)
-    whole, low = [], []
-    for one in torch.from_numpy(phases.reshape(-1, *phases.shape[-3:])):
-        expected = instrument.A(one)
-        left = (cases.counts - expected) / expected.sqrt()
-        whole.append(left.square().mean((1, 2)))
-        low.append(torch.fft.fft2(left).abs().square()[:, coarse].mean(1) / WINDOW**2)
-    both = [torch.stack(values).mean(0).double().numpy() for values in (whole, low)]
-    return both[0], both[1]
+    found = [
+        flowdps_observation.misfit(cases.counts, instrument.A(one), Poisson(), PIXEL_ANGSTROM)
+        for one in torch.from_numpy(phases.reshape(-1, *phases.shape[-3:]))
+    ]
+    whole, low = (
+        torch.stack(values).mean(0).double().numpy() for values in zip(*found, strict=True)
+    )
+    return whole, low
 
 
 Frequency = TypeVar("Frequency", float, Values)

@@ -14,12 +14,12 @@ from emlab.methods.flowdps_cases import Cases
 from emlab.methods.flowdps_peers import LABELS as CLASSICAL
 from emlab.methods.flowdps_peers import best_peer
 from emlab.methods.flowdps_rows import LABELS, Answer, Method
-from emlab.methods.flowdps_scores import Scores, finer_by, score
+from emlab.methods.flowdps_scores import Scores, finer_by, score, zeros_gain
 from emlab.metrics.resampled import paired_ratio
 from emlab.metrics.sampled import rank_deviation
 from emlab.report import Report
 
-NOTE = "95 % bootstrap interval over particles"
+NOTE = "95 % bootstrap interval over viewing directions"
 
 
 @dataclass
@@ -41,24 +41,30 @@ class Table:
 
     def error(self, method: str) -> metrics.Interval:
         """Root mean square error of the phase in radians, mean over particles."""
-        return metrics.mean_interval(self.scores[method].rmse)
+        return self.interval(method, self.scores[method].rmse)
+
+    def interval(self, method: str, values: np.ndarray) -> metrics.Interval:
+        """Mean over a method's particles; whole viewing directions are resampled."""
+        return metrics.mean_interval(values, groups=self.scores[method].groups)
 
     def ratio(self, better: str, worse: str) -> metrics.Interval:
         """Error of one method over that of another, on the particles that both saw."""
         first, second = self.scores[better].rmse, self.scores[worse].rmse
         n = min(len(first), len(second))
-        return paired_ratio(first[:n], second[:n])
+        return paired_ratio(first[:n], second[:n], groups=self.scores[better].groups[:n])
 
     def coverage(self, method: str, dose: float | None = None) -> metrics.Interval:
         """Share of band averages inside their 90 % intervals, of one dose or of all."""
         covered = self.scores[method].covered
         if covered is None:
             raise InputError(f"{method} draws no samples, so it claims no interval")
+        chosen = np.ones(len(covered), bool)
         if dose is not None:
-            covered = covered[np.isclose(self.cases.dose.numpy()[: len(covered)], dose)]
-        if len(covered) < 2:
-            return metrics.Interval(*3 * (float(covered.mean()),))
-        return metrics.mean_interval(covered)
+            chosen = np.isclose(self.cases.dose.numpy()[: len(covered)], dose)
+        groups = self.scores[method].groups[chosen]
+        if len(np.unique(groups)) < 2:
+            return metrics.Interval(*3 * (float(covered[chosen].mean()),))
+        return metrics.mean_interval(covered[chosen], groups=groups)
 
     @property
     def classical(self) -> list[str]:
@@ -85,17 +91,18 @@ class Table:
         """A row a method: error, against the best peer, resolution, misfit, coverage, seconds."""
         reference = self.best_classical
         lines = [
-            f"| method | phase RMSE [mrad] | of {LABELS[reference]}'s | FRC .5 [A] | near zeros [A]"
-            " | CRPS [mrad] | chi^2 | chi^2 > 33 A | 90 % covers | s a particle |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            f"| method | n | phase RMSE [mrad] | of {LABELS[reference]}'s | FRC .5 [A]"
+            " | near zeros [A] | CRPS [mrad] | chi^2 | coarse chi^2 | 90 % covers | s a particle |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for name, scores in self.scores.items():
             error, ratio = self.error(name), self.ratio(name, reference)
             covered = "-" if scores.covered is None else f"{scores.covered.mean():.0%}"
             seconds = self.answers[name].seconds / len(scores.rmse)
             lines.append(
-                f"| {LABELS[name]} | {1e3 * error.mean:.1f} [{1e3 * error.low:.1f}, "
-                f"{1e3 * error.high:.1f}] | {ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
+                f"| {LABELS[name]} | {len(scores.rmse)} | {1e3 * error.mean:.1f} "
+                f"[{1e3 * error.low:.1f}, {1e3 * error.high:.1f}] "
+                f"| {ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
                 f"| {_angstrom(scores.rings.limit())} | {_angstrom(scores.zeros.limit())} "
                 f"| {1e3 * scores.crps.mean():.1f} | {scores.chi2.mean():.3f} "
                 f"| {scores.chi2_low.mean():.2f} | {covered} "
@@ -113,15 +120,17 @@ class Table:
                 f"frc_zeros_per_nm.{name}", *scores.resolution(zeros=True), unit="1/nm",
                 note="near zeros of the contrast transfer", n=n,
             )  # fmt: skip
-            report.value(f"crps.{name}", *metrics.mean_interval(scores.crps), unit="rad", n=n)
-            report.value(f"chi2.{name}", *metrics.mean_interval(scores.chi2), n=n)
-            report.value(f"chi2_low.{name}", *metrics.mean_interval(scores.chi2_low), n=n)
+            report.value(f"crps.{name}", *self.interval(name, scores.crps), unit="rad", n=n)
+            report.value(f"chi2.{name}", *self.interval(name, scores.chi2), n=n)
+            report.value(f"chi2_low.{name}", *self.interval(name, scores.chi2_low), n=n)
             self._record_calibration(report, name)
             if name != ours and ours in self.scores:
                 for zeros, key in ((False, "finer_than"), (True, "finer_near_zeros_than")):
                     ratio = finer_by(self.scores[ours], scores, zeros)
                     report.value(f"{key}.{name}", *ratio, note="ratio of frequencies at FRC .5")
                 report.value(f"rmse_ratio.over_{name}", *self.ratio(ours, name), note=NOTE)
+                gain = zeros_gain(self.scores[ours], scores)
+                report.value(f"frc_zeros_gain.over_{name}", *gain, note="mean FRC near zeros")
         best = self.best_classical
         report.value("rmse_ratio.over_best_classical", *self.ratio(ours, best), note=LABELS[best])
 
@@ -132,6 +141,8 @@ class Table:
         for dose in dict.fromkeys(self.cases.dose[: len(scores.rmse)].tolist()):
             report.value(f"coverage.{name}.dose_{dose:g}", *self.coverage(name, dose))
         report.value(f"coverage.{name}.all", *self.coverage(name), note="of 90 % intervals")
+        for ring, share in enumerate(scores.covered.mean(0)):
+            report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
         deviation = rank_deviation(scores.ranks, scores.samples)
         report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
         particles = len(scores.rmse)

@@ -17,7 +17,36 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> Interval:
+def resampled(
+    targets: int, resamples: int, seed: int = 0, groups: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Places of targets drawn with replacement, ``resamples`` times.
+
+    Parameters
+    ----------
+    groups : ndarray, optional
+        ``(targets,)`` names of groups whose members resemble each other: whole groups are drawn
+        then (cluster bootstrap), and a resample holds about as many targets.
+
+    Raises
+    ------
+    InputError
+        Fewer than two targets, or than two groups.
+    """
+    members = [np.array([i]) for i in range(targets)]
+    if groups is not None:
+        members = [np.flatnonzero(groups == name) for name in np.unique(groups[:targets])]
+    if len(members) < 2:
+        raise InputError("an interval needs at least two targets, or groups of them")
+    drawn = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
+    if groups is None:
+        return list(drawn)
+    return [np.concatenate([members[i] for i in row]) for row in drawn]
+
+
+def mean_interval(
+    values: np.ndarray, resamples: int = 2000, seed: int = 0, groups: np.ndarray | None = None
+) -> Interval:
     """Mean with a 95 % percentile-bootstrap interval.
 
     Parameters
@@ -25,19 +54,20 @@ def mean_interval(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> I
     values : ndarray
         ``(targets,)`` or ``(targets, draws)``. Targets are resampled, with all their draws: draws
         of one target are not independent.
+    groups : ndarray, optional
+        See `resampled`.
 
     Raises
     ------
     InputError
-        Fewer than two targets, or values that are not finite.
+        Fewer than two targets or groups, or values that are not finite.
     """
     values = np.asarray(values, dtype=float)
     per_target = values.reshape(len(values), -1).mean(axis=1) if values.size else values
     if len(per_target) < 2 or not np.isfinite(per_target).all():
         raise InputError("an interval needs finite values of at least two targets")
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(per_target), size=(resamples, len(per_target)))
-    low, high = np.percentile(per_target[chosen].mean(axis=1), [2.5, 97.5])
+    drawn = [per_target[i].mean() for i in resampled(len(per_target), resamples, seed, groups)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(per_target.mean()), float(low), float(high))
 
 
