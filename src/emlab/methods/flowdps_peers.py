@@ -143,10 +143,10 @@ _WIDTHS = (0.0, 0.6, 1.0, 1.6)
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "phase_flip": _grid(width=(0.0, 1.0, 2.0, 2.8, 3.5, 4.5, 5.5, 7.0)),
     "wiener": _grid(power=(0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0)),
-    "gerchberg_saxton": _grid(iterations=(10, 60, 120, 240), width=_WIDTHS),
-    "hio": _grid(iterations=(30, 60, 120, 240), beta=(0.08, 0.15, 0.3), width=_WIDTHS[:3]),
-    "rrr": _grid(iterations=(30, 60, 120), beta=(0.08, 0.15, 0.3), width=_WIDTHS[:3]),
-    "sparse": _grid(weight=(8.0, 10.0, 12.0, 15.0, 20.0), iterations=(160, 320, 640)),
+    "gerchberg_saxton": _grid(iterations=(10, 60, 120, 240), width=_WIDTHS[:3]),
+    "hio": _grid(iterations=(30, 60, 120), beta=(0.08, 0.15, 0.3), width=(0.6,)),
+    "rrr": _grid(iterations=(30, 60, 120), beta=(0.08, 0.15, 0.3), width=(0.6,)),
+    "sparse": _grid(weight=(10.0, 12.0, 15.0, 20.0), iterations=(160, 320)),
     "transport": _grid(
         step_angstrom=(20000.0, 40000.0, 80000.0),
         regularisation=(1e-6, 1e-5, 1e-4, 1e-3),
