@@ -24,7 +24,8 @@ from emlab.physics.micrograph import Micrograph
 from emlab.runtime import Stopwatch
 from emlab.solvers.fourier_insertion import insert_slices
 
-BOX = 96
+BOX = 80
+FEWEST = 8  # windows that two halves are made of
 THRESHOLD = 0.143
 MASK_ANGSTROM = 85.0  # radius of the sphere within which halves are compared
 MASK_EDGE_ANGSTROM = 15.0

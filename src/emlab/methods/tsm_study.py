@@ -13,7 +13,7 @@ from emlab.external import topaz
 from emlab.methods.tsm_bands import BANDS_ANGSTROM, band_correlations
 from emlab.methods.tsm_peers import LABELS, Denoised, Method
 from emlab.methods.tsm_picking import HIT, Picks, f1_gain, pick_all
-from emlab.methods.tsm_reconstruction import Reconstruction, extract, reconstruct
+from emlab.methods.tsm_reconstruction import FEWEST, Reconstruction, extract, reconstruct
 from emlab.metrics import Interval, mean_interval, paired_difference
 from emlab.physics.micrograph import Micrograph
 from emlab.report import Report
@@ -80,13 +80,17 @@ class Table:
             self.picks[name] = Picks(picked, truth[: len(picked)], radius)
 
     def rebuild(self, methods: Sequence[str], truth: NDArray[np.float32]) -> None:
-        """Reconstruct from the raw micrographs at each method's picks, and at the true places."""
+        """Reconstruct from the raw micrographs at each method's picks, and at the true places.
+
+        A method with hardly any picks gets no map.
+        """
         radius = HIT * DIAMETER_ANGSTROM / self.micrographs[0].pixel_size_angstrom
         places = {name: self.picks[name].kept(self.threshold(name)) for name in methods}
         places |= {"truth": [micrograph.coordinates for micrograph in self.micrographs]}
         for name, found in places.items():
-            seen = self.micrographs[: len(found)]
-            self.maps[name] = reconstruct(extract(seen, found, radius, seed=_SEED), truth)
+            particles = extract(self.micrographs[: len(found)], found, radius, seed=_SEED)
+            if len(particles.images) >= FEWEST:
+                self.maps[name] = reconstruct(particles, truth)
 
     def markdown_recovery(self) -> str:
         """A row a method: correlation band by band."""

@@ -1,0 +1,70 @@
+"""Choose, on validation micrographs, settings of TSM's peers and every method's threshold.
+
+``python -m tools.tune_tsm_peers`` takes some minutes on one core and needs Topaz (``make topaz``).
+Validation micrographs show another protein at another defocus than the test ones.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from emlab.methods import tsm_chapter, tsm_peers
+from emlab.methods.tsm import load_denoiser
+from emlab.methods.tsm_bands import BANDS_ANGSTROM, band_correlations
+from emlab.methods.tsm_material import frames
+from emlab.methods.tsm_study import choose_threshold, run_study
+from emlab.runtime import atomic_path
+from emlab.weights.toml import dump_toml
+
+TARGET = Path(tsm_peers.__file__).parent / "profiles" / "tsm_peers.toml"
+MICROGRAPHS, SIZE = 4, 640
+GRIDS = {
+    "gaussian": (tsm_peers.gaussian, "width", (1.0, 1.5, 2.0, 3.0)),
+    "wiener": (tsm_peers.wiener, "strength", (0.7, 1.0, 1.2)),
+}
+HEAD = """\
+# By tools/tune_tsm_peers.py on 4 validation micrographs of 640 x 640 pixels (another protein and
+# defocus range than the test's). Settings: largest correlation with the clean particles between 80
+# and 10 A. Thresholds: of Topaz's score, largest F1. BM3D and Noise2Void are too slow to be tuned.
+
+"""
+
+
+def main() -> None:
+    """Run the search."""
+    micrographs = [frame.micrograph for frame in frames("validation", MICROGRAPHS, SIZE)]
+    whole = {"all": (BANDS_ANGSTROM["80_40"][0], BANDS_ANGSTROM["16_10"][1])}
+    settings: dict[str, dict[str, float]] = {"bm3d": {"factor": 1.0}}
+    for name, (function, key, values) in GRIDS.items():
+        scores = [
+            np.mean(
+                [
+                    band_correlations(function(m.noisy.numpy(), value), m, whole)["all"]
+                    for m in micrographs
+                ]
+            )
+            for value in values
+        ]
+        settings[name] = {key: values[int(np.argmax(scores))]}
+        print(name, settings[name], f"{max(scores):.3f}", flush=True)
+    names = ["raw", "gaussian", "wiener"]
+    chosen = tsm_peers.classical(names, settings)
+    chosen["topaz"] = partial(tsm_peers.topaz_denoise)
+    chosen |= {n: tsm_chapter.score_method(load_denoiser(n)) for n in ("dsm", "tsm")}
+    few = tsm_peers.classical(["bm3d"], settings)
+    few["noise2void"] = tsm_peers.each(partial(tsm_peers.noise2void, steps=300, seed=0))
+    table = run_study(
+        micrographs, chosen | few, {"raw": 0.0}, first=dict.fromkeys(few, 1), progress=print
+    )
+    table.pick()
+    thresholds = {n: round(choose_threshold(picks), 3) for n, picks in table.picks.items()}
+    with atomic_path(TARGET) as path:
+        text = dump_toml({"peers": settings, "thresholds": thresholds})
+        path.write_text(HEAD + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
