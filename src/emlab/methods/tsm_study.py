@@ -153,6 +153,9 @@ class Table:
 
     def record(self, report: Report) -> None:
         """Record ``recovery.METHOD``, ``picking.NUMBER.METHOD``, ``map.resolution.METHOD``."""
+        first = self.micrographs[0]
+        constant = band_correlations(np.ones(tuple(first.noisy.shape)), first)["mean"]
+        report.value("recovery.nothing", constant, note="of an image without contrast")
         for name, values in self.bands.items():
             n = len(values)
             report.value(f"recovery.{name}", *self.recovery(name), note=NOTE, n=n)
