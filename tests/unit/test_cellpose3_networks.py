@@ -16,7 +16,6 @@ from emlab.methods.cellpose3 import (
     DIAMETER,
     SEGMENTER,
     Config,
-    estimate_diameter,
     load_restorer,
     load_segmenter,
     resize,
@@ -69,18 +68,6 @@ def test_diameter_brings_an_image_to_size_and_the_labels_back(segmenter: Residua
     found = segment(cell.image, segmenter, diameter)
     assert found.labels.shape == cell.labels.shape
     assert precision(cell.labels, found.labels) > 0.7
-
-
-@pytest.mark.parametrize("factor", [0.7, 2.2])
-def test_diameter_is_estimated_from_the_image(factor: float, segmenter: ResidualUNet) -> None:
-    cell = at_working_size(simulated_cells(1, seed=16, side=96)[0], factor)
-    found = estimate_diameter(cell.image, segmenter, Config(steps=60))
-    assert found == pytest.approx(mean_diameter(cell.labels), rel=0.25)
-
-
-def test_no_diameter_can_be_estimated_where_nothing_is(segmenter: ResidualUNet) -> None:
-    with pytest.raises(InputError, match="give the diameter"):
-        estimate_diameter(np.zeros((40, 40)), segmenter)
 
 
 def test_shipped_restorer_makes_noisy_nuclei_findable(segmenter: ResidualUNet) -> None:

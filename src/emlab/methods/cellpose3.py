@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.metrics.segmentation import mean_diameter
 from emlab.models import build
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
@@ -121,33 +120,6 @@ def segment(
         settings.smallest,
     )
     return Segmentation(labels, output[:2].cpu().numpy(), output[2].cpu().numpy())
-
-
-def estimate_diameter(
-    image: ArrayLike, segmenter: ResidualUNet, config: Config | None = None
-) -> float:
-    """Diameter of the objects of a clean image in pixels: that at which segmenting finds it again.
-
-    The image is segmented as if its objects had 17 pixels, then with the diameter that was found,
-    and once more; if nothing is found, from 34 and from 8.5 pixels.
-
-    Raises
-    ------
-    InputError
-        Nothing is found from any start.
-    """
-    pixels = _checked(image, segmenter)
-    for start in (DIAMETER, 2 * DIAMETER, DIAMETER / 2):
-        diameter = start
-        for _ in range(3):
-            small = resize(pixels, working_size(pixels.shape, diameter)).cpu().numpy()
-            found = mean_diameter(segment(small, segmenter, config=config).labels)
-            if found == 0:
-                break
-            diameter = min(max(diameter * found / DIAMETER, 1.0), 1000.0)
-        else:
-            return diameter
-    raise InputError("no objects were found to estimate a diameter from; give the diameter")
 
 
 def restore(
