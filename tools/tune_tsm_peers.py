@@ -20,13 +20,13 @@ from emlab.runtime import atomic_path
 from emlab.weights.toml import dump_toml
 
 TARGET = Path(tsm_peers.__file__).parent / "profiles" / "tsm_peers.toml"
-MICROGRAPHS, SIZE = 4, 640
+MICROGRAPHS, SIZE = 4, 512
 GRIDS = {
     "gaussian": (tsm_peers.gaussian, "width", (1.0, 1.5, 2.0, 3.0)),
     "wiener": (tsm_peers.wiener, "strength", (0.7, 1.0, 1.2)),
 }
 HEAD = """\
-# By tools/tune_tsm_peers.py on 4 validation micrographs of 640 x 640 pixels (another protein and
+# By tools/tune_tsm_peers.py on 4 validation micrographs of 512 x 512 pixels (another protein and
 # defocus range than the test's). Settings: largest correlation with the clean particles between 80
 # and 10 A. Thresholds: of Topaz's score, largest F1. BM3D and Noise2Void are too slow to be tuned.
 
