@@ -20,7 +20,7 @@ from emlab import weights
 from emlab.methods import cellpose3_experiments as lab
 from emlab.methods import cellpose3_peers as peers
 from emlab.methods.cellpose3 import SEGMENTER, load_segmenter
-from emlab.methods.cellpose3_cases import chapter_cells, make_cases, tune_levels
+from emlab.methods.cellpose3_cases import chapter_cells, harder, make_cases, tune_levels
 from emlab.methods.cellpose3_rows import labels_of
 from emlab.methods.cellpose3_study import count_objects
 from emlab.methods.settings import read_settings
@@ -29,8 +29,9 @@ from emlab.runtime import Stopwatch, atomic_path, choose_threads
 from emlab.weights.toml import dump_toml
 
 SEED = 0
-VALIDATION = 16
-SLOW = ("bm3d", "noise2void", "noise2self")
+VALIDATION, SIDE = 10, 256
+SLOW = ("noise2void", "noise2self", "bm3d")
+COUNTS = "Objects found, true, found on nothing, matched at overlaps .5 to 1, by image"
 HEAD = "# {}. By tools/measure_cells.py {}.\n\n"
 
 
@@ -44,25 +45,27 @@ def main(stage: str) -> None:
 
 
 def _levels(labeller: Any) -> None:
-    found = chapter_cells("test")
+    found = chapter_cells("test", side=SIDE)
     levels = {task: tune_levels(found, task, labeller, SEED, progress=print) for task in TASKS}
     head = "Level of each test image at which the segmenter finds half of what it found"
     _write(lab.LEVELS, head, "levels", {"levels": levels})
 
 
 def _peers(labeller: Any) -> None:
-    found = chapter_cells("validation", VALIDATION)
+    found = chapter_cells("validation", VALIDATION, SIDE)
     best = {}
     for task in TASKS:
-        levels = tune_levels(found, task, labeller, SEED + 100, 7)
+        levels = tune_levels(found, task, labeller, SEED + 100, 3)
         cases = make_cases(found, task, levels, SEED + 100)
         best[task] = peers.tune(task, cases, labeller, print)
+        if task == "denoise":
+            best["hard"] = peers.tune("hard", [harder(case) for case in cases], labeller, print)
     head = f"Settings of the peers, the best of their grids on {VALIDATION} validation images"
     _write(peers.SETTINGS, head, "peers", {"peers": best})
 
 
 def _slow(labeller: Any) -> None:
-    found = chapter_cells("test")
+    found = chapter_cells("test", side=SIDE)
     levels = lab.levels_of(found, "denoise", labeller, SEED)[0]
     cases = make_cases(found, "denoise", levels, SEED)
     kept: dict[str, Any] = {"methods": {}}
@@ -70,21 +73,23 @@ def _slow(labeller: Any) -> None:
         earlier = read_settings(lab.MEASURED.stem)
         if earlier["segmenter"] == weights.card(SEGMENTER).sha256:
             kept["methods"] = earlier["methods"]
-    for name in SLOW:
-        rows = kept["methods"].setdefault(name, {"images": {}})["images"]
-        for case in cases:
-            if case.name in rows and rows[case.name]["level"] == case.level:
-                continue
-            with Stopwatch() as watch:
-                labels = labeller(peers.run_peer(name, case, peers.settings_of("denoise", name)))
-            rows[case.name] = {
-                "level": case.level,
-                "counts": count_objects(case.labels, labels),
-                "seconds": round(watch.seconds, 2),
-            }
-            print(name, case.name[:12], rows[case.name], flush=True)
-            head = "Objects found, true, found on nothing, matched at overlaps .5 to 1, by image"
-            _write(lab.MEASURED, head, "slow", kept)
+    for task, own in (("denoise", cases), ("hard", [harder(case) for case in cases])):
+        for name in SLOW:
+            rows = kept["methods"].setdefault(task, {}).setdefault(name, {})
+            settings = peers.settings_of(task, name)
+            for case in own:
+                if case.name in rows and rows[case.name]["level"] == case.level:
+                    continue
+                with Stopwatch() as watch:
+                    labels = labeller(peers.run_peer(name, case, settings))
+                rows[case.name] = {
+                    "level": case.level,
+                    "shape": list(case.labels.shape),
+                    "counts": count_objects(case.labels, labels),
+                    "seconds": round(watch.seconds, 2),
+                }
+                print(task, name, case.name[:12], rows[case.name], flush=True)
+                _write(lab.MEASURED, COUNTS, "slow", kept)
 
 
 def _write(path: Any, head: str, stage: str, table: dict[str, Any]) -> None:

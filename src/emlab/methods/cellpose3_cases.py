@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,8 +23,10 @@ from emlab.report import Report
 Image = NDArray[np.float32]
 Labels = NDArray[np.int32]
 Labeller = Callable[[Image], Labels]
-# Where the search for the level starts and ends, mild first; factors are whole numbers.
-RANGES = {"denoise": (2000.0, 0.02), "deblur": (0.5, 60.0), "upsample": (1.0, 16.0)}
+# Where the search for the level starts, and by what the level is multiplied to spoil more.
+STARTS = {"denoise": (8.0, 0.5), "deblur": (7.0, 2.0), "upsample": (5.0, 2.0)}
+HARDER = 0.25  # share of the photons of the "hard" noise
+MOST_FACTOR = 30.0  # of decimation: a nucleus is two thirds of a pixel then
 _RECORDS = {"stardist": "stardist_2d", "plant": "maize", "bacteria": "omnipose"}
 
 
@@ -98,7 +100,9 @@ class Case:
         return torch.Generator().manual_seed(self.seed)
 
 
-def chapter_cells(split: str = "test", images: int | None = None) -> list[Cell]:
+def chapter_cells(
+    split: str = "test", images: int | None = None, side: int | None = None
+) -> list[Cell]:
     """Nuclei at working size, real where they can be had, else simulated (`Cell.domain` tells).
 
     Parameters
@@ -107,6 +111,8 @@ def chapter_cells(split: str = "test", images: int | None = None) -> list[Cell]:
         "test" or "validation".
     images : int, optional
         So many, spread over the list; all of them otherwise.
+    side : int, optional
+        The square of at most this side with the most cell pixels; whole images otherwise.
     """
     try:
         found = cells("dsb2018", split)
@@ -114,7 +120,25 @@ def chapter_cells(split: str = "test", images: int | None = None) -> list[Cell]:
         found = simulated_cells(images or 8, {"test": 91, "validation": 92}[split])
     if images is not None and images < len(found):
         found = [found[i] for i in np.linspace(0, len(found) - 1, images).round().astype(int)]
-    return [at_working_size(cell) for cell in found]
+    sized = [at_working_size(cell) for cell in found]
+    return sized if side is None else [part(cell, busiest(cell.labels, side)) for cell in sized]
+
+
+def part(cell: Cell, place: tuple[slice, slice]) -> Cell:
+    """A window of an image with its labels."""
+    return Cell(cell.image[place].copy(), cell.labels[place].copy(), cell.name, cell.domain)
+
+
+def busiest(truth: Labels, side: int) -> tuple[slice, slice]:
+    """The square with the most cell pixels."""
+    inside = np.pad((truth > 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    height, width = (min(side, length) for length in truth.shape)
+    sums = (
+        inside[height:, width:] - inside[:-height, width:]
+        - inside[height:, :-width] + inside[:-height, :-width]
+    )  # fmt: skip
+    y, x = np.unravel_index(int(sums.argmax()), sums.shape)
+    return slice(int(y), int(y) + height), slice(int(x), int(x) + width)
 
 
 def make_cases(
@@ -127,12 +151,17 @@ def make_cases(
     ]
 
 
+def harder(case: Case) -> Case:
+    """The same noisy image with a quarter of its photons."""
+    return replace(case, level=HARDER * case.level)
+
+
 def tune_levels(
     found: Sequence[Cell],
     task: str,
     labeller: Labeller,
     seed: int,
-    evaluations: int = 9,
+    halvings: int = 4,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """For each image the level at which AP at .5 is nearest to half of that of the clean image.
@@ -146,20 +175,21 @@ def tune_levels(
         At working size.
     labeller : callable
         Segments a normalised image.
+    halvings : int
+        How often the interval that holds the level is halved.
     """
     levels = {}
     for cell, noise_seed in zip(found, _seeds(seed + 1, len(found)), strict=True):
-        aim = 0.5 * _ap(cell.labels, labeller(cell.image))
-        if aim == 0:
-            levels[cell.name] = RANGES[task][0]
-            continue
 
-        def lost(level: float, cell: Cell = cell, noise_seed: int = noise_seed) -> float:
+        def quality(level: float, cell: Cell = cell, noise_seed: int = noise_seed) -> float:
             case = Case(cell.name, cell.domain, cell.image, cell.labels, task, level, noise_seed)
             return _ap(cell.labels, labeller(case.degraded))
 
-        whole = task == "upsample"
-        levels[cell.name] = halving_level(lost, aim, RANGES[task], evaluations, whole=whole)
+        aim = 0.5 * _ap(cell.labels, labeller(cell.image))
+        start, worse = STARTS[task]
+        levels[cell.name] = halving_level(
+            quality, aim, start, worse, halvings, whole=task == "upsample"
+        )
         if progress is not None:
             progress(f"{task} {cell.name[:12]}: level {levels[cell.name]:.4g}")
     return levels
@@ -168,36 +198,54 @@ def tune_levels(
 def halving_level(
     quality: Callable[[float], float],
     aim: float,
-    ends: tuple[float, float],
-    evaluations: int,
+    start: float,
+    worse: float,
+    halvings: int,
     *,
     whole: bool = False,
 ) -> float:
-    """Bisect a falling quality on a logarithmic scale; the best level seen is returned.
+    """The level at which a quality that falls is nearest to what is wanted, of those tried.
+
+    Steps outwards from `start` until the quality is above `aim` at one end and not above it at the
+    other, then halves this interval on a logarithmic scale. A quality within .02 ends the search.
 
     Parameters
     ----------
     quality : callable
         Of a level.
     aim : float
-        Wanted quality.
-    ends : tuple of float
-        Mild and severe, positive, in this order.
+        Wanted quality; at 0 nothing is spoilt and the mildest level of ten steps is returned.
+    start, worse : float
+        First level, and the factor of a step that lowers the quality.
+    halvings : int
+        How often the interval is halved.
     whole : bool
-        Try whole levels one after the other instead.
+        Try whole levels from 1 to `MOST_FACTOR` only.
     """
-    mild, severe = ends
+    if aim == 0:
+        return 1.0 if whole else start / worse**10
     tried: dict[float, float] = {}
-    if whole:
-        for factor in range(int(mild), int(severe) + 1):
-            tried[float(factor)] = quality(float(factor))
-            if tried[float(factor)] <= aim:
-                break
-    else:
-        for _ in range(evaluations):
-            level = float(f"{math.sqrt(mild * severe):.4g}")
-            tried[level] = quality(level)
-            mild, severe = (level, severe) if tried[level] > aim else (mild, level)
+
+    def above(level: float) -> bool:
+        tried[level] = quality(level)
+        return tried[level] > aim
+
+    def rounded(level: float) -> float:
+        return min(max(1.0, float(round(level))), MOST_FACTOR) if whole else float(f"{level:.4g}")
+
+    level = start
+    first = above(level)
+    for _ in range(10):
+        mild, severe = (level, rounded(level * worse)) if first else (rounded(level / worse), level)
+        level = severe if first else mild
+        if level in tried or above(level) != first:
+            break
+    for _ in range(halvings):
+        best = min(tried, key=lambda level: abs(tried[level] - aim))
+        level = rounded(math.sqrt(mild * severe))
+        if abs(tried[best] - aim) <= 0.02 or level in tried:
+            break
+        mild, severe = (level, severe) if above(level) else (mild, level)
     return min(tried, key=lambda level: abs(tried[level] - aim))
 
 

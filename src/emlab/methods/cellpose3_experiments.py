@@ -14,9 +14,16 @@ from emlab import weights
 from emlab.data.cells import Cell, cells
 from emlab.errors import DataUnavailableError
 from emlab.methods.cellpose3 import SEGMENTER
-from emlab.methods.cellpose3_cases import Case, Labeller, make_cases, tune_levels
+from emlab.methods.cellpose3_cases import (
+    Case,
+    Labeller,
+    busiest,
+    make_cases,
+    part,
+    tune_levels,
+)
 from emlab.methods.cellpose3_material import at_working_size
-from emlab.methods.cellpose3_study import Scores, Table, from_counts
+from emlab.methods.cellpose3_study import LABELS, Scores, Table, from_counts
 from emlab.methods.settings import read_profile, read_settings
 from emlab.models.residual_unet import ResidualUNet
 from emlab.runtime import Stopwatch
@@ -26,6 +33,7 @@ LEVELS, MEASURED = PROFILES / "cellpose3_levels.toml", PROFILES / "cellpose3_mea
 _SHIPPED = {
     "images": "noisy test images",
     "task_images": "blurred and coarse test images",
+    "side": "pixels of the side of what is taken of a test image, with nuclei of 17",
     "live_slow": "images on which Noise2Void, Noise2Self and BM3D run in this chapter",
     "noise_images": "images of pure noise",
 }
@@ -47,7 +55,7 @@ def shortcuts(profile: str) -> list[str]:
 
 
 def levels_of(
-    found: Sequence[Cell], task: str, labeller: Labeller, seed: int, evaluations: int = 9
+    found: Sequence[Cell], task: str, labeller: Labeller, seed: int, halvings: int = 4
 ) -> tuple[dict[str, float], str]:
     """Level of every image, and where it is from.
 
@@ -57,23 +65,24 @@ def levels_of(
     own = kept["levels"].get(task, {})
     if kept["segmenter"] == weights.card(SEGMENTER).sha256 and all(c.name in own for c in found):
         return {cell.name: own[cell.name] for cell in found}, f"tuned on {kept['date']}"
-    return tune_levels(found, task, labeller, seed, evaluations), "tuned now"
+    return tune_levels(found, task, labeller, seed, halvings), "tuned now"
 
 
-def recorded(name: str, cases: Sequence[Case], seed: int) -> tuple[Scores, str] | None:
+def recorded(task: str, name: str, cases: Sequence[Case], seed: int) -> tuple[Scores, str] | None:
     """Scores that `tools/measure_cells.py` wrote down for these very cases, and when, or None.
 
     The cases are the same where their noise was drawn from the same seed and all levels agree.
     """
     kept = read_settings(MEASURED.stem)
-    rows = kept["methods"].get(name)
-    if rows is None or kept["seed"] != seed:
+    rows = kept["methods"].get(task, {}).get(name)
+    same = kept["seed"] == seed and kept["segmenter"] == weights.card(SEGMENTER).sha256
+    if rows is None or not same:
         return None
-    if kept["segmenter"] != weights.card(SEGMENTER).sha256:
-        return None
-    own = [rows["images"].get(case.name) for case in cases]
+    own = [rows.get(case.name) for case in cases]
     if any(
-        row is None or not np.isclose(row["level"], case.level)
+        row is None
+        or not np.isclose(row["level"], case.level)
+        or row["shape"] != list(case.labels.shape)
         for row, case in zip(own, cases, strict=True)
     ):
         return None
@@ -86,10 +95,12 @@ def with_recorded(table: Table, names: Sequence[str], seed: int) -> tuple[Table,
     """Put recorded rows into a table, first; returns a sentence for each."""
     before, told = {}, []
     for name in names:
-        found = recorded(name, table.cases, seed)
+        found = recorded(table.task, name, table.cases, seed)
         if found is not None:
             before[name], date = found
-            told.append(f"{name}: measured on {date} by tools/measure_cells.py, read from its file")
+            told.append(
+                f"{LABELS[name]}: measured on {date} by tools/measure_cells.py, read from its file"
+            )
     first = {key: table.scores[key] for key in ("clean", "degraded") if key in table.scores}
     scores = first | before | {k: v for k, v in table.scores.items() if k not in first}
     return Table(table.task, table.cases, scores, table.answers), told
@@ -105,27 +116,30 @@ def at_level(case: Case, level: float) -> Case:
     return replace(case, level=level)
 
 
-def domain_cases(names: Sequence[str], scale: float, seed: int) -> dict[str, list[Case]]:
-    """Noisy test images of other domains that can be had, all at one Poisson scale."""
+def domain_cases(names: Sequence[str], scale: float, side: int, seed: int) -> dict[str, list[Case]]:
+    """Noisy test images of other domains that can be had, all at one Poisson scale.
+
+    Of each image the halves, so that there are two at least, and of these at most `side` pixels.
+    """
     found = {}
     for name in names:
         try:
             given = [at_working_size(cell) for cell in cells(name, "test")]
         except DataUnavailableError:
             continue
-        quarters = [part for cell in given for part in _halves(cell)]
-        named = {cell.name: scale for cell in quarters}
-        found[name] = make_cases(quarters, "denoise", named, seed)
+        halves = [one for cell in given for one in _halves(cell, side)]
+        found[name] = make_cases(halves, "denoise", {cell.name: scale for cell in halves}, seed)
     return found
 
 
-def _halves(cell: Cell) -> list[Cell]:
-    """Upper and lower half: two images at least, so that there is an interval."""
+def _halves(cell: Cell, side: int) -> list[Cell]:
     middle = cell.image.shape[0] // 2
-    return [
-        Cell(cell.image[part], cell.labels[part], f"{cell.name}_{name}", cell.domain)
-        for name, part in (("upper", slice(0, middle)), ("lower", slice(middle, None)))
-    ]
+    halves = []
+    for name, rows in (("upper", slice(0, middle)), ("lower", slice(middle, None))):
+        half = part(cell, (rows, slice(None)))
+        half = part(half, busiest(half.labels, side))
+        halves.append(replace(half, name=f"{cell.name}_{name}"))
+    return halves
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from skimage.segmentation import find_boundaries
 from emlab import metrics
 from emlab.methods.cellpose3 import Segmentation
 from emlab.methods.cellpose3_audit import Brightness, Nothing
-from emlab.methods.cellpose3_cases import Case, Image, Labels
+from emlab.methods.cellpose3_cases import Case, Image, Labels, busiest
 from emlab.methods.cellpose3_study import LABELS, Answer, Table
 from emlab.metrics.segmentation import THRESHOLDS, intersection_over_union
 from emlab.viz import COLOURS, Picture, show
@@ -63,7 +63,7 @@ def sorted_objects(labels: Labels, truth: Labels) -> tuple[Labels, Labels, Label
 def examples(table: Table, number: int, names: Sequence[str], columns: int = 4) -> Figure:
     """One case through every method that was kept, with outlines, and the clean image."""
     case = table.cases[number]
-    place = busiest(case.labels)
+    place = busiest(case.labels, WINDOW)
     shown = [name for name in names if number in table.answers.get(name, {})]
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(8.6, rows * 2.35 + 0.3), layout="constrained")
@@ -81,7 +81,7 @@ def examples(table: Table, number: int, names: Sequence[str], columns: int = 4) 
 
 def strip_picture(case: Case, labels: Labels, ap: float) -> Picture:
     """A degraded image with outlines, for a slider through levels."""
-    place = busiest(case.labels)
+    place = busiest(case.labels, WINDOW)
     figure = Figure(figsize=(3.2, 3.3), layout="constrained")
     axis = figure.subplots()
     picture = outlined(case.degraded[place], labels[place], case.labels[place])
@@ -232,7 +232,7 @@ def brightness(found: Brightness, names: Sequence[str]) -> Figure:
 
 def flow_pictures(case: Case, flows: NDArray, found: Segmentation) -> dict[str, NDArray]:
     """Truth and prediction of a segmenter: direction as hue, probability as grey."""
-    place = busiest(case.labels)
+    place = busiest(case.labels, WINDOW)
     probability = 1 / (1 + np.exp(-found.cell_probability))
     return {
         "true outlines": outlined(case.clean, case.labels, case.labels)[place],
@@ -267,18 +267,6 @@ def pair(case: Case, answer: Answer) -> tuple[Image, Image]:
     """The part of a degraded and a restored image that is shown."""
     place = busiest(case.labels, 2 * WINDOW)
     return case.degraded[place], answer.image[place]
-
-
-def busiest(truth: Labels, side: int = WINDOW) -> tuple[slice, slice]:
-    """The square with most cell pixels."""
-    inside = np.pad((truth > 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    height, width = (min(side, length) for length in truth.shape)
-    sums = (
-        inside[height:, width:] - inside[:-height, width:]
-        - inside[height:, :-width] + inside[:-height, :-width]
-    )  # fmt: skip
-    y, x = np.unravel_index(int(sums.argmax()), sums.shape)
-    return slice(int(y), int(y) + height), slice(int(x), int(x) + width)
 
 
 def _picture(axis: Axes, picture: NDArray, title: str) -> None:

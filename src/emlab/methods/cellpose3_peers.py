@@ -23,17 +23,20 @@ from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 # What each task's peers may be set to; the best on validation images is written down.
 GRIDS: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]] = {
     "denoise": {
-        "gaussian": {"width": (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)},
-        "bm3d": {"strength": (0.8, 1.2, 1.8)},
+        "gaussian": {"width": (1.0, 2.0, 3.0, 4.0)},
+        "bm3d": {"strength": (1.0, 1.5)},
+    },
+    "hard": {
+        "gaussian": {"width": (2.0, 3.0, 4.0, 5.0)},
+        "bm3d": {"strength": (1.0, 1.5)},
     },
     "deblur": {
-        "gaussian": {"width": (0.5, 1.0, 2.0, 3.0)},
-        "richardson_lucy": {"smoothing": (0.0, 1.0, 2.0), "iterations": (4, 16, 64)},
+        "gaussian": {"width": (0.5, 1.0, 2.0)},
+        "richardson_lucy": {"smoothing": (0.0, 1.0), "iterations": (8, 40)},
     },
     "upsample": {
-        "gaussian": {"width": (0.5, 1.0, 2.0, 3.0)},
-        "cubic": {"width": (0.0, 0.5, 1.0, 2.0)},
-        "richardson_lucy": {"smoothing": (0.0, 1.0, 2.0), "iterations": (4, 16, 64)},
+        "cubic": {"width": (0.0, 1.0, 2.0)},
+        "richardson_lucy": {"smoothing": (0.0, 1.0), "iterations": (8, 40)},
     },
 }
 BLIND_SPOT = ("noise2void", "noise2self")

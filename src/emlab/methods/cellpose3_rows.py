@@ -21,23 +21,23 @@ RESTORERS = {
     "denoise": {
         "reconstruction": "cellpose3_denoise_reconstruction",
         "perceptual": "cellpose3_denoise_perceptual",
-        "segmentation": "cellpose3_segmentation_only",
+        "segmentation": "cellpose3_denoise_segmentation",
         "oneclick": "cellpose3_oneclick",
-        "combined": "cellpose3_combined",
-        "wide": "cellpose3_wide",
+        "combined": "cellpose3_all_tasks",
         "ours": "cellpose3_denoise",
     },
     "deblur": {
         "reconstruction": "cellpose3_deblur_reconstruction",
-        "combined": "cellpose3_combined",
+        "combined": "cellpose3_all_tasks",
         "ours": "cellpose3_deblur",
     },
     "upsample": {
         "reconstruction": "cellpose3_upsample_reconstruction",
-        "combined": "cellpose3_combined",
+        "combined": "cellpose3_all_tasks",
         "ours": "cellpose3_upsample",
     },
 }
+RESTORERS["hard"] = RESTORERS["denoise"]
 NOISY_SEGMENTER = "cellpose3_noisy_segmenter"
 
 
@@ -85,7 +85,7 @@ def trained_rows(
     """
     known = weights.names()
     rows: dict[str, Method] = {}
-    if task == "denoise" and NOISY_SEGMENTER in known:
+    if task in ("denoise", "hard") and NOISY_SEGMENTER in known:
         rows["noisy_segmenter"] = partial(_degraded, load_segmenter(NOISY_SEGMENTER, device))
     for row, name in RESTORERS[task].items():
         if name in known:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from emlab import metrics
 from emlab.errors import InputError
 from emlab.methods.cellpose3_cases import Case, Image, Labels
-from emlab.metrics.resampled import paired_ratio
+from emlab.metrics.resampled import bootstrap, paired_ratio
 from emlab.metrics.segmentation import THRESHOLDS, average_precision
 from emlab.report import Report
 from emlab.runtime import Stopwatch
@@ -34,7 +34,6 @@ LABELS = {
     "segmentation": "segmentation loss",
     "oneclick": "one-click",
     "combined": "one model, three tasks",
-    "wide": "wider network",
     "ours": "ours: segmentation + perceptual",
 }
 
@@ -140,7 +139,12 @@ class Table:
         )
         if clean.mean() <= degraded.mean():
             raise InputError(f"{self.task}: nothing was lost, so nothing can be recovered")
-        return paired_ratio(ours - degraded, clean - degraded)
+        gained, lost = ours - degraded, clean - degraded
+
+        def share(chosen: NDArray[np.intp]) -> float:
+            return float(np.clip(gained[chosen].mean() / max(lost[chosen].mean(), 1e-3), -9, 9))
+
+        return bootstrap(share, len(lost))
 
     def rate(self, method: str, kind: str) -> metrics.Interval:
         """Objects for each true one, over all images.

@@ -62,11 +62,11 @@ class BlindSpotConfig:
     """
 
     kind: Kind = "noise2void"
-    steps: int = 150
+    steps: int = 100
     batch: int = 4
     crop: int = 64
     learning_rate: float = 2e-3
-    width: int = 16
+    width: int = 12
     share: float = 0.02
     radius: int = 2
     grid: int = 4
