@@ -79,26 +79,26 @@ def _tiff(path: Path, pixels: np.ndarray, source: Path) -> None:
 
     with tifffile.TiffFile(source) as file:
         tags = file.pages[0].tags  # type: ignore[union-attr]
-        values = {tag.code: tag for tag in tags}
+        values = {tag.code: (int(tag.dtype), tag.count, tag.value) for tag in tags}
     resolution = None
     if 282 in values and 283 in values:
-        pair = (values[282].value, values[283].value)
+        pair = (values[282][2], values[283][2])
         resolution = tuple(v[0] / v[1] if isinstance(v, tuple) and v[1] else v for v in pair)
     extra = [
-        (tag.code, int(tag.dtype), tag.count, tag.value, True)
+        (code, *tag, True)
         for code, tag in values.items()
         if (code in _SAID and code != 270) or code >= _PRIVATE
     ]
-    text = values[270].value if 270 in values else None
+    text = values[270][2] if 270 in values else None
     tifffile.imwrite(
         path,
         pixels,
         photometric="minisblack",
         description=text,
-        software=values[305].value if 305 in values else False,
-        datetime=values[306].value if 306 in values else None,
+        software=values[305][2] if 305 in values else False,
+        datetime=values[306][2] if 306 in values else None,
         resolution=resolution,
-        resolutionunit=int(values[296].value) if 296 in values else None,
+        resolutionunit=int(values[296][2]) if 296 in values else None,
         extratags=extra,
         metadata=None,
     )

@@ -14,16 +14,18 @@ from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micr
 
 PROTEINS = {
     "train": ("apoferritin_6z6u", "beta_galactosidase"),
+    "seen": ("apoferritin_6z6u", "beta_galactosidase"),
     "validation": ("barrel",),
     "test": ("t20s",),
 }
 DEFOCI_ANGSTROM = {
     "train": (8000.0, 16000.0),
+    "seen": (16000.0, 26000.0),
     "validation": (12000.0, 22000.0),
     "test": (16000.0, 26000.0),
 }
 STAND_IN = "barrel"
-_SEEDS = {"train": 100, "validation": 200, "test": 300}
+_SEEDS = {"train": 100, "validation": 200, "test": 300, "seen": 400}
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,15 @@ def frames(
     """Micrographs of a split: proteins in turn, defocus rising, doses of 36 to 54 e/A^2.
 
     Every fourth micrograph has a carbon edge, every other an ice crystal. Proteins and defocus
-    ranges of the splits differ (`PROTEINS`, `DEFOCI_ANGSTROM`); the barrel of the validation split
-    is no real protein. Where an atomic model is not on this machine the barrel stands in, and
-    `Frame.specimen` says so.
+    ranges of the splits differ (`PROTEINS`, `DEFOCI_ANGSTROM`): `seen` has the proteins of the
+    training at the defoci of the test. The barrel of the validation split is no real protein.
+    Where an atomic model is not on this machine the barrel stands in, and `Frame.specimen` says
+    so.
 
     Parameters
     ----------
     split : str
-        ``"train"``, ``"validation"`` or ``"test"``.
+        ``"train"``, ``"seen"``, ``"validation"`` or ``"test"``.
     particles : int, optional
         Expected in a field of 1024 x 1024 pixels; 110 by default, 0 for the control.
 
