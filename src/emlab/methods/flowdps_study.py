@@ -147,8 +147,9 @@ class Table:
         report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
         particles = len(scores.rmse)
         report.value(f"seconds_a_particle.{name}", answer.seconds / particles, unit="s")
-        share = answer.network_seconds / answer.seconds
-        report.value(f"network_share.{name}", share, note="of the time")
+        if answer.network_seconds:
+            share = answer.network_seconds / answer.seconds
+            report.value(f"network_share.{name}", share, note="of the time")
 
 
 def run_study(
