@@ -211,6 +211,8 @@ def figure_traces(found: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     axis = figure.subplots()
     for name in ("encoder", "encoder_at_once"):
+        if name not in found["traces"]:
+            continue
         trace = found["traces"][name]
         (line,) = axis.plot(
             trace["step"], trace["similarity"], "o-", label=found["rows"][name]["label"]

@@ -1,0 +1,33 @@
+"""Short trainings of TSM's variants: what differs, and that measured rows are complete."""
+
+from dataclasses import replace
+
+from emlab.methods.tsm_ablations import Bench, ablate, figure_traces, markdown, measured, variants
+from emlab.methods.tsm_material import frames
+
+
+def test_variants_differ_from_the_default_in_what_they_say():
+    found = variants()
+    assert found["dsm"].guidance is None
+    assert found["weight_0.3"].guidance == replace(found["tsm"].guidance, weight=0.3)
+    assert found["temperature_0.5"].bank == replace(found["tsm"].bank, temperature=0.5)
+    assert found["literal"].guidance.variant == "literal"
+    assert found["oracle"].oracle
+    assert len({repr(variant) for variant in found.values()}) == len(found)
+
+
+def test_measured_rows_are_of_variants_that_exist():
+    found = measured()
+    assert {"raw", "dsm", "tsm"} <= set(found["rows"]) <= {"raw", *variants()}
+    assert all(-1 < row[k] < 1 for row in found["rows"].values() for k in ("seen", "unseen"))
+    text = markdown(found)
+    assert all(row["label"] in text for row in found["rows"].values())
+    assert figure_traces(found).axes
+
+
+def test_an_oracle_is_trained_and_judged():
+    shown = frames("validation", 1, 128)
+    bench = Bench(shown, {"seen": shown}, steps=2, batch=2, crop=32)
+    numbers, trace = ablate(variants()["oracle"], bench)
+    assert 0 < numbers["seen"] < 1
+    assert trace == []
