@@ -88,9 +88,9 @@ def wiener(image: Image, strength: float) -> Image:
     frequency = radial_frequency(image.shape)
     ring = np.rint(frequency * min(image.shape)).astype(int)
     power = np.bincount(ring.ravel(), (np.abs(spectrum) ** 2).ravel())
-    power = power / np.maximum(np.bincount(ring.ravel()), 1)
+    mean_power = power / np.maximum(np.bincount(ring.ravel()), 1)
     noise = float((np.abs(spectrum[frequency > _FLOOR]) ** 2).mean())
-    smooth = ndimage.gaussian_filter1d(power, 2.0)
+    smooth = ndimage.gaussian_filter1d(mean_power, 2.0)
     gain = np.maximum(0, 1 - strength * noise / np.maximum(smooth, 1e-30))
     return (np.fft.irfft2(spectrum * gain[ring], s=image.shape) + image.mean()).astype("f4")
 
