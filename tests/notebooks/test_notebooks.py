@@ -14,7 +14,7 @@ from emlab.runner import run_chapter
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPECTED = ROOT / "tests" / "expected"
-SMOKE_SECONDS = 60
+SMOKE_SECONDS = 120
 TIMEOUT_SECONDS = 300
 INSTALL = (
     'from importlib.util import find_spec\nif not find_spec("emlab"):\n    %pip install -q emlab'
