@@ -20,8 +20,8 @@ from emlab.io_tags import PixelSize
 from emlab.methods.cellpose3 import SEGMENTER, load_restorer, load_segmenter, resize, restore
 from emlab.methods.cellpose3 import segment as find_objects
 from emlab.methods.cellpose3_diameter import estimate_diameter
-from emlab.runtime import Stopwatch, atomic_path, choose_device, choose_threads
-from emlab.solvers.block_journal import Journal
+from emlab.runtime import Stopwatch, choose_device, choose_threads
+from emlab.solvers.block_journal import Journal, keep_arrays, kept_arrays
 from emlab.solvers.block_layout import BlockAxis
 
 SMALLEST = 16
@@ -78,10 +78,12 @@ class Job:
         journal = Journal(folder, self._facts(images.shape), axes, lasting=True)
         with journal.opened(fresh=False), bar("images") as progress:
             for number in range(journal.written, len(images)):
-                _keep(folder / f"{number}.npz", self._one(images[number], restorer, segmenter))
+                keep_arrays(
+                    folder / f"{number}.npz", self._one(images[number], restorer, segmenter)
+                )
                 journal.close_block((number, 0, 0))
                 progress(number + 1, len(images))
-            found = [_kept(folder / f"{number}.npz") for number in range(len(images))]
+            found = [kept_arrays(folder / f"{number}.npz") for number in range(len(images))]
         shutil.rmtree(folder)
         return found
 
@@ -242,18 +244,3 @@ def _divided(size: PixelSize, factor: int, dimensions: int) -> PixelSize:
         return size / factor
     *first, y, x = size
     return (*first, y / factor, x / factor) if dimensions == 3 else (y / factor, x / factor)
-
-
-def _keep(file: Path, found: dict[str, np.ndarray]) -> None:
-    with atomic_path(file) as path, open(path, "wb") as stream:
-        np.savez(stream, **found)  # type: ignore[arg-type]
-
-
-def _kept(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as problem:
-        raise InputError(
-            f"{file} is lost or damaged; delete {file.parent} to start again"
-        ) from problem

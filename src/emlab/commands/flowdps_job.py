@@ -22,7 +22,7 @@ from emlab.methods.flowdps import Config, Retrieval, load, load_config, retrieve
 from emlab.methods.flowdps_observation import CONTRASTS, check, find_contrast
 from emlab.methods.settings import read_settings
 from emlab.runtime import Stopwatch, atomic_path, choose_device, choose_threads, make_generator
-from emlab.solvers.block_journal import Journal
+from emlab.solvers.block_journal import Journal, keep_arrays, kept_arrays
 from emlab.solvers.block_layout import BlockAxis
 
 ARRAYS = ("phase", "spread", "chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
@@ -113,7 +113,7 @@ class Job:
                     )
                     _keep(folder / f"{number}.npz", found)
                     journal.close_block((number, 0, 0))
-            parts = [_kept(folder / f"{number}.npz") for number in range(len(starts))]
+            parts = [kept_arrays(folder / f"{number}.npz") for number in range(len(starts))]
             whole = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
             pixel = float(parts[0]["pixel_size_angstrom"])
             self._write(whole, pixel)
@@ -241,15 +241,4 @@ def _keep(file: Path, found: Retrieval) -> None:
     arrays = {name: getattr(found, name) for name in ARRAYS}
     if arrays["spread"] is None:
         arrays["spread"] = np.zeros((len(found.phase), 0, 0), np.float32)
-    with atomic_path(file) as path, open(path, "wb") as stream:
-        np.savez(stream, pixel_size_angstrom=found.pixel_size_angstrom, **arrays)
-
-
-def _kept(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as problem:
-        raise InputError(
-            f"{file} is lost or damaged; delete {file.parent} to start again"
-        ) from problem
+    keep_arrays(file, {"pixel_size_angstrom": np.array(found.pixel_size_angstrom), **arrays})

@@ -114,3 +114,26 @@ class Journal:
     @property
     def _notes(self) -> Path:
         return self.folder / "journal.json"
+
+
+def keep_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays beside a journal; the file appears whole or not at all."""
+    with atomic_path(file) as path, open(path, "wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def kept_arrays(file: Path) -> dict[str, np.ndarray]:
+    """What `keep_arrays` wrote.
+
+    Raises
+    ------
+    InputError
+        The file is lost or damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"{file} is lost or damaged; delete {file.parent} to start again"
+        ) from problem
