@@ -24,7 +24,7 @@ from emlab.methods.cellpose3_cases import (
 )
 from emlab.methods.cellpose3_material import at_working_size
 from emlab.methods.cellpose3_study import LABELS, Scores, Table, from_counts
-from emlab.methods.settings import read_profile, read_settings
+from emlab.methods.settings import read_profile, read_settings, smaller
 from emlab.models.residual_unet import ResidualUNet
 from emlab.runtime import Stopwatch
 
@@ -47,11 +47,7 @@ def settings(profile: str) -> dict[str, Any]:
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
     here, full = settings(profile), settings("paper")
-    return [
-        f"{text}: {here[key]} here, {full[key]} at full scale"
-        for key, text in _SHIPPED.items()
-        if here[key] < full[key]
-    ]
+    return smaller(_SHIPPED, here, full)
 
 
 def levels_of(

@@ -15,7 +15,7 @@ from emlab.methods.flowdps_config import Config
 from emlab.methods.flowdps_rows import Answer, Method, Sampling
 from emlab.methods.flowdps_scores import finer_by
 from emlab.methods.flowdps_study import Table, run_study
-from emlab.methods.settings import read_profile
+from emlab.methods.settings import read_profile, smaller
 from emlab.metrics.resampled import paired_ratio
 from emlab.report import Report
 from emlab.runtime import Stopwatch
@@ -54,11 +54,7 @@ def settings(profile: str) -> dict[str, Any]:
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
     here, full = settings(profile), settings("paper")
-    return [
-        f"{text}: {here[key]} here, {full[key]} at full scale"
-        for key, text in _SHIPPED.items()
-        if here[key] < full[key]
-    ]
+    return smaller(_SHIPPED, here, full)
 
 
 def sweep(

@@ -1,6 +1,7 @@
 """Per-profile settings: one TOML file a method, a table a profile."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,14 @@ def read_profile(method: str, profile: str) -> dict[str, Any]:
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     return read_settings(method)[profile]
+
+
+def smaller(
+    texts: Mapping[str, str], here: Mapping[str, Any], full: Mapping[str, Any]
+) -> list[str]:
+    """One sentence for every setting that is smaller in a profile than at full scale."""
+    return [
+        f"{text}: {here[key]} here, {full[key]} at full scale"
+        for key, text in texts.items()
+        if here[key] < full[key]
+    ]

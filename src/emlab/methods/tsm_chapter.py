@@ -22,7 +22,7 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import DataUnavailableError
 from emlab.external import topaz
 from emlab.methods import tsm
-from emlab.methods.settings import read_profile
+from emlab.methods.settings import read_profile, smaller
 from emlab.methods.tsm_material import PROTEINS, volume
 from emlab.methods.tsm_peers import (
     LABELS,
@@ -65,11 +65,7 @@ def settings(profile: str) -> dict[str, Any]:
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
     here, full = settings(profile), settings("paper")
-    found = [
-        f"{text}: {here[key]} here, {full[key]} at full scale"
-        for key, text in _TOLD.items()
-        if here[key] < full[key]
-    ]
+    found = smaller(_TOLD, here, full)
     for name, count in here["first"].items():
         if count < here["micrographs"]:
             found.append(
