@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,6 +175,9 @@ def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
             edges = np.arange(values.min() - 0.5, values.max() + 1)
         else:
             axis.set_xscale("log")
+            axis.minorticks_off()
+            ticks = [float(f"{t:.2g}") for t in np.geomspace(edges[0], edges[-1], 4)]
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.hist(values, edges, color=COLOURS["blue"])
         axis.set(xlabel=names[task], title=task)
     axes[0].set_ylabel("images")
@@ -203,13 +207,13 @@ def nothing(found: Nothing, names: Sequence[str], most: int = 3) -> Figure:
     """Images without any object, and what every method makes of them, objects outlined in red."""
     shown = [name for name in names if name in found.answers]
     rows = min(most, len(found.images))
-    figure = Figure(figsize=(9.0, 1.55 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(9.0, 1.55 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, len(shown), squeeze=False)
     for line, number in zip(axes, range(rows), strict=True):
         for axis, name in zip(line, shown, strict=True):
             answer = found.answers[name][number]
             empty = np.zeros_like(answer.labels)
-            title = f"{LABELS[name].split(':')[0]}" if number == 0 else ""
+            title = fill(LABELS[name].split(":")[0], 18) if number == 0 else ""
             _picture(axis, outlined(answer.image, answer.labels, empty), title)
     return figure
 
