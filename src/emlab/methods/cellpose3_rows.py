@@ -30,11 +30,13 @@ RESTORERS = {
         "reconstruction": "cellpose3_deblur_reconstruction",
         "combined": "cellpose3_all_tasks",
         "ours": "cellpose3_deblur",
+        "strong": "cellpose3_deblur_strong",
     },
     "upsample": {
         "reconstruction": "cellpose3_upsample_reconstruction",
         "combined": "cellpose3_all_tasks",
         "ours": "cellpose3_upsample",
+        "strong": "cellpose3_upsample_strong",
     },
 }
 RESTORERS["hard"] = RESTORERS["denoise"]

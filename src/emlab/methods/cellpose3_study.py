@@ -34,6 +34,7 @@ LABELS = {
     "segmentation": "segmentation loss",
     "oneclick": "one-click",
     "combined": "one model, three tasks",
+    "strong": "ours, trained further than the paper",
     "ours": "ours: segmentation + perceptual",
 }
 
