@@ -170,6 +170,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
         f"{material.maps} random poses; views within 3 degrees of twelve directions never seen, "
         "validation on four of these",
         partial(turn, scale=scale),
+        half=True,
     )
 
 

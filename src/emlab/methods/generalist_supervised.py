@@ -169,6 +169,7 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
         "flyem_validation_train, isbi2012",
         "planes 0-151 and sections 0-17; validation on planes 160-179",
         jitter,
+        half=True,
     )
 
 
