@@ -207,4 +207,4 @@ def test_networks_of_one_kind_start_alike_and_take_as_many_steps() -> None:
 def test_shipped_networks_together_take_little_room() -> None:
     sizes = [weights.path(n).stat().st_size for n in weights.names() if n.startswith("cellpose3_")]
     assert sizes
-    assert sum(sizes) <= 11e6
+    assert sum(sizes) <= 14e6

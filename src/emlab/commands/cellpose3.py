@@ -92,7 +92,7 @@ def deblur(
     """
     from emlab.commands.cellpose3_job import Job
 
-    name = restorer or "cellpose3_deblur"
+    name = restorer or "cellpose3_deblur_strong"
     Job("deblur", source, out, masks, name, diameter, channel, stack, resume, device).run()
 
 
@@ -115,7 +115,7 @@ def upsample(
     """
     from emlab.commands.cellpose3_job import Job
 
-    name = restorer or "cellpose3_upsample"
+    name = restorer or "cellpose3_upsample_strong"
     job = Job("upsample", source, out, masks, name, diameter, channel, stack, resume, device)
     job.factor = factor
     job.run()

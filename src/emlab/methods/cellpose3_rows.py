@@ -29,14 +29,14 @@ RESTORERS = {
     "deblur": {
         "reconstruction": "cellpose3_deblur_reconstruction",
         "combined": "cellpose3_all_tasks",
-        "ours": "cellpose3_deblur",
-        "strong": "cellpose3_deblur_strong",
+        "range": "cellpose3_deblur",
+        "ours": "cellpose3_deblur_strong",
     },
     "upsample": {
         "reconstruction": "cellpose3_upsample_reconstruction",
         "combined": "cellpose3_all_tasks",
-        "ours": "cellpose3_upsample",
-        "strong": "cellpose3_upsample_strong",
+        "range": "cellpose3_upsample",
+        "ours": "cellpose3_upsample_strong",
     },
 }
 RESTORERS["hard"] = RESTORERS["denoise"]

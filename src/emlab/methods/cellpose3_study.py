@@ -34,7 +34,7 @@ LABELS = {
     "segmentation": "segmentation loss",
     "oneclick": "one-click",
     "combined": "one model, three tasks",
-    "strong": "ours, trained further than the paper",
+    "range": "as ours, in the paper's range",
     "ours": "ours: segmentation + perceptual",
 }
 
