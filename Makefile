@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint unit notebooks lab bench topaz check-book readme colab clean
+.PHONY: help setup book test lint unit notebooks lab bench topaz check-book check-product readme colab clean
 
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -57,6 +57,9 @@ notebooks: $(READY) ## chapters in the smoke profile, against tests/expected/smo
 
 check-book: $(READY) ## open every page of the built book in headless Chromium, network blocked
 	@$(BIN)/python -m pytest -q tests/book
+
+check-product: $(READY) ## end to end: wheel, JupyterLab, interrupted and distributed work
+	@$(BIN)/python -m pytest -q tests/product
 
 lab: $(READY) ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir notebooks

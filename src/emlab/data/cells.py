@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from emlab.data.access import load
 from emlab.errors import InputError
@@ -141,7 +141,7 @@ def _half(cell: Cell, split: str) -> Cell:
 def _simulated(generator: np.random.Generator, side: int, name: str) -> Cell:
     y, x = np.mgrid[:side, :side]
     labels, light = np.zeros((side, side), np.int32), np.zeros((side, side), np.float32)
-    texture = ndimage.gaussian_filter(generator.standard_normal((side, side)), 2)
+    texture = scipy.ndimage.gaussian_filter(generator.standard_normal((side, side)), 2)
     texture /= texture.std()
     for _ in range(int(side**2 / 500)):
         middle_y, middle_x = generator.uniform(0, side, 2)
@@ -156,6 +156,6 @@ def _simulated(generator: np.random.Generator, side: int, name: str) -> Cell:
         if (inside := (distance < 1)).sum() > 40 and not labels[distance < 1.1].any():
             labels[inside] = labels.max() + 1
             light[inside] = (brightness * (1 + 0.12 * texture))[inside]
-    glow = ndimage.gaussian_filter(light, 6)
-    image = ndimage.gaussian_filter(light, 0.8) + 0.15 * glow + 0.02
+    glow = scipy.ndimage.gaussian_filter(light, 6)
+    image = scipy.ndimage.gaussian_filter(light, 0.8) + 0.15 * glow + 0.02
     return _cell(image, labels, name, "simulated")

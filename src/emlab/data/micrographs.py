@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from emlab import data
 from emlab.data.coordinates import read_coordinates
@@ -113,16 +113,18 @@ def disc_centres(picture: NDArray[np.uint8], radius: float = _DISC_PIXELS) -> ND
     """
     red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
     inside = np.pad((red > 200) & (green > 180) & (blue < 100), 1, mode="edge")
-    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1.0)[1:-1, 1:-1]
-    peak = ndimage.maximum_filter(depth, size=int(1.2 * radius))
-    labels, n = ndimage.label((depth == peak) & (depth > 0.6 * radius))
-    return np.array(ndimage.center_of_mass(labels > 0, labels, range(1, n + 1))).reshape(-1, 2)
+    distance = scipy.ndimage.distance_transform_edt(inside)
+    depth = scipy.ndimage.gaussian_filter(distance, 1.0)[1:-1, 1:-1]
+    peak = scipy.ndimage.maximum_filter(depth, size=int(1.2 * radius))
+    labels, n = scipy.ndimage.label((depth == peak) & (depth > 0.6 * radius))
+    centres = scipy.ndimage.center_of_mass(labels > 0, labels, range(1, n + 1))
+    return np.array(centres).reshape(-1, 2)
 
 
 def without_hot_pixels(pixels: NDArray, deviations: float = 8.0) -> NDArray[np.float32]:
     """Pixels far from the median of their 3 x 3 neighbourhood get that median."""
     image = np.asarray(pixels, np.float32)
-    median = ndimage.median_filter(image, 3)
+    median = scipy.ndimage.median_filter(image, 3)
     gap = image - median
     spread = 1.4826 * float(np.median(np.abs(gap)))
     return np.where(np.abs(gap) > deviations * max(spread, 1e-12), median, image)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
+import scipy
 
 from emlab.errors import InputError
 
@@ -67,10 +66,11 @@ def neuropil(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     sides = (1, *shape) if len(shape) == 2 else tuple(shape)
     rng = np.random.default_rng(seed)
     tissue = _draw_tissue(sides, rng)
-    tree = cKDTree(tissue.centres)
+    tree = scipy.spatial.cKDTree(tissue.centres)
     volume = np.stack([_slice(tissue, tree, z, sides[1:]) for z in range(sides[0])])
     _add_vesicles(volume, tissue)
-    grain = gaussian_filter(rng.standard_normal(sides), [1.2 * (side > 1) for side in sides])
+    widths = [1.2 * (side > 1) for side in sides]
+    grain = scipy.ndimage.gaussian_filter(rng.standard_normal(sides), widths)
     volume += 4 * grain / max(float(grain.std()), 1e-12)
     return np.clip(volume, 0, 255).astype(np.float32).reshape(shape)
 
@@ -106,13 +106,13 @@ def _apart(points: np.ndarray, distance: float) -> np.ndarray:
     """Drop the later point of every pair that is closer than `distance`."""
     keep = np.ones(len(points), dtype=bool)
     if len(points):
-        for first, second in sorted(cKDTree(points).query_pairs(distance)):
+        for first, second in sorted(scipy.spatial.cKDTree(points).query_pairs(distance)):
             keep[second] &= ~keep[first]
     return points[keep]
 
 
 def _inside(
-    tissue: _Tissue, tree: cKDTree, points: np.ndarray
+    tissue: _Tissue, tree: scipy.spatial.cKDTree, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cell of each point, its distance to the nearest wall in pixels, and its bent place."""
     bent = tissue.bend(points)
@@ -123,7 +123,9 @@ def _inside(
     return cell[:, 0], walls.min(axis=1), bent
 
 
-def _slice(tissue: _Tissue, tree: cKDTree, z: int, sides: tuple[int, ...]) -> np.ndarray:
+def _slice(
+    tissue: _Tissue, tree: scipy.spatial.cKDTree, z: int, sides: tuple[int, ...]
+) -> np.ndarray:
     y, x = np.indices(sides).reshape(2, -1)
     points = np.stack([np.full(len(y), z), y, x], axis=1).astype(np.float64)
     cell, wall, bent = _inside(tissue, tree, points)
@@ -157,7 +159,7 @@ def _add_vesicles(volume: np.ndarray, tissue: _Tissue) -> None:
     places, radii = places[near], tissue.radii[near]
     if not len(places):
         return
-    cell, wall, _ = _inside(tissue, cKDTree(tissue.centres), places)
+    cell, wall, _ = _inside(tissue, scipy.spatial.cKDTree(tissue.centres), places)
     free = (wall > 4) & ~tissue.has_mitochondrion[cell]
     for place, radius in zip(places[free], radii[free], strict=True):
         first = np.maximum(np.round(place).astype(int) - reach, 0)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from emlab.errors import InputError
@@ -153,7 +153,7 @@ def guide(
         disc = torch.sigmoid((radius - away) / 1.5) * weights[number]
         confidence[inside] = torch.maximum(confidence[inside], disc)
     width = _NUISANCE_ANGSTROM / matcher.bank.pixel_size_angstrom
-    rest = ndimage.gaussian_filter((calm - pasted).numpy(), width)
+    rest = scipy.ndimage.gaussian_filter((calm - pasted).numpy(), width)
     guess = pasted + torch.from_numpy(rest)
     return Guides(guess, confidence, places, match.similarity, null, amplitude)
 
@@ -182,7 +182,7 @@ def propose(
     middle = np.median(values)
     spread = 1.4826 * np.median(np.abs(values - middle))
     reach = max(2, int(matcher.radius_angstrom / matcher.bank.pixel_size_angstrom / 2))
-    peaks = (values == ndimage.maximum_filter(values, size=2 * reach + 1)) & (
+    peaks = (values == scipy.ndimage.maximum_filter(values, size=2 * reach + 1)) & (
         values > middle + threshold * spread
     )
     places = 2 * np.argwhere(peaks)
@@ -212,12 +212,12 @@ def _patches(image: Tensor, places: np.ndarray, box: int) -> Tensor:
 def _blur(values: np.ndarray, width: float, coarse: int) -> np.ndarray:
     """Gaussian blur, made on an image `coarse` times smaller."""
     if coarse == 1:
-        return ndimage.gaussian_filter(values, width)
+        return scipy.ndimage.gaussian_filter(values, width)
     height, wide = values.shape
     padded = np.pad(values, ((0, -height % coarse), (0, -wide % coarse)), mode="edge")
     small = padded.reshape(padded.shape[0] // coarse, coarse, -1, coarse).mean((1, 3))
-    small = ndimage.gaussian_filter(small, width / coarse)
+    small = scipy.ndimage.gaussian_filter(small, width / coarse)
     rows = (np.arange(height) + 0.5) / coarse - 0.5
     columns = (np.arange(wide) + 0.5) / coarse - 0.5
     grid = np.meshgrid(rows, columns, indexing="ij")
-    return ndimage.map_coordinates(small, grid, order=1, mode="nearest").astype(np.float32)
+    return scipy.ndimage.map_coordinates(small, grid, order=1, mode="nearest").astype(np.float32)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from emlab.errors import InputError
 from emlab.metrics.arrays import Image, as_array, as_pair
@@ -56,7 +56,7 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
         tail = (1 - level) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="weibull")
     else:
-        reach = stdtrit(count - 1, (1 + level) / 2) * math.sqrt(1 + 1 / count)
+        reach = scipy.special.stdtrit(count - 1, (1 + level) / 2) * math.sqrt(1 + 1 / count)
         half = reach * drawn.std(axis=0, ddof=1)
         low, high = drawn.mean(axis=0) - half, drawn.mean(axis=0) + half
     return float(((low <= actual) & (actual <= high)).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from skimage.metrics import structural_similarity
+import skimage
 
 from emlab.errors import InputError
 from emlab.metrics.arrays import Image, as_pair
@@ -66,7 +66,7 @@ def ssim(estimate: Image, truth: Image, data_range: float) -> float:
     if min(first.shape) < WINDOW:
         raise InputError(f"SSIM needs sides of {WINDOW} pixels or more: pass a larger image")
     return float(
-        structural_similarity(
+        skimage.metrics.structural_similarity(
             first,
             second,
             data_range=data_range,

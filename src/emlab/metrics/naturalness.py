@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import ndimage
-from scipy.special import gamma
+import scipy
 
 from emlab.errors import InputError
 from emlab.metrics.arrays import Image, as_array
@@ -16,8 +16,6 @@ SCALES = 2
 FEATURES = 18 * SCALES
 SHARPNESS = 0.75  # patches of the model: at least this share of the sharpest of their image
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
-_SHAPES = np.arange(0.2, 10.001, 0.001)
-_RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _features(image: np.ndarray, data_range: float, patch: int) -> tuple[np.ndar
 
 def _normalise(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     def local(values: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(values, 7 / 6, mode="nearest", radius=3)
+        return scipy.ndimage.gaussian_filter(values, 7 / 6, mode="nearest", radius=3)
 
     mean = local(image)
     deviation = np.sqrt(np.maximum(local(image**2) - mean**2, 0))
@@ -167,6 +165,7 @@ def _neighbours(patches: np.ndarray, step: tuple[int, int]) -> np.ndarray:
     first = patches[:, : height - down, max(-right, 0) : width - max(right, 0)]
     second = patches[:, down:, max(right, 0) : width + min(right, 0)]
     shape, left_scale, right_scale = _asymmetric_gaussian(first * second)
+    gamma = scipy.special.gamma
     mean = (right_scale - left_scale) * gamma(2 / shape) / gamma(1 / shape)
     return np.stack([shape, mean, left_scale, right_scale], axis=1)
 
@@ -183,6 +182,15 @@ def _asymmetric_gaussian(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     balance = left / right
     moments = np.abs(values).mean(axis=1) ** 2 / np.maximum((values**2).mean(axis=1), 1e-24)
     ratio = moments * (balance**3 + 1) * (balance + 1) / (balance**2 + 1) ** 2
-    shape = np.interp(ratio, _RATIOS, _SHAPES)
+    gamma = scipy.special.gamma
+    shape = np.interp(ratio, *_ratios_and_shapes())
     unit = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
     return shape, left * unit, right * unit
+
+
+@cache
+def _ratios_and_shapes() -> tuple[np.ndarray, np.ndarray]:
+    """E[|x|]^2 / E[x^2] of generalised Gaussians, and their shapes."""
+    gamma = scipy.special.gamma
+    shapes = np.arange(0.2, 10.001, 0.001)
+    return gamma(2 / shapes) ** 2 / (gamma(1 / shapes) * gamma(3 / shapes)), shapes

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from emlab.errors import InputError
 from emlab.metrics.intervals import Interval
@@ -104,12 +103,12 @@ def match(picks: Places, truth: Places, radius: float) -> Matched:
     given = np.full(len(picks), -1)
     apart = np.full(len(picks), np.inf)
     if len(picks) and len(truth):
-        distances = cdist(picks, truth)
+        distances = scipy.spatial.distance.cdist(picks, truth)
         near = distances <= radius
         rows, columns = near.any(1), near.any(0)
         # A pair out of reach costs more than any number of pairs within it can save.
         cost = np.where(near, distances, 2 * radius * (min(distances.shape) + 1))
-        first, second = linear_sum_assignment(cost[np.ix_(rows, columns)])
+        first, second = scipy.optimize.linear_sum_assignment(cost[np.ix_(rows, columns)])
         first, second = np.flatnonzero(rows)[first], np.flatnonzero(columns)[second]
         kept = near[first, second]
         given[first[kept]] = second[kept]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import cKDTree
-from skimage.feature import SIFT, match_descriptors
-from skimage.registration import optical_flow_ilk
+import scipy
+import skimage
 
 from emlab.errors import InputError
 from emlab.metrics.arrays import Image, as_array
@@ -77,7 +75,7 @@ def register(moving: Image, fixed: Image, *, flow: bool = True) -> Registered:
     residual = np.zeros((2, *source.shape))
     if flow:
         moved, _ = _displace(source, np.zeros_like(residual) + shift[:, None, None])
-        residual = -optical_flow_ilk(target, moved, radius=RADIUS)
+        residual = -skimage.registration.optical_flow_ilk(target, moved, radius=RADIUS)
     image, valid = _displace(pair[0], residual + shift[:, None, None])
     return Registered(image, shift, residual, valid, matches)
 
@@ -86,16 +84,16 @@ def _displace(image: np.ndarray, displacement: np.ndarray) -> tuple[np.ndarray, 
     places = np.indices(image.shape) - displacement
     last = np.array(image.shape)[:, None, None] - 1
     valid = ((places >= 0) & (places <= last)).all(axis=0)
-    return ndimage.map_coordinates(image, places, order=3, mode="nearest"), valid
+    return scipy.ndimage.map_coordinates(image, places, order=3, mode="nearest"), valid
 
 
 def _common_shift(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, int]:
     (here, first), (there, second) = _keypoints(source), _keypoints(target)
-    pairs = match_descriptors(first, second, max_ratio=0.8, cross_check=True)
+    pairs = skimage.feature.match_descriptors(first, second, max_ratio=0.8, cross_check=True)
     if not len(pairs):
         raise _too_few(0)
     steps = there[pairs[:, 1]] - here[pairs[:, 0]]
-    tree = cKDTree(steps)
+    tree = scipy.spatial.cKDTree(steps)
     centre = steps[tree.query_ball_point(steps, TOLERANCE, return_length=True).argmax()]
     group = tree.query_ball_point(centre, TOLERANCE)
     if len(group) < MATCHES:
@@ -105,7 +103,7 @@ def _common_shift(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, i
 
 def _keypoints(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sub-pixel positions ``(n, 2)`` and descriptors ``(n, 128)``."""
-    detector = SIFT(upsampling=1)
+    detector = skimage.feature.SIFT(upsampling=1)
     low, high = np.percentile(image, [0.5, 99.5])
     try:
         detector.detect_and_extract(np.clip((image - low) / (high - low), 0, 1))

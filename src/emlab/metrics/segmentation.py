@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
 
 from emlab.errors import InputError
 
@@ -60,7 +60,7 @@ def average_precision(
         reached = overlap >= level
         if reached.any():
             gain = reached + overlap / (2 * min(overlap.shape))
-            rows, columns = linear_sum_assignment(gain, maximize=True)
+            rows, columns = scipy.optimize.linear_sum_assignment(gain, maximize=True)
             matched[k] = reached[rows, columns].sum()
     fp, fn = n_predicted - matched, n_true - matched
     found = matched + fp + fn

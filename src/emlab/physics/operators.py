@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import Literal, Protocol
 
+import scipy
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from emlab.errors import InputError
@@ -107,7 +107,7 @@ class Blur:
 
     def _sides(self, height: int, width: int) -> list[int]:
         k = self.kernel.shape[0]
-        return [next_fast_len(side + k - 1, real=True) for side in (height, width)]
+        return [scipy.fft.next_fast_len(side + k - 1, real=True) for side in (height, width)]
 
     def _transfer(self, like: Tensor, sides: list[int]) -> Tensor:
         return torch.fft.rfft2(self.kernel.to(like), s=sides)

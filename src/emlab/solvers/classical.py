@@ -14,9 +14,9 @@ from importlib import import_module
 from types import ModuleType
 
 import numpy as np
+import scipy
+import skimage
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
-from skimage import restoration
 
 from emlab.errors import InputError
 
@@ -68,7 +68,7 @@ def nlm(image: ArrayLike, sigma: float, strength: float = 0.8, patch: int = 5) -
     patch : int
         Side of the patches that are compared, in pixels.
     """
-    restored = restoration.denoise_nl_means(
+    restored = skimage.restoration.denoise_nl_means(
         _image(image), patch, 9, strength * sigma, fast_mode=True, sigma=sigma
     )
     return np.asarray(restored, "f4")
@@ -82,7 +82,9 @@ def tv(image: ArrayLike, weight: float) -> Image:
     weight : float
         Weight of the total variation: more is smoother.
     """
-    return np.asarray(restoration.denoise_tv_chambolle(_image(image), weight, 1e-7, 500), "f4")
+    return np.asarray(
+        skimage.restoration.denoise_tv_chambolle(_image(image), weight, 1e-7, 500), "f4"
+    )
 
 
 def wavelet(
@@ -119,7 +121,7 @@ def wavelet(
             moved = np.roll(noisy, (row, column), (0, 1))
             with warnings.catch_warnings():  # PyWavelets: many levels feel the border
                 warnings.simplefilter("ignore", UserWarning)
-                smooth = restoration.denoise_wavelet(
+                smooth = skimage.restoration.denoise_wavelet(
                     moved, strength * sigma, name, wavelet_levels=levels, rescale_sigma=False
                 )
             total += np.roll(smooth, (-row, -column), (0, 1))
@@ -128,7 +130,7 @@ def wavelet(
 
 def gaussian(image: ArrayLike, width: float) -> Image:
     """Gaussian smoothing; `width` is the standard deviation of the kernel in pixels."""
-    return np.asarray(ndimage.gaussian_filter(_image(image), width, mode="reflect"), "f4")
+    return np.asarray(scipy.ndimage.gaussian_filter(_image(image), width, mode="reflect"), "f4")
 
 
 def wiener_deconvolve(
@@ -182,8 +184,8 @@ def richardson_lucy(image: ArrayLike, kernel: ArrayLike, iterations: int) -> Ima
         raise InputError("Richardson-Lucy needs iterations >= 1 and a kernel that is not negative")
     estimate = blurred.copy()
     for _ in range(iterations):
-        ratio = blurred / np.maximum(ndimage.convolve(estimate, kernel, mode="reflect"), 1e-6)
-        estimate *= ndimage.correlate(ratio, kernel, mode="reflect")
+        ratio = blurred / np.maximum(scipy.ndimage.convolve(estimate, kernel, mode="reflect"), 1e-6)
+        estimate *= scipy.ndimage.correlate(ratio, kernel, mode="reflect")
     return np.asarray(estimate, "f4")
 
 
@@ -215,7 +217,7 @@ def spline_matrix(count: int, factor: int, mode: str = "average", order: int = 3
     position = (np.arange(count * factor) - first) / factor
     # Column j is the spline through the j-th unit vector.
     places = np.meshgrid(position, np.arange(count), indexing="ij")
-    return ndimage.map_coordinates(np.eye(count), places, order=order, mode="nearest")
+    return scipy.ndimage.map_coordinates(np.eye(count), places, order=order, mode="nearest")
 
 
 def _interpolate(array: NDArray, axis: int, factor: int, mode: str, order: int) -> NDArray:

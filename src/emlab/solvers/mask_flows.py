@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -139,7 +139,7 @@ def _middles(
     first = order[np.searchsorted(owner[order], np.arange(number))]
     sides = np.zeros(number, np.int64)
     for coordinate in (y, x):
-        sides += ndimage.labeled_comprehension(
+        sides += scipy.ndimage.labeled_comprehension(
             coordinate, owner, np.arange(number), np.ptp, np.int64, 0
         )
     return first, 2 * (sides + 6)
@@ -189,8 +189,8 @@ def _without_small(
 
 def _filled(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Fill the holes of every object."""
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+    for number, box in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if box is not None:
             part = labels[box]
-            part[ndimage.binary_fill_holes(part == number) & (part == 0)] = number
+            part[scipy.ndimage.binary_fill_holes(part == number) & (part == 0)] = number
     return labels

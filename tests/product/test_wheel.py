@@ -1,0 +1,61 @@
+"""The wheel, installed where this clone cannot be seen: commands, weights, version."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from emlab.cli import COMMANDS
+from tools import environments
+
+ROOT = Path(__file__).resolve().parents[2]
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
+    """Run the installed ``emlab``, or a program of its environment, in an empty folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = environments.build_wheel(folder)
+    python = environments.make_environment(folder / "environment")
+    environments.install(python, str(wheel))
+    (folder / "work").mkdir()
+
+    def run(*words: str, program: str = "emlab") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(python.with_name(program)), *words],
+            cwd=folder / "work",
+            env=environments.plain_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_installed_copy_is_the_one_that_is_tested(call: Call) -> None:
+    done = call("-c", "import emlab; print(emlab.__file__)", program="python")
+    assert "environment/lib" in done.stdout, done.stderr
+
+
+def test_version_is_that_of_the_project(call: Call) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert call("--version").stdout.strip() == f"emlab {project['version']}" == "emlab 0.1.0"
+
+
+def test_every_command_explains_itself(call: Call) -> None:
+    for words in ([], *([name] for name in COMMANDS)):
+        done = call(*words, "--help")
+        assert done.returncode == 0, done.stderr
+        assert f"Usage: {' '.join(['emlab', *words])}" in done.stdout
+
+
+def test_weights_are_whole(call: Call) -> None:
+    done = call("weights", "verify", "--all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") >= 10
