@@ -29,7 +29,7 @@ from emlab.methods.own_image_scores import error_left, remarks, score, score_unt
 from emlab.physics.kernels import gaussian_kernel
 from emlab.solvers import classical
 
-SIDE = 128
+SIDE = 96
 SIGMA = 12.0
 
 
@@ -144,11 +144,11 @@ def test_a_method_that_draws_from_noise_is_caught_and_a_plain_one_is_not():
     plain = score(answer(entrant(lambda image: classical.gaussian(image, 3.0)), asked), asked)
     assert liar["blank_contrast"] > 0.25 > 5 * plain["blank_contrast"]
     assert liar["blank_agreement"] > 0.3
-    assert abs(plain["blank_agreement"]) < 0.1
+    assert abs(plain["blank_agreement"]) < 3 * plain["blank_chance"] < liar["blank_agreement"]
     told = " ".join(remarks(liar, asked))
     assert "From pure noise" in told
     assert "same pattern from different noise" in told
-    assert not [sentence for sentence in remarks(plain, asked) if "pure noise" in sentence]
+    assert not [sentence for sentence in remarks(plain, asked) if "noise" in sentence]
 
 
 def test_objects_from_noise_are_none_for_a_blur_and_many_for_the_noise_itself():
@@ -228,7 +228,7 @@ def test_methods_asked_for_by_name_run_where_they_do_not_fit_and_say_so():
         choose(asked, ["cubic"])
 
 
-@pytest.mark.parametrize("name", ["gaussian", "wiener", "wavelet", "nlm"])
+@pytest.mark.parametrize("name", ["gaussian", "wiener", "nlm"])
 def test_classical_methods_denoise(name):
     found = answer(peer(name), question())
     assert found.problem == ""

@@ -81,7 +81,7 @@ COLUMNS = (
     Column(
         "blank_agreement", "same from other noise", "correlation",
         "Two fields of pure noise restored alike: what they share is a pattern of the method. 0 "
-        "is right.",
+        "is right; a strong blur comes to 0.1 by chance.",
     ),
     Column(
         "spread", "spread", "of the noise",
@@ -122,6 +122,7 @@ def score(answer: Answer, question: Question) -> Numbers:
             "blank_objects": objects(first, image),
             "blank_correlation": _neighbours(first),
             "blank_agreement": _agreement(first, second),
+            "blank_chance": _chance(first, second),
         }
     if len(answer.halves) == 2 and question.halves is not None:
         curve = halves_curve(answer, question)
@@ -234,8 +235,11 @@ def remarks(numbers: Numbers, question: Question) -> list[str]:
             "From pure noise it draws over a quarter of the contrast of its result: do not trust "
             "faint texture."
         )
-    if abs(value("blank_agreement")) > 0.1:
-        found.append("It draws the same pattern from different noise (correlation over 0.1).")
+    if abs(value("blank_agreement")) > max(0.1, 3 * value("blank_chance")):
+        found.append(
+            "It draws the same pattern from different noise (correlation over 0.1, and over three "
+            "times that of chance)."
+        )
     if value("error") > 1:
         found.append("By the other half its error is larger than that of the raw image.")
     return found
@@ -260,6 +264,13 @@ def _agreement(first: Grey, second: Grey) -> float:
     if first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+
+def _chance(first: Grey, second: Grey) -> float:
+    """Standard deviation of the correlation of two independent fields with such spectra."""
+    powers = [np.abs(np.fft.fft2(field - field.mean())) ** 2 for field in (first, second)]
+    total = float(powers[0].sum() * powers[1].sum())
+    return math.sqrt(float((powers[0] * powers[1]).sum()) / total) if total > 0 else 0.0
 
 
 def _finite(number: float) -> float | None:
