@@ -42,6 +42,9 @@ COMMANDS = {
     "data": Entry("data", "List, fetch and verify data sets."),
     "weights": Entry("weights", "List, verify and describe the trained networks."),
     "train": Entry("train", "Train a network from its recipe.", group=False),
+    "compare": Entry(
+        "compare", "Your own image: every method that fits, in one report.", group=False
+    ),
     "generalist": Entry(
         "generalist", "Denoise, deblur, upsample, make volumes isotropic, with one prior."
     ),

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -199,6 +200,48 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds since the start of the block."""
         return (time.perf_counter() if self._stop is None else self._stop) - self._start
+
+
+class MemoryWatch:
+    """Context manager; ``.megabytes`` is by how much memory grew at most inside the block.
+
+    The resident memory of this process is read every 20 ms, so short peaks can be missed, and
+    memory that was freed before but not given back to the system is not seen again. On a GPU the
+    peak of torch's allocator there is added.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.megabytes = 0.0
+        self._device = str(device)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        import psutil  # type: ignore[import-untyped]
+
+        self._process = psutil.Process()
+        self._before = self._most = self._process.memory_info().rss
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before_gpu = torch.cuda.memory_allocated(self._device)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        grown = max(self._most, self._process.memory_info().rss) - self._before
+        if self._device.startswith("cuda"):
+            import torch
+
+            grown += torch.cuda.max_memory_allocated(self._device) - self._before_gpu
+        self.megabytes = grown / 2**20
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self._most = max(self._most, self._process.memory_info().rss)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tools import layers, readme
+from tools import layers, new_method, readme
 from tools.book import notebooks, scorecard
 from tools.book.runs import Runs
 
@@ -244,6 +244,37 @@ def test_make_takes_the_mirror_beside_the_clone_unless_told_otherwise(tmp_path: 
     (tmp_path / "shared" / "data").mkdir(parents=True)
     assert show(plain) == f"mirror={tmp_path / 'shared' / 'data'}"
     assert show({**plain, "EMLAB_MIRROR": "/elsewhere"}) == "mirror=/elsewhere"
+
+
+# Contributors
+
+
+def test_hooks_are_programs_of_the_environment() -> None:
+    """Nothing is downloaded before a commit, and every pattern of files matches some."""
+    content = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in content["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in content["repos"]} == {"local"}
+    names = [path.relative_to(ROOT).as_posix() for path in tracked()]
+    for hook in hooks:
+        program = shlex.split(hook["entry"])[0]
+        assert program.startswith(".venv/bin/"), hook["id"]
+        assert Path(sys.executable).with_name(Path(program).name).exists(), hook["id"]
+        assert any(re.search(hook.get("files", ""), name) for name in names), hook["id"]
+
+
+def test_contributing_names_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    made = new_method.places("07_wiener")
+    named = {name.strip(",.") for name in re.findall(r"`([\w./-]+/[\w./-]+)`", text)}
+    templates = {name for name in named if "wiener" in name or "PROFILE" in name}
+    assert {n.replace("PROFILE", "cpu") for n in templates} <= set(made)
+    present = named - templates
+    assert [name for name in present if not list(ROOT.glob(f"**/{name}"))] == []
+
+
+def test_changelog_begins_with_the_version(project: dict) -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", text, re.MULTILINE)[1] == project["version"]
 
 
 # README

@@ -71,11 +71,17 @@ def gaussian(image: Image, width: float) -> Image:
     return ndimage.gaussian_filter(image, width)
 
 
-def wiener(image: Image, strength: float) -> Image:
+def wiener(image: Image, strength: float, noise_power: NDArray[np.floating] | None = None) -> Image:
     r"""Wiener low-pass with the micrograph's own spectrum.
 
     Noise is white at the level N of the finest frequencies, the filter
     :math:`\max(0, 1 - sN/P(k))` with P the power averaged over rings; s = 1 is Wiener's.
+
+    Parameters
+    ----------
+    noise_power : ndarray, optional
+        N at each frequency ``(H, W // 2 + 1)`` instead, where the noise is not white; its mean
+        over all frequencies is the variance.
 
     Raises
     ------
@@ -89,10 +95,12 @@ def wiener(image: Image, strength: float) -> Image:
     ring = np.rint(frequency * min(image.shape)).astype(int)
     power = np.bincount(ring.ravel(), (np.abs(spectrum) ** 2).ravel())
     mean_power = power / np.maximum(np.bincount(ring.ravel()), 1)
-    noise = float((np.abs(spectrum[frequency > _FLOOR]) ** 2).mean())
-    smooth = ndimage.gaussian_filter1d(mean_power, 2.0)
+    noise: Any = float((np.abs(spectrum[frequency > _FLOOR]) ** 2).mean())
+    if noise_power is not None:
+        noise = noise_power * image.size
+    smooth = ndimage.gaussian_filter1d(mean_power, 2.0)[ring]
     gain = np.maximum(0, 1 - strength * noise / np.maximum(smooth, 1e-30))
-    return (np.fft.irfft2(spectrum * gain[ring], s=image.shape) + image.mean()).astype("f4")
+    return (np.fft.irfft2(spectrum * gain, s=image.shape) + image.mean()).astype("f4")
 
 
 def block_matching(image: Image, factor: float) -> Image:

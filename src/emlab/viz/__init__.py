@@ -4,9 +4,19 @@
 >>> show(fig, alt="Noisy micrograph beside its noise-free truth.")                 # doctest: +SKIP
 """
 
-from emlab.viz.curtains import curtain
+from emlab.viz.curtains import curtain, curtain_markup, plain_picture
 from emlab.viz.images import show_images
 from emlab.viz.strips import strip
 from emlab.viz.style import COLOURS, Picture, show, use_style
 
-__all__ = ["COLOURS", "Picture", "curtain", "show", "show_images", "strip", "use_style"]
+__all__ = [
+    "COLOURS",
+    "Picture",
+    "curtain",
+    "curtain_markup",
+    "plain_picture",
+    "show",
+    "show_images",
+    "strip",
+    "use_style",
+]

@@ -11,7 +11,7 @@ import numpy as np
 
 from emlab.errors import InputError
 from emlab.viz.arrays import Limits, grey_ranges, make_panels
-from emlab.viz.style import checked_alt
+from emlab.viz.style import Picture, checked_alt
 
 MAX_SIDE = 1024
 MIN_WIDTH = 320
@@ -89,6 +89,17 @@ def curtain(
     """
     from IPython.display import HTML
 
+    return HTML(curtain_markup(before, after, labels, alt, limits))
+
+
+def curtain_markup(
+    before: Any,
+    after: Any,
+    labels: tuple[str, str] = ("before", "after"),
+    alt: str = "",
+    limits: Limits = "shared",
+) -> str:
+    """Return the same as HTML text, for a page that is no notebook; see `curtain`."""
     if len(set(labels)) != 2:
         raise InputError(f"labels={labels!r}: give two different names")
     alt = html.escape(checked_alt(alt))
@@ -110,12 +121,33 @@ def curtain(
         f'aria-label="Curtain: {names[0]} on the left, {names[1]} on the right" '
         "oninput=\"this.closest('.emlab-curtain').style.setProperty('--cut',this.value+'%')\">"
     )
-    return HTML(
+    return (
         f"<style>{_STYLE}</style>"
         f'<div class="emlab-curtain" role="group" aria-label="{alt}" style="--width:{width}px">'
         f'<div class="ec-box{small}">{"".join(figures)}{slider}</div>'
         f"<p>{_caption(ranges, names, factor)}</p></div>"
     )
+
+
+def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
+    """One image pixel by pixel, without frame or scale; averaged down to 1024 pixels a side.
+
+    Parameters
+    ----------
+    image
+        Array or tensor (H, W), or `emlab.io.Image`.
+    alt, limits
+        As in `curtain`.
+
+    Raises
+    ------
+    InputError
+        As `curtain`.
+    """
+    (panel,) = make_panels({"image": image})
+    (grey,) = grey_ranges([panel], limits)
+    pixels = _bin(panel.pixels, -(-max(panel.pixels.shape) // MAX_SIDE))
+    return Picture(_encoded(pixels, grey), checked_alt(alt), pixels.shape[1])
 
 
 def _figure(
@@ -147,10 +179,14 @@ def _bin(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _png(pixels: np.ndarray, grey: tuple[float, float]) -> str:
+    return base64.b64encode(_encoded(pixels, grey)).decode("ascii")
+
+
+def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> bytes:
     from PIL import Image
 
     low, high = grey
     bytes_ = np.round(np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(bytes_).save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()

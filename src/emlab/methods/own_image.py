@@ -1,0 +1,377 @@
+"""A reader's own image: what is asked, what the image tells about itself, and one method's answer.
+
+Every method gets the same window and the same knowledge of noise, blur and pixel size. Beside the
+window it restores two fields of pure noise of the same level and spectrum, and the two halves of
+the recording where there are any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emlab.errors import EmlabError, InputError
+from emlab.methods.generalist_scale import TISSUE_MEAN, TISSUE_STD, GreyScale
+from emlab.physics.noise import ColouredGaussianNoise
+from emlab.physics.noise_estimation import (
+    NoiseSpectrum,
+    estimate_noise_sigma,
+    estimate_noise_spectrum,
+)
+from emlab.physics.operators import Blur, Downsample, Identity, ShapedOperator
+from emlab.runtime import MemoryWatch, Stopwatch, make_generator
+
+Grey = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+TASKS = ("denoise", "deblur", "upsample")
+SPECIMENS = ("tissue", "particles", "cells", "unknown")
+SMALLEST = 64  # pixels a side, below which noise cannot be estimated
+COLOURED_FROM = 0.1  # correlation of neighbouring pixels
+AUDIT_SIDE = 256  # of the fields of pure noise, at most
+# Pixel sizes in angstrom up to which an image is taken for particles, and for tissue.
+_PARTICLES_TO, _TISSUE_TO = 7.0, 400.0
+
+
+@dataclass(frozen=True)
+class FoundNoise:
+    """Noise of an image.
+
+    Attributes
+    ----------
+    sigma : float
+        Standard deviation in grey levels.
+    spectrum : NoiseSpectrum
+        Its power spectrum; flat if it counts as white.
+    coloured : bool
+        Whether methods are told the spectrum.
+    correlation : tuple of float
+        Of neighbouring pixels in y and in x, as estimated.
+    origin : str
+        How it is known, in words.
+    """
+
+    sigma: float
+    spectrum: NoiseSpectrum
+    coloured: bool
+    correlation: tuple[float, float]
+    origin: str
+
+
+def find_noise(
+    pixels: Grey, task: str, given: float | None = None, coloured: bool | None = None
+) -> FoundNoise:
+    """Estimate level and spectrum, and decide whether the noise counts as white.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        ``(H, W)``, 64 pixels a side or more.
+    given : float, optional
+        Standard deviation of white noise instead of the estimate.
+    coloured : bool, optional
+        What it counts as; default: coloured if neighbours correlate by .1 or more and the task is
+        denoising. (A blurred or coarse image is smooth itself, so its noise counts as white.)
+    """
+    estimate = estimate_noise_spectrum(pixels)
+    correlation = estimate.correlation
+    decided = coloured
+    if decided is None:
+        decided = given is None and task == "denoise" and max(map(abs, correlation)) > COLOURED_FROM
+    if decided:
+        return FoundNoise(estimate.sigma, estimate, True, correlation, "estimated")
+    sigma = estimate_noise_sigma(pixels) if given is None else given
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise InputError(f"the noise must be a positive number of grey levels, got {sigma:g}")
+    flat = NoiseSpectrum(torch.full_like(estimate.power, sigma**2))
+    return FoundNoise(sigma, flat, False, correlation, "estimated" if given is None else "given")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all methods are asked about a window of an image.
+
+    Attributes
+    ----------
+    task : str
+        One of `TASKS`.
+    pixels : ndarray
+        ``(H, W)`` float32, grey levels of the file.
+    noise : FoundNoise
+    pixel_size_angstrom : float or None
+    kernel : ndarray or None
+        ``(k, k)`` of deblurring.
+    factor : int
+        Of upsampling; 1 otherwise.
+    specimen : str
+        One of `SPECIMENS`; see `guess_specimen`.
+    diameter : float or None
+        Of cells in pixels.
+    inverted : bool
+        Whether particles are brighter than the ice around them.
+    halves : tuple of ndarray, optional
+        Two recordings of the window with independent noise.
+    """
+
+    task: str
+    pixels: Grey
+    noise: FoundNoise
+    pixel_size_angstrom: float | None = None
+    kernel: Grey | None = None
+    factor: int = 1
+    specimen: str = "unknown"
+    diameter: float | None = None
+    inverted: bool = False
+    halves: tuple[Grey, Grey] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS or self.specimen not in SPECIMENS:
+            raise InputError(
+                f"choose the task from {', '.join(TASKS)} and the specimen from "
+                f"{', '.join(SPECIMENS)}, not {self.task} and {self.specimen}"
+            )
+        if min(self.pixels.shape) < SMALLEST:
+            raise InputError(
+                f"the window is {self.pixels.shape[0]} x {self.pixels.shape[1]} pixels; give "
+                f"{SMALLEST} x {SMALLEST} or more, noise is not told from structure in less"
+            )
+        if (self.task == "deblur") != (self.kernel is not None):
+            raise InputError("deblurring, and only that, needs the kernel of the blur")
+
+    @cached_property
+    def operator(self) -> ShapedOperator:
+        """What the instrument did to the image that is asked for."""
+        if self.kernel is not None:
+            return Blur(torch.from_numpy(self.kernel))
+        return Downsample(self.factor) if self.task == "upsample" else Identity()
+
+    @cached_property
+    def contrast(self) -> float:
+        """Standard deviation of the window without its noise; at least a tenth of it all."""
+        variance = float(self.pixels.var(dtype=np.float64))
+        return math.sqrt(max(variance - self.noise.sigma**2, 0.01 * variance))
+
+    @property
+    def grey_scale(self) -> GreyScale:
+        """Grey levels and the units of the prior of tissue.
+
+        Raises
+        ------
+        InputError
+            Nearly all of the window's contrast is noise.
+        """
+        return GreyScale.of(self.pixels, self.noise.sigma)
+
+    @cached_property
+    def unit_scale(self) -> GreyScale:
+        """Grey levels to about [0, 1] with the contrast of tissue, for the classical methods."""
+        scale = 2 * self.contrast / TISSUE_STD
+        middle = (1 + TISSUE_MEAN) / 2
+        return GreyScale(float(self.pixels.mean(dtype=np.float64)) - middle * scale, scale)
+
+    @property
+    def relative_noise(self) -> float:
+        """Noise in units of `unit_scale`; .15 is as strong as the image's own contrast."""
+        return self.noise.sigma / self.unit_scale.scale
+
+    def blank(self, number: int, seed: int) -> Grey:
+        """A field without any structure: the window's mean with noise of its level and spectrum."""
+        side = [min(length, AUDIT_SIDE) for length in self.pixels.shape]
+        noise = ColouredGaussianNoise(self.noise.spectrum)
+        level = torch.full(side, float(self.pixels.mean(dtype=np.float64)))
+        return noise.sample(level, make_generator(seed + 7919 * (number + 1))).numpy()
+
+
+def guess_specimen(pixel_size_angstrom: float | None) -> str:
+    """What an image probably shows: particles to 7 angstrom a pixel, tissue to 400, then cells."""
+    if pixel_size_angstrom is None:
+        return "unknown"
+    if pixel_size_angstrom <= _PARTICLES_TO:
+        return "particles"
+    return "tissue" if pixel_size_angstrom <= _TISSUE_TO else "cells"
+
+
+# An image and a generator to a restored image; the generator decides all that is random.
+Runner = Callable[[Grey, torch.Generator, Progress | None], Grey]
+# A crop to the posterior's standard deviation at each pixel.
+Spreader = Callable[[Grey, torch.Generator, Progress | None], Grey]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A method with its weights loaded.
+
+    Attributes
+    ----------
+    run : callable
+    spread : callable or None
+        Of a method that draws samples.
+    notes : list of str
+        Settings and shortcuts the reader should know.
+    outside : bool
+        Whether it works in another process, whose memory is not seen.
+    """
+
+    run: Runner
+    spread: Spreader | None = None
+    notes: list[str] = field(default_factory=list)
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method that may take part.
+
+    Attributes
+    ----------
+    name, label : str
+        For options and files; for readers.
+    kind : str
+        ``learned`` (shipped weights), ``classical`` or ``self-taught`` (from this image alone).
+    about : str
+        One sentence.
+    impossible, unsuited : callable
+        Why it cannot take part, and why it should not unless it is asked for by name; empty if it
+        can and should.
+    prepare : callable
+        Loads what it needs.
+    tasks : tuple of str
+        Those it is for.
+    weights : tuple of str
+        Names of `emlab weights list`.
+    """
+
+    name: str
+    label: str
+    kind: str
+    about: str
+    impossible: Callable[[Question], str]
+    unsuited: Callable[[Question], str]
+    prepare: Callable[[Question], Ready]
+    tasks: tuple[str, ...] = TASKS
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method made of a question.
+
+    Attributes
+    ----------
+    image : ndarray or None
+        ``(H, W)``, on the fine grid of upsampling; None if the method refused.
+    blanks : tuple of ndarray
+        Two fields of pure noise, restored.
+    halves : tuple of ndarray
+        The two halves, restored; empty where there are none.
+    spread : ndarray or None
+        Of the crop in the middle, posterior standard deviation in grey levels.
+    seconds, megabytes : float
+        Of the window alone, without loading; by how much memory grew at most, NaN if not seen.
+    notes : list of str
+    problem : str
+        Why there is no image.
+    """
+
+    image: Grey | None = None
+    blanks: tuple[Grey, ...] = ()
+    halves: tuple[Grey, ...] = ()
+    spread: Grey | None = None
+    seconds: float = math.nan
+    megabytes: float = math.nan
+    notes: list[str] = field(default_factory=list)
+    problem: str = ""
+
+    def arrays(self) -> dict[str, NDArray]:
+        """As named arrays, to be kept on the disk."""
+        found: dict[str, NDArray] = {
+            "facts": np.array([self.seconds, self.megabytes]),
+            "notes": np.array([self.problem, *self.notes], dtype=np.str_),
+        }
+        if self.image is not None:
+            found["image"] = self.image
+        if self.spread is not None:
+            found["spread"] = self.spread
+        for name, images in (("blank", self.blanks), ("half", self.halves)):
+            found |= {f"{name}{number}": image for number, image in enumerate(images)}
+        return found
+
+    @classmethod
+    def of(cls, kept: dict[str, NDArray]) -> Answer:
+        """From `arrays`."""
+        problem, *notes = (str(text) for text in kept["notes"])
+        seconds, megabytes = (float(number) for number in kept["facts"])
+        pairs = {
+            name: tuple(kept[key] for key in (f"{name}0", f"{name}1") if key in kept)
+            for name in ("blank", "half")
+        }
+        return cls(
+            kept.get("image"),
+            pairs["blank"],
+            pairs["half"],
+            kept.get("spread"),
+            seconds,
+            megabytes,
+            notes,
+            problem,
+        )
+
+
+def answer(
+    entrant: Entrant,
+    question: Question,
+    seed: int = 0,
+    *,
+    spread_side: int = 0,
+    progress: Callable[[str], Progress] | None = None,
+) -> Answer:
+    """Let one method restore the window, its halves and pure noise.
+
+    Parameters
+    ----------
+    spread_side : int
+        Side of the crop in the middle whose posterior spread is drawn; 0 draws none.
+    progress : callable, optional
+        Gives a callback ``(done, total)`` for a step named in words.
+
+    Returns
+    -------
+    Answer
+        A method that refuses the image has its reason in `problem`; others go on.
+    """
+    follow = progress or (lambda _: lambda done, total: None)
+    try:
+        ready = entrant.prepare(question)
+        with MemoryWatch(question.device) as memory, Stopwatch() as watch:
+            image = ready.run(question.pixels, make_generator(seed), follow(entrant.label))
+        blanks = tuple(
+            ready.run(question.blank(number, seed), make_generator(seed), follow("  on pure noise"))
+            for number in (0, 1)
+        )
+        halves = tuple(
+            ready.run(half, make_generator(seed), follow("  on the halves"))
+            for half in question.halves or ()
+        )
+        spread = None
+        if ready.spread is not None and spread_side:
+            crop = middle(question.pixels, spread_side)
+            spread = ready.spread(crop, make_generator(seed), follow("  spread"))
+    except EmlabError as problem:
+        return Answer(problem=str(problem))
+    megabytes = math.nan if ready.outside else memory.megabytes
+    return Answer(image, blanks, halves, spread, watch.seconds, megabytes, ready.notes)
+
+
+def middle(pixels: Grey, side: int) -> Grey:
+    """The square in the middle, or what there is of it."""
+    cuts = tuple(
+        slice(start := (length - min(side, length)) // 2, start + min(side, length))
+        for length in pixels.shape
+    )
+    return pixels[cuts]

@@ -1,0 +1,246 @@
+"""Restoration without learned priors, as entrants of a comparison on a reader's own image.
+
+Settings were chosen on validation images of chapters 01 and 02 (`generalist_peers`, `tsm_peers`),
+those of the noise level that is nearest; the Gaussian's width comes from the image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emlab.external import topaz
+from emlab.methods.generalist_peers import Known, run_peer, tuned
+from emlab.methods.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, Task
+from emlab.methods.own_image import Entrant, Grey, Progress, Question, Ready
+from emlab.methods.own_image_learned import never
+from emlab.methods.tsm_peers import topaz_denoise, wiener
+from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
+from emlab.physics.noise_estimation import NoiseSpectrum
+from emlab.solvers import classical
+from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
+
+_WIDTHS = np.geomspace(0.4, 8, 40)  # of a Gaussian, pixels
+Plain = Callable[[Grey], Grey]
+
+
+def stein_width(image: Grey, noise: NoiseSpectrum) -> float:
+    r"""Width of the Gaussian whose result is nearest the clean image, without knowing that image.
+
+    Stein's unbiased estimate of the squared error of a linear filter G (Stein 1981),
+
+    .. math:: \|y - Gy\|^2 + 2 \sum_f N(f)\,G(f) - \sum_f N(f),
+
+    for noise of any spectrum N; the least of forty widths from .4 to 8 pixels.
+    """
+    power = noise(image.shape).double().numpy()
+    frequency = radial_frequency(image.shape)
+    multiplicity = half_spectrum_multiplicity(image.shape[1]) / image.size
+    risks = []
+    for width in _WIDTHS:
+        gain = np.exp(-2 * (np.pi * width * frequency) ** 2)
+        lost = np.mean((image - classical.gaussian(image, width)) ** 2, dtype=np.float64)
+        risks.append(lost + 2 * float((power * gain * multiplicity).sum()))
+    return float(_WIDTHS[int(np.argmin(risks))])
+
+
+def _needs_white(question: Question) -> str:
+    if not question.noise.coloured:
+        return ""
+    share = max(question.noise.correlation, key=abs)
+    return (
+        "it takes the noise of neighbouring pixels for independent, and here they correlate by "
+        f"{share:.2f}"
+    )
+
+
+def _installed(module: str, shown: str) -> Callable[[Question], str]:
+    def missing(question: Question) -> str:
+        return "" if find_spec(module) else f"{shown} is not installed; pip install 'emlab[peers]'"
+
+    return missing
+
+
+def _ready(function: Plain, *notes: str) -> Ready:
+    return Ready(lambda image, random, seen: function(image), None, list(notes))
+
+
+def _unit(question: Question, function: Callable[[NDArray], NDArray]) -> Plain:
+    """Do something in about [0, 1], with the contrast of the tables' images."""
+    scale = question.unit_scale
+    return lambda image: (
+        function((image - scale.zero) / scale.scale) * scale.scale + scale.zero
+    ).astype(np.float32)
+
+
+def _table(question: Question) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+    """Tuned settings of the nearest noise: .1 and .25 of the grey range, .16 between them."""
+    if question.noise.coloured:
+        return "the coloured noise of chapter 01", tuned("real_pair")
+    name = "denoise_10" if question.relative_noise < 0.16 else "denoise_25"
+    level = name.rpartition("_")[2]
+    return f"noise of .{level} of the grey range, the nearest of chapter 01", tuned(name)
+
+
+def _gaussian(question: Question) -> Ready:
+    width = stein_width(question.pixels, question.noise.spectrum)
+    return _ready(
+        lambda image: classical.gaussian(image, width),
+        f"width {width:.2f} pixels, the least error by Stein's estimate",
+    )
+
+
+def _wiener(question: Question) -> Ready:
+    spectrum = question.noise.spectrum
+
+    def run(image: Grey) -> Grey:
+        return wiener(image, 1.0, spectrum(image.shape).numpy())
+
+    return _ready(run, "the image's own spectrum against that of its noise")
+
+
+def _tuned(peer: str, question: Question) -> Ready:
+    where, table = _table(question)
+    spectrum = question.noise.spectrum.scaled(1 / question.unit_scale.scale)
+    known = Known(None, question.relative_noise, spectrum)
+    name = "bm3d_coloured" if peer == "bm3d" and question.noise.coloured else peer
+
+    def run(unit: NDArray) -> NDArray:
+        return run_peer(name, unit * GREY_RANGE, known, table[name]) / GREY_RANGE
+
+    settings = ", ".join(f"{key} {value}" for key, value in table[name].items())
+    return _ready(_unit(question, run), f"settings of {where}: {settings}")
+
+
+def _blind_spot(question: Question) -> Ready:
+    config = BlindSpotConfig()
+
+    def run(image: Grey, random: torch.Generator, seen: Progress | None) -> Grey:
+        found = denoise_blind_spot(
+            torch.from_numpy(np.ascontiguousarray(image)),
+            config,
+            random,
+            device=question.device,
+            progress=seen,
+        )
+        return found.image.numpy()
+
+    return Ready(run, None, [f"trained anew for each image, {config.steps} steps, in its seconds"])
+
+
+def _topaz(question: Question) -> Ready:
+    sign = np.float32(-1 if question.inverted else 1)
+
+    def run(image: Grey, random: torch.Generator, seen: Progress | None) -> Grey:
+        return sign * topaz_denoise([sign * image]).images[0]
+
+    return Ready(run, None, ["a program of its own, with its start in its seconds"], outside=True)
+
+
+def _topaz_missing(question: Question) -> str:
+    return "" if topaz.find() else "Topaz is not installed; make topaz"
+
+
+def _of_particles(question: Question) -> str:
+    if question.specimen == "particles":
+        return ""
+    return f"it knows micrographs of single particles, and this counts as {question.specimen}"
+
+
+def _wiener_deconvolution(question: Question) -> Ready:
+    settings = tuned("deblur")["wiener"]
+    balance = settings["balance"] * (question.relative_noise / DEBLUR_NOISE) ** 2
+
+    def run(unit: NDArray) -> NDArray:
+        return classical.wiener_deconvolve(unit, _kernel(question), balance, settings["power"])
+
+    note = f"balance {balance:.3g}: that of chapter 01, times the ratio of noise powers"
+    return _ready(_unit(question, run), note)
+
+
+def _lucy(smooth_first: bool, question: Question) -> Ready:
+    settings = tuned("deblur")["bm3d_lucy" if smooth_first else "richardson_lucy"]
+
+    def run(unit: NDArray) -> NDArray:
+        if smooth_first:
+            level = settings["scale"] * question.relative_noise
+            unit = classical.bm3d(unit, level, settings["profile"])
+        return classical.richardson_lucy(unit, _kernel(question), settings["iterations"])
+
+    return _ready(_unit(question, run), f"{settings['iterations']} iterations, as in chapter 01")
+
+
+def _kernel(question: Question) -> Grey:
+    assert question.kernel is not None
+    return question.kernel
+
+
+def _spline(peer: str, question: Question) -> Ready:
+    factor = question.factor
+    known = Known(Task("own", "own image", "upsample", factor=factor), question.relative_noise)
+    return _ready(_unit(question, lambda unit: run_peer(peer, unit, known, {})))
+
+
+def peers() -> list[Entrant]:
+    """Classical methods, those that learn from the image alone, and Topaz."""
+    bm3d, pywt = _installed("bm3d", "BM3D"), _installed("pywt", "PyWavelets")
+    noise, blur, grid = ("denoise",), ("deblur",), ("upsample",)
+
+    def classic(name: str, label: str, about: str, *rest: Any) -> Entrant:
+        return Entrant(name, label, "classical", about, *rest)
+
+    return [
+        classic("gaussian", "Gaussian", "A blur.", never, never, _gaussian, noise),
+        classic("wiener", "Wiener low-pass", "Best linear filter.", never, never, _wiener, noise),
+        classic(
+            "tv", "Total variation", "Few and sharp edges.",
+            never, _needs_white, partial(_tuned, "tv"), noise,
+        ),
+        classic(
+            "wavelet", "Wavelet shrinkage", "Small coefficients to zero.",
+            pywt, _needs_white, partial(_tuned, "wavelet"), noise,
+        ),
+        classic(
+            "nlm", "Non-local means", "Averages of similar patches.",
+            never, _needs_white, partial(_tuned, "nlm"), noise,
+        ),
+        classic(
+            "bm3d", "BM3D", "Similar patches filtered together.",
+            bm3d, never, partial(_tuned, "bm3d"), noise,
+        ),
+        Entrant(
+            "noise2void", "Noise2Void", "self-taught",
+            "A small network that learns from this image to guess pixels that it does not see.",
+            never, _needs_white, _blind_spot, noise,
+        ),
+        Entrant(
+            "topaz", "Topaz-Denoise", "learned", "The pretrained U-Net of another group.",
+            _topaz_missing, _of_particles, _topaz, noise,
+        ),
+        classic(
+            "wiener_deconvolution", "Wiener deconvolution", "Best linear inverse.",
+            never, never, _wiener_deconvolution, blur,
+        ),
+        classic(
+            "richardson_lucy", "Richardson-Lucy", "Multiplicative, stopped early.",
+            never, never, partial(_lucy, False), blur,
+        ),
+        classic(
+            "bm3d_lucy", "BM3D, then Richardson-Lucy", "Noise first, then the blur.",
+            bm3d, never, partial(_lucy, True), blur,
+        ),
+        classic(
+            "cubic", "Cubic interpolation", "Splines of order 3.",
+            never, never, partial(_spline, "cubic"), grid,
+        ),
+        classic(
+            "quintic", "Quintic interpolation", "Splines of order 5.",
+            never, never, partial(_spline, "quintic"), grid,
+        ),
+    ]  # fmt: skip
