@@ -103,7 +103,7 @@ def test_an_image_is_restored_and_its_objects_are_labelled(emlab, tif, task):
     rows = told(printed)
     assert rows["diameter"] == "9.0 pixels (given)"
     assert rows["objects"].startswith("3, written to")
-    assert rows["network"] == f"cellpose3_{task}"
+    assert rows["network"] == {"denoise": "cellpose3_denoise"}.get(task, f"cellpose3_{task}_strong")
     assert "measure brightness on the input" in err
 
 
