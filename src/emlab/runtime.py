@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import random
 import resource
 import subprocess
 import sys
@@ -60,24 +59,6 @@ def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Gener
     import torch
 
     return torch.Generator(device=device).manual_seed(_checked_seed(seed))
-
-
-def seed_everything(seed: int, deterministic: bool = True) -> None:
-    """Seed the global generators of Python, NumPy and torch, for code that cannot take one.
-
-    ``deterministic`` also asks torch for deterministic algorithms (a warning where there is none).
-    """
-    import numpy as np
-    import torch
-
-    seed = _checked_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for code that uses the global one
-    torch.manual_seed(seed)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def _checked_seed(seed: int) -> int:

@@ -12,13 +12,22 @@ from emlab.solvers.blind import (
     estimate_kernel,
     fit_on_simplex,
     kernel_atoms,
-    kernel_width,
     project_on_simplex,
 )
 from emlab.solvers.plug_and_play import RestoreConfig, restore
 
 SIZE, KERNEL, NOISE = 64, 17, 0.02
 CONFIG = BlindConfig(size=KERNEL, steps=30, sigma_min=0.02, restoration=RestoreConfig())
+
+
+def kernel_width(kernel: torch.Tensor) -> float:
+    """Root mean square distance from the centroid along one axis, in pixels (mean of both)."""
+    places = torch.arange(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    total = kernel.new_zeros(())
+    for profile in (kernel.sum(0), kernel.sum(1)):
+        centre = (profile * places).sum()
+        total = total + (profile * (places - centre).square()).sum()
+    return float((total / 2).sqrt())
 
 
 class CorrelatedPrior:

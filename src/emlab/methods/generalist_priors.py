@@ -21,7 +21,7 @@ from emlab.priors.objectives import FlowMatching
 
 # Planes of the isotropic volume (axis 0) and sections of the serial-section stack.
 TRAINING_PLANES, VALIDATION_PLANES = slice(0, 152), slice(160, 180)
-TRAINING_SECTIONS, VALIDATION_SECTIONS = slice(0, 18), slice(18, 20)
+TRAINING_SECTIONS = slice(0, 18)
 VALIDATION_LEVELS = (0.1, 0.25)
 
 

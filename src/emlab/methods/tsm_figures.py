@@ -27,6 +27,10 @@ LINES = {
     "untrained": ("black", "-."),
     "dsm": ("blue", "-"),
     "tsm": ("vermilion", "-"),
+    "generalist": ("orange", "--"),
+    "squares": ("green", "--"),
+    "cellpose3": ("green", "-"),
+    "untrained_restorer": ("black", "-."),
     "truth": ("green", "-"),
 }
 

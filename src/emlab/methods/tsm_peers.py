@@ -37,6 +37,10 @@ LABELS = {
     "untrained": "TSM, untrained network",
     "dsm": "DSM",
     "tsm": "TSM",
+    "generalist": "EM Generalist",
+    "squares": "restorer, squared error",
+    "cellpose3": "Cellpose3-style restorer",
+    "untrained_restorer": "restorer, untrained",
 }
 _FLOOR = 0.4  # cycles per pixel from which a micrograph is taken to be noise
 

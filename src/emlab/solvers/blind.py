@@ -233,16 +233,6 @@ def project_on_simplex(values: Tensor) -> Tensor:
     return (values - excess[(ordered > excess).sum() - 1]).clamp_min(0)
 
 
-def kernel_width(kernel: Tensor) -> float:
-    """Root mean square distance from the centroid along one axis, in pixels (mean of both)."""
-    places = torch.arange(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    total = kernel.new_zeros(())
-    for profile in (kernel.sum(0), kernel.sum(1)):
-        centre = (profile * places).sum()
-        total = total + (profile * (places - centre).square()).sum()
-    return float((total / 2).sqrt())
-
-
 def _slopes(image: Tensor, y: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     """Differences between neighbours of the image blurred by each atom ``(m, n)``, and of `y`.
 

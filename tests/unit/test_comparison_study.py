@@ -1,0 +1,209 @@
+"""Chapter 06: agreement, rings, halves, inventions and verdicts are what they are called."""
+
+import numpy as np
+import pytest
+import torch
+
+from emlab.data.potentials import barrel as simulated_barrel
+from emlab.errors import InputError
+from emlab.external import topaz
+from emlab.external.topaz import Picked
+from emlab.methods import comparison_chapter as chapter
+from emlab.methods import comparison_study as study
+from emlab.methods import tsm_peers as peers
+from emlab.methods.cellpose3 import load_segmenter
+from emlab.methods.comparison import SEGMENTER
+from emlab.methods.comparison_agreement import LABELS as SOLVERS
+from emlab.methods.comparison_agreement import agree
+from emlab.methods.comparison_claims import STATEMENTS, Statement, statements_table
+from emlab.methods.comparison_figures import inventions, rings
+from emlab.methods.comparison_real import halves, split
+from emlab.methods.comparison_table import ROWS, decision_table, methods_table, training_table
+from emlab.methods.settings import PROFILES
+from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
+from emlab.report import Report
+
+
+@pytest.fixture(scope="module")
+def micrographs():
+    pytest.importorskip("torch_fourier_slice")
+    config = MicrographConfig(size=192, particles=5, contaminants=0, defocus_angstrom=20000.0)
+    volume = simulated_barrel(64, 2.63)
+    return [
+        simulate_micrograph(config, volume, torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load_segmenter(SEGMENTER)
+
+
+@pytest.fixture(scope="module")
+def judged(micrographs, segmenter):
+    clean = iter([m.clean.numpy() for m in micrographs])
+    methods = peers.classical(["raw", "gaussian"])
+    methods["tsm"] = peers.each(lambda image: next(clean))
+    methods["squares"] = peers.each(lambda image: image[::-1, ::-1].copy())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topaz, "find", lambda: None)
+        return study.judge(micrographs, methods, {"raw": 0.0}, segmenter, first={"squares": 1})
+
+
+def test_all_solvers_give_the_posterior_mean_of_a_gaussian(tmp_path):
+    found = agree(samples=60, pairs=400, seed=1)
+    assert found.distance("nothing") > 1.5
+    for name in ("generalist", "flowdps"):
+        assert found.distance(name) < 0.25
+    for name in ("tsm", "mtd", "cellpose3"):
+        assert found.distance(name) < 0.08
+    report = Report("06_compare", tmp_path, "smoke", 0)
+    found.record(report)
+    assert {f"agreement.{name}" for name in SOLVERS} == set(report.metrics()["values"])
+    assert found.markdown().count("\n") == 1 + len(SOLVERS)
+
+
+def test_a_radial_filter_changes_no_ring_and_the_truth_is_the_truth(judged):
+    np.testing.assert_allclose(judged.rings["gaussian"], judged.rings["raw"], atol=0.03)
+    np.testing.assert_allclose(judged.rings["tsm"], 1, atol=1e-6)
+    assert judged.gain("tsm", "raw", "frc").low > 0.2
+    assert abs(judged.gain("gaussian", "raw", "frc").mean) < 0.01
+    assert judged.resolution("tsm") == 0
+    assert judged.resolution("raw") > 10
+
+
+def test_the_segmenter_judges_and_pairs_are_of_what_both_saw(judged, tmp_path):
+    assert judged.own["tsm"].at(-np.inf).f1() > 0.7
+    assert judged.gain("tsm", "raw", "own_f1").mean > 0.4
+    assert judged.seen("squares") == 1
+    one = judged.gain("squares", "raw", "correlation")
+    assert one.low == one.mean < 0
+    assert "-" in judged.markdown()
+    report = Report("06_compare", tmp_path, "smoke", 0)
+    judged.record(report)
+    values = report.metrics()["values"]
+    assert values["correlation.constant"]["value"] == values["frc.constant"]["value"] == 0
+    assert values["own.f1.constant"]["value"] == 0
+    assert values["gain.frc.squares"]["n"] == 1
+    assert values["over_squares.correlation.tsm"]["value"] > 0
+    assert "gain.f1.tsm" not in values
+    assert judged.markdown_gains().count("\n") == 1 + 3
+
+
+def test_what_is_made_of_nothing_is_counted_and_refusals_are_kept(
+    judged, segmenter, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(chapter, "volume", lambda name: (simulated_barrel(64, 2.63), name))
+    fields = {"noise": chapter.empty_fields(1, 192, 0)["noise"]}
+    assert len(fields["noise"][0].coordinates) == 0
+    assert float(fields["noise"][0].clean.std()) < 0.02 * float(fields["noise"][0].noisy.std())
+
+    def refuse(image):
+        raise InputError("nothing but noise")
+
+    methods = peers.classical(["raw"])
+    methods["tsm"] = peers.each(refuse)
+    monkeypatch.setattr(topaz, "find", lambda: "here")
+    three = Picked(np.zeros((3, 2)), np.array([1.0, 0.2, -3.0]))
+    monkeypatch.setattr(
+        study, "pick_all", lambda images, *_, **__: ({n: [three] for n in images}, 0.0)
+    )
+    nothing = study.audit(fields, methods, judged, segmenter)
+    assert nothing.topaz["noise"]["raw"].tolist() == [2]
+    assert nothing.refused == {"tsm": "nothing but noise"}
+    assert 0.3 < nothing.contrast("noise", "raw") < 1.1
+    assert "refused" in nothing.markdown() if "ice" in fields else True
+    report = Report("06_compare", tmp_path, "smoke", 0)
+    nothing.record(report)
+    assert "nothing.contrast_noise.raw" in report.metrics()["values"]
+    assert inventions(nothing, ["raw"]).axes
+    assert rings(judged, ["raw", "tsm"]).axes
+
+
+def test_halves_share_the_specimen_and_not_the_noise():
+    generator = np.random.default_rng(0)
+    y, x = np.indices((800, 800))
+    specimen = np.sin(2 * np.pi * y / 37) + np.sin(2 * np.pi * x / 53)
+    noise = generator.normal(0, 4, specimen.shape)
+    first, second = halves(noise.astype(np.float32))
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.02
+    first, second = halves(specimen.astype(np.float32))
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.99
+    # What was invented, the same for both halves, is praised by the last column alone.
+    invented = generator.normal(size=(520, 520)).astype(np.float32)
+    methods = {
+        "raw": peers.each(lambda image: image),
+        "gaussian": peers.each(lambda image: peers.gaussian(image, 1.0)),
+        "tsm": peers.each(lambda image: invented[: image.shape[0], : image.shape[1]]),
+    }
+    found = split((specimen + noise).astype(np.float32), 0.854, methods, 2)
+    assert found.with_itself["tsm"].min() > 0.999
+    assert abs(found.with_raw["tsm"].mean()) < 0.05
+    assert abs(found.gain("gaussian").mean) < 0.01
+    assert found.markdown().count("\n") == 4
+    with pytest.raises(InputError, match=r"1\.3 A"):
+        split(np.zeros((64, 64), np.float32), 2.0, methods)
+    with pytest.raises(InputError, match="halves"):
+        halves(np.zeros(4, np.float32))
+
+
+def test_the_table_of_methods_links_every_chapter_and_reads_the_cards():
+    table = methods_table()
+    for row in ROWS:
+        assert f"({row.chapter}.ipynb)" in table
+    assert all(line.count("|") == 5 for line in table.splitlines())
+    cards = training_table()
+    assert "particle_restorer" in cards
+    assert "flyem" in cards
+
+
+def value(number, low=None, high=None, n=None):
+    return {"value": number, "low": low, "high": high, "n": n}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": value(1, 0.5, 2, 8), "b": value(0.1)}, "confirmed"),
+        ({"a": value(1, -0.5, 2, 8), "b": value(0.1)}, "undecided"),
+        ({"a": value(1, 0.5, 2, 8), "b": value(0.9)}, "contradicted"),
+        ({"a": value(1, 1, 1, 1), "b": value(0.1)}, "undecided"),
+        ({"a": value(1, 0.5, 2, 8)}, "not measured"),
+    ],
+)
+def test_verdicts_follow_from_intervals(values, expected):
+    statement = Statement("x", "x", "{a}", (("a", 0.0), ("-b", 0.5)))
+    assert statement.verdict(values) == expected
+
+
+def test_tables_fill_in_numbers_and_dashes():
+    assert "0.25" in decision_table({"gain.correlation.tsm": value(0.25)})
+    assert statements_table({}).count("not measured") == len(STATEMENTS)
+
+
+def test_every_profile_says_what_is_smaller_than_in_the_paper():
+    for profile in PROFILES:
+        told = chapter.shortcuts(profile)
+        assert (told == []) == (profile == "paper")
+    assert {"raw", "tsm", "generalist", "squares", "cellpose3"} <= set(chapter.thresholds())
+
+
+def test_generalist_sees_the_chosen_pixel_size_and_returns_the_given_one():
+    seen = []
+
+    class Prior:
+        def denoise(self, x, sigma):
+            seen.append(tuple(x.shape[-2:]))
+            return x
+
+    image = np.random.default_rng(0).normal(100, 5, (160, 128)).astype(np.float32)
+    image[40:80] += 20
+    method = chapter.generalist_method("cpu", 0, prior=Prior(), working_angstrom=5.26)
+    assert method([image]).images[0].shape == (160, 128)
+    assert set(seen) == {(80, 64)}
+
+
+def test_the_window_is_about_a_particle(micrographs):
+    shown = chapter.window({"raw": micrographs[0].noisy.numpy()}, micrographs[0], side=80)
+    assert [image.shape for image in shown.values()] == [(80, 80), (80, 80)]
+    assert list(shown) == ["raw", "clean"]
