@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tools.book import notebooks
-from tools.book.markdown import number, table
+from tools.book.markdown import PLACEHOLDER, table
+from tools.book.markdown import filled as with_numbers
 from tools.book.runs import Runs
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- emlab:chapters -->\n).*?(<!-- /emlab:chapters -->)", flags=re.DOTALL)
-PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
 
 
 def repository() -> str:
@@ -50,7 +50,7 @@ def sentence(template: str, values: dict[str, Any]) -> str:
     names = PLACEHOLDER.findall(template)
     if not template or any(name not in values for name in names):
         return "not measured"
-    return PLACEHOLDER.sub(lambda found: number(values[found[1]]), template)
+    return with_numbers(template, values)
 
 
 def filled(text: str, runs: Runs) -> str:
