@@ -1,14 +1,16 @@
-"""Fill the table of chapters in README.md with what the last run measured: ``make readme``."""
+"""``make readme``: what the last run measured, in README.md and in the times that chapters tell."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from emlab import chapters
 from tools.book import notebooks
 from tools.book.markdown import PLACEHOLDER, table
 from tools.book.markdown import filled as with_numbers
@@ -60,6 +62,21 @@ def filled(text: str, runs: Runs) -> str:
     return BLOCK.sub(lambda found: f"{found[1]}{chapters_table(runs)}\n{found[2]}", text)
 
 
+def with_times(known: dict[str, Any], runs: Runs) -> dict[str, Any]:
+    """Return the times that chapters tell, with those of a profile's run in place of older ones."""
+    measured = {
+        slug: {"seconds": round(metrics["seconds"], 1), "hardware": _hardware(metrics)}
+        for slug, metrics in runs.metrics.items()
+    }
+    return {**known, runs.profile: {**known.get(runs.profile, {}), **measured}}
+
+
+def _hardware(metrics: dict[str, Any]) -> str:
+    place = metrics["environment"]
+    graphics = place["gpu"] if metrics["device"] != "cpu" else None
+    return graphics or f"{place['cores']} cores, {place['cpu']}"
+
+
 def _badge(slug: str) -> str:
     place = repository().removeprefix("https://github.com/")
     target = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{slug}.ipynb"
@@ -68,13 +85,16 @@ def _badge(slug: str) -> str:
 
 
 def main() -> int:
-    """Rewrite README.md."""
+    """Rewrite README.md and the times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="cpu", help="profile whose numbers are shown")
     profile = parser.parse_args().profile
     runs = Runs(ROOT, profile, ROOT / "_build" / "runs" / profile)
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    known = json.loads(chapters.TIMES.read_text(encoding="utf-8"))
+    times = json.dumps(with_times(known, runs), indent=1, sort_keys=True)
+    chapters.TIMES.write_text(f"{times}\n", encoding="utf-8")
     return 0
 
 
