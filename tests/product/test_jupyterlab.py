@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 240_000  # a shared machine is slow; on an idle one a chapter takes a few seconds
 SMOKE = 'PROFILE = "smoke"\nSEED = 0\nDEVICE = "cpu"\nOUT_DIR = "runs"'
 FIGURE = "img[alt*='Shown: ']"
-FAILURES = "[data-mime-type='application/vnd.jupyter.error']"
+FAILURES = "[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')"
 
 
 def missing(reason: str) -> NoReturn:
@@ -133,12 +133,18 @@ def page(lab: str) -> Iterator[Page]:
 
 
 def open_and_run(page: Page, lab: str, name: str) -> None:
-    """Open a notebook alone and run all of its cells."""
+    """Open a notebook alone and run all of its cells once its kernel answers."""
     page.goto(f"{lab}/doc/tree/{name}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.wait_for_function("window.jupyterapp !== undefined")
-    page.evaluate("() => window.jupyterapp.restored")
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(
+        """async () => {
+            await window.jupyterapp.restored;
+            const session = window.jupyterapp.shell.currentWidget?.sessionContext;
+            await session?.ready;
+            return Boolean(await session?.session?.kernel?.info);
+        }"""
+    )
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
 @pytest.mark.parametrize("chapter", shipped(), ids=lambda path: path.stem)
