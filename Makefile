@@ -8,6 +8,7 @@ PYTHON ?= python3
 PROFILE ?= cpu
 PROFILES := smoke cpu gpu paper
 BIN := .venv/bin
+COLAB_PYTHON ?= $(BIN)/python
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
@@ -74,12 +75,8 @@ topaz: $(READY) ## put Topaz 0.3.20 (GPL, 48 MB, a program of its own) where cha
 readme: $(READY) ## fill the measured numbers of README.md from the last `make book`
 	@$(BIN)/python -m tools.readme --profile $(PROFILE)
 
-colab: ## chapters in smoke with the Python in use, its own torch and numpy: what a reader on Colab has
-	@before=$$($(PYTHON) -c 'import torch; print(torch.__version__)'); \
-	$(PYTHON) -m pip install -qq -e . papermill ipykernel; \
-	after=$$($(PYTHON) -c 'import torch; print(torch.__version__)'); \
-	[ "$$before" = "$$after" ] || { echo "installing emlab replaced torch $$before by $$after" >&2; exit 1; }
-	@emlab run --all --profile smoke --out _build/runs/colab
+colab: $(if $(filter $(BIN)/%,$(COLAB_PYTHON)),$(READY)) ## chapters in smoke as on Colab: only torch, NumPy, matplotlib, ipywidgets before the first cell
+	@$(COLAB_PYTHON) -m tools.colab
 
 clean: ## remove what was built or run; keeps .venv and .programs
 	@rm -rf _build runs build .pytest_cache .mypy_cache .ruff_cache

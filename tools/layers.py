@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src" / "emlab"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("runtime",),
+    ("chapters",),
     ("io_tags", "io_arrays"),
     ("io",),
     ("io_backends", "io_headers"),

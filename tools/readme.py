@@ -1,21 +1,23 @@
-"""Fill the table of chapters in README.md with what the last run measured: ``make readme``."""
+"""``make readme``: what the last run measured, in README.md and in the times that chapters tell."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from emlab import chapters
 from tools.book import notebooks
-from tools.book.markdown import number, table
+from tools.book.markdown import PLACEHOLDER, table
+from tools.book.markdown import filled as with_numbers
 from tools.book.runs import Runs
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- emlab:chapters -->\n).*?(<!-- /emlab:chapters -->)", flags=re.DOTALL)
-PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
 
 
 def repository() -> str:
@@ -50,7 +52,7 @@ def sentence(template: str, values: dict[str, Any]) -> str:
     names = PLACEHOLDER.findall(template)
     if not template or any(name not in values for name in names):
         return "not measured"
-    return PLACEHOLDER.sub(lambda found: number(values[found[1]]), template)
+    return with_numbers(template, values)
 
 
 def filled(text: str, runs: Runs) -> str:
@@ -58,6 +60,21 @@ def filled(text: str, runs: Runs) -> str:
     if not BLOCK.search(text):
         raise ValueError("README.md has no block of chapters to fill")
     return BLOCK.sub(lambda found: f"{found[1]}{chapters_table(runs)}\n{found[2]}", text)
+
+
+def with_times(known: dict[str, Any], runs: Runs) -> dict[str, Any]:
+    """Return the times that chapters tell, with those of a profile's run in place of older ones."""
+    measured = {
+        slug: {"seconds": round(metrics["seconds"], 1), "hardware": _hardware(metrics)}
+        for slug, metrics in runs.metrics.items()
+    }
+    return {**known, runs.profile: {**known.get(runs.profile, {}), **measured}}
+
+
+def _hardware(metrics: dict[str, Any]) -> str:
+    place = metrics["environment"]
+    graphics = place["gpu"] if metrics["device"] != "cpu" else None
+    return graphics or f"{place['cores']} cores, {place['cpu']}"
 
 
 def _badge(slug: str) -> str:
@@ -68,13 +85,16 @@ def _badge(slug: str) -> str:
 
 
 def main() -> int:
-    """Rewrite README.md."""
+    """Rewrite README.md and the times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="cpu", help="profile whose numbers are shown")
     profile = parser.parse_args().profile
     runs = Runs(ROOT, profile, ROOT / "_build" / "runs" / profile)
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    known = json.loads(chapters.TIMES.read_text(encoding="utf-8"))
+    times = json.dumps(with_times(known, runs), indent=1, sort_keys=True)
+    chapters.TIMES.write_text(f"{times}\n", encoding="utf-8")
     return 0
 
 

@@ -39,6 +39,7 @@ class Entry:
 COMMANDS = {
     "run": Entry("run", "Run chapters headless and check their numbers.", group=False),
     "report": Entry("report", "Show the numbers of a run; compare them with their bounds."),
+    "notebooks": Entry("notebooks", "List the chapters; copy them to a folder of yours."),
     "data": Entry("data", "List, fetch and verify data sets."),
     "weights": Entry("weights", "List, verify and describe the trained networks."),
     "train": Entry("train", "Train a network from its recipe.", group=False),
@@ -77,7 +78,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: emlab run 00 --profile cpu, then open the notebooks/ folder in JupyterLab. "
+    epilog="Start with: emlab run 00 --profile cpu, then copy the chapters and open them in "
+    "JupyterLab: emlab notebooks copy chapters. "
     "Every command has its own --help.",
 )
 

@@ -22,13 +22,17 @@ class BoxArray(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def read(self, box: Box) -> np.ndarray: ...
+    def read(self, box: Box) -> np.ndarray:
+        """Return the pixels of a box."""
 
-    def write(self, box: Box, values: np.ndarray) -> None: ...
+    def write(self, box: Box, values: np.ndarray) -> None:
+        """Put pixels into a box."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file; it is not used afterwards."""
 
 
 class RawArray:
@@ -128,12 +132,14 @@ class TiffPages:
         return values
 
     def write(self, box: Box, values: np.ndarray) -> None:
+        """Refuse: compressed pages cannot be changed in place (OSError)."""
         raise OSError(errno.EROFS, "compressed TIFF files are read only")
 
     def flush(self) -> None:
         """Nothing waits to be written."""
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -144,9 +150,11 @@ class ZarrArray:
         self.shape, self.dtype, self._array = tuple(array.shape), np.dtype(array.dtype), array
 
     def read(self, box: Box) -> np.ndarray:
+        """Return the pixels of a box."""
         return np.asarray(self._array[box])
 
     def write(self, box: Box, values: np.ndarray) -> None:
+        """Put pixels into a box, chunk by chunk."""
         self._array[box] = values
 
     def flush(self) -> None:

@@ -79,7 +79,7 @@ def choose_threads(n: int | None = None) -> int:
     if n is None:
         text = os.environ.get("EMLAB_THREADS", "")
         try:
-            n = int(text) if text else min(_usable_cores(), MAX_DEFAULT_THREADS)
+            n = int(text) if text else min(usable_cores(), MAX_DEFAULT_THREADS)
         except ValueError:
             raise InputError(f"EMLAB_THREADS={text} is not a number; set it to 1 or more") from None
     if n < 1:
@@ -99,7 +99,7 @@ def has_fast_bfloat16(device: torch.device | str) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Return the physical cores that this process may use (logical ones where that is unknown)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ids = zip(_cpuinfo("physical id"), _cpuinfo("core id"), strict=False)
@@ -133,7 +133,7 @@ def environment_stamp() -> dict[str, Any]:
         "emlab": emlab.__version__,
         "platform": platform.platform(),
         "cpu": next(iter(_cpuinfo("model name")), platform.processor() or platform.machine()),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "commit": _git_commit(),

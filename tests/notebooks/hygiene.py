@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 MAX_CODE_LINES = 16
 PARAMETERS = {"PROFILE": "cpu", "SEED": 0, "DEVICE": "auto", "OUT_DIR": "../runs/cpu"}
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+RELEASE = f"{PROJECT['urls']['Repository']}@v{PROJECT['version']}"
 FORBIDDEN = {
     r"pip3? +install[^\n]*\btorch\b": "installs torch, which breaks Colab's own",
     r"(?<![\w.])/(?:work|home|root|Users|tmp)/": "has a path of somebody's machine",
@@ -20,7 +24,7 @@ def breaches(notebook: dict[str, Any], slug: str) -> list[str]:
     """Return what is wrong with a notebook (parsed JSON) of this name; an empty list: nothing."""
     cells = notebook["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    found = [*_metadata(notebook), *_opening(cells), *_parameters(cells)]
+    found = [*_metadata(notebook), *_opening(cells, slug), *_parameters(cells)]
     for number, cell in enumerate(cells):
         found += [f"cell {number} {text}" for text in _cell(cell)]
     source = "\n".join(_text(cell) for cell in code)
@@ -45,12 +49,16 @@ def _metadata(notebook: dict[str, Any]) -> list[str]:
     return found + ([f"metadata to remove: {', '.join(sorted(extra))}"] if extra else [])
 
 
-def _opening(cells: list[dict[str, Any]]) -> list[str]:
+def _opening(cells: list[dict[str, Any]], slug: str) -> list[str]:
     title = cells[0]["cell_type"] == "markdown" and _text(cells[0]).startswith("# ")
     found = [] if title else ["the first cell is not a markdown title"]
     first_code = next((_text(cell) for cell in cells if cell["cell_type"] == "code"), "")
     if "emlab" not in first_code or "install" not in first_code:
         found.append("the first code cell does not install emlab where it is missing (Colab)")
+    if not re.search(r"%pip install -q -c kept\.txt .*@ git\+" + re.escape(RELEASE), first_code):
+        found.append(f"the first code cell does not install {RELEASE} and keep torch and NumPy")
+    if f'introduce("{slug}")' not in first_code:
+        found.append(f'the first code cell does not end with introduce("{slug}")')
     return found
 
 

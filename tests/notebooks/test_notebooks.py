@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hygiene import breaches
+from hygiene import RELEASE, breaches
 
 from emlab.report import load_expected, load_metrics
 from emlab.runner import run_chapter
@@ -16,9 +16,11 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPECTED = ROOT / "tests" / "expected"
 SMOKE_SECONDS = 120
 TIMEOUT_SECONDS = 300
-INSTALL = (
-    'from importlib.util import find_spec\nif not find_spec("emlab"):\n    %pip install -q emlab'
-)
+INSTALL = f"""from importlib.util import find_spec
+if not find_spec("emlab"):
+    %pip install -q -c kept.txt "emlab @ git+{RELEASE}"
+from emlab.chapters import introduce
+introduce("00_x")"""
 PARAMETERS = 'PROFILE = "cpu"\nSEED = 0\nDEVICE = "auto"\nOUT_DIR = "../runs/cpu"'
 
 by_slug = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -88,6 +90,9 @@ def test_a_clean_notebook_passes(clean):
         (lambda n: n["cells"][2].update(metadata={}), "0 cells are tagged"),
         (lambda n: n["cells"][1].update(source="%pip install torch"), "installs torch"),
         (lambda n: n["cells"][1].update(source="import torch"), "does not install emlab"),
+        (lambda n: n["cells"][1].update(source=INSTALL.replace("@v", "@w")), "does not install"),
+        (lambda n: n["cells"][1].update(source=INSTALL.replace("-c kept.txt", "")), "keep torch"),
+        (lambda n: n["cells"][1].update(source=INSTALL.replace("00_x", "01_y")), "introduce"),
         (lambda n: n["cells"][0].update(source="Title"), "markdown title"),
         (lambda n: n["cells"][0].pop("id"), "no id"),
         (lambda n: n["metadata"].pop("kernelspec"), "python3"),

@@ -1,7 +1,9 @@
-"""The wheel, installed where this clone cannot be seen: commands, weights, version."""
+"""The wheel, installed where this clone cannot be seen: commands, chapters, weights, version."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from emlab.cli import COMMANDS
 from tools import environments
 
 ROOT = Path(__file__).resolve().parents[2]
+CHAPTER = "04_mtd"
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -59,3 +62,29 @@ def test_weights_are_whole(call: Call) -> None:
     done = call("weights", "verify", "--all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") >= 10
+
+
+def test_commands_of_the_readme_run(call: Call) -> None:
+    """Those that need files of the reader, or run a chapter, are parsed up to the work itself."""
+    blocks = re.findall(r"```(bash|text)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [(kind, line) for kind, block in blocks for line in block.splitlines()]
+    commands = [(kind, shlex.split(line)) for kind, line in lines if line.startswith(".venv/bin/")]
+    assert len(commands) >= 15
+    for kind, (_, *words) in commands:
+        parse_only = kind == "text" or words[0] in ("run", "report")
+        done = call(*words, *(["--help"] if parse_only else []))
+        assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_a_copied_chapter_runs_and_keeps_its_numbers(call: Call) -> None:
+    copied = call("notebooks", "copy", "chapters").stdout.splitlines()
+    shipped = [path.name for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    assert [Path(line).name for line in copied] == shipped
+    expected = str(ROOT / "tests" / "expected")
+    options = ["--profile", "smoke", "--device", "cpu", "--out", "runs", "--expected", expected]
+    done = call("run", f"chapters/{CHAPTER}.ipynb", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+    assert call("run", CHAPTER[:2], "--notebooks", "nowhere").returncode == 2
+    shown = call("report", "show", f"runs/{CHAPTER}/metrics.json")
+    assert shown.returncode == 0, shown.stderr

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tools import layers, new_method, readme
-from tools.book import notebooks, scorecard
+from tools import layers, new_method, public, readme
+from tools.book import api, notebooks, scorecard
 from tools.book.runs import Runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +98,18 @@ def test_nothing_is_left_to_do_and_no_registry_is_named() -> None:
         if word in path.read_text(encoding="utf-8")
     ]
     assert found == []
+
+
+# Reference
+
+
+def test_every_public_module_has_a_page() -> None:
+    """If this fails, put the module's name into a marker of a page below book/api."""
+    assert [module for module, place in api.assignment(ROOT).items() if not place] == []
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    assert public.undocumented() == []
 
 
 # Dependencies
@@ -371,6 +383,14 @@ def test_scorecard_has_conditions_for_every_claim_of_a_chapter() -> None:
     claims = [f"{letter}{n}" for letter, last in counts.items() for n in range(1, last + 1)]
     assert [row.id for row in rows] == claims
     assert [row.id for row in rows if not row.conditions] == []
+
+
+def test_every_claim_says_why_it_differs_and_what_shows_it() -> None:
+    book, runs = ROOT / "book", Runs(ROOT, "cpu", ROOT / "no-runs")
+    rows = scorecard.read(book / "scorecard.toml", book / "scorecard_notes.toml")
+    assert [row.id for row in rows if not row.why or not row.figure] == []
+    cells = {slug: notebooks.cell_ids(runs.notebook(slug)) for slug in runs.slugs}
+    assert [row.id for row in rows if row.figure not in cells[row.chapter]] == []
 
 
 def test_scorecard_refuses_a_condition_that_is_no_comparison(tmp_path: Path) -> None:

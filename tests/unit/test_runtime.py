@@ -67,7 +67,7 @@ def test_threads_from_argument_environment_and_default(monkeypatch, torch_settin
     assert runtime.choose_threads(2) == torch.get_num_threads() == 2
     monkeypatch.delenv("EMLAB_THREADS")
     assert 1 <= runtime.choose_threads() <= runtime.MAX_DEFAULT_THREADS
-    monkeypatch.setattr(runtime, "_usable_cores", lambda: 64)
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 64)
     assert runtime.choose_threads() == 4
 
 
@@ -89,9 +89,9 @@ def test_hyperthreads_are_not_counted_as_cores(monkeypatch):
     two_by_two = {"physical id": ["0", "0", "0", "0"], "core id": ["0", "1", "0", "1"]}
     monkeypatch.setattr(runtime, "_cpuinfo", lambda key: two_by_two.get(key, []))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
-    assert runtime._usable_cores() == 2
+    assert runtime.usable_cores() == 2
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    assert runtime._usable_cores() == 1
+    assert runtime.usable_cores() == 1
 
 
 def test_stamp_is_json_and_says_where(monkeypatch):

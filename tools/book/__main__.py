@@ -18,6 +18,8 @@ BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 MARK = BUILD / "book.sha256"
 LOG = BUILD / "book.log"
+DOCTREES = BUILD / ".doctrees"
+LAYOUT = BUILD / "layout.sha256"
 
 
 def main() -> int:
@@ -50,6 +52,7 @@ def _build(digest: str) -> int:
     print("Building the book ...", flush=True)
     shutil.rmtree(HTML, ignore_errors=True)
     MARK.unlink(missing_ok=True)
+    _forget_what_moved(BUILD / "stage")
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [str(jupyter_book), "build", str(BUILD / "stage"), "--path-output", str(ROOT)]
     with LOG.open("w", encoding="utf-8") as log:
@@ -70,6 +73,17 @@ def _build(digest: str) -> int:
     MARK.write_text(digest)
     print(f"The book is built. Open {index.as_uri()}")
     return 0
+
+
+def _forget_what_moved(staged: Path) -> None:
+    """Drop Sphinx's memory of pages if a page came or went, or a name may be on another one now."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in staged.rglob("*") if path.suffix in (".md", ".ipynb")):
+        digest.update(f"{file.relative_to(staged)}\0".encode())
+        digest.update(file.read_bytes() if file.parent.name == "api" else b"")
+    if not LAYOUT.is_file() or LAYOUT.read_text() != digest.hexdigest():
+        shutil.rmtree(DOCTREES, ignore_errors=True)
+    LAYOUT.write_text(digest.hexdigest())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +45,41 @@ def cover(notebook: Notebook) -> Cover | None:
     cells = notebook["cells"]
     tagged = [cell for cell in cells if "cover" in cell.get("metadata", {}).get("tags", [])]
     for cell in [*tagged, *cells]:
-        for output in cell.get("outputs", []):
-            found = _PICTURE.search(_text(output.get("data", {}).get("text/html", "")))
-            if found:
+        for html_text in _html(cell):
+            if found := _PICTURE.search(html_text):
                 return Cover(base64.b64decode(found["data"]), html.unescape(found["alt"]))
     return None
+
+
+def curtains(notebook: Notebook) -> list[str]:
+    """Return the curtains that the chapter shows, as HTML."""
+    shown = [text for cell in notebook["cells"] for text in _html(cell)]
+    return [text for text in shown if 'class="emlab-curtain"' in text]
+
+
+def words(notebook: Notebook) -> int:
+    """Return how many words of running text a chapter has."""
+    return sum(len(text.split()) for text in _markdown(notebook))
+
+
+def cell_ids(notebook: Notebook) -> set[str]:
+    """Return the names of all cells."""
+    return {cell["id"] for cell in notebook["cells"] if "id" in cell}
+
+
+def described(notebook: Notebook, cell_id: str) -> str:
+    """Return the description of the first picture that a cell shows, without brackets."""
+    for cell in notebook["cells"]:
+        if cell.get("id") == cell_id:
+            for html_text in _html(cell):
+                if found := _PICTURE.search(html_text):
+                    return re.sub(r"[\[\]]", "", html.unescape(found["alt"]))
+    return ""
+
+
+def _html(cell: dict[str, Any]) -> Iterator[str]:
+    for output in cell.get("outputs", []):
+        yield _text(output.get("data", {}).get("text/html", ""))
 
 
 def _markdown(notebook: Notebook) -> Iterator[str]:
@@ -60,3 +90,14 @@ def _markdown(notebook: Notebook) -> Iterator[str]:
 
 def _text(source: str | list[str]) -> str:
     return source if isinstance(source, str) else "".join(source)
+
+
+def labelled(notebook: Notebook, labels: Mapping[str, str]) -> Notebook:
+    """Return a copy in which cells (by name) are preceded by a label that pages can point to."""
+    cells = []
+    for cell in notebook["cells"]:
+        if label := labels.get(cell.get("id", "")):
+            text = {"cell_type": "markdown", "metadata": {}, "source": f"({label})="}
+            cells.append({**text, "id": label})
+        cells.append(cell)
+    return {**notebook, "cells": cells}

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.book import api, cards, notebooks, picture, scorecard
+from tools.book import api, cards, landing, picture, scores
 from tools.book.markdown import number, table
 from tools.book.runs import Runs
 
-MARKER = re.compile(r"^<!-- emlab:(\w+)(?: ([\w ]+))? -->$", flags=re.MULTILINE)
+MARKER = re.compile(r"^<!-- emlab:(\w+)(?: ([\w. ]+))? -->$", flags=re.MULTILINE)
 COVERS = Path("book/_static/covers")
 
 
@@ -23,19 +23,6 @@ def fill(text: str, runs: Runs) -> str:
         No function has that name.
     """
     return MARKER.sub(lambda found: FILLS[found[1]](runs, *(found[2] or "").split()), text)
-
-
-def chapter_cards(runs: Runs) -> str:
-    """Return a grid of cards: picture, title and claim of every chapter there is."""
-    parts = ["::::{grid} 1 1 2 2\n:gutter: 3"]
-    for slug in runs.slugs:
-        notebook = runs.notebook(slug)
-        cover = notebooks.cover(notebook)
-        image = [f":img-top: _static/covers/{slug}.png", f":img-alt: {cover.alt}"] if cover else []
-        options = "\n".join([f":link: ../notebooks/{slug}", ":link-type: doc", *image])
-        name = notebooks.title(notebook)
-        parts.append(f":::{{grid-item-card}} {name}\n{options}\n\n{notebooks.claim(notebook)}\n:::")
-    return "\n\n".join([*parts, "::::"])
 
 
 def status(runs: Runs) -> str:
@@ -82,21 +69,6 @@ def _environment(runs: Runs) -> str:
     return table(["", *columns], rows)
 
 
-def scores(runs: Runs) -> str:
-    """Return the scorecard: every claim with its verdict and the numbers behind it."""
-    rows = scorecard.read(runs.root / "book" / "scorecard.toml")
-    overview, details = [], []
-    for row in rows:
-        values = runs.metrics.get(row.chapter, {}).get("values", {})
-        link = f"[{row.chapter}](../notebooks/{row.chapter})"
-        result = scorecard.verdict(row, values)
-        overview.append([f"[{row.id}](claim-{row.id})", row.claim, f"**{result}**", link])
-        facts = "\n".join(f"* {line}" for line in scorecard.explain(row, values))
-        details.append(f"(claim-{row.id})=\n### {row.id}: {row.claim}\n\n{row.here}\n\n{facts}")
-    header = ["", "claim (quoted)", f"measured here ({runs.profile})", "chapter"]
-    return "\n\n".join([table(header, overview), "## The numbers behind each verdict", *details])
-
-
 def numbers(runs: Runs, slug: str) -> str:
     """Return all recorded numbers of one chapter."""
     values = runs.metrics.get(slug, {}).get("values", {})
@@ -105,13 +77,15 @@ def numbers(runs: Runs, slug: str) -> str:
 
 
 FILLS: dict[str, Callable[..., str]] = {
-    "chapters": chapter_cards,
+    "chapters": landing.chapter_cards,
+    "curtain": landing.hero,
+    "tally": landing.tally,
     "data_cards": lambda runs: cards.data_cards(),
     "model_cards": lambda runs: cards.model_cards(),
     "status": status,
-    "scorecard": scores,
+    "scorecard": scores.scores,
     "numbers": numbers,
     "layers": lambda runs: picture.layers(),
     "units": lambda runs: picture.units(),
-    "api": lambda runs, *units: api.reference(units),
+    "api": lambda runs, *prefixes: api.reference(runs.root, prefixes),
 }

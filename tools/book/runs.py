@@ -52,12 +52,19 @@ class Runs:
         found = {slug: _json(self.folder / slug / "metrics.json") for slug in self.slugs}
         return {slug: content for slug, content in found.items() if content}
 
+    @cached_property
+    def _notebooks(self) -> dict[str, dict[str, Any]]:
+        return {}
+
     def notebook(self, slug: str) -> dict[str, Any]:
         """Return a chapter as executed (if need be with its error), else as committed."""
-        folder = self.folder / slug
-        places = [folder / f"{slug}.ipynb", folder / f"{slug}.failed.ipynb"]
-        source = self.root / "notebooks" / f"{slug}.ipynb"
-        return _json(next((place for place in places if place.is_file()), source))
+        if slug not in self._notebooks:
+            folder = self.folder / slug
+            places = [folder / f"{slug}.ipynb", folder / f"{slug}.failed.ipynb"]
+            source = self.root / "notebooks" / f"{slug}.ipynb"
+            place = next((place for place in places if place.is_file()), source)
+            self._notebooks[slug] = _json(place)
+        return self._notebooks[slug]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from tools.book import notebooks
+from tools.book import landing, notebooks, scores
 from tools.book.pages import COVERS, fill
 from tools.book.runs import Runs
 
-NOT_STAGED = {"_config.yml", "scorecard.toml", "claims.toml"}
+NOT_STAGED = {"_config.yml", "scorecard.toml", "scorecard_notes.toml", "claims.toml"}
 
 
 def stage(runs: Runs, folder: Path) -> str:
@@ -28,13 +28,15 @@ def stage(runs: Runs, folder: Path) -> str:
             if file.suffix == ".md":
                 raw = fill(raw.decode("utf-8"), runs).encode("utf-8")
             content[file.relative_to(runs.root)] = raw
+    pointed_at = scores.anchors(runs)
     for slug in runs.slugs:
         notebook = runs.notebook(slug)
-        text = json.dumps(notebook, indent=1, ensure_ascii=False)
+        labels = {cell: scores.anchor(cell) for cell in pointed_at.get(slug, ())}
+        text = json.dumps(notebooks.labelled(notebook, labels), indent=1, ensure_ascii=False)
         content[Path("notebooks", f"{slug}.ipynb")] = text.encode("utf-8")
         cover = notebooks.cover(notebook)
         if cover:
-            content[COVERS / f"{slug}.png"] = cover.png
+            content[COVERS / f"{slug}.png"] = landing.thumbnail(cover.png)
     _write(content, folder)
     digest = hashlib.sha256()
     for path, raw in sorted(content.items()):

@@ -7,7 +7,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
@@ -40,6 +40,7 @@ LINES = {
     "ours": ("vermilion", "-"),
 }
 RIGHT, WRONG, MISSED = "green", "vermilion", "sky"
+COMPASS = ("orange", "vermilion", "blue", "sky")  # right, down, left, up
 WINDOW = 140  # side of what is shown of an image
 
 
@@ -248,11 +249,16 @@ def flow_pictures(case: Case, flows: NDArray, found: Segmentation) -> dict[str, 
 
 
 def hues(flows: NDArray) -> NDArray[np.float64]:
-    """Direction of ``(2, H, W)`` as hue and length, at most 1, as brightness."""
+    """Direction of ``(2, H, W)`` as hue and length, at most 1, as brightness.
+
+    Columns run from blue to yellow and rows from light to dark hues, which all eyes tell apart.
+    """
     y, x = flows
-    hue = (np.arctan2(y, x) / (2 * np.pi)) % 1
-    length = np.clip(np.hypot(y, x), 0, 1)
-    return hsv_to_rgb(np.stack([hue, np.ones_like(hue), length], -1))
+    turns = (np.arctan2(y, x) / (2 * np.pi)) % 1
+    corners = np.array([to_rgb(COLOURS[name]) for name in (*COMPASS, COMPASS[0])])
+    at = np.linspace(0, 1, len(corners))
+    wheel = np.stack([np.interp(turns, at, channel) for channel in corners.T], -1)
+    return wheel * np.clip(np.hypot(y, x), 0, 1)[..., None]
 
 
 def grid(pictures: Mapping[str, NDArray], columns: int) -> Figure:

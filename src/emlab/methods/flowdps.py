@@ -305,14 +305,17 @@ class ScaledInstrument:
         self.counts = instrument.counts
 
     def A(self, image: Tensor) -> Tensor:
+        """Return the counts expected of an image of spread 1."""
         return self.instrument.A(self.scale * image + self.shift)
 
     def linearised(self, image: Tensor) -> Tangent:
+        """Return the derivative at an image of spread 1, and its transpose."""
         return _ScaledTangent(
             self.instrument.linearised(self.scale * image + self.shift), self.scale
         )
 
     def sensitivity(self) -> Tensor:
+        """Return how much a pixel of spread 1 tells, the scale counted twice."""
         return self.scale**2 * self.instrument.sensitivity()
 
 

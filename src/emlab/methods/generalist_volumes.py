@@ -43,20 +43,25 @@ class VolumeTarget(Protocol):
     """What is written: a `NewVolume`."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """``(D, H, W)``."""
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Type of the voxels."""
 
     @property
-    def resumed(self) -> bool: ...
+    def resumed(self) -> bool:
+        """Whether an earlier, unfinished run is gone on with."""
 
     @property
-    def journal(self) -> Path: ...
+    def journal(self) -> Path:
+        """Where the blocks that are done are noted."""
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None: ...
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
 
 
 @dataclass(frozen=True)

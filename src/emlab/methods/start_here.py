@@ -98,9 +98,11 @@ class Mask:
     seen: Tensor
 
     def A(self, image: Tensor) -> Tensor:
+        """Return the image with zeros where nothing is seen."""
         return image * self.seen
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Return the measurement with zeros where nothing is seen."""
         return measurement * self.seen
 
     def measure(self, image: Tensor, noise_sigma: float, generator: torch.Generator) -> Tensor:
@@ -207,6 +209,7 @@ class ExactVelocity(nn.Module):
         self.prior = prior
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity at points x ``(n, 1, D)`` and times t ``(n,)`` below 1."""
         time = t.reshape(-1, *[1] * (x.ndim - 1))
         denoised = self.prior.denoise((x / time)[:, 0], (1 - t) / t)[:, None]
         return (denoised - x) / (1 - time)
@@ -220,6 +223,7 @@ class ExactDiffusion(nn.Module):
         self.prior, self.schedule = prior, schedule
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return minus the noise expected in points x ``(n, 1, D)`` at times t ``(n,)``."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         scale = alpha.reshape(-1, *[1] * (x.ndim - 1))
         level = sigma.reshape(scale.shape)

@@ -94,6 +94,7 @@ class Resemblance:
     cosines: dict[str, NDArray[np.float64]]
 
     def mean(self, method: str) -> Interval:
+        """Return a method's mean cosine with its interval."""
         return mean_interval(self.cosines[method])
 
     def excess(self, first: str = "tsm", second: str = "dsm") -> Interval:

@@ -36,6 +36,7 @@ class Matched:
 
     @property
     def hits(self) -> int:
+        """How many picks were given a true place."""
         return int((self.pick_to_truth >= 0).sum())
 
 

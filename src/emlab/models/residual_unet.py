@@ -125,6 +125,7 @@ class Encode(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return maps ``(n, out, H, W)`` of maps ``(n, in, H, W)``."""
         x = self.skip(x) + self.unit1(x)
         return x + self.unit2(x)
 
@@ -140,6 +141,7 @@ class Decode(nn.Module):
         self.styles = nn.ModuleList(nn.Linear(style, next_width) for _ in range(3))
 
     def forward(self, x: Tensor, encoded: Tensor, style: Tensor) -> Tensor:
+        """Return maps of the level below, those of the encoder and a style ``(n, style)``."""
         x = self.skip(x) + self._styled(0, self.enter(x) + encoded, style)
         return x + self._styled(2, self._styled(1, x, style), style)
 

@@ -145,6 +145,7 @@ class ScalarEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(32, size), nn.SiLU(), nn.Linear(size, size))
 
     def forward(self, scalar: Tensor) -> Tensor:
+        """Return an embedding ``(n, width)`` of numbers ``(n,)``."""
         phase = scalar[:, None] * self.frequencies
         return self.layers(torch.cat([phase.sin(), phase.cos()], dim=-1))
 
@@ -167,6 +168,7 @@ class Stage(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return ``(n, out, H, W)`` of ``(n, in, H, W)`` and an embedding ``(n, width)``."""
         hidden = self.conv1(functional.silu(self.norm1(x)))
         scale, shift = self.modulate(functional.silu(embedding))[..., None, None].chunk(2, dim=1)
         hidden = self.norm2(hidden) * (1 + scale) + shift
@@ -188,6 +190,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return maps ``(n, width, H, W)``, every pixel informed by all others."""
         n, width, height, columns = x.shape
         qkv = self.to_qkv(self.norm(x)).reshape(n, 3, self.heads, -1, height * columns)
         query, key, value = qkv.transpose(-1, -2).unbind(1)
@@ -203,6 +206,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        """Return maps of half the side; the embedding is not used."""
         return self.conv(x)
 
 
@@ -214,4 +218,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        """Return maps of twice the side; the embedding is not used."""
         return self.conv(functional.interpolate(x, scale_factor=2, mode="nearest"))

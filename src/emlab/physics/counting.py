@@ -22,7 +22,8 @@ FEWEST = 1e-3  # expected counts below this are taken as this: no wave is exactl
 class CountingNoise(Noise, Protocol):
     """A likelihood that also says how much one pixel tells."""
 
-    def curvature(self, mean: Tensor) -> Tensor: ...
+    def curvature(self, mean: Tensor) -> Tensor:
+        """Return the Fisher information of each pixel about its mean."""
 
 
 class Poisson:
@@ -42,13 +43,16 @@ class Poisson:
         return counts.to(clean)
 
     def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        r"""Return :math:`\ell`, summed over the last two axes."""
         rate = mean.clamp_min(FEWEST)
         return (measurement * rate.log() - rate - torch.lgamma(measurement + 1)).sum((-2, -1))
 
     def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        r"""Return :math:`d\ell/d\lambda = y/\lambda - 1`."""
         return measurement / mean.clamp_min(FEWEST) - 1
 
     def curvature(self, mean: Tensor) -> Tensor:
+        r"""Return the Fisher information :math:`1/\lambda`."""
         return 1 / mean.clamp_min(FEWEST)
 
 
@@ -59,14 +63,17 @@ class SquareRoot(Poisson):
     """
 
     def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        r"""Return :math:`\ell`, summed over the last two axes."""
         misfit = self._root(measurement) - self._root(mean)
         return (0.5 * math.log(2 / math.pi) - 2 * misfit.square()).sum((-2, -1))
 
     def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        r"""Return :math:`d\ell/d\lambda`."""
         root = self._root(mean)
         return 2 * (self._root(measurement) - root) / root
 
     def curvature(self, mean: Tensor) -> Tensor:
+        r"""Return the Fisher information :math:`1/(\lambda + 3/8)`."""
         return 1 / (mean + 3 / 8).clamp_min(FEWEST)
 
     @staticmethod
@@ -90,18 +97,22 @@ class GaussianCounts:
             raise InputError("the variance of the counts must be positive")
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the counts with noise added."""
         white = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         return clean + self.variance.to(clean).sqrt() * white.to(clean.device)
 
     def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the log-likelihood, summed over the last two axes."""
         variance = self.variance.to(mean)
         misfit = (measurement - mean).square() / variance
         return -0.5 * (misfit + (2 * math.pi * variance).log()).sum((-2, -1))
 
     def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the derivative of the log-likelihood by the mean."""
         return (measurement - mean) / self.variance.to(mean)
 
     def curvature(self, mean: Tensor) -> Tensor:
+        """Return the Fisher information, one over the variance."""
         return (1 / self.variance.to(mean)).expand_as(mean)
 
 

@@ -90,6 +90,7 @@ class ComplexCTF:
 
     @property
     def wavelength_angstrom(self) -> float:
+        """Wavelength of the electrons at this voltage."""
         return wavelength_angstrom(self.voltage_kv)
 
     @property

@@ -27,9 +27,11 @@ class Tangent(Protocol):
 
     expected: Tensor
 
-    def A(self, image: Tensor) -> Tensor: ...
+    def A(self, image: Tensor) -> Tensor:
+        """Return the change of the counts that a small change of the image makes."""
 
-    def A_adjoint(self, measurement: Tensor) -> Tensor: ...
+    def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Carry a change of the counts back to the image."""
 
 
 class Instrument(Protocol):
@@ -43,11 +45,14 @@ class Instrument(Protocol):
 
     counts: Tensor
 
-    def A(self, image: Tensor) -> Tensor: ...
+    def A(self, image: Tensor) -> Tensor:
+        """Return the counts expected of an image."""
 
-    def linearised(self, image: Tensor) -> Tangent: ...
+    def linearised(self, image: Tensor) -> Tangent:
+        """Return the derivative at an image."""
 
-    def sensitivity(self) -> Tensor: ...
+    def sensitivity(self) -> Tensor:
+        """Return how much a pixel of the image tells, broadcasting against it."""
 
 
 class ExitWave:
@@ -207,6 +212,7 @@ class LinearisedExitWave:
         return 2 * self.counts * (self.wave.conj() * change).real
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Carry a change of the counts ``(..., H, W)`` back to the image."""
         pulled = self.instrument.propagate_adjoint(2 * self.counts * measurement * self.wave)
         return (self.slope.conj() * pulled).real
 

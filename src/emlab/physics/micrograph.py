@@ -165,10 +165,12 @@ class Micrograph:
 
     @property
     def pixel_size_angstrom(self) -> float:
+        """Side of a pixel."""
         return self.config.pixel_size_angstrom
 
     @property
     def defocus_angstrom(self) -> float:
+        """Defocus, positive is underfocus."""
         return self.config.defocus_angstrom
 
     def mask(self, radius_angstrom: float) -> Tensor:

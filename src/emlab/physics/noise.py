@@ -36,11 +36,14 @@ __all__ = [
 class Noise(Protocol):
     """What a solver needs of the detector."""
 
-    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor: ...
+    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a measurement whose expectation is the clean one."""
 
-    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor: ...
+    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the log-likelihood, summed over the last two axes."""
 
-    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor: ...
+    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the derivative of the log-likelihood by the mean."""
 
 
 class GaussianNoise:
@@ -57,13 +60,16 @@ class GaussianNoise:
         self.sigma = sigma
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the image with noise added."""
         return clean + self.sigma * _white(clean, generator)
 
     def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the log-likelihood, summed over the last two axes."""
         misfit = ((measurement - mean) / self.sigma).square()
         return -0.5 * (misfit + math.log(2 * math.pi * self.sigma**2)).sum((-2, -1))
 
     def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the misfit over the variance."""
         return (measurement - mean) / self.sigma**2
 
 
@@ -101,6 +107,7 @@ class PoissonGaussianNoise:
         return self.gain * (mean - self.offset).clamp(min=0) + self.sigma**2
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Return counts of the image; pixels below the offset are an `InputError`."""
         if clean.min() < self.offset:
             raise InputError(
                 f"the image goes down to {float(clean.min()):.4g}, below the offset "
@@ -111,11 +118,13 @@ class PoissonGaussianNoise:
         return self.gain * counts + self.offset + self.sigma * _white(clean, generator)
 
     def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the Gaussian approximation, summed over the last two axes."""
         variance = self.variance(mean)
         misfit = (measurement - mean).square() / variance
         return -0.5 * (misfit + (2 * math.pi * variance).log()).sum((-2, -1))
 
     def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the derivative of that approximation by the mean."""
         variance = self.variance(mean)
         pull = (measurement - mean) / variance
         change = self.gain * (mean > self.offset)
@@ -173,15 +182,18 @@ class ColouredGaussianNoise:
         return self._filter(residual, -1.0)
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the image with correlated noise added."""
         return clean + self.colour(_white(clean, generator))
 
     def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return the log-likelihood, summed over the last two axes."""
         residual = measurement - mean
         logs = (2 * math.pi * self.spectrum(tuple(residual.shape)).to(residual)).log()
         twice = logs[:, 1 : (residual.shape[-1] + 1) // 2].sum()  # columns that rfft2 leaves out
         return -0.5 * (self.whiten(residual).square().sum((-2, -1)) + logs.sum() + twice)
 
     def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
+        """Return :math:`C^{-1}` times the misfit."""
         return self.precision(measurement - mean)
 
     def _filter(self, image: Tensor, exponent: float) -> Tensor:

@@ -26,27 +26,33 @@ Shape = tuple[int, ...]
 class LinearOperator(Protocol):
     """What a solver needs of the instrument."""
 
-    def A(self, image: Tensor) -> Tensor: ...
+    def A(self, image: Tensor) -> Tensor:
+        """Return what the instrument makes of an image, before noise."""
 
-    def A_adjoint(self, measurement: Tensor) -> Tensor: ...
+    def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Carry a measurement back to the space of images."""
 
 
 class ShapedOperator(LinearOperator, Protocol):
     """An operator that also knows the shape of its measurement."""
 
-    def measured_shape(self, shape: Shape) -> Shape: ...
+    def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape that the measurement of an image of this shape has."""
 
 
 class Identity:
     """Denoising: the image itself is measured."""
 
     def A(self, image: Tensor) -> Tensor:
+        """Return the image."""
         return image
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Return the measurement."""
         return measurement
 
     def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape itself."""
         return tuple(shape)
 
 
@@ -81,6 +87,7 @@ class Blur:
         self.kernel, self.boundary = kernel, boundary
 
     def A(self, image: Tensor) -> Tensor:
+        """Return the blurred image ``(..., H, W)``."""
         height, width = image.shape[-2:]
         k = self.kernel.shape[0]
         extended = image
@@ -92,6 +99,7 @@ class Blur:
         return full[..., k - 1 : k - 1 + height, k - 1 : k - 1 + width]
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Correlate with the kernel; what lies outside is folded back."""
         height, width = measurement.shape[-2:]
         k = self.kernel.shape[0]
         sides = self._sides(height, width)
@@ -103,6 +111,7 @@ class Blur:
         return full
 
     def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape itself."""
         return tuple(shape)
 
     def _sides(self, height: int, width: int) -> list[int]:
@@ -163,18 +172,21 @@ class Downsample:
         return (self.factor - 1) / 2 if self.mode == "average" else (self.factor - 1) // 2
 
     def A(self, image: Tensor) -> Tensor:
+        """Return the samples; a side that is no multiple of the factor is an `InputError`."""
         self.measured_shape(tuple(image.shape))
         for axis in self.axes:
             image = self._along(image, axis)
         return image
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Spread every sample over the pixels that it averaged."""
         _check_axes(tuple(measurement.shape), self.axes)
         for axis in reversed(self.axes):
             measurement = self._along_adjoint(measurement, axis)
         return measurement
 
     def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape with sides over the factor; `InputError` if they are no multiples."""
         _check_axes(shape, self.axes)
         sides = list(shape)
         for axis in self.axes:
@@ -257,13 +269,16 @@ class Mask:
         self.mask = mask
 
     def A(self, image: Tensor) -> Tensor:
+        """Return the image with zeros where nothing was measured."""
         self.measured_shape(tuple(image.shape))
         return image * self.mask.to(image)
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Return the same of a measurement."""
         return self.A(measurement)
 
     def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape itself; `InputError` if the mask does not fit it."""
         fits = self.mask.ndim <= len(shape) and all(
             side in (1, wanted)
             for side, wanted in zip(self.mask.shape[::-1], shape[::-1], strict=False)
@@ -284,16 +299,19 @@ class Compose:
         self.operators = operators
 
     def A(self, image: Tensor) -> Tensor:
+        """Apply the last operator first."""
         for operator in reversed(self.operators):
             image = operator.A(image)
         return image
 
     def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Apply the adjoint of the first operator first."""
         for operator in self.operators:
             measurement = operator.A_adjoint(measurement)
         return measurement
 
     def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape after all of them."""
         for operator in reversed(self.operators):
             shape = operator.measured_shape(shape)
         return shape
@@ -306,12 +324,15 @@ class Scaled:
         self.operator, self.factor = operator, factor
 
     def A(self, x: Tensor) -> Tensor:
+        """Return the number times what the operator makes of x."""
         return self.factor * self.operator.A(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
+        """Return the number times what its adjoint makes of y."""
         return self.factor * self.operator.A_adjoint(y)
 
     def measured_shape(self, shape: Shape) -> Shape:
+        """Return the operator's."""
         return self.operator.measured_shape(shape)
 
 

@@ -41,9 +41,11 @@ class VPSchedule:
             raise InputError("the schedule needs 0 < beta_min < beta_max")
 
     def alpha(self, t: Tensor) -> Tensor:
+        """Return what is left of the image at times t."""
         return torch.exp(-0.5 * self._integral(t))
 
     def sigma(self, t: Tensor) -> Tensor:
+        """Return the standard deviation of the noise at times t."""
         return torch.sqrt(-torch.expm1(-self._integral(t)))
 
     def time_at(self, relative_sigma: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ PathLike = str | os.PathLike[str]
 
 
 def notebooks_folder(folder: PathLike | None = None) -> Path:
-    """Return the chapters' folder: the one given, ./notebooks (here or above), or the clone's.
+    """Return the chapters' folder: the one given, ./notebooks (here or above), or the package's.
 
     Raises
     ------
@@ -24,12 +24,12 @@ def notebooks_folder(folder: PathLike | None = None) -> Path:
             raise InputError(f"{folder} is not a folder; give the one that holds the notebooks")
         return Path(folder).resolve()
     here = Path.cwd()
-    clone = Path(emlab.__file__).resolve().parents[2]
-    for place in (here, *here.parents, clone):
+    package = Path(emlab.__file__).parent
+    for place in (here, *here.parents, package):
         if any((place / "notebooks").glob("[0-9][0-9]_*.ipynb")):
             return (place / "notebooks").resolve()
     raise InputError(
-        "no notebooks/ folder here or above; run inside a clone of emlab or give a path"
+        "no notebooks/ folder here or above; make one with `emlab notebooks copy notebooks`"
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from emlab.errors import InputError
+from emlab.viz.explorers import SWITCH
 
 MAX_DEFAULT_THREADS = 4
 ERROR_LINES = 8
@@ -127,6 +128,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     environment["JUPYTER_RUNTIME_DIR"] = str(scratch / "runtime")
     environment["IPYTHONDIR"] = str(scratch / "ipython")
     environment["PYTHONHASHSEED"] = "0"
+    environment[SWITCH] = "off"  # nobody is there to move a slider
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     return environment
 

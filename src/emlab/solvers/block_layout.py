@@ -128,6 +128,7 @@ def lay_out(
 
 
 def triple(value: int | Sequence[int], name: str) -> Triple:
+    """Return three numbers (z, y, x) of one or three; `InputError` for any other count."""
     given = (value,) * 3 if isinstance(value, int) else tuple(int(n) for n in value)
     if len(given) != 3:
         raise InputError(f"{name} takes three numbers (z, y, x), got {value}")

@@ -28,7 +28,8 @@ class Source(Protocol):
     """What is read: a NumPy array, a `Volume`, ..."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """``(D, H, W)``."""
 
     def __getitem__(self, index: Any) -> np.ndarray: ...
 
@@ -37,10 +38,12 @@ class Target(Protocol):
     """What is written: a NumPy array, a `NewVolume`, ..."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """``(D, H, W)``."""
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Type of the voxels."""
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None: ...
 

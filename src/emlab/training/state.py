@@ -34,6 +34,7 @@ class State:
 
     @torch.no_grad()
     def after_step(self, value: float) -> None:
+        """Move the average towards the model and note the loss."""
         decay = self.config.ema_decay_at(self.step)
         for name, current in self.model.state_dict().items():
             if current.is_floating_point():
@@ -57,6 +58,7 @@ class State:
         return "  ".join(f"{name} {value:.5g}" for name, value in entry.items())
 
     def save(self, path: Path) -> None:
+        """Write everything to a safetensors file."""
         tensors = {f"model.{name}": v for name, v in self.model.state_dict().items()}
         tensors |= {f"average.{name}": v for name, v in self.average.items()}
         for name, parameter in self.model.named_parameters():
@@ -77,6 +79,7 @@ class State:
             temporary.write_bytes(content)
 
     def load(self, path: Path) -> None:
+        """Read what `save` wrote; an error if it is damaged or of another configuration."""
         try:
             with safe_open(path, framework="pt") as file:
                 progress = json.loads(file.metadata()["progress"])

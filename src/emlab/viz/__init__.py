@@ -5,6 +5,7 @@
 """
 
 from emlab.viz.curtains import curtain, curtain_markup, plain_picture
+from emlab.viz.explorers import explore
 from emlab.viz.images import show_images
 from emlab.viz.strips import strip
 from emlab.viz.style import COLOURS, Picture, show, use_style
@@ -14,6 +15,7 @@ __all__ = [
     "Picture",
     "curtain",
     "curtain_markup",
+    "explore",
     "plain_picture",
     "show",
     "show_images",

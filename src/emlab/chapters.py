@@ -1,0 +1,126 @@
+"""The chapters that the package ships: their titles, their times, and copies of them to work in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import emlab
+from emlab.errors import InputError
+from emlab.runtime import atomic_path, choose_device, usable_cores
+
+TIMES = Path(__file__).with_name("chapter_times.json")
+# Seconds that a chapter may take, where nobody has measured it.
+BUDGETS = {"smoke": 120, "cpu": 300, "gpu": 1800}
+
+
+def shipped() -> list[Path]:
+    """Return the chapters inside the package, in reading order."""
+    return sorted((Path(emlab.__file__).parent / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def title(notebook: Path) -> str:
+    """Return the first heading of a chapter.
+
+    Raises
+    ------
+    InputError
+        The file is no notebook, or does not begin with a heading.
+    """
+    try:
+        source = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"]
+    except (OSError, ValueError, LookupError, TypeError) as problem:
+        raise InputError(f"{notebook} is not a notebook that can be read ({problem!r})") from None
+    found = re.match(r"# (.+)", source if isinstance(source, str) else "".join(source))
+    if not found:
+        raise InputError(f"{notebook} does not begin with a heading; give a chapter of emlab")
+    return found[1].strip()
+
+
+def copy(folder: Path, names: Sequence[str] = (), force: bool = False) -> list[Path]:
+    """Copy shipped chapters into a folder; returns the files that were written.
+
+    Files appear whole or not at all, and none is written if one is in the way: a file of the same
+    name with other content, perhaps a reader's work. Equal files are left alone.
+
+    Parameters
+    ----------
+    folder
+        Is made if need be.
+    names
+        Slugs (``04_mtd``) or starts of slugs (``04``); none for all.
+    force
+        Overwrite files that differ.
+
+    Raises
+    ------
+    InputError
+        An unknown chapter; a file that differs, without `force`; a place that cannot be written to.
+    """
+    known = shipped()
+    unknown = [name for name in names if not any(_named(path, name) for path in known)]
+    if unknown:
+        slugs = ", ".join(path.stem for path in known)
+        raise InputError(f"no chapter is called {', '.join(unknown)}; there are: {slugs}")
+    chosen = [p for p in known if not names or any(_named(p, name) for name in names)]
+    wanted = {folder / path.name: path.read_bytes() for path in chosen}
+    changed = {place for place, content in wanted.items() if _differs(place, content)}
+    if changed and not force:
+        files = ", ".join(sorted(place.name for place in changed))
+        raise InputError(
+            f"{folder} has other versions of {files}; copy elsewhere or overwrite with --force"
+        )
+    written = []
+    for place, content in wanted.items():
+        if place in changed or not place.exists():
+            with atomic_path(place) as temporary:
+                temporary.write_bytes(content)
+            written.append(place)
+    return written
+
+
+def duration(slug: str, profile: str) -> str:
+    """Return how long a chapter takes: measured, or at most what it may take."""
+    measured = _times().get(profile, {}).get(slug)
+    if measured:
+        return f"{clock(measured['seconds'])} (measured: {measured['hardware']})"
+    return f"at most {clock(BUDGETS[profile])}" if profile in BUDGETS else "hours"
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as people say them: ``46 s``, ``4.6 min``."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def introduce(slug: str) -> None:
+    """Print what a chapter runs on, and how long each profile takes: its first cell ends so."""
+    import torch
+
+    device = choose_device("auto")
+    if device.type == "cuda":
+        place = f"the graphics card {torch.cuda.get_device_name(device)}"
+    else:
+        place = f"{device.type.upper()} ({usable_cores()} cores): there is no CUDA device"
+    names = ("emlab", "torch", "numpy")
+    print(", ".join(f"{name} {version(name)}" for name in names))
+    print(f'DEVICE = "auto" picks {place}')
+    for profile in BUDGETS:
+        print(f'PROFILE = "{profile}" takes {duration(slug, profile)}')
+
+
+def _named(path: Path, name: str) -> bool:
+    return bool(name) and path.stem.startswith(name)
+
+
+def _differs(place: Path, content: bytes) -> bool:
+    return place.exists() and not (place.is_file() and place.read_bytes() == content)
+
+
+@cache
+def _times() -> dict[str, Any]:
+    return json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.is_file() else {}

@@ -1,0 +1,78 @@
+"""The commands of ``emlab`` for the reference pages, from their own declarations."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+from typer.main import get_command, get_group
+
+from emlab.cli import COMMANDS
+from tools.book.markdown import table
+
+PREFIX = "emlab.commands."
+OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
+
+
+def is_command(module: str) -> bool:
+    """Whether a module holds a command, or a group of commands."""
+    return module.startswith(PREFIX) and module.removeprefix(PREFIX) in _modules()
+
+
+def described(module: str) -> str:
+    """Return what a module's command does, with a table of arguments for each sub-command."""
+    word = _modules()[module.removeprefix(PREFIX)]
+    app = importlib.import_module(module).app
+    if not COMMANDS[word].group:
+        return _command(f"emlab {word}", get_command(app))
+    group = get_group(app)
+    parts = [_text(group.help or COMMANDS[word].summary)]
+    for name, command in group.commands.items():
+        parts += [f"#### `emlab {word} {name}`", _command(f"emlab {word} {name}", command)]
+    return "\n\n".join(parts)
+
+
+def _modules() -> dict[str, str]:
+    return {entry.module: word for word, entry in COMMANDS.items()}
+
+
+def _command(call: str, command: Any) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    words = " ".join([call, *map(_metavar, arguments)])
+    rows = [
+        [
+            ", ".join(f"`{text}`" for text in ([_metavar(p)] if p in arguments else p.opts)),
+            _text(p.help or ""),
+            _default(p),
+        ]
+        for p in command.params
+        if p.name != "help" and not getattr(p, "hidden", False)
+    ]
+    parts = [f"```text\n{words}\n```", _text(command.help or "")]
+    return "\n\n".join([*parts, table(["argument", "what it is", "default"], rows)])
+
+
+def _metavar(argument: Any) -> str:
+    name = (argument.metavar or argument.name).upper()
+    return f"{name}..." if argument.nargs == -1 else name
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    shown = getattr(parameter, "show_default", None)
+    if isinstance(shown, str):
+        return shown
+    value = parameter.default
+    if callable(value) or value in (None, False, (), ""):
+        return ""
+    return f"`{value}`"
+
+
+def _text(help_text: str) -> str:
+    """Return help as Markdown; options in running text become code, for two hyphens make a dash."""
+    pieces = inspect.cleandoc(help_text.replace("\b", "")).split("`")
+    pieces[::2] = [OPTION.sub(r"`\1`", piece).replace("[", "\\[") for piece in pieces[::2]]
+    return "`".join(pieces)

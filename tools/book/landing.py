@@ -1,0 +1,112 @@
+"""The landing page: what each chapter shows, under a curtain if it has one, and how long it is."""
+
+from __future__ import annotations
+
+import io
+import math
+import tomllib
+from collections import Counter
+
+from PIL import Image
+
+from tools.book import notebooks, scores
+from tools.book.markdown import PLACEHOLDER, filled
+from tools.book.runs import Runs
+
+WORDS_PER_MINUTE = 200
+THUMBNAIL_WIDTH = 720
+
+
+def chapter_cards(runs: Runs) -> str:
+    """Return an entry for every chapter there is: pictures, title, claim, numbers and times."""
+    templates = tomllib.loads((runs.root / "book" / "claims.toml").read_text(encoding="utf-8"))
+    return "\n\n".join(_entry(runs, slug, templates.get(slug, "")) for slug in runs.slugs)
+
+
+def hero(runs: Runs, slug: str, which: str = "1") -> str:
+    """Return a curtain of a chapter (the first, second...), or the picture of the repository."""
+    found = notebooks.curtains(runs.notebook(slug)) if slug in runs.slugs else []
+    if found:
+        return _raw(found[min(int(which), len(found)) - 1])
+    return (
+        "![A noisy field with hidden copies of a digit, beside the digit recovered from it]"
+        "(_static/hero.png)"
+    )
+
+
+def tally(runs: Runs) -> str:
+    """Return one sentence: how many claims were tested, and what became of them."""
+    count = Counter(scores.verdict(runs, row) for row in scores.rows(runs))
+    if not count:
+        return ""
+    parts = ", ".join(f"{count[name]} {_plural(name)}" for name in scores.VERDICTS if count[name])
+    return (
+        f"**{count.total()} claims of the papers, tested here:** {parts}. "
+        "The [scorecard](scorecard.md) has the numbers, the rules and the reasons."
+    )
+
+
+def thumbnail(png: bytes) -> bytes:
+    """Return a picture at most so wide as the page shows it."""
+    with Image.open(io.BytesIO(png)) as picture:
+        width = min(THUMBNAIL_WIDTH, picture.width)
+        height = max(round(picture.height * width / picture.width), 1)
+        small = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def times(runs: Runs, slug: str) -> str:
+    """Return how long a chapter takes to read, and took to run."""
+    words = notebooks.words(runs.notebook(slug))
+    minutes = max(math.ceil(words / WORDS_PER_MINUTE), 1)
+    parts = [f"{minutes} minute{'s' if minutes > 1 else ''} to read"]
+    if metrics := runs.metrics.get(slug):
+        stamp = metrics["environment"]
+        where = stamp.get("gpu") or f"{stamp.get('cores')} cores"
+        parts.append(f"ran in {_duration(metrics['seconds'])} on {where}")
+    return " · ".join(parts)
+
+
+def _entry(runs: Runs, slug: str, template: str) -> str:
+    notebook = runs.notebook(slug)
+    found, cover = notebooks.curtains(notebook), notebooks.cover(notebook)
+    image = f"![{_plain(cover.alt)}](_static/covers/{slug}.png)" if cover else ""
+    thumb = f"[{image}](../notebooks/{slug})" if image else ""
+    picture = _raw(found[0]) if found else thumb
+    values = runs.metrics.get(slug, {}).get("values", {})
+    known = template and all(name in values for name in PLACEHOLDER.findall(template))
+    measured = f"{{.emlab-chapter-measured}}\n*Measured here.* {filled(template, values)}"
+    text = [
+        f"{{.emlab-chapter-title}}\n[{notebooks.title(notebook)}](../notebooks/{slug})",
+        notebooks.claim(notebook),
+        f"{{.emlab-chapter-facts}}\n{times(runs, slug)}",
+        measured if known else "",
+        thumb if found else "",
+    ]
+    return _div("emlab-chapter", _div("emlab-chapter-picture", picture), _div("", *text))
+
+
+def _div(name: str, *content: str) -> str:
+    inner = "\n\n".join(item for item in content if item)
+    fence = ":::::" if ":::" in inner else ":::"
+    return f"{fence}{{div}} {name or 'emlab-chapter-text'}\n\n{inner}\n\n{fence}"
+
+
+def _raw(html: str) -> str:
+    return f"```{{raw}} html\n{html}\n```"
+
+
+def _plain(alt: str) -> str:
+    return alt.replace("[", "(").replace("]", ")")
+
+
+def _plural(name: str) -> str:
+    return {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}.get(
+        name, name
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} minutes"
