@@ -361,6 +361,11 @@ def test_toc_lists_every_page_and_chapter() -> None:
     assert {Path(file) for file in files} == pages | chapters
 
 
+def test_every_reference_is_listed_once() -> None:
+    keys = re.findall(r"^@\w+\{([^,]+)", (ROOT / "book" / "references.bib").read_text(), re.M)
+    assert sorted(keys) == sorted(set(keys))
+
+
 @pytest.mark.parametrize(
     ("conditions", "expected"),
     [
