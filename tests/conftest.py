@@ -1,4 +1,7 @@
-"""Real data in tests: skipped with a reason where there is no mirror, demanded where CI has one."""
+"""Real data in tests: skipped with a reason where there is no mirror, demanded where CI has one.
+
+Examples of hypothesis are the same in every run.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,18 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
+settings.register_profile(
+    "same",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=30,
+    report_multiple_bugs=False,
+    phases=(Phase.explicit, Phase.generate),
+)
+settings.load_profile("same")
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -14,9 +14,9 @@ PACKAGE = ROOT / "src" / "emlab"
 # From the bottom up. A unit imports units of lower layers only, never one beside it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("runtime",),
+    ("runtime", "checks"),
     ("chapters",),
-    ("io_tags", "io_arrays"),
+    ("io_tags", "io_arrays", "io_problems"),
     ("io",),
     ("io_backends", "io_headers"),
     ("io_volumes",),

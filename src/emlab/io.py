@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from emlab.errors import EmlabError, InputError
+from emlab.io_problems import check_mrc, unreadable
 from emlab.io_tags import PixelSize, simplify, tiff_pixel_size
 from emlab.runtime import atomic_path
 
@@ -121,11 +122,7 @@ def _read(path: Path) -> Decoded:
             f"crop or a machine with more memory, or copy the file again"
         ) from problem
     except Exception as problem:
-        reason = str(problem).strip().split("\n")[0] or type(problem).__name__
-        advice = "it may be truncated or of another type, copy or download it again"
-        if "imagecodecs" in reason:
-            advice = "install imagecodecs, or save the file without compression"
-        raise InputError(f"{path} cannot be read as {path.suffix}: {reason}; {advice}") from problem
+        raise unreadable(path, problem, f" as {path.suffix}") from problem
 
 
 def write_image(
@@ -218,12 +215,13 @@ def _as_stored(pixels: np.ndarray, allowed: tuple[str, ...]) -> np.ndarray:
 def _read_mrc(path: Path) -> Decoded:
     import mrcfile
 
+    check_mrc(path)
     # permissive: RELION and older programs leave out the map identifier and the machine stamp
     with mrcfile.open(path, permissive=True) as file:
         data, voxel = file.data, file.voxel_size
+        if data is None:
+            raise InputError(f"{path} is truncated or no MRC file; copy or download it again")
         stack = path.suffix.lower() == ".mrcs" or file.is_image_stack()
-    if data is None:
-        raise InputError(f"{path} is truncated or no MRC file; copy or download it again")
     depth = data.ndim > 2 and not stack
     sizes = [float(voxel[axis]) for axis in ("zyx" if depth else "yx")]
     return np.asarray(data), simplify(sizes, digits=6), False
@@ -289,13 +287,21 @@ def _write_tiff(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
         raise InputError(
             f"a TIFF file holds at most 4 axes, not {stored.ndim}; reshape or use .npy"
         )
-    metadata: dict[str, object] = {"axes": "TZYX"[-stored.ndim :]}
+    # all six axes of ImageJ are named, else one of length 1 at the end is taken for colour
+    frames, slices, rows, columns = (1,) * (4 - stored.ndim) + stored.shape
+    metadata: dict[str, object] = {"axes": "TZCYXS"}
     resolution = None
     if sizes:
         z, y, x = (size / 10 for size in sizes)
         resolution = (1 / x, 1 / y)
         metadata |= {"unit": "nm"} | ({"spacing": z} if stored.ndim > 2 else {})
-    tifffile.imwrite(path, stored, imagej=True, resolution=resolution, metadata=metadata)
+    tifffile.imwrite(
+        path,
+        stored.reshape(frames, slices, 1, rows, columns, 1),
+        imagej=True,
+        resolution=resolution,
+        metadata=metadata,
+    )
 
 
 def _read_pillow(path: Path) -> Decoded:

@@ -14,6 +14,7 @@ import numpy as np
 from emlab.errors import InputError
 from emlab.io import COARSEST_ANGSTROM
 from emlab.io_arrays import BoxArray, RawArray, TiffPages, ZarrArray
+from emlab.io_problems import check_mrc
 from emlab.io_tags import ANGSTROM_PER_UNIT, PixelSize, simplify, tiff_pixel_size
 
 CHUNK = 64  # side of the chunks of a new zarr array
@@ -33,13 +34,16 @@ def _open_tiff(path: Path) -> tuple[BoxArray, PixelSize]:
             raise InputError(f"{path} is in colour, axes {series.axes}; convert it to grey first")
         if _pages_are_missing(file):
             raise InputError(f"{path} is truncated, pages are missing; copy or download it again")
-        if len(series.shape) < 3:
-            raise InputError(f"{path} has shape {series.shape}; give a grey volume (D, H, W)")
+        shape = series.shape
+        if len(shape) == 2 and file.is_ome and series.dataoffset is not None:
+            shape = (1, *shape)  # a volume of one slice, whose axis z tifffile has dropped
+        if len(shape) < 3:
+            raise InputError(f"{path} has shape {shape}; give a grey volume (D, H, W)")
         size = tiff_pixel_size(file, series.axes, COARSEST_ANGSTROM)
         if series.dataoffset is None:
             return TiffPages(file, series), size
         dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
-        array = RawArray(path, series.dataoffset, dtype, series.shape)
+        array = RawArray(path, series.dataoffset, dtype, shape)
     except BaseException:
         file.close()
         raise
@@ -60,6 +64,7 @@ def _pages_are_missing(file: Any) -> bool:
 def _open_mrc(path: Path) -> tuple[BoxArray, PixelSize]:
     import mrcfile
 
+    check_mrc(path)
     with mrcfile.mmap(path, permissive=True) as file:
         data, voxel = file.data, file.voxel_size
         if data is None:

@@ -31,6 +31,7 @@ from emlab.errors import EmlabError, InputError
 from emlab.io import axes_sizes
 from emlab.io_arrays import BoxArray, as_box
 from emlab.io_backends import CREATORS, MRC_MODES, OPENERS, TIFF_TYPES, reopen
+from emlab.io_problems import unreadable
 from emlab.io_tags import PixelSize
 from emlab.runtime import disk_error
 
@@ -320,11 +321,7 @@ def _reading(path: Path) -> Iterator[None]:
     except (EmlabError, MemoryError):
         raise
     except Exception as problem:
-        reason = str(problem).strip().split("\n")[0] or type(problem).__name__
-        advice = "it may be truncated or of another type, copy or download it again"
-        if "imagecodecs" in reason:
-            advice = "install imagecodecs, or save the file without compression"
-        raise InputError(f"{path} cannot be read: {reason}; {advice}") from problem
+        raise unreadable(path, problem) from problem
 
 
 @contextmanager

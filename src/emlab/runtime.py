@@ -260,9 +260,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def disk_error(problem: OSError, path: Path) -> Exception:
     """Translate what the disk said about writing ``path`` into a message for the user."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+    # NumPy counts the bytes that did not fit and forgets the reason
+    cut_short = problem.errno is None and "requested and" in str(problem)
+    if cut_short or problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return EmlabError(
             f"no space left on the disk that holds {path.parent}; free some and try again"
+        )
+    if problem.errno == errno.EFBIG:
+        return EmlabError(
+            f"{path} is larger than files may be there; choose another disk or raise the limit"
         )
     if problem.errno in (
         errno.EACCES,

@@ -28,7 +28,7 @@ from emlab.methods.tsm_training import (
     working_size,
 )
 from emlab.priors.score_matching import ScorePrior
-from emlab.runtime import choose_device, choose_threads
+from emlab.runtime import atomic_path, choose_device, choose_threads
 
 SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff")
 
@@ -54,7 +54,11 @@ def gather(files: list[Path]) -> tuple[list[Source], list[Path]]:
     stars = []
     for file in files:
         if file.is_dir():
-            inside = sorted(p for p in file.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = sorted(
+                path
+                for path in file.rglob("*")
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            )  # hidden ones are what a killed program left, or a system's own
             found += [Source(path, path.relative_to(file)) for path in inside]
         elif file.suffix.lower() == ".star":
             stars.append(file)
@@ -180,7 +184,8 @@ class DenoiseJob:
         for line in lines:
             typer.echo(line)
         for star in self.stars:
-            shutil.copyfile(star, self.out / star.name)
+            with atomic_path(self.out / star.name) as path:
+                shutil.copyfile(star, path)
         skipped = len(self.targets) - len(pairs)
         if skipped:
             typer.echo(f"{skipped} were already there")

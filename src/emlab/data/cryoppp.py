@@ -131,8 +131,8 @@ def _receive(url: str, place: Path, wanted: int, timeout: float) -> None:
                     _keep(stream, place / folder / PurePosixPath(name).name)
                 if len(_pairs(place)) >= wanted:
                     return
-    except (urllib.error.URLError, TimeoutError, http.client.HTTPException, tarfile.TarError,
-            EOFError) as problem:  # fmt: skip
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException,
+            tarfile.TarError, EOFError) as problem:  # fmt: skip
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or extract the archive "
             f"into {place.parent} yourself"

@@ -82,19 +82,16 @@ def download(
     IntegrityError
         The server's file is not the promised one; nothing is kept.
     EmlabError
-        The disk is full.
+        The disk is full, or the folder cannot be written to.
     """
     import filelock
 
     policy = policy or Policy()
     if not url.startswith(("http://", "https://")):
         raise DataUnavailableError(f"cannot download {url}: only http and https addresses work")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise disk_error(problem, target) from problem
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=policy.lock_seconds)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with lock:
             if not (target.is_file() and hash_file(target) == sha256):
                 _fetch(url, target, sha256, size, policy, progress or (lambda _: None))
@@ -103,6 +100,8 @@ def download(
             f"another process has been downloading {target} for {policy.lock_seconds:g} s; "
             f"end it or try again later"
         ) from problem
+    except OSError as problem:
+        raise disk_error(problem, target) from problem
     return target
 
 
@@ -196,11 +195,8 @@ def _store(
             present += len(piece)
             if present > size:
                 break
-            try:
-                stream.write(piece)
-                stream.flush()
-            except OSError as problem:
-                raise disk_error(problem, part) from problem
+            stream.write(piece)
+            stream.flush()
             progress(present)
     if present > size:
         part.unlink()

@@ -133,7 +133,12 @@ def _fetch(base_url: str, name: str, folder: Path, timeout: float) -> Path:
             promised = response.headers.get("Content-Length")
             if promised and os.path.getsize(temporary) != int(promised):
                 raise DataUnavailableError(f"{url}: the connection broke; try again")
-    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as problem:
+    except (
+        urllib.error.URLError,
+        TimeoutError,
+        ConnectionError,
+        http.client.HTTPException,
+    ) as problem:
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or put the file into "
             f"{target} yourself"

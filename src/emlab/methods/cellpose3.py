@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emlab import weights
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.models import build
 from emlab.models.residual_unet import ResidualUNet
@@ -48,6 +49,7 @@ class Config:
     overlap: int = 96
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.smallest < 1 or self.steps < 1 or self.flow_threshold < 0:
             raise InputError("segmenting needs smallest >= 1, steps >= 1 and flow_threshold >= 0")
         if not 0 <= self.overlap < self.tile:

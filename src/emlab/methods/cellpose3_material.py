@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emlab import data
+from emlab.checks import check_fields
 from emlab.data.cells import DOMAINS, Cell, cells, simulated_cells
 from emlab.errors import InputError
 from emlab.methods.cellpose3 import DIAMETER, resize, working_size
@@ -50,6 +51,7 @@ class Material:
     validation: int = 24
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.windows < 1 or self.others < 0 or self.validation < 1:
             raise InputError("training material needs windows, others >= 0 and validation images")
         if self.side < 32 or self.side % 8:
@@ -92,7 +94,7 @@ def training_windows(material: Material, seed: int = 0) -> Tensor:
         made = _make_windows(material, np.random.default_rng(seed))
         with atomic_path(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, made)
-    return torch.from_numpy(np.load(file))
+    return torch.from_numpy(np.load(file, allow_pickle=False))
 
 
 def drawing_order(material: Material, domains: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.settings import read_settings
 from emlab.solvers.flowdps import FlowDPSConfig
@@ -49,6 +50,7 @@ class Config:
     fit_steps: int = 12
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.samples < 1 or self.batch < 1 or self.fit_samples < 1:
             raise InputError("FlowDPS needs samples, batch and fit_samples of at least 1")
         if self.window < 16 or self.window % 2:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emlab import weights
+from emlab.checks import check_fields
 from emlab.data.phase_maps import phase_maps
 from emlab.errors import InputError
 from emlab.methods.recipe import Lesson, train_recipe
@@ -42,6 +43,7 @@ class Material:
     oversampling: int = 2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.maps < 1 or self.validation < 1:
             raise InputError("training material needs at least one map and one for validation")
 
@@ -54,6 +56,7 @@ class PhaseScale:
     std: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.std <= 0:
             raise InputError(f"the scale of the phase needs std > 0, got {self.std}")
 

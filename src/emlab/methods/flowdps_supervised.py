@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from emlab import weights
+from emlab.checks import check_fields
 from emlab.data.metadata import Metadata
 from emlab.data.particles import draw_metadata
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM, phase_maps
@@ -46,6 +47,7 @@ class Degradation:
     window: int = 96
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.dose[0] <= self.dose[1] or not 0 <= self.b_factor[0] <= self.b_factor[1]:
             raise InputError("dose and b_factor are given as (lowest, highest), the dose above 0")
 

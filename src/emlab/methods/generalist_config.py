@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.settings import read_settings
 from emlab.solvers.dps import DPSConfig
@@ -66,6 +67,7 @@ class Config:
     batch: int = 16
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if missing := [task for task in TASKS if task not in self.solvers]:
             raise InputError(f"no solver is set for {', '.join(missing)}")
         if self.samples < 1 or self.batch < 1 or not 0 <= self.overlap < self.tile:

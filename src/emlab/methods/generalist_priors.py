@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emlab import data, weights
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.recipe import Lesson, train_recipe
 from emlab.methods.settings import read_settings
@@ -44,6 +45,7 @@ class Material:
     validation: int = 96
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.patch < 16 or self.patches < 10 or self.validation < 1:
             raise InputError("training material needs patch >= 16, patches >= 10, validation >= 1")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.settings import read_settings
 from emlab.physics.mtd import cut_patches
@@ -72,6 +73,7 @@ class Config:
     em: EMConfig = field(default_factory=EMConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size < 2:
             raise InputError(f"size must be at least 2 pixels, got {self.size}")
         if self.start not in STARTS:

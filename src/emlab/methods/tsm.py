@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.methods.tsm_guidance import standardise
@@ -57,6 +58,7 @@ class Config:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < 2 * self.halo < self.tile or self.tile < 64:
             raise InputError("tiles are at least 64 pixels, and more than twice the halo")
         if not self.memory_mb > 0 or not self.strength > 0:

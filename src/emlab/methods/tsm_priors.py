@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emlab import weights
+from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.methods.recipe import Lesson, train_recipe
@@ -47,6 +48,7 @@ class Material:
     crops: int = 50_000
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.micrographs, self.validation, self.crops) < 1 or self.crop < 16:
             raise InputError("training needs micrographs, crops and validation, crops from 16")
         if self.crop > self.size:
@@ -84,6 +86,7 @@ class BankConfig:
     weighted: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.features not in ("pixels", "encoder"):
             raise InputError(f"features are pixels or encoder, not {self.features!r}")
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.counting import Poisson
 
@@ -44,6 +45,7 @@ class Detector:
     binning: float = 3.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.dqe_nyquist <= self.dqe_zero <= 1 or not 0 < self.ntf_nyquist <= 1:
             raise InputError("a detector needs 0 < dqe_nyquist <= dqe_zero <= 1, ntf_nyquist <= 1")
         if self.binning < 1:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from emlab.checks import check_fields
 from emlab.data.phase_maps import project, sigma_e
 from emlab.errors import InputError
 from emlab.physics.ctf import ComplexCTF
@@ -94,6 +95,7 @@ class MicrographConfig:
     detector: Detector = field(default_factory=Detector)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.shape) < 64:
             raise InputError(f"a micrograph needs at least 64 pixels a side, got {self.shape}")
         if self.dose_per_angstrom2 <= 0 or self.pixel_size_angstrom <= 0:

@@ -16,6 +16,7 @@ import scipy
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 
 Boundary = Literal["reflect", "periodic"]
@@ -157,6 +158,7 @@ class Downsample:
     thickness: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.factor != int(self.factor) or self.factor < 1:
             raise InputError(f"the factor must be a whole number from 1, got {self.factor}")
         if not self.axes or not set(self.axes) <= {-3, -2, -1}:

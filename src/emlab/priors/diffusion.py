@@ -24,6 +24,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.base import Prior
 
@@ -57,6 +58,7 @@ class DDPMSchedule:
     beta_last: float = 0.02
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or not 0 < self.beta_first <= self.beta_last < 1:
             raise InputError("a DDPM schedule needs steps >= 2, 0 < beta_first <= beta_last < 1")
 

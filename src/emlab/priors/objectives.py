@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.models import MLP
 
@@ -37,6 +38,7 @@ class VPSchedule:
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.beta_min < self.beta_max:
             raise InputError("the schedule needs 0 < beta_min < beta_max")
 
@@ -100,6 +102,7 @@ class EpsilonMatching:
     sigma_max: float = 10.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.std <= 0 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("noise prediction needs std > 0 and 0 < sigma_min < sigma_max")
 
@@ -150,6 +153,7 @@ class FlowMatching:
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.std <= 0:
             raise InputError(f"flow matching needs std > 0, got {self.std}")
 

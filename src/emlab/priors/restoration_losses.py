@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.models.residual_unet import ResidualUNet
 
@@ -22,6 +23,7 @@ class Weights:
     perceptual: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         all_of = (self.reconstruction, self.segmentation, self.perceptual)
         if min(all_of) < 0 or max(all_of) == 0:
             raise InputError(f"weights of losses must be >= 0 and not all 0, got {all_of}")

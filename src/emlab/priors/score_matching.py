@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 
 VARIANTS = ("centred", "literal")
@@ -40,6 +41,7 @@ class Preconditioning:
     sigma_data: float = 0.3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sigma_data > 0:
             raise InputError(f"sigma_data must be positive, got {self.sigma_data}")
 
@@ -163,6 +165,7 @@ class Guidance:
     variant: str = "centred"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.weight <= 1 or not 0 <= self.start <= self.full <= 1:
             raise InputError("guidance needs a weight in [0, 1] and 0 <= start <= full <= 1")
         if self.variant not in VARIANTS or self.sigma_r < 0:
@@ -195,6 +198,7 @@ class ScoreMatching:
     sigma_end: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.sigma_min <= self.sigma_end <= self.sigma_start:
             raise InputError("auxiliary noise needs 0 < sigma_min <= sigma_end <= sigma_start")
 

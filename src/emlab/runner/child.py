@@ -1,18 +1,24 @@
 """The process that executes one notebook: ``python -m emlab.runner.child JOB.json``.
 
-The job holds input, output, parameters, cwd and progress. If a cell fails, ``error`` (a path of the
-job) receives one JSON object {cell, name, message, lines} and the exit status is 1.
+The job holds input, output, parameters, cwd, progress and parent. If a cell fails, ``error`` (a
+path of the job) receives one JSON object {cell, name, message, lines} and the exit status is 1.
+When the parent is gone, killed perhaps, so is this process, and with it the kernel: nothing goes
+on writing where a second run may have begun.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 START_TIMEOUT_SECONDS = 180
+ORPHAN_CHECK_SECONDS = 0.5
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -23,6 +29,7 @@ def main(job_path: str) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    threading.Thread(target=_leave_with, args=[job["parent"]], daemon=True).start()
     try:
         papermill.execute_notebook(
             job["input"],
@@ -43,6 +50,13 @@ def main(job_path: str) -> int:
         _tell(job, None, "DeadKernelError", text, [])
         return 1
     return 0
+
+
+def _leave_with(parent: int) -> None:
+    """End this process once its parent has ended; the kernel watches this one in the same way."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_CHECK_SECONDS)
+    os._exit(1)
 
 
 def _tell(job: dict[str, Any], cell: int | None, name: str, message: str, trace: list[str]) -> None:

@@ -61,6 +61,7 @@ def execute(
             "cwd": str(output.parent),
             "progress": progress,
             "error": str(error),
+            "parent": os.getpid(),
         }
         job_path = Path(scratch, "job.json")
         job_path.write_text(json.dumps(job), encoding="utf-8")

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.kernels import defocus_kernel, delta_kernel
 from emlab.physics.operators import Blur, extend
@@ -71,6 +72,7 @@ class BlindConfig:
     )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size < 3 or self.size % 2 == 0:
             raise InputError(f"a kernel has an odd side of 3 pixels or more, not {self.size}")
         if self.family not in ("disc", "free"):

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 
 Kind = Literal["noise2void", "noise2self"]
@@ -72,6 +73,7 @@ class BlindSpotConfig:
     grid: int = 4
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.kind not in KINDS:
             raise InputError(f"unknown blind-spot method {self.kind!r}; use {', '.join(KINDS)}")
         if min(self.steps, self.batch, self.width, self.radius) < 1 or self.grid < 2:

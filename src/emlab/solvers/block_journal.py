@@ -51,7 +51,7 @@ class Journal:
     def result(self, index: Triple) -> np.ndarray | None:
         """Return the kept result of a block, mapped from the disk, if it is there."""
         path = self._file(index)
-        return np.load(path, mmap_mode="r") if path.exists() else None
+        return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
     def keep(self, index: Triple, kept: np.ndarray) -> None:
         """Keep the result of a block for its neighbours."""

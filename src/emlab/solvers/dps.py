@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
@@ -46,6 +47,7 @@ class DPSConfig:
     schedule: DDPMSchedule = field(default_factory=DDPMSchedule)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.schedule.spaced(self.steps)
         if not self.step_size >= 0:
             raise InputError(f"step_size must not be negative, got {self.step_size}")

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
@@ -75,6 +76,7 @@ class EMConfig:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.iterations < 1:
             raise InputError(f"iterations must be at least 1, got {self.iterations}")
         if self.m_step not in M_STEPS:

@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.counting import CountingNoise
 from emlab.physics.exit_wave import Instrument
@@ -70,6 +71,7 @@ class FlowDPSConfig:
     sigma_max: float = 1000.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or self.gradient_steps < 1 or self.iterations < 1:
             raise InputError("FlowDPS needs steps >= 2, gradient_steps >= 1 and iterations >= 1")
         if not self.step_size >= 0 or not self.time_shift > 0 or not self.sigma_max > 0:

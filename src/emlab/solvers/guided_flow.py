@@ -17,6 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
@@ -43,6 +44,7 @@ class GuidedFlowConfig:
     tau_max: float = 0.999
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or self.iterations < 1:
             raise InputError("guided flow needs steps >= 2 and iterations >= 1")
         if not 0 < self.tau_max < 1:

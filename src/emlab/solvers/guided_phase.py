@@ -22,6 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.counting import CountingNoise
 from emlab.physics.exit_wave import Instrument, Tangent
@@ -64,6 +65,7 @@ class GuidedPhaseConfig:
     antithetic: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("the guided sampler needs steps >= 2 and 0 < sigma_min < sigma_max")
         if self.iterations < 1 or self.linearisations < 1:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
@@ -49,6 +50,7 @@ class HalfQuadraticConfig:
     last: str = "data"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("half-quadratic splitting needs steps >= 2, 0 < sigma_min < sigma_max")
         if self.weight <= 0 or self.iterations < 1:

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.base import Prior
 from emlab.solvers.plug_and_play import NoiseSource, Progress, Samples
@@ -97,6 +98,7 @@ class DiffuseBackConfig:
     sigma_min: float = 0.01
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or self.sigma_min <= 0:
             raise InputError("diffusing back needs steps >= 2 and sigma_min > 0")
 

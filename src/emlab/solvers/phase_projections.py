@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.exit_wave import ExitWave
 
@@ -41,6 +42,7 @@ class ProjectionsConfig:
     beta: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rule not in ("gerchberg_saxton", "hio", "rrr"):
             raise InputError(f"the rule is gerchberg_saxton, hio or rrr, not {self.rule!r}")
         if self.iterations < 1 or not 0 < self.beta < 2:

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
@@ -98,6 +99,7 @@ class PlugAndPlayConfig:
     alpha: float = 0.3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 1 or not 0 <= self.alpha <= 1:
             raise InputError("plug-and-play flow needs steps >= 1 and alpha in [0, 1]")
 
@@ -183,6 +185,7 @@ class RestoreConfig:
     iterations: int = 10
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("restoring needs steps >= 2 and 0 < sigma_min < sigma_max")
         if self.fresh is not None and not 0 <= self.fresh <= 1:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.base import Prior
 
@@ -43,6 +44,7 @@ class IterationConfig:
     noise: float = PAPER_NOISE
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 1 or self.a <= 0 or self.noise <= 0:
             raise InputError("the iteration needs steps >= 1, a > 0 and noise > 0")
 

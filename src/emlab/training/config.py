@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 
 
@@ -43,6 +44,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 1 or self.batch_size < 1:
             raise InputError("steps and batch_size must be at least 1")
         if not 0 <= self.ema_decay < 1:

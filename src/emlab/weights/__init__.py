@@ -80,7 +80,8 @@ def folders() -> list[Path]:
 
 def names() -> list[str]:
     """Return the names of all checkpoints that have a card."""
-    return sorted({file.stem for folder in folders() for file in (folder / "cards").glob("*.toml")})
+    cards = (file for folder in folders() for file in (folder / "cards").glob("*.toml"))
+    return sorted({file.stem for file in cards if not file.name.startswith(".")})
 
 
 def path(name: str) -> Path:
