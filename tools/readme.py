@@ -88,10 +88,12 @@ def main() -> int:
     """Rewrite README.md and the times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="cpu", help="profile whose numbers are shown")
-    profile = parser.parse_args().profile
-    runs = Runs(ROOT, profile, ROOT / "_build" / "runs" / profile)
+    parser.add_argument("--times", action="store_true", help="only the times, not README.md")
+    options = parser.parse_args()
+    runs = Runs(ROOT, options.profile, ROOT / "_build" / "runs" / options.profile)
     readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    if not options.times:
+        readme.write_text(filled(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
     known = json.loads(chapters.TIMES.read_text(encoding="utf-8"))
     times = json.dumps(with_times(known, runs), indent=1, sort_keys=True)
     chapters.TIMES.write_text(f"{times}\n", encoding="utf-8")

@@ -6,6 +6,8 @@ import pytest
 
 from emlab import chapters, cli
 from emlab.errors import InputError
+from tools.book.runs import Runs
+from tools.readme import with_times
 
 
 @pytest.fixture
@@ -92,3 +94,21 @@ def test_commands_list_and_copy(two, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "x" / "00_start.ipynb")
     assert cli.main(["notebooks", "copy", str(tmp_path / "x"), "00"]) == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_times_of_a_run_replace_older_ones_of_its_profile(tmp_path):
+    place = {"cpu": "a processor", "cores": 2, "gpu": "a card"}
+    runs = Runs(tmp_path, "gpu", tmp_path)
+    runs.__dict__["metrics"] = {
+        "04_end": {"seconds": 61.04, "device": "cuda:0", "environment": place},
+        "05_new": {"seconds": 9.0, "device": "cpu", "environment": place},
+    }
+    known = {"cpu": {"04_end": 1}, "gpu": {"00_start": 2, "04_end": 3}}
+    assert with_times(known, runs) == {
+        "cpu": {"04_end": 1},
+        "gpu": {
+            "00_start": 2,
+            "04_end": {"seconds": 61.0, "hardware": "a card"},
+            "05_new": {"seconds": 9.0, "hardware": "2 cores, a processor"},
+        },
+    }
