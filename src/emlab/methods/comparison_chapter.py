@@ -49,6 +49,8 @@ def shortcuts(profile: str) -> list[str]:
     for name, count in here["first"].items():
         if count < here["micrographs"]:
             found.append(f"{LABELS[name]}: the first {count} micrographs only")
+    if here["apoferritin_side"] < 0:
+        found.append("apoferritin: not looked at here")
     return found
 
 
@@ -154,8 +156,10 @@ def study_apoferritin(
     Parameters
     ----------
     side : int
-        Of the corner that is used; 0 for all of it.
+        Of the corner that is used; 0 for all of it, below that nothing is done.
     """
+    if side < 0:
+        return None
     try:
         report.data(data.load("apoferritin_10146"))
     except DataUnavailableError:

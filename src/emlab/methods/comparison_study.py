@@ -116,6 +116,20 @@ class Judged:
             )
         return "\n".join(lines)
 
+    def winners(self) -> dict[str, str]:
+        """The best method by each judge, of those that saw all micrographs."""
+        judges = {
+            "correlation in particles": lambda name: self.table.bands[name][:, -1].mean(),
+            "Fourier ring correlation": lambda name: self.agreement(name).mean(),
+            "the segmenter": lambda name: self.own[name].at(ANY_SCORE).f1(),
+        }
+        if self.table.picks:
+            judges["Topaz"] = lambda name: (
+                self.table.picks[name].at(self.table.threshold(name)).f1()
+            )
+        whole = [name for name in self.rings if self.seen(name) == len(self.table.micrographs)]
+        return {judge: max(whole, key=score) for judge, score in judges.items()}
+
     def markdown_gains(self, worse: str = "raw") -> str:
         """A row a method: paired differences with their intervals."""
         numbers = {number: known for number, known in self._numbers().items() if worse in known}
