@@ -203,6 +203,13 @@ def test_generalist_sees_the_chosen_pixel_size_and_returns_the_given_one():
     assert set(seen) == {(80, 64)}
 
 
+def test_a_field_at_another_dose_has_the_same_particles(monkeypatch):
+    monkeypatch.setattr(chapter, "volume", lambda name: (simulated_barrel(64, 2.63), name))
+    few, many = (chapter.field_at(dose, 2.0, 0, size=96) for dose in (20.0, 80.0))
+    np.testing.assert_array_equal(few.coordinates, many.coordinates)
+    assert many.noisy.mean().item() == pytest.approx(4 * few.noisy.mean().item(), rel=0.02)
+
+
 def test_the_window_is_about_a_particle(micrographs):
     shown = chapter.window({"raw": micrographs[0].noisy.numpy()}, micrographs[0], side=80)
     assert [image.shape for image in shown.values()] == [(80, 80), (80, 80)]

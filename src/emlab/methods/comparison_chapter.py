@@ -134,6 +134,18 @@ def empty_fields(count: int, size: int, seed: int) -> dict[str, list[Micrograph]
     return {"ice": ice, "noise": noise}
 
 
+def field_at(
+    dose_per_angstrom2: float, defocus_um: float, seed: int, size: int = 256
+) -> Micrograph:
+    """A field of proteasomes at any dose and defocus: the same particles for the same seed."""
+    config = MicrographConfig(
+        size=size, pixel_size_angstrom=PIXEL_ANGSTROM, dose_per_angstrom2=dose_per_angstrom2,
+        defocus_angstrom=1e4 * defocus_um, particles=round(110 * (size / 1024) ** 2),
+        contaminants=0,
+    )  # fmt: skip
+    return simulate_micrograph(config, volume("t20s")[0], make_generator(seed + 90))
+
+
 def window(
     images: Mapping[str, Image], micrograph: Micrograph, side: int = 220
 ) -> dict[str, Image]:
