@@ -118,6 +118,20 @@ def test_error_left_is_the_true_error():
         error_left(Answer(halves=halves), replace(asked, halves=(noisy(2), noisy(2))))
 
 
+def test_halves_are_restored_with_their_own_noise():
+    """Noise of the mean of two recordings is weaker than that of each."""
+    halves = noisy(2), noisy(3)
+    asked = question(pixels=(halves[0] + halves[1]) / 2, halves=halves)
+    assert asked.noise.sigma == pytest.approx(SIGMA / np.sqrt(2), rel=0.08)
+    assert [half.noise.sigma for half in asked.of_halves()] == pytest.approx([SIGMA] * 2, rel=0.08)
+    given = replace(asked, noise=find_noise(asked.pixels, "denoise", given=10.0))
+    assert given.of_halves()[0].noise.sigma == pytest.approx(10 * np.sqrt(2))
+    restored = answer(peer("gaussian"), asked)
+    np.testing.assert_array_equal(
+        restored.halves[1], answer(peer("gaussian"), asked.of_halves()[1]).image
+    )
+
+
 @pytest.mark.parametrize("smooth", [0.0, 0.7])
 def test_steins_width_is_nearly_the_best_one(smooth):
     pixels = noisy(smooth=smooth)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -179,6 +179,20 @@ class Question:
     def relative_noise(self) -> float:
         """Noise in units of `unit_scale`; .15 is as strong as the image's own contrast."""
         return self.noise.sigma / self.unit_scale.scale
+
+    def of_halves(self) -> list[Question]:
+        """The same question about each half, whose noise is stronger than that of their mean."""
+        told = self.noise
+        given = math.sqrt(2) * told.sigma if told.origin == "given" else None
+        return [
+            replace(
+                self,
+                pixels=half,
+                noise=find_noise(half, self.task, given, told.coloured),
+                halves=None,
+            )
+            for half in self.halves or ()
+        ]
 
     def blank(self, number: int, seed: int) -> Grey:
         """A field without any structure: the window's mean with noise of its level and spectrum."""
@@ -355,8 +369,8 @@ def answer(
             for number in (0, 1)
         )
         halves = tuple(
-            ready.run(half, make_generator(seed), follow("  on the halves"))
-            for half in question.halves or ()
+            entrant.prepare(half).run(half.pixels, make_generator(seed), follow("  on the halves"))
+            for half in question.of_halves()
         )
         spread = None
         if ready.spread is not None and spread_side:
