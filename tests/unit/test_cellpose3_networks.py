@@ -70,6 +70,18 @@ def test_diameter_brings_an_image_to_size_and_the_labels_back(segmenter: Residua
     assert precision(cell.labels, found.labels) > 0.7
 
 
+def test_walks_are_as_long_as_large_objects_need(segmenter, monkeypatch):
+    labels = np.zeros((16, 40), np.int32)
+    labels[3:9, 3:37] = 1
+    predicted = np.concatenate([5 * flow_targets(labels), 10.0 * labels[None] - 5])
+    outcome = torch.tensor(predicted, dtype=torch.float32)
+    monkeypatch.setattr("emlab.methods.cellpose3.apply_tiled", lambda *_: outcome)
+    image = np.arange(48 * 120, dtype=np.float32).reshape(48, 120)  # three pixels for one
+    found = segment(image, segmenter, 3 * DIAMETER, Config(steps=10, flow_threshold=0)).labels
+    assert found.max() == 1
+    assert (found[12:24, 15:105] == 1).all()
+
+
 def test_shipped_restorer_makes_noisy_nuclei_findable(segmenter: ResidualUNet) -> None:
     restorer = load_restorer("cellpose3_denoise")
     cell = at_working_size(simulated_cells(1, seed=13)[0])

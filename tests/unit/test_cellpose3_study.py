@@ -21,7 +21,7 @@ from emlab.methods import cellpose3_figures as draw
 from emlab.methods import cellpose3_peers as peers
 from emlab.methods import cellpose3_rows as rows
 from emlab.methods import cellpose3_study as study
-from emlab.methods.cellpose3_claims import TARGETS, claims
+from emlab.methods.cellpose3_claims import TARGETS, claims, verdicts
 from emlab.methods.settings import PROFILES
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import degrade_fixed, normalise
@@ -183,6 +183,24 @@ def test_the_table_is_recorded_and_shown(table, tmp_path):
     assert table.markdown().count("\n") == 1 + len(METHODS)
     assert "{" not in claims(values)
     assert "denoise, of the lost AP" in format_targets(TARGETS, values)
+
+
+def test_the_summary_says_no_more_than_the_intervals():
+    def gain(low, high):
+        return {"value": (low + high) / 2, "low": low, "high": high}
+
+    values = {
+        "deblur.ap_50.ours": gain(0.6, 0.8),
+        "deblur.recovered.ours": gain(0.6, 0.8),
+        "deblur.gain.over_gaussian": gain(0.1, 0.2),
+        "deblur.gain.over_richardson_lucy": gain(-0.01, 0.03),
+        "deblur.gain.over_range": gain(-0.05, -0.01),
+        "deblur.gain.over_constant": gain(0.5, 0.7),
+    }
+    assert verdicts(values) == (
+        "- **Blur**: 0.7 [0.6, 0.8] of the lost AP comes back; ahead of *Gaussian*; not told apart "
+        "from *Richardson-Lucy*; behind *as ours, in the paper's range*."
+    )
 
 
 def test_a_study_refuses_what_it_cannot_score(cases):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class Config:
     smallest : int
         Objects of fewer pixels are dropped.
     steps : int
-        Steps along the flows.
+        Steps along the flows, of a pixel or so; four diameters where those are more.
     tile, overlap : int
         Side of the tiles of large images and pixels that they share, at the working size.
     """
@@ -113,12 +114,13 @@ def segment(
     small = resize(pixels, working_size(pixels.shape, diameter))
     output = apply_tiled(segmenter, small, settings.tile, settings.overlap).float()
     output = resize(output, pixels.shape)
+    steps = max(settings.steps, math.ceil(4 * (diameter or DIAMETER)))
     labels = follow_flows(
         output[:2],
         output[2],
         settings.probability_threshold,
         settings.flow_threshold,
-        settings.steps,
+        steps,
         settings.smallest,
     )
     return Segmentation(labels, output[:2].cpu().numpy(), output[2].cpu().numpy())
