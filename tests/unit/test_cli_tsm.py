@@ -132,6 +132,8 @@ def test_bad_input_is_refused_in_one_line(emlab, tmp_path, model):
         (("denoise", tmp_path / "stack.mrc", out, "--model", model), "one micrograph"),
         (("denoise", one, out, "--model", "nobody"), "no weights are called"),
         (("denoise", one, out, "--model", model, "--noise", "-1"), "positive"),
+        (("denoise", one, out, "--model", model, "--pixel-size", "0"), "positive"),
+        (("denoise", one, tmp_path / "out.xyz", "--model", model), "no name of an image"),
         (("train", one, out), ".safetensors"),
         (("train", one, tmp_path / "fine.mrc", mine), "one size"),
         (("train", one, mine, "--reference", flat), "--defocus"),

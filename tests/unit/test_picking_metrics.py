@@ -63,7 +63,7 @@ def test_the_curve_finds_the_threshold_that_separates():
     truth = [generator.uniform(0, 1000, (20, 2)) for _ in range(3)]
     picks = [np.concatenate([true, generator.uniform(2000, 3000, (30, 2))]) for true in truth]
     scores = [np.r_[generator.uniform(1, 2, 20), generator.uniform(-1, 0.9, 30)] for _ in truth]
-    found = picking.curve(picks, scores, truth, 5, levels=151)
+    found = picking.curve(picks, scores, truth, 5, levels=400)
     assert 0.8 < found.best < 1.2
     assert found.f1.max() == 1
     assert found.average_precision == pytest.approx(1)
@@ -71,3 +71,12 @@ def test_the_curve_finds_the_threshold_that_separates():
     assert found.recall[-1] == 1
     with pytest.raises(InputError, match="no pick"):
         picking.curve([], [], [], 5)
+
+
+def test_chance_is_what_the_particles_cover():
+    places = np.stack(np.meshgrid(np.arange(50, 1000, 100), np.arange(50, 1000, 100)), -1)
+    truth = [places.reshape(-1, 2).astype(float)]
+    few = picking.chance(truth, [(1000, 1000)], 10.0)
+    assert few.f1() == pytest.approx(np.pi * 10**2 / 100**2, abs=0.02)
+    assert picking.chance(truth, [(1000, 1000)], 60.0).f1() > 10 * few.f1()
+    assert few.hits.shape == (20,)

@@ -8,6 +8,8 @@ import threading
 
 import numpy as np
 import pytest
+import tifffile
+import torch
 
 from emlab.data.cryoppp import load_cryoppp
 from emlab.data.micrographs import (
@@ -43,6 +45,19 @@ def broken(kind, folder):
     if kind == "frame":
         counts = np.random.default_rng(0).poisson(1.5, (48, 64)).astype(np.uint16)
         return write_image(path, counts, 1.3)
+    if kind == "float frame":
+        counts = np.random.default_rng(0).poisson(1.5, (48, 64)).astype(np.float32)
+        return write_image(path, counts, 1.3)
+    if kind == "colour":
+        tifffile.imwrite(path.with_suffix(".tif"), np.zeros((48, 64, 3), np.uint8) + 9)
+        return path.with_suffix(".tif")
+    if kind.startswith("swapped "):
+        counts = np.random.default_rng(0).poisson(1000, (48, 64))
+        stored = counts.astype(np.float32 if kind == "swapped counts" else np.int16)
+        write_image(path, stored, 1.3)
+        content = path.read_bytes()
+        path.write_bytes(content[:1024] + stored.byteswap().tobytes())
+        return path
     if kind == "constant":
         return write_image(path, np.ones_like(NOISE), 1.3)
     write_image(path, NOISE, None if kind == "no size" else 1.3)
@@ -63,16 +78,48 @@ def broken(kind, folder):
         ("movie", "movie.*sum its frames"),
         ("stack", "stack of shape"),
         ("frame", "gain"),
+        ("float frame", "gain"),
+        ("colour", "colour"),
         ("constant", "constant"),
         ("no size", "--pixel-size"),
         ("truncated", "truncated"),
         ("swapped", "other order"),
+        ("swapped counts", "other order"),
+        ("swapped integers", "other order"),
         ("nan", "1 pixels that are NaN"),
     ],
 )
 def test_what_is_no_micrograph_is_refused(kind, message, tmp_path):
     with pytest.raises(InputError, match=message):
         read_micrograph(broken(kind, tmp_path))
+
+
+def test_the_other_byte_order_is_told_where_tiny_numbers_are_zero(tmp_path):
+    """Swapped whole numbers are tiny floats, which emlab's threads flush to zero."""
+    before = torch.tensor(1e-40).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(InputError, match="other order"):
+            read_micrograph(broken("swapped counts", tmp_path))
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def test_integers_in_the_right_order_are_read(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, counts in (
+        ("u16", generator.poisson(1000, (48, 64)).astype(np.uint16)),
+        ("wide", generator.integers(0, 65535, (48, 64)).astype(np.uint16)),
+        ("times256", (256 * generator.integers(0, 200, (48, 64))).astype(np.uint16)),
+    ):
+        found = read_micrograph(write_image(tmp_path / f"{name}.tif", counts, 1.3))
+        np.testing.assert_array_equal(found.pixels, counts)
+
+
+def test_a_pixel_size_of_nothing_is_refused(tmp_path):
+    path = write_image(tmp_path / "a.mrc", NOISE, 1.3)
+    with pytest.raises(InputError, match="positive"):
+        read_micrograph(path, 0.0)
 
 
 def test_hot_pixels_are_replaced_and_nothing_else():

@@ -12,9 +12,10 @@ from emlab.methods.tsm import Config, denoise, resize, to_working_size
 from emlab.methods.tsm_bands import band_correlations
 from emlab.methods.tsm_experiments import LEVELS, iteration_study, target_noise
 from emlab.methods.tsm_guidance import guide, standardise
-from emlab.methods.tsm_priors import BankConfig, make_matchers
+from emlab.methods.tsm_priors import BankConfig, GuidedLoss, make_matchers
 from emlab.methods.tsm_training import Optics, load_trained, read_reference, train_on
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
+from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import TargetBank
 from emlab.solvers.tweedie import IterationConfig
 
@@ -87,6 +88,17 @@ def test_noise_alone_guides_nobody(matcher):
     empty = torch.randn(192, 192, generator=generator(5))
     found = guide(empty, matcher, generator())
     assert found.confidence.mean() < 0.02
+
+
+def test_a_reference_that_nothing_looks_like_stops_the_training_at_once(matcher, micrograph):
+    flat = [torch.zeros(192, 192)]
+    loss = GuidedLoss(flat, ScoreMatching(), 64, Guidance(), BankConfig(), [lambda _: matcher])
+    loss.refresh(torch.nn.Identity())
+    assert loss.trace[0]["guesses"] == 0
+    with pytest.raises(InputError, match="looks like the reference"):
+        replace(loss, guides=[], trace=[], insist=True).refresh(torch.nn.Identity())
+    seen = [standardise(micrograph.noisy, PIXEL).image]
+    replace(loss, fields=seen, guides=[], trace=[], insist=True).refresh(torch.nn.Identity())
 
 
 @pytest.mark.parametrize("shape", [(192, 192), (97, 150), (64, 64)])

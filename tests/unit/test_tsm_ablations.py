@@ -1,9 +1,21 @@
 """Short trainings of TSM's variants: what differs, and that measured rows are complete."""
 
+import warnings
 from dataclasses import replace
 
-from emlab.methods.tsm_ablations import Bench, ablate, figure_traces, markdown, measured, variants
+import pytest
+
+from emlab.methods.tsm_ablations import (
+    Bench,
+    ablate,
+    figure_traces,
+    markdown,
+    measured,
+    record,
+    variants,
+)
 from emlab.methods.tsm_material import frames
+from emlab.report import Report
 
 
 def test_variants_differ_from_the_default_in_what_they_say():
@@ -22,7 +34,20 @@ def test_measured_rows_are_of_variants_that_exist():
     assert all(-1 < row[k] < 1 for row in found["rows"].values() for k in ("seen", "unseen"))
     text = markdown(found)
     assert all(row["label"] in text for row in found["rows"].values())
-    assert figure_traces(found).axes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure_traces(found)
+        figure_traces({**found, "traces": {}})
+
+
+def test_similarity_is_recorded_above_chance(tmp_path):
+    trace = {"step": [1, 2], "similarity": [0.6, 0.9], "null": [0.4, 0.85], "guesses": [9, 3]}
+    found = {"rows": {}, "traces": {"encoder": trace}}
+    report = Report("02_tsm", tmp_path, "smoke", 0)
+    record(found, report)
+    values = report.metrics()["values"]
+    assert values["ablation.similarity.annealed_change"]["value"] == pytest.approx(-0.15)
+    assert values["ablation.guesses.annealed_last"]["value"] == 3
 
 
 def test_an_oracle_is_trained_and_judged():

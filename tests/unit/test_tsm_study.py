@@ -1,5 +1,7 @@
 """The study of chapter 02: what it calls a pick, a map and a control is one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,11 @@ from emlab.external.topaz import Picked
 from emlab.methods import tsm_controls as controls
 from emlab.methods import tsm_peers as peers
 from emlab.methods import tsm_reconstruction as rebuild
+from emlab.methods import tsm_refinement
 from emlab.methods import tsm_study as study
+from emlab.methods.settings import read_measured
 from emlab.methods.tsm_picking import Picks, bin_to, f1_gain, matched_rotations, pick_all
+from emlab.methods.tsm_recorded import add_slow_peers, record_memory
 from emlab.metrics.fourier import fourier_shell_correlation
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import MicrographConfig, random_rotations, simulate_micrograph
@@ -100,8 +105,46 @@ def test_all_methods_go_through_one_run_of_the_picker_and_back_to_full_pixels(mo
 
 def test_gain_of_a_method_over_itself_is_nothing(table):
     raw = table.picks["raw"]
-    assert f1_gain(raw, 0.0, raw, 0.0) == (0, 0, 0)
-    assert f1_gain(raw, 0.0, raw, 2.0).mean > 0
+    assert f1_gain(raw.at(0.0), raw.at(0.0)) == (0, 0, 0)
+    assert f1_gain(raw.at(0.0), raw.at(2.0)).mean > 0
+
+
+def test_recorded_peers_complete_a_table_of_the_same_micrographs_only(table, micrographs):
+    mine = replace(table, bands=dict(table.bands), picks=dict(table.picks), recorded={})
+    live = mine.bands["wiener"]
+    rows = [live[0].tolist(), [0.5] * live.shape[1]]
+    row = {"bands": rows, "hits": [1, 2], "picks": [3, 3], "truths": [4, 4]}
+    told = {"date": "today", "machine": "here", "rows": {"wiener": row}}
+    mine.picks["wiener"] = mine.picks["raw"]
+    assert "1 of 2 micrographs now" in add_slow_peers(mine, told)[0]
+    assert mine.bands["wiener"].shape == (2, live.shape[1])
+    assert mine.counts("wiener").hits.tolist() == [1, 2]
+    assert mine.gain("tsm", "wiener").low < mine.gain("tsm", "wiener").high
+    assert "0.500" in mine.markdown_picks()  # precision of the recorded counts
+    strange = replace(table, bands=dict(table.bands), recorded={})
+    row["bands"][0] = [0.1] * live.shape[1]
+    assert add_slow_peers(strange, told) == []
+    assert len(strange.bands["wiener"]) == len(micrographs) - 1
+
+
+def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_halves(
+    micrographs, barrel, monkeypatch
+):
+    asked = []
+
+    def fake(star, reference, pixel, **settings):
+        asked.append(settings["low_pass_angstrom"])
+        assert (star.parent / "particles.mrcs").is_file()
+        return reference + np.float32(0.01) * len(asked), pixel, Finished("", 1, 2.0, 3)
+
+    monkeypatch.setattr(relion, "refine", fake)
+    monkeypatch.setattr(tsm_refinement, "BOX", 32)
+    places = [micrograph.coordinates for micrograph in micrographs]
+    row = tsm_refinement.refine_at(micrographs, places, barrel.numpy())
+    assert asked == [40.0, 40.0]
+    assert row["windows"] == row["particles"] > 0
+    assert row["cpu_seconds"] == 4
+    assert "the true places" in tsm_refinement.markdown({"truth": row})
 
 
 def test_a_pick_on_no_particle_gets_a_pose_of_chance():
@@ -228,3 +271,14 @@ def test_the_report_holds_what_the_bounds_ask_for(table, micrographs, barrel, tm
     for name in ("recovery.tsm", "picking.f1_gain.over_raw", "recovery_80_40.raw"):
         assert name in values
     assert values["picking.f1.tsm"]["value"] == table.picks["tsm"].at(0.0).f1()
+
+
+def test_what_no_tool_has_measured_is_said_to_be_missing(tmp_path):
+    report = Report("02_tsm", tmp_path, "smoke", 0)
+    nothing = read_measured("no_such_file")
+    assert "tools.measure_tsm_memory" in record_memory(nothing, report)
+    assert "tools.measure_tsm_refinement" in tsm_refinement.markdown(nothing["rows"])
+    row = {"peak_memory_mb": 1000, "cpu_seconds": 30.0}
+    told = {"date": "d", "machine": "m", "side": 64, "rows": {"tsm": row, "topaz": row}}
+    assert "1.00 GB" in record_memory(told, report)
+    assert report.metrics()["values"]["memory.over_topaz"]["value"] == 1

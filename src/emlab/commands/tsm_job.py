@@ -140,6 +140,11 @@ class DenoiseJob:
         single = len(inputs) == 1 and inputs[0].is_file() and not self.stars
         if single and self.out.suffix.lower() in SUFFIXES:
             self.targets = [self.out]
+        elif single and self.out.suffix and not self.out.is_dir():
+            raise InputError(
+                f"{self.out} is no name of an image; end it in {', '.join(SUFFIXES)}, or give a "
+                "folder that exists"
+            )
         elif self.out.is_file():
             raise InputError(f"{self.out} is a file; give a folder for the results")
         else:

@@ -51,6 +51,8 @@ class PickEvaluation:
                 raise InputError(
                     "how near is a hit? give --radius in pixels, or --diameter with --pixel-size"
                 )
+            if not self.diameter > 0 or not pixel > 0:
+                raise InputError("--diameter and --pixel-size are positive, in angstrom")
             self.radius = HIT * self.diameter / pixel
         self.found, self.true = _paired(self.found, self.true)
 

@@ -87,7 +87,7 @@ class Judged:
         if number == "f1":
             return self.table.picking_gain(better, worse)
         if number == "own_f1":
-            return f1_gain(self.own[better], ANY_SCORE, self.own[worse], ANY_SCORE)
+            return f1_gain(self.own[better].at(ANY_SCORE), self.own[worse].at(ANY_SCORE))
         found = {
             "correlation": lambda name: self.table.bands[name][:, -1],
             "frc": self.agreement,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -170,11 +170,19 @@ _DEPARTURES = (
 )
 
 
-def departures(values: Values) -> list[str]:
-    """A sentence for every condition of a claim that a metrics.json's values do not meet."""
+def departures(
+    values: Values, conditions: Sequence[tuple[str, str, str]] = _DEPARTURES
+) -> list[str]:
+    """A sentence for every condition of a claim that a metrics.json's values do not meet.
+
+    Parameters
+    ----------
+    conditions : sequence of (row, condition, sentence)
+        ``"name > number or name"``; {name} in a sentence is a recorded number.
+    """
     return [
         f"{row}: {fill(sentence, values)}."
-        for row, condition, sentence in _DEPARTURES
+        for row, condition, sentence in conditions
         if _met(condition, values) is False
     ]
 

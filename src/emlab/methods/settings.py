@@ -16,6 +16,12 @@ def read_settings(method: str) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
+def read_measured(name: str) -> dict[str, Any]:
+    """What a tool wrote to ``profiles/<name>.toml``; without rows where it has not been run."""
+    path = Path(__file__).parent / "profiles" / f"{name}.toml"
+    return read_settings(name) if path.is_file() else {"rows": {}}
+
+
 def read_profile(method: str, profile: str) -> dict[str, Any]:
     """One profile's table.
 

@@ -1,8 +1,7 @@
 """What the guidance is worth: short trainings that differ in one thing each.
 
 They take minutes each, so the chapter shows those that ``python -m tools.measure_tsm_ablations``
-measured and wrote to profiles/tsm_ablations.toml, and runs one of them live only in the ``gpu``
-profile.
+measured and wrote to profiles/tsm_ablations.toml.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from emlab.training import TrainingConfig, train
 
 MODEL = {"kind": "unet", "widths": [24, 40, 56], "patch": 2, "embedding": 64}
 ENCODER = (0.1, 0.3, 0.5, 0.7, 0.9)
+TRACED = {"encoder": "annealed", "encoder_at_once": "at_once"}
 
 
 @dataclass(frozen=True)
@@ -200,24 +200,36 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def record(found: dict[str, Any], report: Report) -> None:
-    """Record ``ablation.NAME.seen`` and ``.unseen``."""
+    """Record ``ablation.NAME.seen`` and ``.unseen``, and what became of the similarity.
+
+    ``ablation.similarity.NAME_change`` is how far the largest cosine of accepted patches, less what
+    chance gives, moved from the first refresh to the last (0 where nothing was accepted).
+    """
     for name, row in found["rows"].items():
         for kind in ("seen", "unseen"):
             report.value(f"ablation.{name}.{kind}", row[kind])
+    for name, key in TRACED.items():
+        if trace := found["traces"].get(name):
+            above = [s - n if g else 0.0 for s, n, g in zip(
+                trace["similarity"], trace["null"], trace["guesses"], strict=True
+            )]  # fmt: skip
+            report.value(f"ablation.similarity.{key}_change", above[-1] - above[0])
+            report.value(f"ablation.guesses.{key}_last", trace["guesses"][-1])
 
 
 def figure_traces(found: dict[str, Any]) -> Figure:
-    """Cosine of accepted patches with their best target by step (the paper's Fig. 7)."""
-    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
-    axis = figure.subplots()
-    for name in ("encoder", "encoder_at_once"):
-        if name not in found["traces"]:
-            continue
-        trace = found["traces"][name]
-        (line,) = axis.plot(
-            trace["step"], trace["similarity"], "o-", label=found["rows"][name]["label"]
-        )
-        axis.plot(trace["step"], trace["null"], ":", color=line.get_color(), label="by chance")
-    axis.set(xlabel="step", ylabel="largest cosine with a target")
-    axis.legend(frameon=False, fontsize=7)
+    """How alike accepted patches and targets are (the paper's Fig. 7), and how many there are."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for name in [name for name in TRACED if name in found["traces"]]:
+        trace, label = found["traces"][name], found["rows"][name]["label"]
+        step, guesses = np.array(trace["step"]), np.array(trace["guesses"])
+        some = guesses > 0
+        (line,) = axes[0].plot(step[some], np.array(trace["similarity"])[some], "o-", label=label)
+        axes[0].plot(step, trace["null"], ":", color=line.get_color())
+        axes[1].plot(step, guesses, "o-", color=line.get_color(), label=label)
+    axes[0].plot([], [], ":", color="0.5", label="19 in 20 random places stay below")
+    axes[0].set(xlabel="step", ylabel="largest cosine with a target")
+    axes[1].set(xlabel="step", ylabel="accepted guesses", ylim=(0, None))
+    axes[0].legend(frameon=False, fontsize=7)
     return figure

@@ -39,8 +39,9 @@ def band_correlations(
 ) -> dict[str, float]:
     """Correlation with the clean image within the particles, a band at a time, and their mean.
 
-    A linear filter that treats all directions alike moves none of these by much: within a band it
-    only scales. What moves them is knowledge of what particles look like.
+    A smooth low-pass hardly moves these: within a band it only scales. Two things do: knowledge of
+    what particles look like, and a filter that follows the rings of the lens, for at its zeros a
+    band holds noise alone (`emlab.methods.tsm_peers.wiener` gains that way).
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import DataUnavailableError
 from emlab.external import topaz
 from emlab.methods import tsm
-from emlab.methods.settings import read_profile, smaller
+from emlab.methods.settings import read_profile, read_settings, smaller
 from emlab.methods.tsm_material import PROTEINS, volume
 from emlab.methods.tsm_peers import (
     LABELS,
@@ -34,8 +34,10 @@ from emlab.methods.tsm_peers import (
     topaz_denoise,
 )
 from emlab.methods.tsm_picking import HIT, Picks, pick_all
+from emlab.methods.tsm_priors import BankConfig
 from emlab.methods.tsm_study import Table, run_study
 from emlab.metrics.fourier import radial_frequency
+from emlab.metrics.picking import chance
 from emlab.models import build
 from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
 from emlab.priors.base import Prior
@@ -48,6 +50,7 @@ _TOLD = {
     "size": "pixels a side",
     "empty": "micrographs without particles",
     "sets": "micrographs of each other set",
+    "known": "micrographs of the bank's proteins",
     "noise2void_steps": "steps of Noise2Void",
 }
 # Other proteins and defoci than the table's: name, specimen, angstrom.
@@ -73,6 +76,11 @@ def shortcuts(profile: str) -> list[str]:
                 f"{full['first'][name]} at full scale"
             )
     return found
+
+
+def bank_settings() -> BankConfig:
+    """The target bank that the shipped TSM was trained with."""
+    return BankConfig.read(read_settings("tsm")["recipes"]["tsm_tsm"]["bank"])
 
 
 def score_method(denoiser: Prior, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> Method:
@@ -166,8 +174,16 @@ class RealStudy:
         """Of all thresholds: what the picker could have reached."""
         return float(self.picks[method].curve().f1.max())
 
+    def chance(self) -> float:
+        """F1 of places drawn blindly, as many as there are hand picks."""
+        places = self.micrograph.coordinates
+        assert places is not None
+        return chance([places], [self.micrograph.pixels.shape], self.picks["raw"].radius).f1()
+
     def record(self, report: Report, key: str) -> None:
-        """Record ``KEY.f1.METHOD`` and ``KEY.best_f1.METHOD``."""
+        """Record ``KEY.f1.METHOD``, ``KEY.best_f1.METHOD`` and ``KEY.f1.chance``."""
+        if self.picks:
+            report.value(f"{key}.f1.chance", self.chance(), note="places at random", n=1)
         for name, picks in self.picks.items():
             report.value(f"{key}.f1.{name}", self.f1(name), n=1)
             report.value(f"{key}.best_f1.{name}", self.best_f1(name), n=1)
@@ -184,6 +200,7 @@ class RealStudy:
                 f"| {LABELS[name]} | {self.f1(name):.3f} | {self.best_f1(name):.3f} "
                 f"| {picks.curve().average_precision:.3f} |"
             )
+        lines.append(f"| places at random | {self.chance():.3f} | | |")
         return "\n".join(lines)
 
 

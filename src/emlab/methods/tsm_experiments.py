@@ -150,15 +150,16 @@ def figure_iteration(found: Iteration) -> Figure:
     """White noise under an exact score, and the correlation with the truth, step by step."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
+    steps = max(map(len, found.recovery.values()))
     for a, values in found.exact.items():
-        axes[0].semilogy(np.maximum(values, 1e-3), "o-", ms=3, label=f"a = {a:g}")
+        axes[0].semilogy(values, "o-", ms=3, label=f"a = {a:g}")
     axes[0].axhline(1, color="0.6", lw=0.8)
     axes[0].set(xlabel="step", ylabel="white noise left, exact score")
     for a, values in found.recovery.items():
         axes[1].plot(range(1, len(values) + 1), values, "o-", ms=3, label=f"a = {a:g}")
     axes[1].axhline(found.one_step, color="k", label="one Tweedie step")
     axes[1].axhline(found.raw, color="0.6", ls=":", label="raw")
-    axes[1].set(xlabel="step", ylabel="correlation, trained score")
+    axes[1].set(xlabel="step", ylabel="correlation, trained score", xticks=range(1, steps + 1))
     for axis in axes:
         axis.legend(frameon=False, fontsize=7)
     return figure

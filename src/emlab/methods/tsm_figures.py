@@ -25,7 +25,7 @@ LINES = {
     "noise2void": ("purple", "-"),
     "topaz": ("orange", "-"),
     "untrained": ("black", "-."),
-    "dsm": ("blue", "-"),
+    "dsm": ("blue", "--"),
     "tsm": ("vermilion", "-"),
     "generalist": ("orange", "--"),
     "squares": ("green", "--"),
@@ -80,7 +80,7 @@ def recovery(table: Table) -> Figure:
         mean, spread = values.mean(0)[:-1], values.std(0)[:-1]
         axis.errorbar(
             x, mean, spread / np.sqrt(len(values)), color=COLOURS[colour], ls=style, marker="o",
-            ms=3, label=LABELS[name],
+            ms=3, label=LABELS[name], zorder=_order(name),
         )  # fmt: skip
     axis.set_xticks(x, [f"{name.replace('_', ' to ')} Å" for name in BANDS_ANGSTROM])
     axis.set(ylabel="correlation with the clean", ylim=(None, 1.0))
@@ -96,8 +96,9 @@ def precision_recall(picks: Mapping[str, Picks], thresholds: Mapping[str, float]
         colour, style = LINES[name]
         curve = found.curve()
         axis.plot(
-            curve.recall, curve.precision, color=COLOURS[colour], ls=style, label=LABELS[name]
-        )
+            curve.recall, curve.precision, color=COLOURS[colour], ls=style, label=LABELS[name],
+            zorder=_order(name),
+        )  # fmt: skip
         counts = found.at(thresholds.get(name, thresholds["raw"]))
         axis.plot(counts.recall(), counts.precision(), "o", color=COLOURS[colour], ms=5)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
@@ -112,7 +113,7 @@ def picks_over(
     radius: float,
     limits: tuple[float, float],
 ) -> Figure:
-    """Picks over images: hits, picks of nothing, and particles that were missed."""
+    """Picks over images: hits, false ones (also seconds on one particle), particles missed."""
     figure = Figure(figsize=(3.5 * len(images), 3.9), layout="constrained")
     axes = figure.subplots(1, len(images), squeeze=False)[0]
     for axis, (name, image) in zip(axes, images.items(), strict=True):
@@ -122,7 +123,7 @@ def picks_over(
         axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
         marks = (
             (picks[name][right], "green", "o", f"{right.sum()} hits"),
-            (picks[name][~right], "vermilion", "s", f"{(~right).sum()} on nothing"),
+            (picks[name][~right], "vermilion", "s", f"{(~right).sum()} false"),
             (truth[missed], "yellow", "D", f"{len(missed)} missed"),
         )
         for places, colour, marker, label in marks:
@@ -146,7 +147,10 @@ def shells(table: Table) -> Figure:
         colour, style = LINES[name]
         label = LABELS.get(name, "the true places")
         for axis, curve in zip(axes, (found.halves_curve, found.truth_curve), strict=True):
-            axis.plot(curve.frequency, curve.correlation, style, color=COLOURS[colour], label=label)
+            axis.plot(
+                curve.frequency, curve.correlation, style, color=COLOURS[colour], label=label,
+                zorder=_order(name),
+            )  # fmt: skip
     for axis, level, title in zip(
         axes, (0.143, 0.5), ("half maps", "mean with the truth"), strict=True
     ):
@@ -156,3 +160,8 @@ def shells(table: Table) -> Figure:
     axes[0].set_ylabel("Fourier shell correlation")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
+
+
+def _order(name: str) -> float:
+    """DSM and TSM often coincide: the dashed line lies on the solid one."""
+    return 3.0 if name == "dsm" else 2.0

@@ -104,11 +104,8 @@ def pick_all(
     return result, done.cpu_seconds
 
 
-def f1_gain(
-    better: Picks, threshold: float, worse: Picks, other: float, number: str = "f1"
-) -> Interval:
+def f1_gain(first: Counts, second: Counts, number: str = "f1") -> Interval:
     """Difference of micro F1 (precision, recall), with its interval over micrographs."""
-    first, second = better.at(threshold), worse.at(other)
     n = min(len(first.hits), len(second.hits))
 
     def gain(i: NDArray[np.int64]) -> float:

@@ -111,6 +111,8 @@ class GuidedLoss:
         One a micrograph (or none): ``matcher(features)`` with features of `TargetBank.matcher`.
     trace : list of dict
         One entry a refresh: step, mean similarity and confidence, guesses, null similarity.
+    insist : bool
+        Stop with an InputError where the first refresh finds no particle.
     """
 
     fields: list[Tensor]
@@ -123,6 +125,7 @@ class GuidedLoss:
     guides: list[Guides] = field(default_factory=list)
     step: int = 0
     steps: int = 1
+    insist: bool = False
 
     def begin_step(self, step: int, steps: int, model: nn.Module) -> None:
         """Make the guesses anew when their time has come."""
@@ -154,6 +157,11 @@ class GuidedLoss:
                 "confidence": inside.mean().item() if len(inside) else 0.0,
             }
         )
+        if self.insist and not len(sure):
+            raise InputError(
+                "no place in the micrographs looks like the reference, so nothing would be guided; "
+                "check the reference, the defocus and that protein is dark, or train without one"
+            )
 
     def __call__(self, model: nn.Module, places: Tensor, generator: torch.Generator) -> Tensor:
         """Loss at places ``(n, 3)``: micrograph, row and column of the crops' corners."""

@@ -171,21 +171,42 @@ def reconstruct(
         volume, took = _by_relion(half, symmetry) if use else _by_insertion(half)
         maps.append(volume)
         seconds += took
+    program = f"RELION {relion.version()}" if use else "Fourier insertion"
+    return compared((maps[0], maps[1]), particles, truth, program, seconds)
+
+
+def compared(
+    halves: tuple[NDArray[np.float32], NDArray[np.float32]],
+    particles: Extracted,
+    truth: NDArray[np.float32],
+    program: str,
+    seconds: float,
+) -> Reconstruction:
+    """Fourier shell correlations of two half maps within `soft_sphere`.
+
+    Parameters
+    ----------
+    halves : tuple of ndarray
+        ``(n, n, n)``, axes (z, y, x).
+    particles : Extracted
+        What they were made of.
+    truth : ndarray
+        ``(m, m, m)`` potential with the same voxels, m at most n.
+    """
     pixel = particles.metadata.pixel_size_angstrom
-    mask = soft_sphere(maps[0].shape[0], pixel)
-    wide = np.zeros_like(maps[0])
+    mask = soft_sphere(halves[0].shape[0], pixel)
+    wide = np.zeros_like(halves[0])
     start = (len(wide) - len(truth)) // 2
     inner = slice(start, start + len(truth))
     wide[inner, inner, inner] = truth
 
-    def compared(first: NDArray[np.float32], second: NDArray[np.float32]) -> Curve:
+    def correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> Curve:
         return fourier_shell_correlation(first * mask, second * mask, pixel / 10, "none")
 
-    program = f"RELION {relion.version()}" if use else "Fourier insertion"
     return Reconstruction(
-        (maps[0], maps[1]),
-        compared(maps[0], maps[1]),
-        compared(maps[0] + maps[1], wide),
+        halves,
+        correlation(*halves),
+        correlation(halves[0] + halves[1], wide),
         len(particles.images),
         int(particles.right.sum()),
         program,

@@ -15,6 +15,7 @@ from emlab.methods.tsm_peers import LABELS, Denoised, Method
 from emlab.methods.tsm_picking import HIT, Picks, f1_gain, pick_all
 from emlab.methods.tsm_reconstruction import FEWEST, Reconstruction, extract, reconstruct
 from emlab.metrics import Interval, mean_interval, paired_difference
+from emlab.metrics.picking import Counts, chance
 from emlab.physics.micrograph import Micrograph
 from emlab.report import Report
 
@@ -36,6 +37,8 @@ class Table:
         By method; ``bands`` holds ``(micrographs, bands + 1)``, the last is the mean.
     picks, maps : dict
         By method; empty where Topaz is not installed.
+    recorded : dict
+        By method, counts of picks that a tool measured once, see `emlab.methods.tsm_recorded`.
     picker_seconds : float
         Processor time of the picker.
     """
@@ -46,6 +49,7 @@ class Table:
     bands: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     picks: dict[str, Picks] = field(default_factory=dict)
     maps: dict[str, Reconstruction] = field(default_factory=dict)
+    recorded: dict[str, Counts] = field(default_factory=dict)
     picker_seconds: float = 0.0
 
     def recovery(self, method: str) -> Interval:
@@ -64,8 +68,19 @@ class Table:
 
     def picking_gain(self, better: str, worse: str, number: str = "f1") -> Interval:
         """Difference of micro F1, precision or recall."""
-        first, second = (self.picks[name] for name in (better, worse))
-        return f1_gain(first, self.threshold(better), second, self.threshold(worse), number)
+        return f1_gain(self.counts(better), self.counts(worse), number)
+
+    def counts(self, method: str) -> Counts:
+        """Picks of each micrograph at the method's threshold, hits among them, and particles."""
+        if method in self.recorded:
+            return self.recorded[method]
+        return self.picks[method].at(self.threshold(method))
+
+    def chance(self) -> float:
+        """F1 of places drawn blindly, as many as there are particles."""
+        truth = [micrograph.coordinates for micrograph in self.micrographs]
+        shapes = [tuple(micrograph.noisy.shape) for micrograph in self.micrographs]
+        return chance(truth, shapes, self.picks["raw"].radius).f1()
 
     def pick(self, threads: int = 1) -> None:
         """Run the picker on all images of all methods; nothing happens without Topaz."""
@@ -103,7 +118,7 @@ class Table:
             mean = self.recovery(name)
             cells = " | ".join(f"{value:.3f}" for value in values.mean(0)[:-1])
             lines.append(
-                f"| {LABELS[name]} | {cells} | {mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}] "
+                f"| {LABELS[name]} | {cells} | {_cell(mean, len(values))} "
                 f"| {len(values)} | {self.cost(name):.2g} |"
             )
         return "\n".join(lines)
@@ -118,14 +133,17 @@ class Table:
             "|---|---|---|---|---|---|---|---|",
         ]
         for name, picks in self.picks.items():
-            counts = picks.at(self.threshold(name))
+            counts = self.counts(name)
+            precise = f"{picks.curve().average_precision:.3f}" if name not in self.recorded else ""
             f1 = counts.interval("f1") if len(counts.hits) > 1 else Interval(*3 * (counts.f1(),))
             lines.append(
                 f"| {LABELS[name]} | {self.threshold(name):.2f} | {counts.picks.sum()} "
                 f"| {counts.precision():.3f} | {counts.recall():.3f} "
-                f"| {f1.mean:.3f} [{f1.low:.3f}, {f1.high:.3f}] | {counts.f1('macro'):.3f} "
-                f"| {picks.curve().average_precision:.3f} |"
+                f"| {_cell(f1, len(counts.hits))} | {counts.f1('macro'):.3f} "
+                f"| {precise} |"
             )
+        if "raw" in self.picks:
+            lines.append(f"| places at random | | | | | {self.chance():.3f} | | |")
         return "\n".join(lines)
 
     def markdown_maps(self) -> str:
@@ -163,14 +181,19 @@ class Table:
                 report.value(f"recovery_{band}.{name}", *_mean(column), n=n)
             if name != "tsm" and "tsm" in self.bands:
                 report.value(f"recovery_gain.over_{name}", *self.gain("tsm", name), note=NOTE)
-        if {"dsm", "topaz"} <= self.bands.keys():
-            report.value("recovery_gain.dsm_over_topaz", *self.gain("dsm", "topaz"), note=NOTE)
+        for name in ("topaz", "gaussian", "bm3d"):
+            if {"dsm", name} <= self.bands.keys():
+                gain = self.gain("dsm", name)
+                report.value(f"recovery_gain.dsm_over_{name}", *gain, note=NOTE)
+        if "raw" in self.picks:
+            report.value("picking.f1.chance", self.chance(), note="places at random")
         for name, picks in self.picks.items():
-            counts = picks.at(self.threshold(name))
+            counts = self.counts(name)
             for number in ("precision", "recall", "f1"):
                 report.value(f"picking.{number}.{name}", getattr(counts, number)())
             report.value(f"picking.macro_f1.{name}", counts.f1("macro"))
-            report.value(f"picking.average_precision.{name}", picks.curve().average_precision)
+            if name not in self.recorded:
+                report.value(f"picking.average_precision.{name}", picks.curve().average_precision)
             if name != "tsm" and "tsm" in self.picks:
                 for number in ("f1", "precision", "recall"):
                     gain = self.picking_gain("tsm", name, number)
@@ -226,6 +249,12 @@ def run_study(
 def choose_threshold(picks: Picks) -> float:
     """The threshold of the largest F1, for validation micrographs."""
     return picks.curve().best
+
+
+def _cell(found: Interval, n: int) -> str:
+    """A number with its interval, if it is of more than one micrograph."""
+    interval = f" [{found.low:.3f}, {found.high:.3f}]" if n > 1 else ""
+    return f"{found.mean:.3f}{interval}"
 
 
 def _mean(values: NDArray[np.float64]) -> Interval:

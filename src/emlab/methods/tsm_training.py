@@ -143,7 +143,8 @@ def train_on(
     Raises
     ------
     InputError
-        No micrograph, micrographs too small, a reference without optics, or an empty reference.
+        No micrograph, micrographs too small, a reference without optics, an empty reference, or
+        one that no place in the micrographs looks like.
     """
     if not micrographs:
         raise InputError("give at least one micrograph to train on")
@@ -172,18 +173,13 @@ def train_on(
         )
         matchers = [make_matchers(targets, lens_of(one, working), bank) for one in optics]
     guidance = Guidance(**recipe["guidance"]) if matchers else None
-    loss = GuidedLoss(fields, objective, crop, guidance, bank, matchers)
+    loss = GuidedLoss(fields, objective, crop, guidance, bank, matchers, insist=bool(matchers))
     corners = places([tuple(f.shape) for f in fields], crop, table.get("crops", 50_000), seed)
     torch.manual_seed(seed)
     result = train(
         build(model), loss, corners, TrainingConfig(**settings),
         device=device, checkpoint=checkpoint, resume=resume, progress=progress,
     )  # fmt: skip
-    if matchers and not any(entry["guesses"] for entry in loss.trace):
-        raise InputError(
-            "no place in the micrographs looks like the reference, so nothing was guided; check "
-            "the reference, the defocus and that protein is dark, or train without --reference"
-        )
     return Trained(result.weights, model, recipe["objective"], loss.trace, result.history)
 
 

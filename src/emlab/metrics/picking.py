@@ -141,6 +141,41 @@ def count(
     return Counts(hits, found, there)
 
 
+def chance(
+    truth: Sequence[Places],
+    shapes: Sequence[tuple[int, ...]],
+    radius: float,
+    draws: int = 20,
+    seed: int = 0,
+) -> Counts:
+    """Counts of picks at random places, as many as there are particles, over `draws` draws.
+
+    Where particles cover much of a field, places drawn blindly hit many of them: an F1 says
+    something only beside this one. As a picker keeps picks apart, so do these, by 2/3 of `radius`
+    (fewer where no more fit).
+
+    Parameters
+    ----------
+    truth : sequence of ndarray
+        ``(n, 2)`` (y, x) in pixels, one a micrograph.
+    shapes : sequence of (int, int)
+        Of the micrographs.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for places, shape in zip(truth, shapes, strict=True):
+        for _ in range(draws):
+            picks = np.zeros((0, 2))
+            for place in generator.random((20 * len(places), 2)) * shape:
+                if len(picks) == len(places):
+                    break
+                if not (np.hypot(*(picks - place).T) < 2 * radius / 3).any():
+                    picks = np.vstack([picks, place])
+            rows.append((match(picks, places, radius).hits, len(picks), len(places)))
+    hits, found, there = np.array(rows, np.int64).reshape(-1, 3).T
+    return Counts(hits, found, there)
+
+
 @dataclass(frozen=True)
 class Curve:
     """Precision and recall over thresholds, all ``(k,)``, from the strictest threshold on."""
@@ -166,14 +201,14 @@ def curve(
     scores: Sequence[Places],
     truth: Sequence[Places],
     radius: float,
-    levels: int = 60,
+    levels: int = 100,
 ) -> Curve:
     """Precision-recall curve over thresholds; picks are matched anew at each.
 
     Parameters
     ----------
     levels : int
-        Thresholds, at equal shares of all picks.
+        Thresholds; denser among the best picks, where precision and recall trade.
 
     Raises
     ------
@@ -183,7 +218,9 @@ def curve(
     together = np.concatenate([np.asarray(values, float) for values in scores] or [np.zeros(0)])
     if not together.size:
         raise InputError("there is no pick; lower the score at which the picker ends")
-    thresholds = np.unique(np.quantile(together, np.linspace(1, 0, levels), method="nearest"))[::-1]
+    thresholds = np.unique(
+        np.quantile(together, 1 - np.linspace(0, 1, levels) ** 2, method="nearest")
+    )[::-1]
     found = [count(picks, scores, truth, radius, float(t)) for t in thresholds]
     return Curve(
         thresholds,

@@ -271,7 +271,11 @@ class ScorePrior:
         self.half = half
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean of ``(..., H, W)``; levels that were never trained on are rescaled."""
+        """Posterior mean of ``(..., H, W)``.
+
+        The network is asked at levels from 1, the microscope's noise without any other, which is
+        just below the lowest it was trained at, to the highest; images of other levels are scaled.
+        """
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         if bool((level <= 0).any()):
             raise InputError(f"the noise level must be positive, got {level.min().item()}")

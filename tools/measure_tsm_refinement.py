@@ -1,0 +1,63 @@
+"""Refine particles at the picks of chapter 02 by RELION, without poses, and write what comes out.
+
+``python -m tools.measure_tsm_refinement`` takes some minutes on one core, writes after each row,
+leaves out rows that are there, and needs Topaz (``make topaz``) and RELION (``relion_refine``, the
+system's package relion).
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from emlab.external import relion
+from emlab.methods import tsm_chapter, tsm_peers, tsm_refinement
+from emlab.methods.settings import read_measured, read_profile
+from emlab.methods.tsm import load_denoiser
+from emlab.methods.tsm_material import frames, volume
+from emlab.methods.tsm_study import run_study
+from emlab.physics.micrograph import Micrograph
+from emlab.runtime import atomic_path, environment_stamp
+from emlab.weights.toml import dump_toml
+
+TARGET = Path(tsm_refinement.__file__).parent / "profiles" / "tsm_refinement.toml"
+ROWS = ("truth", "tsm", "raw")
+HEAD = "# Written by tools/measure_tsm_refinement.py.\n\n"
+
+
+def main() -> None:
+    """Measure the rows that are missing."""
+    settings = read_profile("tsm_study", "cpu")
+    micrographs = [f.micrograph for f in frames("test", settings["micrographs"], settings["size"])]
+    reference = volume("t20s")[0].numpy()
+    kept = read_measured("tsm_refinement")["rows"]
+    places = {"truth": [micrograph.coordinates for micrograph in micrographs]}
+    for name in ROWS:
+        if name in kept:
+            continue
+        if name not in places:
+            places |= _picks(micrographs)
+        kept[name] = tsm_refinement.refine_at(micrographs, places[name], reference)
+        written = {
+            "date": date.today().isoformat(),
+            "machine": environment_stamp()["cpu"],
+            "program": f"RELION {relion.version()}",
+            "rows": kept,
+        }
+        with atomic_path(TARGET) as path:
+            path.write_text(HEAD + dump_toml(written), encoding="utf-8")
+        print(name, kept[name], flush=True)
+
+
+def _picks(micrographs: list[Micrograph]) -> dict[str, list[np.ndarray]]:
+    methods = tsm_peers.classical(["raw"])
+    methods["tsm"] = tsm_chapter.score_method(load_denoiser("tsm"))
+    table = run_study(micrographs, methods, tsm_peers.tuned()["thresholds"])
+    table.pick()
+    return {name: picks.kept(table.threshold(name)) for name, picks in table.picks.items()}
+
+
+if __name__ == "__main__":
+    main()
