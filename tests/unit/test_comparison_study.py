@@ -1,5 +1,8 @@
 """Chapter 06: agreement, rings, halves, inventions and verdicts are what they are called."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -152,6 +155,9 @@ def test_the_table_of_methods_links_every_chapter_and_reads_the_cards():
     for row in ROWS:
         assert f"({row.chapter}.ipynb)" in table
     assert all(line.count("|") == 5 for line in table.splitlines())
+    chapter_six = Path(__file__).parents[2] / "notebooks" / "06_compare.ipynb"
+    cells = json.loads(chapter_six.read_text(encoding="utf-8"))["cells"]
+    assert table in ["".join(cell["source"]) for cell in cells], "paste methods_table() there"
     cards = training_table()
     assert "particle_restorer" in cards
     assert "flyem" in cards

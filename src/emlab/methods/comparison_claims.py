@@ -56,7 +56,7 @@ STATEMENTS = (
     Statement(
         "solvers_agree",
         "Every solver gives the posterior mean where it is known "
-        "([chapter 00](00_start_here.ipynb))",
+        "(chapter 00)",
         "distance in posterior deviations: TSM {agreement.tsm}, EM Generalist "
         "{agreement.generalist}, FlowDPS {agreement.flowdps}, MTD {agreement.mtd}; the measurement "
         "{agreement.nothing}",
@@ -65,35 +65,35 @@ STATEMENTS = (
     ),
     Statement(
         "tsm_picks",
-        "TSM recovers and picks more than raw micrographs allow (T2, [chapter 02](02_tsm.ipynb))",
+        "TSM recovers and picks more than raw micrographs allow (T2, chapter 02)",
         "correlation {gain.correlation.tsm}, F1 of Topaz {gain.f1.tsm}",
         (("gain.correlation.tsm", 0.0), ("gain.f1.tsm", 0.0)),
     ),
     Statement(
         "tsm_beats_filters",
         "What moves the correlation within particles is knowledge of particles, not a filter "
-        "([chapter 02](02_tsm.ipynb))",
+        "(chapter 02)",
         "over TSM: Gaussian {gain_over_tsm.correlation.gaussian}, Wiener low-pass "
         "{gain_over_tsm.correlation.wiener}; with FRC instead {gain_over_tsm.frc.wiener}",
         (("-gain_over_tsm.correlation.gaussian", 0.0), ("-gain_over_tsm.correlation.wiener", 0.0)),
     ),
     Statement(
         "segmenter_blind",
-        "A segmenter that never saw noise is blind in it ([chapter 05](05_cellpose3.ipynb))",
+        "A segmenter that never saw noise is blind in it (chapter 05)",
         "its F1 on the noisy micrographs {own.f1.raw}",
         (("-own.f1.raw", 0.5),),
     ),
     Statement(
         "restoration_helps_the_segmenter",
         "Restoration trained through the segmenter brings its objects back "
-        "([chapter 05](05_cellpose3.ipynb))",
+        "(chapter 05)",
         "F1 of the segmenter {own.f1.cellpose3}, over raw {gain.own_f1.cellpose3}",
         (("gain.own_f1.cellpose3", 0.0),),
     ),
     Statement(
         "loss_matters",
         "The loss through the segmenter finds more than squared error "
-        "([chapter 05](05_cellpose3.ipynb), C2)",
+        "(chapter 05, C2)",
         "F1 of the segmenter {over_squares.own_f1.cellpose3}, of Topaz "
         "{over_squares.f1.cellpose3}, correlation {over_squares.correlation.cellpose3}",
         (("over_squares.own_f1.cellpose3", 0.0),),
@@ -101,7 +101,7 @@ STATEMENTS = (
     Statement(
         "invents",
         "A restorer trained through a segmenter draws objects into nothing "
-        "([chapter 05](05_cellpose3.ipynb))",
+        "(chapter 05)",
         "objects a field: ice {nothing.own.ice.cellpose3}, noise {nothing.own.noise.cellpose3}; "
         "squared error {nothing.own.ice.squares} and {nothing.own.noise.squares}",
         (("nothing.own.noise.cellpose3", 0.5),),
@@ -109,7 +109,7 @@ STATEMENTS = (
     Statement(
         "tissue_prior_is_no_prior_of_ice",
         "The tissue prior pulls what is no tissue towards neuropil: not for ice "
-        "([chapter 01](01_em_generalist.ipynb))",
+        "(chapter 01)",
         "correlation over raw {gain.correlation.generalist}, with TSM "
         "{gain_over_tsm.correlation.generalist}",
         (("-gain.correlation.generalist", 0.0),),

@@ -83,7 +83,7 @@ ROWS = (
 
 
 def methods_table(rows: Sequence[Row] = ROWS) -> str:
-    """Markdown: a row a method."""
+    """Markdown: a row a method. The chapter holds it as text, where formulas and links are set."""
     lines = ["| method | prior | physics | solver |", "|---|---|---|---|"]
     for row in rows:
         cells = (f"[{row.name}]({row.chapter}.ipynb)", row.prior, row.physics, row.solver)
@@ -112,21 +112,21 @@ def training_table(rows: Sequence[Row] = ROWS) -> str:
 _WHEN = (
     (
         "particles are to be seen and picked; there are only noisy micrographs",
-        "[TSM](02_tsm.ipynb)",
+        "TSM (chapter 02)",
         "correlation over raw {gain.correlation.tsm}, F1 of Topaz over raw {gain.f1.tsm}; "
         "{cost.tsm} processor seconds a megapixel",
     ),
     (
         "the same, and there are simulations with truth that look like the data",
         "a network trained on them by squared error, or through a segmenter if that is what "
-        "comes next ([Cellpose3](05_cellpose3.ipynb))",
+        "comes next (Cellpose3, chapter 05)",
         "correlation over TSM: squared error {gain_over_tsm.correlation.squares}, through the "
         "segmenter {gain_over_tsm.correlation.cellpose3}; F1 of the segmenter {own.f1.raw} raw, "
         "{own.f1.squares} and {own.f1.cellpose3}",
     ),
     (
         "tissue, and more tasks than one (blur, pixels, thick sections)",
-        "[EM Generalist](01_em_generalist.ipynb)",
+        "EM Generalist (chapter 01)",
         "nothing of tissue; on ice, which its prior never saw: correlation over raw "
         "{gain.correlation.generalist}, F1 of Topaz {gain.f1.generalist}, against TSM "
         "{gain_over_tsm.correlation.generalist} and {gain_over_tsm.f1.generalist}; "
@@ -134,12 +134,12 @@ _WHEN = (
     ),
     (
         "one particle, its defocus known, and an error bar wanted",
-        "[FlowDPS](03_flowdps.ipynb)",
+        "FlowDPS (chapter 03)",
         "not measured here: no method of this chapter gives an error bar",
     ),
     (
         "particles that nobody can pick, all alike",
-        "[MTD](04_mtd.ipynb)",
+        "MTD (chapter 04)",
         "not measured here; where Topaz finds F1 {topaz.f1.raw} in raw micrographs, picking works",
     ),
     (
