@@ -15,7 +15,7 @@ from emlab.cli import COMMANDS
 from tools import environments
 
 ROOT = Path(__file__).resolve().parents[2]
-CHAPTER = "04_mtd"
+CHAPTER = "00_start_here"
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
