@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from emlab import weights
@@ -95,7 +96,7 @@ def import_released(
         raise InputError(f"there is no file {source}; cellpose 3.1 keeps its in .cellpose/models")
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as problem:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as problem:
         raise InputError(f"{source} is not a torch file of tensors; download it again") from problem
     if not isinstance(state, Mapping):
         raise InputError(f"{source} holds no state of a network; give a file of cellpose 3")
