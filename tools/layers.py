@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "emlab"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("runtime", "checks"),
-    ("chapters",),
+    ("tasks", "chapters"),
     ("io_tags", "io_arrays", "io_problems"),
     ("io",),
     ("io_backends", "io_headers"),

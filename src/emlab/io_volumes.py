@@ -76,6 +76,9 @@ class Volume:
             values = self._array.read((*self._leading, *box))
         return values.reshape(values.shape[-3:]).squeeze(dropped)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_volume, (self.path.absolute(),)  # a worker opens the file itself
+
     def __enter__(self) -> Volume:
         return self
 

@@ -63,6 +63,16 @@ Memory = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run over blocks.")
 ]
+Workers = Annotated[int, typer.Option(min=1, help="Blocks at once, in threads of this process.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Restore blocks on the workers of a Dask scheduler, each with --memory; all see the "
+        "same files.",
+        show_default="no cluster",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 
@@ -82,6 +92,8 @@ def denoise(
     tile: Tile = None,
     memory: Memory = 2048,
     resume: Resume = False,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -98,7 +110,7 @@ def denoise(
     if coloured and noise is not None:
         raise InputError("give --noise or --coloured: the spectrum is estimated with its strength")
     common = source, out, spread, noise, prior, config, tile, samples, seed, device
-    job = Job(*common, memory, resume)
+    job = Job(*common, memory, resume, workers, scheduler)
     job.open("denoise_coloured" if coloured else "denoise", (2, 3))
     if job.exceeds_memory():
         job.run_blocks()
@@ -202,6 +214,8 @@ def isotropic(
     tile: Tile = None,
     memory: Memory = 2048,
     resume: Resume = False,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -218,7 +232,7 @@ def isotropic(
         raise InputError(f"--axial is average or decimate, not {axial!r}")
     given = None if factor is None else whole_factor(factor)
     common = source, out, spread, noise, prior, config, tile, samples, seed, device
-    job = Job(*common, memory, resume)
+    job = Job(*common, memory, resume, workers, scheduler)
     job.open("isotropic", (3,))
     whole = job.factor_from_pixel_size() if given is None else given
     job.check_isotropic(whole)

@@ -41,6 +41,7 @@ from emlab.methods.generalist_volumes import ONE_ESTIMATE, megabytes, restore_vo
 from emlab.priors import Prior
 from emlab.runtime import choose_device, choose_threads, make_generator
 from emlab.solvers.tiling import TiledPrior
+from emlab.tasks import check_crew, hire
 
 
 def whole_factor(value: float) -> int:
@@ -66,10 +67,13 @@ class Job:
     device: str
     memory: float = 2048.0
     resume: bool = False
+    workers: int = 1
+    scheduler: str | None = None
 
     def open(self, task: str, dimensions: tuple[int, ...]) -> None:
         """Refuse what cannot work, then load the settings, the prior and the input."""
         self.task = task
+        check_crew(self.workers, self.scheduler)
         self.config: Config = load_config(self.config_name)
         if self.noise is not None and not (self.noise >= 0 and isfinite(self.noise)):
             raise InputError(f"--noise must be 0 or more, got {self.noise}")
@@ -139,8 +143,11 @@ class Job:
         if not (self.memory > 0 and isfinite(self.memory)):
             raise InputError(f"--memory must be positive, got {self.memory:g}")
         needed = megabytes(prod(self.input.shape) * factor, self.config.samples)
-        if self.input.volume is not None and needed > self.memory:
+        shared = self.workers > 1 or self.scheduler is not None
+        if self.input.volume is not None and (needed > self.memory or shared):
             return True
+        if shared:
+            raise InputError("--workers and --scheduler are for volumes; leave them out for images")
         if self.resume:
             raise InputError("--resume is for volumes that need more than --memory; leave it out")
         return False
@@ -208,6 +215,7 @@ class Job:
                         f"with it, or delete it"
                     )
                 targets.append(stack.enter_context(target))
+            crew = stack.enter_context(hire(self.workers, self.scheduler))
             with bar("blocks") as progress:
                 done = restore_volume(
                     volume,
@@ -219,11 +227,12 @@ class Job:
                     samples=self.config.samples,
                     spread=targets[1] if len(targets) > 1 else None,
                     seed=self.seed,
-                    memory_mb=self.memory,
-                    prior=self.prior,
-                    device=self.place,
+                    memory_mb=self.memory / (1 if self.scheduler else self.workers),
+                    prior=self.prior if crew is None else None,
+                    device=self.place if crew is None else self.device,
                     settings={"weights": weights.card(self.config.prior).sha256},
                     progress=progress,
+                    crew=crew,
                 )
         rows = {
             "input": str(self.input),

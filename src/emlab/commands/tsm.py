@@ -52,8 +52,16 @@ def denoise(
     ] = False,
     memory: Annotated[float, typer.Option(help="Working memory of the network in MB.")] = 800,
     workers: Annotated[
-        int, typer.Option(min=1, help="Micrographs at once, through Dask (emlab[folders]).")
+        int, typer.Option(min=1, help="Micrographs at once, in threads of this process.")
     ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Denoise on the workers of a Dask scheduler, which see the same files.",
+            show_default="no cluster",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave out what is already in OUT.")
     ] = False,
@@ -68,7 +76,9 @@ def denoise(
     """
     from emlab.commands.tsm_job import DenoiseJob
 
-    job = DenoiseJob(files, model, pixel_size, noise, invert, memory, workers, resume, device)
+    job = DenoiseJob(
+        files, model, pixel_size, noise, invert, memory, workers, scheduler, resume, device
+    )
     job.open()
     job.run()
 

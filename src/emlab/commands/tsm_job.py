@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import typer
+from tqdm import tqdm
 
 from emlab import weights
 from emlab.commands.restoring import bar, note
@@ -29,6 +31,7 @@ from emlab.methods.tsm_training import (
 )
 from emlab.priors.score_matching import ScorePrior
 from emlab.runtime import atomic_path, choose_device, choose_threads
+from emlab.tasks import check_crew, hire, quiet_threads
 
 SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff")
 
@@ -127,6 +130,7 @@ class DenoiseJob:
     invert: bool
     memory: float
     workers: int
+    scheduler: str | None
     resume: bool
     device: str
 
@@ -154,8 +158,10 @@ class DenoiseJob:
                 raise InputError(f"{target} is the input itself; give another output")
         if self.noise is not None and not self.noise > 0:
             raise InputError(f"--noise must be positive, got {self.noise}")
+        check_crew(self.workers, self.scheduler)
+        alone = len(self.targets) == 1 and self.workers == 1 and self.scheduler is None
         done = [target for target in self.targets if target.exists()]
-        if done and not self.resume and len(self.targets) > 1:
+        if done and not self.resume and not alone:
             raise InputError(
                 f"{len(done)} results are already in {self.out}; add --resume to keep them and "
                 f"go on, or give an empty folder"
@@ -163,8 +169,6 @@ class DenoiseJob:
         choose_threads()
         self.place = choose_device(self.device)
         load(self.model, self.place)
-        if self.workers > 1:
-            _dask()
 
     def run(self) -> None:
         """Denoise what is not there yet; each result appears whole."""
@@ -173,21 +177,22 @@ class DenoiseJob:
             for source, target in zip(self.sources, self.targets, strict=True)
             if not (self.resume and target.exists())
         ]
-        arguments = self.model, self.pixel_size, self.noise, self.invert, self.config, self.place
-        if self.workers == 1:
-            with bar("denoise") as progress:
-                lines = []
-                for number, (source, target) in enumerate(pairs):
-                    lines.append(denoise_file(source.path, target, *arguments))
-                    progress(number + 1, len(pairs))
-        else:
-            dask = _dask()
-            tasks = [
-                dask.delayed(_alone)(source.path, target, *arguments) for source, target in pairs
-            ]
-            lines = list(dask.compute(*tasks, scheduler="processes", num_workers=self.workers))
-        for line in lines:
-            typer.echo(line)
+        model = self.model
+        if model.lower().endswith(".safetensors"):
+            model = str(Path(model).absolute())
+        arguments = model, self.pixel_size, self.noise, self.invert, self.config, self.device
+        calls = [
+            (source.path.absolute(), target.absolute(), *arguments) for source, target in pairs
+        ]
+        lines: Iterator[str]
+        with hire(self.workers, self.scheduler) as crew, bar("denoise") as progress:
+            if crew is None:
+                lines = (denoise_file(*call) for call in calls)
+            else:
+                lines = crew.each(_denoise_apart, calls)
+            for number, (line, (_, target)) in enumerate(zip(lines, pairs, strict=True)):
+                tqdm.write(f"{target}  {line}")
+                progress(number + 1, len(pairs))
         for star in self.stars:
             with atomic_path(self.out / star.name) as path:
                 shutil.copyfile(star, path)
@@ -204,9 +209,10 @@ def denoise_file(
     noise: float | None,
     invert: bool,
     config: Config,
-    place: torch.device,
+    device: str,
 ) -> str:
     """Denoise one file into another and return a line about it."""
+    place = choose_device(device)
     found = read_micrograph(source, pixel_size)
     sign = np.float32(-1 if invert else 1)
     result = denoise(
@@ -221,7 +227,7 @@ def denoise_file(
     write_like(target, sign * result.image, source)
     height, width = found.pixels.shape
     told = (
-        f"{target}  {height} x {width} pixels of {found.pixel_size_angstrom:.4g} A, noise "
+        f"{height} x {width} pixels of {found.pixel_size_angstrom:.4g} A, noise "
         f"{result.sigma:.4g}, {result.seconds:.1f} s"
     )
     if abs(result.working_angstrom / found.pixel_size_angstrom - 1) > 0.01:
@@ -229,28 +235,28 @@ def denoise_file(
     return told
 
 
-def _alone(*arguments: Any) -> str:
-    """As `denoise_file`, in a process of its own that leaves the other cores alone."""
-    os.environ["EMLAB_THREADS"] = "1"
-    choose_threads()
-    return denoise_file(*arguments)
+def _denoise_apart(source: Path, target: Path, *arguments: Any) -> str:
+    """Task of a worker: as `denoise_file`, unless a worker that was lost has done it."""
+    if target.exists():
+        return "done by a worker that was lost after it"
+    quiet_threads()
+    return denoise_file(source, target, *arguments)
 
 
 def load(model: str, place: torch.device) -> ScorePrior:
     """A score by name, or from a file of `emlab tsm train`."""
     if model.lower().endswith(".safetensors"):
+        changed = Path(model).stat().st_mtime_ns if Path(model).is_file() else 0
+        return _loaded(model, place, str(changed))
+    return _loaded(model, place, weights.card(NAMES.get(model, model)).sha256)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, place: torch.device, version: str) -> ScorePrior:
+    """The last one is kept, for the next micrograph; a worker may live longer than its files."""
+    if model.lower().endswith(".safetensors"):
         return load_trained(model, place)
-    if model not in NAMES:
-        weights.card(model)
     return load_denoiser(model, place)
-
-
-def _dask() -> Any:
-    try:
-        import dask
-    except ImportError as error:
-        raise InputError("--workers needs dask; pip install 'emlab[folders]'") from error
-    return dask
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emlab import weights
 from emlab.errors import InputError
 from emlab.methods import generalist
 from emlab.methods.generalist import Restoration
@@ -23,12 +25,14 @@ from emlab.physics.noise_estimation import (
     estimate_noise_spectrum,
 )
 from emlab.priors import Prior
-from emlab.runtime import make_generator
+from emlab.priors.networks import load_prior
+from emlab.runtime import choose_device, has_fast_bfloat16, make_generator
 from emlab.solvers.blocks import BlockRun, Source, block_shape_for, process_blocks
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.noise_field import NoiseField
 from emlab.solvers.one_step import DiffuseBackConfig
 from emlab.solvers.plug_and_play import RestoreConfig
+from emlab.tasks import Crew
 
 # Fine pixels at each face of a block whose result is thrown away, and over which blocks blend.
 MARGIN = 16
@@ -153,6 +157,7 @@ def restore_volume(
     device: torch.device | str = "cpu",
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    crew: Crew | None = None,
 ) -> BlockRun:
     """Denoise a volume plane by plane (factor 1), or make it isotropic, a block at a time.
 
@@ -175,6 +180,10 @@ def restore_volume(
         Megabytes (2**20 bytes) beyond what the process and its network take without any block.
     settings
         What a resumed run must have in common beyond the arguments here, such as the weights' hash.
+    prior
+        Default: that of the configuration; each worker of a crew then loads it once.
+    crew
+        Who restores the blocks, each with `memory_mb`; see `process_blocks`.
 
     Raises
     ------
@@ -196,41 +205,9 @@ def restore_volume(
         raise InputError("the spread needs at least 2 samples of a sampler")
     halo = (math.ceil(MARGIN / factor) if factor > 1 else 0, MARGIN, MARGIN)
     scale = (factor, 1, 1 if spread is None else 2)
-    model = generalist.load(config, device) if prior is None else prior
-
-    def one(block: np.ndarray, origin: tuple[int, int, int], sample: int) -> Restoration:
-        field = NoiseField(seed, sample)
-        place = (origin[0] * factor, *origin[1:])
-
-        def noise(step: int, shape: tuple[int, ...]) -> Tensor:
-            return field.at(step, place, shape[-3:])[None]
-
-        options: dict[str, Any] = {
-            "noise_sigma": shared.noise_sigma if shared.spectrum is None else None,
-            "spectrum": shared.spectrum,
-            "scale": shared.scale,
-            "samples": 1,
-            "prior": model,
-            "device": device,
-            "noise": noise,
-        }
-        turns = make_generator(seed + sample)  # the same in every block
-        if factor > 1:
-            return generalist.isotropic(block, factor, config, turns, axial=axial, **options)
-        return generalist.denoise(block, config, turns, coloured=coloured, **options)
-
-    def function(block: np.ndarray, origin: tuple[int, int, int]) -> np.ndarray:
-        mean = one(block, origin, 0).image
-        squares = np.zeros_like(mean)
-        for sample in range(1, samples):
-            image = one(block, origin, sample).image
-            change = image - mean
-            mean += change / (sample + 1)
-            squares += change * (image - mean)
-        if spread is None:
-            return mean
-        return np.stack([mean, np.sqrt(squares / samples)], -1).reshape(*mean.shape[:-1], -1)
-
+    function = _Restorer(
+        config, shared, factor, axial, samples, spread is not None, seed, prior, str(device)
+    )
     facts = {
         "task": task,
         "axial": axial,
@@ -249,7 +226,71 @@ def restore_volume(
         scale=scale,
         settings=facts,
         progress=progress,
+        crew=crew,
     )
+
+
+@dataclass(frozen=True)
+class _Restorer:
+    """Restores a block; can be sent to a worker, which then loads the prior itself."""
+
+    config: Config
+    shared: Survey
+    factor: int
+    axial: str
+    samples: int
+    with_spread: bool
+    seed: int
+    prior: Prior | None
+    device: str
+
+    def __call__(self, block: np.ndarray, origin: tuple[int, int, int]) -> np.ndarray:
+        mean = self._one(block, origin, 0).image
+        squares = np.zeros_like(mean)
+        for sample in range(1, self.samples):
+            image = self._one(block, origin, sample).image
+            change = image - mean
+            mean += change / (sample + 1)
+            squares += change * (image - mean)
+        if not self.with_spread:
+            return mean
+        return np.stack([mean, np.sqrt(squares / self.samples)], -1).reshape(*mean.shape[:-1], -1)
+
+    def _one(self, block: np.ndarray, origin: tuple[int, int, int], sample: int) -> Restoration:
+        field = NoiseField(self.seed, sample)
+        place = (origin[0] * self.factor, *origin[1:])
+
+        def noise(step: int, shape: tuple[int, ...]) -> Tensor:
+            return field.at(step, place, shape[-3:])[None]
+
+        spectrum = self.shared.spectrum
+        device = choose_device(self.device)
+        options: dict[str, Any] = {
+            "noise_sigma": self.shared.noise_sigma if spectrum is None else None,
+            "spectrum": spectrum,
+            "scale": self.shared.scale,
+            "samples": 1,
+            "prior": self.prior or _loaded(self.config.prior, device, self._version()),
+            "device": device,
+            "noise": noise,
+        }
+        turns = make_generator(self.seed + sample)  # the same in every block
+        config = self.config
+        if self.factor > 1:
+            return generalist.isotropic(
+                block, self.factor, config, turns, axial=self.axial, **options
+            )
+        coloured = spectrum is not None
+        return generalist.denoise(block, config, turns, coloured=coloured, **options)
+
+    def _version(self) -> str:
+        return weights.card(self.config.prior).sha256
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, device: torch.device, version: str) -> Prior:
+    """The last one is kept, for the next block; a worker may live longer than its files."""
+    return load_prior(name, device, half=has_fast_bfloat16(device))
 
 
 class _Interleaved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,29 @@ class Journal:
 
     def result(self, index: Triple) -> np.ndarray | None:
         """Return the kept result of a block, mapped from the disk, if it is there."""
-        path = self._file(index)
+        path = self.place(index)
         return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
     def keep(self, index: Triple, kept: np.ndarray) -> None:
         """Keep the result of a block for its neighbours."""
         if self._last_user(index) > self._number(index):
-            stored = np.ascontiguousarray(kept)
-            header = np.lib.format.header_data_from_array_1_0(stored)
-            self._waiting[index] = self._last_user(index)
-            with self._place(self._file(index)) as path, open(path, "wb") as stream:
-                np.lib.format.write_array_header_1_0(stream, header)
-                stream.write(stored.data)  # np.save would not say that the disk is full
+            self.expect(index)
+            with self._place(self.place(index)) as path:
+                write_array(path, kept)
+
+    def expect(self, index: Triple) -> None:
+        """Count on a result in the folder, by whomever it was put there."""
+        self._waiting[index] = self._last_user(index)
+
+    def missing(self) -> dict[Triple, None]:
+        """Blocks that are neither written nor kept, in raster order."""
+        ranges = [range(count) for count in self.counts]
+        todo = islice(product(*ranges), self.written, None)
+        return {(z, y, x): None for z, y, x in todo if (z, y, x) not in self._waiting}
+
+    def place(self, index: Triple) -> Path:
+        """File of a block's result."""
+        return self.folder.absolute() / ("-".join(map(str, index)) + ".npy")
 
     def close_block(self, index: Triple) -> None:
         """Note that all that a block owns is written; drop the results that nobody needs now."""
@@ -97,7 +109,7 @@ class Journal:
 
     def _drop(self) -> None:
         for index in [i for i, last in self._waiting.items() if last < self.written]:
-            self._file(index).unlink(missing_ok=True)
+            self.place(index).unlink(missing_ok=True)
             del self._waiting[index]
 
     def _last_user(self, index: Triple) -> int:
@@ -108,12 +120,18 @@ class Journal:
         (z, y, x), (_, rows, columns) = index, self.counts
         return (z * rows + y) * columns + x
 
-    def _file(self, index: Triple) -> Path:
-        return self.folder / ("-".join(map(str, index)) + ".npy")
-
     @property
     def _notes(self) -> Path:
         return self.folder / "journal.json"
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write an npy file; np.save would not say that the disk is full."""
+    stored = np.ascontiguousarray(values)
+    header = np.lib.format.header_data_from_array_1_0(stored)
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(stored.data)
 
 
 def keep_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:

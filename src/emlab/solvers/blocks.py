@@ -15,9 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from emlab.errors import EmlabError, InputError
-from emlab.runtime import Stopwatch
-from emlab.solvers.block_journal import Journal
+from emlab.runtime import Stopwatch, atomic_path
+from emlab.solvers.block_journal import Journal, write_array
 from emlab.solvers.block_layout import BlockAxis, Triple, block_shape_for, lay_out, triple
+from emlab.tasks import Crew, quiet_threads
 
 __all__ = ["BlockRun", "block_shape_for", "process_blocks"]
 
@@ -80,6 +81,7 @@ def process_blocks(
     journal: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    crew: Crew | None = None,
 ) -> BlockRun:
     r"""Fill ``target`` with ``function`` of ``source``, a block at a time.
 
@@ -117,6 +119,9 @@ def process_blocks(
         is resumed only with equal settings.
     progress
         Called with the blocks done and their total.
+    crew
+        Who calls the function, several blocks at a time; this process blends and writes. Source and
+        function must be picklable, and the folder of the journal seen by all workers.
 
     Raises
     ------
@@ -145,7 +150,7 @@ def process_blocks(
     try:
         notes = Journal(Path(temporary or folder or ""), facts, axes, temporary is None)
         with notes.opened(fresh=not getattr(target, "resumed", True)):
-            return _run(source, target, function, axes, notes, progress)
+            return _run(source, target, function, axes, notes, progress, crew)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary)
@@ -158,25 +163,26 @@ def _run(
     axes: list[BlockAxis],
     notes: Journal,
     progress: Callable[[int, int], None] | None,
+    crew: Crew | None,
 ) -> BlockRun:
     blocks = math.prod(notes.counts)
     computed, inside = 0, 0.0
-
-    def timed(block: np.ndarray, origin: Triple) -> np.ndarray | Tensor:
-        nonlocal computed, inside
-        with Stopwatch() as watch:
-            result = function(block, origin)
-        computed, inside = computed + 1, inside + watch.seconds
-        return result
-
+    missing = notes.missing()
+    calls = ((source, function, _Box.of(axes, index), notes.place(index)) for index in missing)
+    awaited = iter(()) if crew is None else crew.each(_keep_apart, calls)
     with Stopwatch() as watch:
         for number, (z, y, x) in enumerate(product(*map(range, notes.counts))):
             index = (z, y, x)
             if number >= notes.written:
+                if index in missing and crew is not None:
+                    inside += next(awaited)
+                    notes.expect(index)
+                    computed += 1
                 kept = notes.result(index)
                 if kept is None:
-                    kept = _compute(source, timed, axes, index)
+                    kept, seconds = _compute(source, function, _Box.of(axes, index))
                     notes.keep(index, kept)
+                    inside, computed = inside + seconds, computed + 1
                 _write(target, axes, notes, index, kept)
                 del kept
                 notes.close_block(index)
@@ -185,20 +191,49 @@ def _run(
     return BlockRun(blocks, computed, watch.seconds, inside)
 
 
-def _compute(
-    source: Source, function: BlockFunction, axes: list[BlockAxis], index: Triple
-) -> np.ndarray:
-    """Read a block and return the part of the function of it that is kept, in target voxels."""
-    bounds = [axis.read[i] for axis, i in zip(axes, index, strict=True)]
-    z, y, x = (start for start, _ in bounds)
-    given = np.array(source[tuple(slice(*bound) for bound in bounds)], dtype=np.float32)
+@dataclass(frozen=True)
+class _Box:
+    """Where a block is read, and what of the function of it is kept, in target voxels."""
+
+    origin: Triple
+    read: tuple[slice, ...]
+    kept: tuple[slice, ...]
+    scale: Triple
+
+    @classmethod
+    def of(cls, axes: list[BlockAxis], index: Triple) -> _Box:
+        bounds = [axis.read[i] for axis, i in zip(axes, index, strict=True)]
+        kept = []
+        for axis, i, (start, _) in zip(axes, index, bounds, strict=True):
+            skipped = (axis.starts[i] - start) * axis.scale
+            kept.append(slice(skipped, skipped + axis.kept * axis.scale))
+        z, y, x = (start for start, _ in bounds)
+        a, b, c = (axis.scale for axis in axes)
+        return cls((z, y, x), tuple(slice(*bound) for bound in bounds), tuple(kept), (a, b, c))
+
+
+def _keep_apart(source: Source, function: BlockFunction, box: _Box, file: Path) -> float:
+    """Task of a worker: leave a block's result in its file; returns seconds in the function."""
+    if file.exists():
+        return 0.0
+    quiet_threads()
+    kept, seconds = _compute(source, function, box)
+    with atomic_path(file) as path:
+        write_array(path, kept)
+    return seconds
+
+
+def _compute(source: Source, function: BlockFunction, box: _Box) -> tuple[np.ndarray, float]:
+    """Read a block; return what is kept of the function of it, and seconds in the function."""
+    given = np.array(source[box.read], dtype=np.float32)
     if not np.isfinite(given).all():
         raise InputError(
             f"the volume has voxels that are NaN or infinite in the block of shape {given.shape} "
-            f"at {(z, y, x)}; replace them (for example by the median of their neighbours)"
+            f"at {box.origin}; replace them (for example by the median of their neighbours)"
         )
-    result = np.asarray(function(given, (z, y, x)), dtype=np.float32)
-    expected = tuple(n * axis.scale for n, axis in zip(given.shape, axes, strict=True))
+    with Stopwatch() as watch:
+        result = np.asarray(function(given, box.origin), dtype=np.float32)
+    expected = tuple(n * factor for n, factor in zip(given.shape, box.scale, strict=True))
     if result.shape != expected:
         raise InputError(
             f"a block of shape {given.shape} became {result.shape} instead of {expected}; make "
@@ -206,14 +241,10 @@ def _compute(
         )
     if not np.isfinite(result).all():
         raise EmlabError(
-            f"the result of the block at {(z, y, x)} is not finite; check the noise level and the "
+            f"the result of the block at {box.origin} is not finite; check the noise level and the "
             f"weights"
         )
-    kept = []
-    for axis, i, (start, _) in zip(axes, index, bounds, strict=True):
-        skipped = (axis.starts[i] - start) * axis.scale
-        kept.append(slice(skipped, skipped + axis.kept * axis.scale))
-    return result[tuple(kept)]
+    return result[box.kept], watch.seconds
 
 
 def _write(
