@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint unit notebooks lab bench topaz check-book check-product readme colab clean
+.PHONY: help setup book test lint unit notebooks lab bench bench-publish topaz check-book check-product readme colab clean
 
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -65,8 +65,11 @@ check-product: $(READY) ## end to end: wheel, JupyterLab, interrupted and distri
 lab: $(READY) ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-bench: $(READY) ## cost of one expectation step beside its Fourier transforms
-	@$(BIN)/python benchmarks/mtd_estep.py
+bench: $(READY) ## what things cost, each a ratio within one run (_build/bench.json)
+	@$(BIN)/python -m benchmarks
+
+bench-publish: $(READY) ## bench, and keep its numbers for the page on scale
+	@$(BIN)/python -m benchmarks --publish
 
 topaz: $(READY) ## put Topaz 0.3.20 (GPL, 48 MB, a program of its own) where chapter 02 finds it
 	@[ -f .programs/topaz/topaz/main.py ] || \

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.book import api, cards, landing, picture, scores
+from tools.book import api, cards, costs, landing, picture, scores
 from tools.book.markdown import number, table
 from tools.book.runs import Runs
 
@@ -85,6 +85,8 @@ FILLS: dict[str, Callable[..., str]] = {
     "status": status,
     "scorecard": scores.scores,
     "numbers": numbers,
+    "work": lambda runs: costs.work(runs.root),
+    "benchmark": lambda runs: costs.benchmark(runs.root),
     "layers": lambda runs: picture.layers(),
     "units": lambda runs: picture.units(),
     "api": lambda runs, *prefixes: api.reference(runs.root, prefixes),
