@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint unit notebooks lab bench bench-publish topaz check-book check-product readme colab clean
+.PHONY: help setup book test lint unit notebooks lab bench bench-publish topaz axe check-book check-product readme colab clean
 
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -74,6 +74,10 @@ bench-publish: $(READY) ## bench, and keep its numbers for the page on scale
 topaz: $(READY) ## put Topaz 0.3.20 (GPL, 48 MB, a program of its own) where chapter 02 finds it
 	@[ -f .programs/topaz/topaz/main.py ] || \
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target .programs/topaz topaz-em==0.3.20
+
+axe: ## put axe-core 4.14.1 (MPL-2.0, a program of its own) where check-book finds it; needs npm
+	@[ -f .programs/axe/node_modules/axe-core/axe.min.js ] || \
+	  npm install --silent --no-audit --no-fund --ignore-scripts --prefix .programs/axe axe-core@4.14.1
 
 readme: $(READY) ## fill the measured numbers of README.md from the last `make book`
 	@$(BIN)/python -m tools.readme --profile $(PROFILE)

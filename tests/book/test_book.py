@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, Route, ViewportSize, sync_playwright
 
-HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+AXE = ROOT / ".programs" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LOCAL = ("file:", "data:", "blob:", "about:")
 NOT_PAGES = {"genindex", "py-modindex", "search", "index"}
@@ -22,7 +26,18 @@ PAGES = sorted(
     for path in HTML.rglob("*.html")
     if "_static" not in path.parts and path.stem not in NOT_PAGES
 )
+WITH_CURTAINS = [
+    page for page in PAGES if 'class="emlab-curtain"' in (HTML / page).read_text(encoding="utf-8")
+]
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+PATIENCE_MS = 120_000  # on a machine that does much else
+DESKTOP = ViewportSize(width=1280, height=900)
+RUN_AXE = """async ([values, type]) => {
+  const result = await axe.run(document, {runOnly: {type, values}, resultTypes: ['violations']});
+  return result.violations
+    .filter(v => ['serious', 'critical'].includes(v.impact))
+    .flatMap(v => v.nodes.slice(0, 5).map(n => [v.id, ...n.target, n.html.slice(0, 99)].join(' ')));
+}"""
 
 
 @dataclass
@@ -32,6 +47,22 @@ class Visit:
     page: Page
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+
+@cache
+def _names(path: str) -> set[str]:
+    """Return the names that links can point to inside a page."""
+    return set(re.findall(r'\bid="([^"]+)"', Path(path).read_text(encoding="utf-8")))
+
+
+def _has_fragment(address: str) -> bool:
+    parts = urlsplit(address)
+    path = unquote(parts.path)
+    return (
+        not parts.fragment
+        or not path.endswith(".html")
+        or (unquote(parts.fragment) in _names(path))
+    )
 
 
 def missing(reason: str) -> NoReturn:
@@ -59,7 +90,8 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     """Open the page that the test is about, the network blocked, and wait until it is typeset."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport=DESKTOP)
+    context.set_default_timeout(PATIENCE_MS)
     visited = Visit(context.new_page())
 
     def gate(route: Route) -> None:
@@ -110,6 +142,7 @@ def test_page_is_whole(visit: Visit) -> None:
     )
     gone = {t for t in targets if not Path(unquote(urlsplit(t).path)).exists()}
     assert gone == set()
+    assert {t for t in targets if not _has_fragment(t)} == set()
 
 
 @pytest.mark.parametrize("visit", PAGES, indirect=True)
@@ -133,7 +166,7 @@ def test_tables_are_tables(visit: Visit) -> None:
     assert not [line for line in text if line.lstrip().startswith("| ")]
 
 
-@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+@pytest.mark.parametrize("visit", WITH_CURTAINS, indirect=True)
 def test_curtains_move(visit: Visit) -> None:
     """The arrow keys move the edge that cuts the front image."""
     curtains = visit.page.locator(".emlab-curtain")
@@ -154,9 +187,58 @@ def test_chapter_shows_what_it_measured(visit: Visit) -> None:
     assert "Traceback (most recent call last)" not in visit.page.inner_text("article")
 
 
-@pytest.mark.parametrize(
-    "visit", [page for page in PAGES if page == "book/intro.html"], indirect=True
-)
-def test_pages_fit_a_telephone(visit: Visit) -> None:
-    visit.page.set_viewport_size({"width": 390, "height": 844})
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+def test_hidden_solutions_open_by_keyboard(visit: Visit) -> None:
+    """Enter opens and closes what is folded: dropdowns, hidden code, solutions."""
+    for summary in visit.page.locator("article details > summary").all():
+        summary.focus()
+        state = summary.evaluate("e => e.parentElement.open")
+        summary.press("Enter")
+        assert summary.evaluate("e => e.parentElement.open") is not state
+        summary.press("Enter")
+    for button in visit.page.locator("article button.toggle-button").all():
+        button.focus()
+        hidden = button.get_attribute("aria-expanded"), button.get_attribute("data-button")
+        button.press("Enter")
+        assert hidden != (
+            button.get_attribute("aria-expanded"),
+            button.get_attribute("data-button"),
+        )
+        button.press("Enter")
+
+
+@pytest.mark.parametrize("visit", PAGES, indirect=True)
+def test_page_is_accessible(visit: Visit) -> None:
+    """Axe finds no serious or critical violation, neither in light nor in dark colours."""
+    if not AXE.is_file():
+        missing("axe-core is not there; run `make axe`")
+    page = visit.page
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function("s => document.documentElement.dataset.theme === s", arg=scheme)
+        # Colours are all that differs between the two.
+        only = [["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "tag"]
+        only = only if scheme == "light" else [["color-contrast"], "rule"]
+        found += page.evaluate(RUN_AXE, only)
+    page.emulate_media(color_scheme="light")
+    assert found == []
+
+
+@pytest.mark.parametrize("visit", PAGES, indirect=True)
+def test_page_fits_a_telephone(visit: Visit) -> None:
+    visit.page.set_viewport_size({"width": 375, "height": 812})
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
+    visit.page.set_viewport_size(DESKTOP)
+
+
+@pytest.mark.parametrize("visit", ["book/intro.html"], indirect=True)
+def test_landing_page_shows_every_chapter(visit: Visit) -> None:
+    page = visit.page
+    assert page.locator(".emlab-hero-picture .emlab-curtain").count() == 1
+    links = page.eval_on_selector_all(".emlab-chapter-title a", "all => all.map(a => a.href)")
+    assert {Path(urlsplit(link).path).name for link in links} == {Path(c).name for c in CHAPTERS}
+    facts = page.locator(".emlab-chapter-facts").all_inner_texts()
+    assert len(facts) == len(CHAPTERS)
+    assert all("to read" in text and "ran in" in text for text in facts)
