@@ -14,6 +14,7 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     """
     from emlab.methods import (
         cellpose3_priors,
+        comparison_priors,
         flowdps_priors,
         flowdps_supervised,
         generalist_priors,
@@ -24,6 +25,7 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
 
     return {
         **cellpose3_priors.recipes(),
+        **comparison_priors.recipes(),
         **flowdps_priors.recipes(),
         **flowdps_supervised.recipes(),
         **generalist_priors.recipes(),

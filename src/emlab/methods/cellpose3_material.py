@@ -131,7 +131,7 @@ class Augmentation:
 
     def __call__(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
         """``(n, 5, side, side)``: input, clean image, flows in y and x, inside (0 or 1)."""
-        windows = _turned(self.windows[chosen].float(), generator)
+        windows = turned(self.windows[chosen].float(), generator)
         clean = windows[:, 0]
         number = torch.randint(max(1, len(self.tasks)), (), generator=generator).item()
         if self.tasks:
@@ -145,8 +145,8 @@ class Augmentation:
         return zoomed
 
 
-def _turned(windows: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the eight flips and turns, flows turned with the image."""
+def turned(windows: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the eight flips and turns of image, flows (y, x) and mask ``(n, 4, H, W)``."""
     turns, flip = torch.randint(4, (), generator=generator), torch.rand((), generator=generator)
     image, y, x, inside = windows.unbind(1)
     if flip < 0.5:

@@ -118,12 +118,13 @@ def _prepare(recipe: dict, table: dict) -> Lesson:
         "simulated nuclei" if material.simulated else _DATA[objective["domains"]],
         "nuclei_train less 48 validation images; of other domains the left 60 %",
         Augmentation(training_windows(material), tasks),
-        _initial(objective.get("initial")),
+        initial_weights(objective.get("initial")),
         half=True,
     )
 
 
-def _initial(name: str | None) -> dict[str, Tensor] | None:
+def initial_weights(name: str | None) -> dict[str, Tensor] | None:
+    """Shipped weights in single precision, or None without a name."""
     if name is None:
         return None
     tensors = weights.load(name)[0]
@@ -141,7 +142,7 @@ def _judge_segmenter(
     model: nn.Module, device: torch.device, truth: Sequence[Cell], levels: dict[str, float]
 ) -> dict[str, float]:
     """AP at .5 on clean validation images and at each level of a task."""
-    network = _rounded(model)
+    network = rounded(model)
     clean = [cell.image for cell in truth]
     numbers = {"validation_ap50_clean": mean_precision(clean, truth, network, False)}
     for task, level in levels.items():
@@ -158,7 +159,7 @@ def _judge_restorer(
     segmenter: ResidualUNet | None,
 ) -> dict[str, float]:
     """PSNR in dB of the restored validation images at each level of a task, and AP at .5."""
-    network, numbers = _rounded(model), {}
+    network, numbers = rounded(model), {}
     for task, level in levels.items():
         restored = [restore(image, network) for image in spoilt(truth, task, level)]
         name = f"{task}_{level:g}"
@@ -172,7 +173,7 @@ def _judge_restorer(
     return numbers
 
 
-def _rounded(model: nn.Module) -> ResidualUNet:
+def rounded(model: nn.Module) -> ResidualUNet:
     """The network as it is after its weights were written in half precision."""
     if not isinstance(model, ResidualUNet):
         raise InputError(f"Cellpose3 recipes train a residual_unet, not a {type(model).__name__}")
