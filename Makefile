@@ -57,7 +57,7 @@ notebooks: $(READY) ## chapters in the smoke profile, against tests/expected/smo
 	@$(BIN)/python -m pytest -q tests/notebooks
 
 check-book: $(READY) ## open every page of the built book in headless Chromium, network blocked
-	@$(BIN)/python -m pytest -q tests/book
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/book
 
 check-product: $(READY) ## end to end: wheel, JupyterLab, interrupted and distributed work
 	@$(BIN)/python -m pytest -q tests/product

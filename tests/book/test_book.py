@@ -65,6 +65,11 @@ def _has_fragment(address: str) -> bool:
     )
 
 
+def grouped(pages: list[str]) -> list:
+    """Return pages such that of several processes one has all tests of a page: it opens it once."""
+    return [pytest.param(page, marks=pytest.mark.xdist_group(page)) for page in pages]
+
+
 def missing(reason: str) -> NoReturn:
     """Skip; under CI=true, where everything has been built and installed, fail."""
     if os.environ.get("CI") == "true":
@@ -88,8 +93,26 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Open the page that the test is about, the network blocked, and wait until it is typeset."""
+def last(browser: Browser) -> Iterator[dict[str, Visit]]:
+    """The page that is open, by name; the tests of a page follow one another (conftest.py)."""
+    opened: dict[str, Visit] = {}
+    yield opened
+    for visited in opened.values():
+        visited.page.context.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, last: dict[str, Visit], request: pytest.FixtureRequest) -> Visit:
+    """Return the page that the test is about, opened with the network blocked and typeset."""
+    if request.param not in last:
+        for visited in last.values():
+            visited.page.context.close()
+        last.clear()
+        last[request.param] = _opened(browser, request.param)
+    return last[request.param]
+
+
+def _opened(browser: Browser, name: str) -> Visit:
     context = browser.new_context(viewport=DESKTOP)
     context.set_default_timeout(PATIENCE_MS)
     visited = Visit(context.new_page())
@@ -105,11 +128,10 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     page = visited.page
     page.on("pageerror", lambda error: visited.errors.append(str(error)))
     page.on("console", lambda m: visited.errors.append(m.text) if m.type == "error" else None)
-    page.goto((HTML / request.param).as_uri())
+    page.goto((HTML / name).as_uri())
     page.wait_for_load_state("load")
     page.evaluate("() => window.MathJax?.startup?.promise?.then(() => true)")
-    yield visited
-    context.close()
+    return visited
 
 
 def test_book_is_built() -> None:
@@ -120,7 +142,7 @@ def test_book_is_built() -> None:
     assert any('class="emlab-curtain"' in text for text in texts), "no chapter has a curtain"
 
 
-@pytest.mark.parametrize("visit", PAGES, indirect=True)
+@pytest.mark.parametrize("visit", grouped(PAGES), indirect=True)
 def test_page_is_whole(visit: Visit) -> None:
     """No script fails, nothing leaves the machine, links lead somewhere, figures are described."""
     assert visit.requests == []
@@ -145,7 +167,7 @@ def test_page_is_whole(visit: Visit) -> None:
     assert {t for t in targets if not _has_fragment(t)} == set()
 
 
-@pytest.mark.parametrize("visit", PAGES, indirect=True)
+@pytest.mark.parametrize("visit", grouped(PAGES), indirect=True)
 def test_math_is_typeset(visit: Visit) -> None:
     sources = visit.page.locator("article .math").count()
     typeset = visit.page.locator("article .math mjx-container").count()
@@ -160,13 +182,13 @@ def test_math_is_typeset(visit: Visit) -> None:
     assert "\\begin{" not in text
 
 
-@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+@pytest.mark.parametrize("visit", grouped(CHAPTERS), indirect=True)
 def test_tables_are_tables(visit: Visit) -> None:
     text = visit.page.locator("article p").all_inner_texts()
     assert not [line for line in text if line.lstrip().startswith("| ")]
 
 
-@pytest.mark.parametrize("visit", WITH_CURTAINS, indirect=True)
+@pytest.mark.parametrize("visit", grouped(WITH_CURTAINS), indirect=True)
 def test_curtains_move(visit: Visit) -> None:
     """The arrow keys move the edge that cuts the front image."""
     curtains = visit.page.locator(".emlab-curtain")
@@ -181,13 +203,13 @@ def test_curtains_move(visit: Visit) -> None:
         assert front.evaluate("e => getComputedStyle(e).clipPath") != before
 
 
-@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+@pytest.mark.parametrize("visit", grouped(CHAPTERS), indirect=True)
 def test_chapter_shows_what_it_measured(visit: Visit) -> None:
     assert visit.page.locator("article .cell_output").count() > 0
     assert "Traceback (most recent call last)" not in visit.page.inner_text("article")
 
 
-@pytest.mark.parametrize("visit", CHAPTERS, indirect=True)
+@pytest.mark.parametrize("visit", grouped(CHAPTERS), indirect=True)
 def test_hidden_solutions_open_by_keyboard(visit: Visit) -> None:
     """Enter opens and closes what is folded: dropdowns, hidden code, solutions."""
     for summary in visit.page.locator("article details > summary").all():
@@ -206,7 +228,7 @@ def test_hidden_solutions_open_by_keyboard(visit: Visit) -> None:
         button.press("Enter")
 
 
-@pytest.mark.parametrize("visit", PAGES, indirect=True)
+@pytest.mark.parametrize("visit", grouped(PAGES), indirect=True)
 def test_page_is_accessible(visit: Visit) -> None:
     """Axe finds no serious or critical violation, neither in light nor in dark colours."""
     if not AXE.is_file():
@@ -225,14 +247,14 @@ def test_page_is_accessible(visit: Visit) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("visit", PAGES, indirect=True)
+@pytest.mark.parametrize("visit", grouped(PAGES), indirect=True)
 def test_page_fits_a_telephone(visit: Visit) -> None:
     visit.page.set_viewport_size({"width": 375, "height": 812})
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
     visit.page.set_viewport_size(DESKTOP)
 
 
-@pytest.mark.parametrize("visit", ["book/intro.html"], indirect=True)
+@pytest.mark.parametrize("visit", grouped(["book/intro.html"]), indirect=True)
 def test_landing_page_shows_every_chapter(visit: Visit) -> None:
     page = visit.page
     assert page.locator(".emlab-hero-picture .emlab-curtain").count() == 1
