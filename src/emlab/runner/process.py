@@ -164,3 +164,4 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
+    psutil.wait_procs(below, 5)
