@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.only or PARTS:
             try:
                 found = PARTS[name]()
-            except (EmlabError, OSError) as problem:
+            except (EmlabError, OSError, subprocess.SubprocessError) as problem:
                 found = [Row(name, name, None, "", f"not measured: {problem}")]
             print("\n".join(map(line, found)), flush=True)
             rows += found
