@@ -39,7 +39,7 @@ def tally(runs: Runs) -> str:
     count = Counter(scores.verdict(runs, row) for row in scores.rows(runs))
     if not count:
         return ""
-    parts = ", ".join(f"{count[name]} {_plural(name)}" for name in scores.VERDICTS if count[name])
+    parts = ", ".join(f"{n} {_verb(name, n)}" for name in scores.VERDICTS if (n := count[name]))
     return (
         f"**{count.total()} claims of the papers, tested here:** {parts}. "
         "The [scorecard](scorecard.md) has the numbers, the rules and the reasons."
@@ -102,10 +102,11 @@ def _plain(alt: str) -> str:
     return alt.replace("[", "(").replace("]", ")")
 
 
-def _plural(name: str) -> str:
-    return {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}.get(
-        name, name
-    )
+def _verb(verdict: str, count: int) -> str:
+    """A verdict on so many claims: one holds, two hold."""
+    if count == 1:
+        return verdict
+    return verdict.replace("holds", "hold").replace("does not", "do not")
 
 
 def _duration(seconds: float) -> str:
