@@ -16,7 +16,7 @@ from emlab.errors import DataUnavailableError
 from emlab.methods import generalist, tsm
 from emlab.methods.cellpose3 import load_restorer
 from emlab.methods.comparison import RESTORER, SQUARES, restore
-from emlab.methods.settings import read_profile, read_settings, smaller
+from emlab.methods.settings import only_first, read_profile, read_settings, smaller
 from emlab.methods.tsm_chapter import RealStudy, cut, score_method, square, study_real
 from emlab.methods.tsm_material import frames, volume
 from emlab.methods.tsm_peers import LABELS, Method, classical, each, tuned
@@ -45,10 +45,7 @@ def settings(profile: str) -> dict[str, Any]:
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
     here, full = settings(profile), settings("paper")
-    found = smaller(_TOLD, here, full)
-    for name, count in here["first"].items():
-        if count < here["micrographs"]:
-            found.append(f"{LABELS[name]}: the first {count} micrographs only")
+    found = smaller(_TOLD, here, full) + only_first(LABELS, here, full)
     if here["apoferritin_side"] < 0:
         found.append("apoferritin: not looked at here")
     return found

@@ -44,3 +44,15 @@ def smaller(
         for key, text in texts.items()
         if here[key] < full[key]
     ]
+
+
+def only_first(
+    labels: Mapping[str, str], here: Mapping[str, Any], full: Mapping[str, Any]
+) -> list[str]:
+    """One sentence for every method that a profile's ``first`` gives fewer micrographs."""
+    return [
+        f"{labels[name]}: the first {count} micrographs here, all "
+        f"{full['first'].get(name, full['micrographs'])} at full scale"
+        for name, count in here["first"].items()
+        if count < here["micrographs"]
+    ]

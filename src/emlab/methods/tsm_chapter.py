@@ -22,7 +22,7 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import DataUnavailableError
 from emlab.external import topaz
 from emlab.methods import tsm
-from emlab.methods.settings import read_profile, read_settings, smaller
+from emlab.methods.settings import only_first, read_profile, read_settings, smaller
 from emlab.methods.tsm_material import PROTEINS, volume
 from emlab.methods.tsm_peers import (
     LABELS,
@@ -68,14 +68,7 @@ def settings(profile: str) -> dict[str, Any]:
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
     here, full = settings(profile), settings("paper")
-    found = smaller(_TOLD, here, full)
-    for name, count in here["first"].items():
-        if count < here["micrographs"]:
-            found.append(
-                f"{LABELS[name]}: the first {count} micrographs here, all "
-                f"{full['first'][name]} at full scale"
-            )
-    return found
+    return smaller(_TOLD, here, full) + only_first(LABELS, here, full)
 
 
 def bank_settings() -> BankConfig:
