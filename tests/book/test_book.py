@@ -38,6 +38,8 @@ RUN_AXE = """async ([values, type]) => {
     .filter(v => ['serious', 'critical'].includes(v.impact))
     .flatMap(v => v.nodes.slice(0, 5).map(n => [v.id, ...n.target, n.html.slice(0, 99)].join(' ')));
 }"""
+# A colour that is still fading to the other theme's is neither the one nor the other.
+STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
 
 
 @dataclass
@@ -130,6 +132,7 @@ def _opened(browser: Browser, name: str) -> Visit:
     page.on("console", lambda m: visited.errors.append(m.text) if m.type == "error" else None)
     page.goto((HTML / name).as_uri())
     page.wait_for_load_state("load")
+    page.add_style_tag(content=STILL)
     page.evaluate("() => window.MathJax?.startup?.promise?.then(() => true)")
     return visited
 
