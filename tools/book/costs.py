@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tools.book.markdown import table
 # NVIDIA's data sheets: dense bfloat16, without sparsity. Quoted, not measured.
 CARDS = {"A100": 312e12, "H100 SXM": 989e12}
 USED = (0.1, 0.4)  # share of that peak which convolutions of this width are assumed to reach
+FED = 2e9  # bytes a second that are assumed to be read and written for one card
 CARD_COUNTS = (1, 64)
 CORES = 64
 MICROGRAPHS, SIDES, PIXEL_ANGSTROM = 10_000, (4092, 5760), 1.05
@@ -28,7 +31,7 @@ def benchmark(root: Path) -> str:
     rows = []
     for row in content["rows"].values():
         ratio, bound = row.get("ratio"), row.get("bound", "")
-        shown = "not measured" if ratio is None else f"{ratio:.3g}"
+        shown = "not measured" if ratio is None else figures(ratio, 3)
         limit = bound.replace("<=", "at most").replace(">=", "at least")
         rows.append([row["what"], shown, limit, row.get("note", "")])
     where = content["environment"]
@@ -55,48 +58,78 @@ def work(root: Path) -> str:
     repeated = (ours.tile / (ours.tile - ours.overlap)) ** 2
     padded = (cryo.tile / (cryo.tile - cryo.halo)) ** 2
     steps = ours.solvers["isotropic"].steps  # type: ignore[union-attr]
-    seen = SIDES[0] * SIDES[1] * (PIXEL_ANGSTROM / NETWORK_ANGSTROM) ** 2
-    jobs = [
-        (
+    area = SIDES[0] * SIDES[1]
+    seen = area * (PIXEL_ANGSTROM / NETWORK_ANGSTROM) ** 2
+    jobs = (
+        Job(
             f"{MICROGRAPHS} micrographs of {SIDES[0]} × {SIDES[1]} pixels of {PIXEL_ANGSTROM} Å, "
             f"`tsm denoise`",
-            "tsm_tsm_rate",
-            MICROGRAPHS * seen * padded,
-            4 * 2 * MICROGRAPHS * SIDES[0] * SIDES[1],
+            facts["tsm_tsm_rate"],
+            pixels=MICROGRAPHS * seen * padded,
+            moved=MICROGRAPHS * area * 2 * 4,
         ),
-        ("1 TB of volume (8 bit), `generalist denoise`", "generalist_flow_rate", VOXELS * repeated,
-         5 * VOXELS),
-        (
+        Job(
+            "1 TB of volume (8 bit), `generalist denoise`",
+            facts["generalist_flow_rate"],
+            pixels=VOXELS * repeated,
+            moved=VOXELS * (1 + 4),
+        ),
+        Job(
             f"1 TB of volume (8 bit), `generalist isotropic --factor {AXIAL_FACTOR}`",
-            "generalist_flow_rate",
-            VOXELS * AXIAL_FACTOR * steps * repeated,
-            VOXELS * (1 + 4 * AXIAL_FACTOR),
+            facts["generalist_flow_rate"],
+            pixels=VOXELS * AXIAL_FACTOR * steps * repeated,
+            moved=VOXELS * (1 + 4 * AXIAL_FACTOR),
         ),
-    ]  # fmt: skip
-    measured, cards = [], []
-    for name, key, pixels, read_and_written in jobs:
-        rate, operations = facts[key]["megapixels_per_second"], facts[key]["operations_per_pixel"]
-        core = pixels / rate / 1e6
-        measured.append([name, f"{pixels:.2g}", f"{rate:.3g}", _time(core), _time(core / CORES)])
-        for card, peak in CARDS.items():
-            best, worst = (pixels * operations / (peak * share) for share in reversed(USED))
-            spans = [f"{_time(best / n)} to {_time(worst / n)}" for n in CARD_COUNTS]
-            feed = read_and_written / best / 1e9
-            cards.append([name, card, f"{pixels * operations:.2g}", *spans, f"{feed:.2g} GB/s"])
-    header = ["work", "pixels through the network", "megapixels a second, one core", "one core"]
-    counts = [f"{n} card{'s' if n > 1 else ''} (extrapolated)" for n in CARD_COUNTS]
+    )
+    cards = [job.on_card(card, peak) for job in jobs for card, peak in CARDS.items()]
+    counts = [f"{n} card{'s' if n > 1 else ''}" for n in CARD_COUNTS]
+    header = ["work", "gigapixels through the network", "megapixels a second", "one core"]
+    peaks = ", ".join(f"{name} {peak / 1e12:g}" for name, peak in CARDS.items())
     return "\n\n".join(
         [
-            "## Measured: cores",
-            table([*header, f"{CORES} cores"], measured),
+            "## Measured: one core",
+            f"The last column divides by {CORES}: blocks and micrographs do not wait for each "
+            f"other.",
+            table(
+                [*header, f"{CORES} cores"],
+                [job.on_cores() for job in jobs],
+            ),
             "## Extrapolated: graphics cards",
             f"No card was at hand. The operations of the networks are counted, the peaks "
-            f"({', '.join(f'{name} {peak / 1e12:g}' for name, peak in CARDS.items())} Tflop/s in "
-            f"bfloat16) are those of NVIDIA's data sheets, and it is *assumed* that "
-            f"{USED[0]:.0%} to {USED[1]:.0%} of them are reached.",
-            table(["work", "card", "operations", *counts, "to be read and written by one"], cards),
+            f"({peaks} Tflop/s in bfloat16) are those of NVIDIA's data sheets, and it is "
+            f"*assumed* that {USED[0]:.0%} to {USED[1]:.0%} of them are reached and that files are "
+            f"read and written at {FED / 1e9:g} GB/s a card; the slower of the two decides.",
+            table(["work", "card", "Pflop", *counts, "what decides"], cards),
         ]
     )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work at scale: what goes through a network of measured rate, what over a disc in bytes."""
+
+    name: str
+    rate: Mapping[str, float]
+    pixels: float
+    moved: float
+
+    def on_cores(self) -> list[str]:
+        speed = self.rate["megapixels_per_second"]
+        seconds = self.pixels / speed / 1e6
+        shown = [figures(self.pixels / 1e9), figures(speed)]
+        return [self.name, *shown, duration(seconds), duration(seconds / CORES)]
+
+    def on_card(self, card: str, peak: float) -> list[str]:
+        operations = self.pixels * self.rate["operations_per_pixel"]
+        fed = self.moved / FED
+        best, worst = (operations / (peak * share) for share in reversed(USED))
+        spans = [_span(max(best, fed) / n, max(worst, fed) / n) for n in CARD_COUNTS]
+        decides = "files" if fed > worst else "the network" if fed < best else "either"
+        return [self.name, card, figures(operations / 1e15), *spans, decides]
+
+
+def _span(low: float, high: float) -> str:
+    return duration(low) if low == high else f"{duration(low)} to {duration(high)}"
 
 
 def _read(root: Path) -> dict[str, Any] | None:
@@ -104,10 +137,15 @@ def _read(root: Path) -> dict[str, Any] | None:
     return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def _time(seconds: float) -> str:
-    """Two figures, in the unit that a reader would choose."""
+def figures(value: float, count: int = 2) -> str:
+    """Return a number rounded to that many figures, written without an exponent."""
+    return f"{float(f'{value:.{count}g}'):,.10g}".replace(",", " ")
+
+
+def duration(seconds: float) -> str:
+    """Return two figures in the unit that a reader would choose."""
     units = (("years", 365.25 * 86400), ("days", 86400.0), ("h", 3600.0), ("min", 60.0))
     for unit, length in units:
         if seconds >= 2 * length:
-            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
-    return f"{float(f'{seconds:.2g}'):g} s"
+            return f"{figures(seconds / length)} {unit}"
+    return f"{figures(seconds)} s"
