@@ -144,18 +144,21 @@ class TiffPages:
 
 
 class ZarrArray:
-    """An array of a zarr store, read and written chunk by chunk."""
+    """An array of a zarr store, read and written chunk by chunk; an image is one slice."""
 
     def __init__(self, array: Any) -> None:
-        self.shape, self.dtype, self._array = tuple(array.shape), np.dtype(array.dtype), array
+        self._array, self.dtype = array, np.dtype(array.dtype)
+        self._added = 1 if array.ndim == 2 else 0
+        self.shape = (1,) * self._added + tuple(array.shape)
 
     def read(self, box: Box) -> np.ndarray:
         """Return the pixels of a box."""
-        return np.asarray(self._array[box])
+        values = np.asarray(self._array[box[self._added :]])
+        return values.reshape([part.stop - part.start for part in box])
 
     def write(self, box: Box, values: np.ndarray) -> None:
         """Put pixels into a box, chunk by chunk."""
-        self._array[box] = values
+        self._array[box[self._added :]] = values[0] if self._added else values
 
     def flush(self) -> None:
         """Chunks are files that were written whole already."""

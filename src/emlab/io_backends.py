@@ -148,10 +148,11 @@ def _create_npy(path: Path, shape: Shape, dtype: np.dtype, sizes: Sizes) -> BoxA
 
 
 def _create_zarr(path: Path, shape: Shape, dtype: np.dtype, sizes: Sizes) -> BoxArray:
-    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    names = list("zyx")[-len(shape) :]
+    axes = [{"name": name, "type": "space"} for name in names]
     if sizes:
         axes = [{**axis, "unit": "angstrom"} for axis in axes]
-    scale = {"type": "scale", "scale": list(sizes or (1.0, 1.0, 1.0))}
+    scale = {"type": "scale", "scale": list(sizes or (1.0, 1.0, 1.0))[-len(shape) :]}
     level = {"path": "0", "coordinateTransformations": [scale]}
     image = {"axes": axes, "datasets": [level]}
     group = _zarr().create_group(
@@ -162,9 +163,7 @@ def _create_zarr(path: Path, shape: Shape, dtype: np.dtype, sizes: Sizes) -> Box
     )
     chunks = tuple(min(length, CHUNK) for length in shape)
     return ZarrArray(
-        group.create_array(
-            "0", shape=shape, dtype=dtype, chunks=chunks, dimension_names=["z", "y", "x"]
-        )
+        group.create_array("0", shape=shape, dtype=dtype, chunks=chunks, dimension_names=names)
     )
 
 

@@ -6,7 +6,8 @@ suffix            read                                          written
 .tif .tiff        uncompressed in place; others slice by slice  uncompressed BigTIFF with OME header
 .mrc .map .mrcs   in place                                      in place (.mrc, .map)
 .npy              in place                                      in place; no voxel size
-.zarr (folder)    array, or first level of an OME-Zarr image    OME-Zarr 0.5, one level
+.zarr (folder)    array, or first level of an OME-Zarr image;   OME-Zarr 0.5, one level;
+                  an image (H, W) is one slice                  also an image (H, W)
 ================  ============================================  ===================================
 
 Zarr needs ``pip install 'emlab[volumes]'``. A volume that is being written lies hidden beside its
@@ -187,15 +188,16 @@ def open_volume(path: str | os.PathLike[str]) -> Volume:
     suffix = path.suffix.lower()
     if _is_zarr(path):
         suffix = ".zarr"
+    if path.is_dir() and suffix != ".zarr":
+        raise InputError(f"{path} is a folder; give one file")
     opener = OPENERS.get(suffix)
     if opener is None:
         known = ", ".join(OPENERS)
         raise InputError(f"{path}: unknown type of volume {path.suffix!r}; use one of {known}")
     if not path.exists():
         raise InputError(f"there is no file {path}; check the name")
-    if path.is_dir() != (suffix == ".zarr"):
-        kind = "a folder; give one file" if path.is_dir() else "a file, not a zarr folder"
-        raise InputError(f"{path} is {kind}")
+    if path.is_file() and suffix == ".zarr":
+        raise InputError(f"{path} is a file, not a zarr folder")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); copy or download it again")
     with _reading(path), warnings.catch_warnings():
@@ -226,7 +228,7 @@ def create_volume(
     path
         Its suffix decides the format, see the table at the top of this module.
     shape
-        (D, H, W).
+        (D, H, W); zarr also takes (H, W).
     dtype
         Type of the stored values; each format has its own list.
     pixel_size_angstrom
@@ -249,7 +251,8 @@ def create_volume(
         known = ", ".join(CREATORS)
         raise InputError(f"{path}: cannot write a volume as {path.suffix!r}; use one of {known}")
     types = tuple(_TYPES.get(suffix, (dtype.name,)))
-    if len(shape) != 3 or min(shape) < 1 or dtype.kind not in "buif" or dtype.name not in types:
+    fits = len(shape) in ((2, 3) if suffix == ".zarr" else (3,)) and min(shape) >= 1
+    if not fits or dtype.kind not in "buif" or dtype.name not in types:
         known = f"; {suffix} holds {', '.join(types)}" if suffix in _TYPES else ""
         raise InputError(f"{path}: cannot hold a volume of shape {shape} and type {dtype}{known}")
     if path.exists() and (path.is_dir() != (suffix == ".zarr") or path.is_dir() > _is_zarr(path)):
@@ -257,7 +260,8 @@ def create_volume(
     sizes = axes_sizes(pixel_size_angstrom, 3)
     partial = path.with_name(f".{path.stem}.partial{suffix}")
     array = _unfinished(partial, suffix) if resume else None
-    if array is not None and (array.shape != shape or array.dtype != dtype):
+    full = (1,) * (3 - len(shape)) + shape
+    if array is not None and (array.shape != full or array.dtype != dtype):
         array.close()
         raise InputError(
             f"{partial} is what an interrupted run left, of shape {array.shape} and type "

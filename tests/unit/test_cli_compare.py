@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from emlab import cli
 from emlab.commands import compare_job
 from emlab.io import read_image, write_image
 from emlab.io_volumes import create_volume, open_volume
+from emlab.methods.own_image import Answer
 
 SHAPE = (96, 112)
-FORMATS = (".mrc", ".mrcs", ".tif", ".ome.tif", ".png", ".npy", ".zarr")
+FORMATS = (".mrc", ".mrcs", ".tif", ".ome.tif", ".png", ".npy", ".zarr", ".flat.zarr")
 PLAIN = ("--methods", "gaussian,wiener", "--spread", "0")
 
 
@@ -51,6 +53,9 @@ def saved_as(folder, suffix):
         pixels = {"PhysicalSizeX": 4.0, "PhysicalSizeXUnit": "nm"}
         pixels |= {"PhysicalSizeY": 4.0, "PhysicalSizeYUnit": "nm", "axes": "YX"}
         tifffile.imwrite(path, picture(), ome=True, metadata=pixels)
+    elif suffix == ".flat.zarr":
+        with create_volume(path, SHAPE, "float32", 40.0) as image:
+            image[:] = picture()
     elif suffix == ".zarr":
         with create_volume(path, (3, *SHAPE), "float32", 40.0) as volume:
             volume[:] = np.stack([picture()] * 3)
@@ -65,7 +70,7 @@ def saved_as(folder, suffix):
 def test_every_format_goes_in_and_restored_images_keep_format_and_pixel_size(
     emlab, tmp_path, suffix
 ):
-    if suffix == ".zarr":
+    if suffix.endswith(".zarr"):
         pytest.importorskip("zarr")
     source, out = saved_as(tmp_path, suffix), tmp_path / "report.html"
     given = ("--pixel-size-angstrom", 40) if suffix == ".npy" else ()
@@ -76,14 +81,14 @@ def test_every_format_goes_in_and_restored_images_keep_format_and_pixel_size(
     assert [method["name"] for method in told["methods"]] == ["gaussian", "wiener"]
     assert told["noise"]["sigma"] == pytest.approx(8, rel=0.15)
     assert "white" in printed
-    last = ".tif" if suffix == ".ome.tif" else suffix
+    last = Path(f"in{suffix}").suffix
     files = sorted(path.name for path in (tmp_path / "saved").iterdir())
-    assert files == [f"{source.stem}_{name}{last}" for name in ("gaussian", "wiener")]
+    stem = "in.flat" if suffix == ".flat.zarr" else "in"
+    assert files == [f"{stem}_{name}{last}" for name in ("gaussian", "wiener")]
     kept = tmp_path / "saved" / files[0]
-    image = open_volume(kept) if suffix == ".zarr" else read_image(kept)
-    if suffix == ".npy":
-        assert image.pixels.shape == SHAPE
-    else:
+    image = open_volume(kept) if last == ".zarr" else read_image(kept)
+    assert (image.shape[1:] if last == ".zarr" else image.pixels.shape) == SHAPE
+    if suffix != ".npy":
         assert image.pixel_size_angstrom == pytest.approx(40, rel=1e-3)
     assert not list(tmp_path.glob(".*"))
 
@@ -132,7 +137,7 @@ def test_the_window_lies_where_it_is_asked_for(emlab, tif, tmp_path):
     status, _, err = emlab(tif, "-o", out, *PLAIN, *where)
     assert status == 0, err
     told = json.loads(out.with_suffix(".json").read_text())
-    assert told["facts"]["window"].startswith("64 x 64 pixels from row 8, column 0")
+    assert told["facts"]["window"].startswith("only 64 x 64 of its 96 x 112 pixels, from row 8 ")
     restored = read_image(saved / "in_gaussian.tif").pixels
     rough = ndimage.gaussian_filter(picture(), 1.5)[8:72, :64]
     assert np.corrcoef(restored.ravel(), rough.ravel())[0, 1] > 0.97
@@ -201,6 +206,7 @@ def test_bad_images_give_one_sentence(emlab, tmp_path):
     for name, pixels, message in (
         ("small.tif", picture(shape=(40, 90)), "64 x 64 or more"),
         ("flat.tif", np.ones(SHAPE, np.float32), "constant"),
+        ("spot.npy", np.pad(np.ones((1, 1), np.float32), 50), "most of the image is one grey"),
         ("colour.npy", np.zeros((2, 3, 4, 5), np.float32), "shape"),
     ):
         status, _, err = emlab(write_image(tmp_path / name, pixels), "-o", out)
@@ -208,4 +214,20 @@ def test_bad_images_give_one_sentence(emlab, tmp_path):
         assert message in err
     status, _, err = emlab(tmp_path / "absent.tif", "-o", out)
     assert "there is no file" in err
+    status, _, err = emlab(tmp_path, "-o", out)
+    assert "is a folder" in err
+    inside = tmp_path / "small.tif" / "deeper" / "r.html"
+    status, _, err = emlab(write_image(tmp_path / "in.tif", picture()), "-o", inside)
+    assert status == 2
+    assert "cannot write" in err
     assert not out.exists()
+
+
+def test_a_run_in_which_nobody_could_help_leaves_nothing(emlab, tif, monkeypatch):
+    monkeypatch.setattr(compare_job, "answer", lambda *_, **__: Answer(problem="too faint"))
+    for _ in range(2):
+        status, _, err = emlab(tif, "-o", tif.with_name("r.html"), *PLAIN)
+        assert status == 2
+        assert "no method could restore" in err
+        assert "Gaussian: it refused: too faint" in err
+    assert [path.name for path in tif.parent.iterdir()] == ["in.tif"]

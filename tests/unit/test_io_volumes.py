@@ -160,6 +160,22 @@ def test_zarr_arrays_and_ome_images_of_others(tmp_path):
         open_volume(tmp_path / "plain.zarr")[:]
 
 
+def test_a_zarr_image_is_one_slice(tmp_path, new):
+    zarr = pytest.importorskip("zarr")
+    zarr.save_array(tmp_path / "plain.zarr", VOLUME[0])
+    with new(tmp_path / "ours.zarr", VOLUME[0].shape, "uint8", (40.0, 41.0)) as image:
+        image[:] = VOLUME[0]
+    for name, size in (("plain.zarr", None), ("ours.zarr", (40.0, 41.0))):
+        volume = open_volume(tmp_path / name)
+        assert (volume.shape, volume.pixel_size_angstrom) == ((1, *VOLUME.shape[1:]), size)
+        np.testing.assert_array_equal(volume[0, 2:5], VOLUME[0, 2:5])
+    assert zarr.open(tmp_path / "ours.zarr")["0"].shape == VOLUME[0].shape
+    interrupted(create_volume(tmp_path / "b.zarr", (9, 11), "uint8", resume=True), VOLUME[0])
+    with create_volume(tmp_path / "b.zarr", (9, 11), "uint8", resume=True) as image:
+        assert image.resumed
+        np.testing.assert_array_equal(image[0], VOLUME[0])
+
+
 def test_zarr_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zarr", None)
     (tmp_path / "a.zarr").mkdir()

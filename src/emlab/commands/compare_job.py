@@ -93,6 +93,7 @@ class Job:
                 self.image.name, question, facts, entrants, answers, left_out, self.spread, settings
             )
             if not compared.pairs():
+                shutil.rmtree(self._folder)
                 reasons = "; ".join(f"{k}: {v}" for k, v in compared.refusals().items())
                 raise InputError(f"no method could restore {self.image} ({reasons})")
             numbers = compared.numbers()
@@ -186,8 +187,10 @@ class Job:
             choose_device(self.device),
         )
         facts["window"] = where
-        given = "given" if self.pixel_size_angstrom else "from the header"
-        facts["pixel size"] = f"{size:.6g} angstrom ({given})" if size else "unknown: in pixels"
+        facts["pixel size"] = "unknown, so lengths are in pixels; give --pixel-size-angstrom"
+        if size:
+            given = "given" if self.pixel_size_angstrom else "from the header"
+            facts["pixel size"] = f"{size:.6g} angstrom ({given})"
         origin = "given" if self.specimen else "by the pixel size; --specimen says otherwise"
         facts["counts as"] = f"{specimen} ({origin})"
         if self.kernel is not None:
@@ -218,10 +221,10 @@ class Job:
         ]
         rows, columns = (slice(s, s + side) for s, side in zip(starts, sides, strict=True))
         if tuple(sides) == tuple(shape):
-            return (rows, columns), "the whole image"
+            return (rows, columns), f"all of its {shape[0]} x {shape[1]} pixels"
         words = (
-            f"{sides[0]} x {sides[1]} pixels from row {starts[0]}, column {starts[1]} "
-            "(--window, --centre)"
+            f"only {sides[0]} x {sides[1]} of its {shape[0]} x {shape[1]} pixels, from row "
+            f"{starts[0]} and column {starts[1]} (--window and --centre choose others)"
         )
         return (rows, columns), words
 
@@ -248,9 +251,10 @@ class Job:
         sums: list[Any] = [0.0, 0.0]
         for number in range(source.shape[0]):
             sums[number % 2] = sums[number % 2] + _frame(source, number, box).astype(np.float64)
-        even, odd = (source.shape[0] + 1) // 2, source.shape[0] // 2
-        halves = (sums[0] / even).astype(np.float32), (sums[1] / odd).astype(np.float32)
-        return ((sums[0] + sums[1]) / source.shape[0]).astype(np.float32), halves
+        odd = source.shape[0] // 2
+        means = sums[0] / (source.shape[0] - odd), sums[1] / odd, sum(sums) / source.shape[0]
+        first, second, whole = (mean.astype(np.float32) for mean in means)
+        return whole, (first, second)
 
     def _pixel_size(self, source: Input) -> float | None:
         if self.pixel_size_angstrom is not None:
@@ -270,9 +274,10 @@ class Job:
         suffix = self.image.suffix.lower()
         if suffix not in (*WRITABLE, ".zarr"):
             suffix = ".tif"
-        targets = [self.save / f"{self.image.stem}_{entrant.name}{suffix}" for entrant in entrants]
+        stem = self.image.stem.removesuffix(".ome")
+        targets = [self.save / f"{stem}_{entrant.name}{suffix}" for entrant in entrants]
         for target in targets:
-            check_output(target, self.image, volume=suffix == ".zarr")
+            check_output(target, self.image, volume=False)
         return targets
 
     # --- the work
@@ -285,6 +290,8 @@ class Job:
         axes = [BlockAxis(len(entrants), 1, 0, 0, 1), *ones]
         journal = Journal(self._folder, self._facts(entrants, question), axes, lasting=True)
         journals.enter_context(journal.opened(fresh=False))
+        files = [self._folder / f"{number}.npz" for number in range(len(entrants))]
+        note(f"{', '.join(e.label for e in entrants)} take part; this can be minutes")
         if journal.written:
             note(f"going on with method {journal.written + 1} of {len(entrants)}")
         for number in range(journal.written, len(entrants)):
@@ -302,14 +309,11 @@ class Job:
                 except KeyboardInterrupt:
                     note(f"interrupted in {entrant.label}; the same command with --resume goes on")
                     raise
-            keep_arrays(self._folder / f"{number}.npz", found.arrays())
+            keep_arrays(files[number], found.arrays())
             journal.close_block((number, 0, 0))
             told = f"{found.seconds:.1f} s" if found.image is not None else found.problem
             typer.echo(f"{number + 1}/{len(entrants)} {entrant.label}: {told}", err=True)
-        return [
-            Answer.of(kept_arrays(self._folder / f"{number}.npz"))
-            for number in range(len(entrants))
-        ]
+        return [Answer.of(kept_arrays(file)) for file in files]
 
     def _facts(self, entrants: Sequence[Entrant], question: Question) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -333,18 +337,14 @@ class Job:
     # --- after it
 
     def _save(self, compared: Comparison, targets: Sequence[Path]) -> None:
-        size = compared.question.pixel_size_angstrom
-        finer = None if size is None else size / compared.question.factor
+        size = compared.question.fine_pixel_size_angstrom
         for target, found in zip(targets, compared.answers, strict=False):
             if found.image is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                flat = target.suffix.lower() != ".zarr"
-                write_output(target, found.image if flat else found.image[None], finer)
+                write_output(target, found.image, size)
 
     def _tell(self, compared: Comparison, numbers: dict[str, dict[str, float | None]]) -> None:
         question = compared.question
-        noise = question.noise
-        kind = "coloured" if noise.coloured else "white"
+        noise, kind = question.noise, "coloured" if question.noise.coloured else "white"
         length = "nm" if question.pixel_size_angstrom else "px"
         header = ["method", "removed", f"resolution/{length}", "from noise", "s", "MB"]
         keys: tuple[str, ...] = ("residual", "resolution", "blank_contrast", "seconds", "megabytes")
@@ -355,14 +355,16 @@ class Job:
             [entrant.label, *(_cell(numbers[entrant.name].get(key)) for key in keys)]
             for entrant, _ in compared.pairs()
         ]
-        typer.echo(f"{'input':<16}{compared.facts['file']}")
-        typer.echo(f"{'window':<16}{compared.facts['window']}")
+        for name, text in compared.facts.items():
+            typer.echo(f"{name:<16}{text}")
         typer.echo(f"{'noise':<16}{noise.sigma:.5g} grey levels ({noise.origin}), {kind}\n")
         typer.echo(table(header, rows) + "\n")
         for label, reason in compared.refusals().items():
             typer.echo(f"left out: {label}, {reason}")
         if self.save is not None:
-            typer.echo(f"{'images':<16}{self.save}{unit(question.pixel_size_angstrom)}")
+            npy = self.image.suffix.lower() == ".npy"
+            kept = ", .npy holds no pixel size" if npy else unit(question.fine_pixel_size_angstrom)
+            typer.echo(f"{'images':<16}{self.save}{kept}")
         typer.echo(f"{'report':<16}{self.out}, numbers in {self.out.with_suffix('.json').name}")
 
 

@@ -105,7 +105,7 @@ def check_output(out: Path, source: Path, *, volume: bool) -> None:
     from importlib.util import find_spec
 
     suffix = out.suffix.lower()
-    known = (*(s for s in WRITABLE if s != ".png"), ".zarr") if volume else WRITABLE
+    known = [suffix for suffix in (*WRITABLE, ".zarr") if not (volume and suffix == ".png")]
     if suffix not in known:
         kind = "a volume" if volume else "an image"
         raise InputError(f"{out}: cannot write {kind} as {suffix!r}; use {', '.join(known)}")

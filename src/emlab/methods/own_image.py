@@ -158,6 +158,12 @@ class Question:
         return math.sqrt(max(variance - self.noise.sigma**2, 0.01 * variance))
 
     @property
+    def fine_pixel_size_angstrom(self) -> float | None:
+        """Pixel size of the results."""
+        size = self.pixel_size_angstrom
+        return None if size is None else size / self.factor
+
+    @property
     def grey_scale(self) -> GreyScale:
         """Grey levels and the units of the prior of tissue.
 

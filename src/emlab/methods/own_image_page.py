@@ -294,11 +294,12 @@ def _evidence(
             )
         )
     if answer.spread is not None:
-        side = comparison.spread_side
+        side, white = comparison.spread_side, float(np.percentile(answer.spread, 99.5))
         figures.append(
             _figure(
-                plain_picture(answer.spread, f"Posterior spread of {label}", (0.0, sigma)),
-                f"Spread over samples in the middle {side} pixels, white is one noise deviation.",
+                plain_picture(answer.spread, f"Posterior spread of {label}", (0.0, white)),
+                f"Spread over samples in the middle {side} pixels, white is {white / sigma:.2g} "
+                "noise deviations.",
             )
         )
     return "".join(figures)

@@ -98,7 +98,7 @@ def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     Raises
     ------
     InputError
-        An image that is too small, constant or not finite.
+        An image that is too small, (nearly) constant or not finite.
     """
     power = _window_spectra(image)
     period = _periods()
@@ -120,7 +120,13 @@ def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     noise[period < _RING[0]] = level
     outer = period > _OUTER  # noise rules here: the mean level, also if it varies over the field
     noise = noise * power[:, outer].mean() / noise[outer].mean()
-    return NoiseSpectrum(noise.clamp(min=1e-9 * float(noise.max())).float())
+    noise = noise.clamp(min=1e-9 * float(noise.max())).float()
+    if not (noise.min() > 0 and noise.max() < math.inf):
+        raise InputError(
+            "no noise can be estimated: most of the image is one grey level, or its values are "
+            "extremely small or large; choose another place, or rescale them"
+        )
+    return NoiseSpectrum(noise)
 
 
 def estimate_noise_sigma(image: Tensor | np.ndarray) -> float:

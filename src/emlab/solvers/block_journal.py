@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from emlab.errors import InputError
-from emlab.runtime import atomic_path
+from emlab.runtime import atomic_path, disk_error
 from emlab.solvers.block_layout import BlockAxis, Triple
 
 
@@ -35,7 +35,10 @@ class Journal:
     @contextmanager
     def opened(self, fresh: bool) -> Iterator[None]:
         """Hold the folder for this process; read what an earlier run left, or clear it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise disk_error(problem, self.folder) from problem
         try:
             with FileLock(self.folder / "lock", timeout=0):
                 if fresh:
