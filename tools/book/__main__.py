@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from emlab.cli import main as emlab
 from tools.book.runs import Runs
 from tools.book.stage import stage
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 HTML = BUILD / "html"
-MARK = BUILD / "book.sha256"
 LOG = BUILD / "book.log"
-DOCTREES = BUILD / ".doctrees"
+WORK = BUILD / "work"  # Sphinx builds here and keeps the pages that it has read
+MADE, DOCTREES, OLD = WORK / "_build" / "html", WORK / "_build" / ".doctrees", WORK / "old"
 LAYOUT = BUILD / "layout.sha256"
+MARK = ".book.sha256"  # beside the pages: what they were made from
+INTERRUPTED = (130, 143)  # what emlab returns after Ctrl-C and SIGTERM
 
 
 def main() -> int:
@@ -30,31 +36,53 @@ def main() -> int:
     options = parser.parse_args()
     out = BUILD / "runs" / options.profile
     code = 0 if options.no_run else _run_chapters(options.profile, out)
-    digest = hashlib.sha256(stage(Runs(ROOT, options.profile, out), BUILD / "stage").encode())
-    for file in sorted((ROOT / "src").rglob("*.py")):  # the reference pages are made from them
-        digest.update(file.read_bytes())
-    digest.update((ROOT / "constraints.txt").read_bytes())
-    built = _build(digest.hexdigest())
+    if code in INTERRUPTED:
+        return code
+    with _alone() as lock:
+        digest = hashlib.sha256(stage(Runs(ROOT, options.profile, out), BUILD / "stage").encode())
+        for file in sorted((ROOT / "src").rglob("*.py")):  # the reference pages are made from them
+            digest.update(file.read_bytes())
+        digest.update((ROOT / "constraints.txt").read_bytes())
+        built = _build(digest.hexdigest(), lock)
     return code or built
 
 
 def _run_chapters(profile: str, out: Path) -> int:
-    emlab = str(Path(sys.executable).with_name("emlab"))
-    command = [emlab, "run", "--all", "--profile", profile, "--out", str(out)]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    """Run in this process: a runner of its own would outlive it when it is killed."""
+    places = ["--notebooks", str(ROOT / "notebooks"), "--out", str(out)]
+    return emlab(["run", "--all", "--profile", profile, *places])
 
 
-def _build(digest: str) -> int:
-    index = HTML / "index.html"
-    if index.is_file() and MARK.is_file() and MARK.read_text() == digest:
+@contextmanager
+def _alone() -> Iterator[int]:
+    """Wait until no other build goes on; yields the lock, for the processes of this one to hold."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "book.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another build has not ended yet; waiting for it ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def _build(digest: str, lock: int) -> int:
+    """Build aside, then exchange the book: a build that fails or is killed leaves the one before.
+
+    Such a build is not built upon either: Sphinx warns of a page only when it reads it.
+    """
+    index, unfinished = HTML / "index.html", WORK / "unfinished"
+    if index.is_file() and (HTML / MARK).is_file() and (HTML / MARK).read_text() == digest:
         print(f"The book is up to date. Open {index.as_uri()}")
         return 0
     print("Building the book ...", flush=True)
-    shutil.rmtree(HTML, ignore_errors=True)
-    MARK.unlink(missing_ok=True)
+    if unfinished.exists():
+        shutil.rmtree(WORK)
+    WORK.mkdir(exist_ok=True)
+    unfinished.touch()
     _forget_what_moved(BUILD / "stage")
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    command = [str(jupyter_book), "build", str(BUILD / "stage"), "--path-output", str(ROOT)]
+    command = [str(jupyter_book), "build", str(BUILD / "stage"), "--path-output", str(WORK)]
     with LOG.open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [*command, "--warningiserror", "--keep-going", "--quiet"],
@@ -63,14 +91,21 @@ def _build(digest: str) -> int:
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
+            pass_fds=[lock],
         )
     if done.returncode:
         text = LOG.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
         print("\n".join(lines or text.splitlines()[-30:]), file=sys.stderr)
-        print(f"The book was not built; all of it: {LOG}", file=sys.stderr)
+        before = f"; {HTML} is the book before" if index.is_file() else ""
+        print(f"The book was not built; all of it: {LOG}{before}", file=sys.stderr)
         return done.returncode
-    MARK.write_text(digest)
+    (MADE / MARK).write_text(digest)
+    if HTML.exists():
+        HTML.rename(OLD)
+    MADE.rename(HTML)
+    shutil.rmtree(OLD, ignore_errors=True)
+    unfinished.unlink()
     print(f"The book is built. Open {index.as_uri()}")
     return 0
 
@@ -87,4 +122,9 @@ def _forget_what_moved(staged: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        status = INTERRUPTED[0]
+    sys.exit(status)
