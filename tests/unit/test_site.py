@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from emlab.methods.cellpose3_figures import hues
-from tools.book import landing, notebooks, scorecard, scores
+from tools.book import landing, notebooks, pages, scorecard, scores
 from tools.book.runs import Runs
 
 CURTAIN = '<style></style><div class="emlab-curtain"><img alt="x"></div>'
@@ -66,6 +66,28 @@ def runs(tmp_path: Path) -> Runs:
     notes = '[A1]\nwhy = "{gain} of {lost}"\nfigure = "fig"\n[A2]\nuntestable = "No data."\n'
     (tmp_path / "book" / "scorecard_notes.toml").write_text(notes)
     return Runs(tmp_path, "cpu", tmp_path / "out")
+
+
+def test_time_is_summed_under_the_heading_above(runs: Runs) -> None:
+    def ran(seconds: int) -> dict:
+        began, ended = "2026-01-02T00:00:00.000000Z", f"2026-01-02T00:00:{seconds:02d}.500000Z"
+        return {"execution": {"iopub.execute_input": began, "shell.execute_reply": ended}}
+
+    cells = [cell("a", "markdown", "# One\n\n## Physics"), cell("b", "code", "f()")]
+    cells += [cell("c", "code", "f()"), cell("d", "markdown", "text"), cell("e", "code", "f()")]
+    cells += [cell("f", "markdown", "## Prior"), cell("g", "code", "f()"), cell("h", "code", "f()")]
+    for position, seconds in ((1, 3), (2, 4), (4, 5), (6, 9)):
+        cells[position]["metadata"] = ran(seconds)
+    notebook = {"cells": cells}
+    assert notebooks.section_seconds(notebook) == {"Physics": 13.5, "Prior": 9.5}
+    assert notebooks.section_seconds(runs.notebook("01_ran")) == {}
+    (runs.folder / "01_ran" / "01_ran.ipynb").write_text(json.dumps(notebook))
+    entry = {"status": "passed", "seconds": 30.0, "peak_memory_mb": 9.0, "checked": 1}
+    entry["problems"] = []
+    content = {"utc": "now", "chapters": {"01_ran": entry}}
+    (runs.folder / "status.json").write_text(json.dumps(content))
+    page = pages.status(Runs(runs.root, runs.profile, runs.folder))
+    assert "| [01_ran](../notebooks/01_ran) | Physics (14 s), Prior (10 s) |" in page
 
 
 def test_landing_page_shows_each_chapter_with_its_curtain_and_times(runs: Runs) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Notebook = dict[str, Any]
+_SECTION = re.compile(r"^## (.+)$", flags=re.MULTILINE)
 _PICTURE = re.compile(r'<img src="data:image/png;base64,(?P<data>[^"]+)" alt="(?P<alt>[^"]*)"')
 
 
@@ -60,6 +63,21 @@ def curtains(notebook: Notebook) -> list[str]:
 def words(notebook: Notebook) -> int:
     """Return how many words of running text a chapter has."""
     return sum(len(text.split()) for text in _markdown(notebook))
+
+
+def section_seconds(notebook: Notebook) -> dict[str, float]:
+    """Return how long the code below each heading of second rank ran; none if it never ran."""
+    heading, spent = "", Counter[str]()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            found = _SECTION.findall("".join(cell["source"]))
+            heading = found[-1].strip() if found else heading
+        stamps = cell["metadata"].get("execution", {})
+        ends = [stamps.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
+        if all(ends):
+            began, ended = map(datetime.fromisoformat, ends)
+            spent[heading] += (ended - began).total_seconds()
+    return dict(spent)
 
 
 def cell_ids(notebook: Notebook) -> set[str]:

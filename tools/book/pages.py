@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.book import api, cards, costs, landing, picture, scores
+from tools.book import api, cards, costs, landing, notebooks, picture, scores
 from tools.book.markdown import number, table
 from tools.book.runs import Runs
 
@@ -50,6 +50,8 @@ def status(runs: Runs) -> str:
     parts = [
         f"Profile **{runs.profile}**, run on {runs.status['utc']}.",
         table(header, rows),
+        "## Where the time went",
+        _longest_sections(runs),
         *(["## What did not pass", "\n".join(problems)] if problems else []),
         "## Shortcuts of this profile",
         "\n".join(shortcuts) or "None.",
@@ -57,6 +59,16 @@ def status(runs: Runs) -> str:
         _environment(runs),
     ]
     return "\n\n".join(parts)
+
+
+def _longest_sections(runs: Runs, count: int = 3) -> str:
+    rows = []
+    for slug in runs.slugs:
+        spent = notebooks.section_seconds(runs.notebook(slug))
+        longest = sorted(spent, key=spent.__getitem__, reverse=True)[:count]
+        shown = ", ".join(f"{name} ({spent[name]:.0f} s)" for name in longest if name)
+        rows.append([f"[{slug}](../notebooks/{slug})", shown])
+    return table(["chapter", "its longest sections"], [row for row in rows if row[1]])
 
 
 def _environment(runs: Runs) -> str:
