@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, Route, ViewportSize, sync_playwright
+from browsing import DESKTOP, ROOT, Visit, chromium, missing, new_tab, violations
+from playwright.sync_api import Browser
 
-ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
-AXE = ROOT / ".programs" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-LOCAL = ("file:", "data:", "blob:", "about:")
 NOT_PAGES = {"genindex", "py-modindex", "search", "index"}
 PAGES = sorted(
     path.relative_to(HTML).as_posix()
@@ -30,25 +23,6 @@ WITH_CURTAINS = [
     page for page in PAGES if 'class="emlab-curtain"' in (HTML / page).read_text(encoding="utf-8")
 ]
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
-PATIENCE_MS = 120_000  # on a machine that does much else
-DESKTOP = ViewportSize(width=1280, height=900)
-RUN_AXE = """async ([values, type]) => {
-  const result = await axe.run(document, {runOnly: {type, values}, resultTypes: ['violations']});
-  return result.violations
-    .filter(v => ['serious', 'critical'].includes(v.impact))
-    .flatMap(v => v.nodes.slice(0, 5).map(n => [v.id, ...n.target, n.html.slice(0, 99)].join(' ')));
-}"""
-# A colour that is still fading to the other theme's is neither the one nor the other.
-STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
-
-
-@dataclass
-class Visit:
-    """A page that was opened, with what it complained about and asked for."""
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
 
 
 @cache
@@ -72,25 +46,9 @@ def grouped(pages: list[str]) -> list:
     return [pytest.param(page, marks=pytest.mark.xdist_group(page)) for page in pages]
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip; under CI=true, where everything has been built and installed, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        missing("chromium is not installed")
-    arguments = ["--no-sandbox", "--disable-gpu"]
-    with playwright.chromium.launch(executable_path=CHROMIUM, args=arguments) as launched:
+def browser() -> Iterator[Browser]:
+    with chromium() as launched:
         yield launched
 
 
@@ -115,25 +73,9 @@ def visit(browser: Browser, last: dict[str, Visit], request: pytest.FixtureReque
 
 
 def _opened(browser: Browser, name: str) -> Visit:
-    context = browser.new_context(viewport=DESKTOP)
-    context.set_default_timeout(PATIENCE_MS)
-    visited = Visit(context.new_page())
-
-    def gate(route: Route) -> None:
-        if route.request.url.startswith(LOCAL):
-            route.continue_()
-        else:
-            visited.requests.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", gate)
-    page = visited.page
-    page.on("pageerror", lambda error: visited.errors.append(str(error)))
-    page.on("console", lambda m: visited.errors.append(m.text) if m.type == "error" else None)
-    page.goto((HTML / name).as_uri())
-    page.wait_for_load_state("load")
-    page.add_style_tag(content=STILL)
-    page.evaluate("() => window.MathJax?.startup?.promise?.then(() => true)")
+    visited = new_tab(browser)
+    visited.open(HTML / name)
+    visited.page.evaluate("() => window.MathJax?.startup?.promise?.then(() => true)")
     return visited
 
 
@@ -234,18 +176,12 @@ def test_hidden_solutions_open_by_keyboard(visit: Visit) -> None:
 @pytest.mark.parametrize("visit", grouped(PAGES), indirect=True)
 def test_page_is_accessible(visit: Visit) -> None:
     """Axe finds no serious or critical violation, neither in light nor in dark colours."""
-    if not AXE.is_file():
-        missing("axe-core is not there; run `make axe`")
     page = visit.page
-    page.evaluate(AXE.read_text(encoding="utf-8"))
     found = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function("s => document.documentElement.dataset.theme === s", arg=scheme)
-        # Colours are all that differs between the two.
-        only = [["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "tag"]
-        only = only if scheme == "light" else [["color-contrast"], "rule"]
-        found += page.evaluate(RUN_AXE, only)
+        found += violations(page, scheme)
     page.emulate_media(color_scheme="light")
     assert found == []
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, sync_playwright
+from browsing import DESKTOP, Visit, chromium, new_tab, violations
 
 from emlab import cli
 from emlab.io import read_image
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-LOCAL = ("file:", "data:")
 METHODS = ("tsm", "gaussian", "wiener")
 
 
@@ -30,41 +25,12 @@ def report(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@dataclass
-class Visit:
-    """An open report, with what it complained about and asked for."""
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
 @pytest.fixture(scope="module")
 def visit(report: Path) -> Iterator[Visit]:
-    if CHROMIUM is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no chromium")
-    with sync_playwright() as player:
-        browser = player.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        visited = Visit(context.new_page())
-
-        def gate(route: Route) -> None:
-            if route.request.url.startswith(LOCAL):
-                route.continue_()
-            else:
-                visited.requests.append(route.request.url)
-                route.abort()
-
-        context.route("**/*", gate)
-        page = visited.page
-        page.on("pageerror", lambda error: visited.errors.append(str(error)))
-        page.on("console", lambda m: visited.errors.append(m.text) if m.type == "error" else None)
-        page.goto(report.as_uri())
-        page.wait_for_load_state("load")
+    with chromium() as browser:
+        visited = new_tab(browser)
+        visited.open(report)
         yield visited
-        browser.close()
 
 
 def test_real_micrograph_is_compared_and_saved(report: Path) -> None:
@@ -115,13 +81,19 @@ def test_curtains_move_by_keyboard(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_report_fits_a_telephone_in_light_and_dark(visit: Visit, scheme: str) -> None:
     page = visit.page
-    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_viewport_size({"width": 375, "height": 812})
     page.emulate_media(color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
     brightness = (
         "name => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3)"
         ".reduce((sum, part) => sum + Number(part), 0)"
     )
     ground, text = (page.evaluate(brightness, name) for name in ("backgroundColor", "color"))
     assert (ground - text > 400) if scheme == "light" else (text - ground > 400)
-    page.set_viewport_size({"width": 1280, "height": 900})
+    page.set_viewport_size(DESKTOP)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_is_accessible(visit: Visit, scheme: str) -> None:
+    visit.page.emulate_media(color_scheme=scheme)
+    assert violations(visit.page, scheme) == []

@@ -6,33 +6,23 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from browsing import PATIENCE_MS, chromium, new_tab
+from playwright.sync_api import Page, ViewportSize
 
 from emlab.chapters import shipped
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_MS = 240_000  # a shared machine is slow; on an idle one a chapter takes a few seconds
 SMOKE = 'PROFILE = "smoke"\nSEED = 0\nDEVICE = "cpu"\nOUT_DIR = "runs"'
-# The comparison's explorer needs all of its study: minutes; tests/notebooks draws its figure.
-EXPLORERS = [path for path in shipped() if path.stem < "06"]
+EXPLORERS = shipped()
 FIGURE = "img[alt*='Shown: ']"
 FAILURES = "[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')"
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip; under CI=true, where everything has been installed, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def names(code: str) -> tuple[set[str], set[str]]:
@@ -102,8 +92,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         yield _address(server, log)
     finally:
-        server.terminate()
-        server.wait(60)
+        server.terminate()  # ends the kernels; then a thread of AnyIO can keep it from leaving
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
@@ -119,18 +113,8 @@ def _address(server: subprocess.Popen[bytes], log: Path) -> str:
 @pytest.fixture(scope="module")
 def page(lab: str) -> Iterator[Page]:
     """A tab tall enough that every cell is drawn, from which only the server can be reached."""
-    if CHROMIUM is None:
-        missing("chromium is not installed")
-    with (
-        sync_playwright() as started,
-        started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser,
-    ):
-        tab = browser.new_page(viewport={"width": 1400, "height": 6000})
-        tab.set_default_timeout(PATIENCE_MS)
-        tab.route(
-            "**/*",
-            lambda route: route.continue_() if route.request.url.startswith(lab) else route.abort(),
-        )
+    with chromium() as browser:
+        tab = new_tab(browser, ViewportSize(width=1400, height=6000), lab).page
         yield tab
 
 
