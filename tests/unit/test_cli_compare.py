@@ -129,6 +129,8 @@ def test_upsampling_makes_finer_images(emlab, tif, tmp_path):
     fine = read_image(saved / "in_cubic.tif")
     assert fine.pixels.shape == (192, 224)
     assert fine.pixel_size_angstrom == pytest.approx(20, rel=1e-3)
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["input"]["resolution"] >= 2 * 4.0, "repeated pixels are no resolution"
 
 
 def test_the_window_lies_where_it_is_asked_for(emlab, tif, tmp_path):

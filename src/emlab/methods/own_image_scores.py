@@ -142,9 +142,14 @@ def untouched(question: Question) -> Answer:
 
 
 def score_untouched(question: Question) -> Numbers:
-    """The row of the image itself; nothing was removed, so correlation is that of the noise."""
+    """The row of the image itself; nothing was removed, so correlation is that of the noise.
+
+    Its resolution is that of its own grid: repeated pixels have a spectrum of their own.
+    """
     numbers = score(untouched(question), question)
+    sharpness = metrics.decorrelation_resolution(question.pixels, pixel_nm(question))
     return numbers | {
+        "resolution": _finite(sharpness),
         "residual": 0.0,
         "residual_correlation": float(np.mean(question.noise.correlation)),
     }
