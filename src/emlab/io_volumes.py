@@ -275,7 +275,11 @@ def create_volume(
             _remove(_beside(partial, ".journal"))
             if suffix != ".zarr":
                 _require_space(path, math.prod(shape) * dtype.itemsize)
-            array = CREATORS[suffix](partial, shape, dtype, sizes)
+            try:
+                array = CREATORS[suffix](partial, shape, dtype, sizes)
+            except BaseException:
+                _remove(partial)
+                raise
     return NewVolume(path, partial, array, pixel_size_angstrom, resume, resumed)
 
 

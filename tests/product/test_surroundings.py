@@ -1,7 +1,7 @@
-"""Full disks, caches and homes that cannot be written: a command ends with one line.
+"""Full disks, caches and homes that cannot be written, no network: it is said in one line.
 
 A full disk is a tmpfs of one megabyte in a mount namespace of its own; a user who may not have
-that skips the test.
+that skips the test. A limit on the size of files stands in for it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,101 @@ def one_line(done: subprocess.CompletedProcess[str], status: int) -> str:
 
 # Full disk
 
+WRITERS = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+import torch
+from emlab import weights
+from emlab.errors import EmlabError
+from emlab.io import read_image, write_image
+from emlab.io_headers import write_like
+from emlab.io_volumes import create_volume
+from emlab.report import Report
+from emlab.solvers.block_journal import keep_arrays
+from emlab.training import TrainingConfig
+from emlab.training.state import State
+
+folder, limited = Path(sys.argv[1]), sys.argv[2] == "limited"
+small = np.arange(400, dtype=np.float32).reshape(20, 20)
+large = np.random.default_rng(0).random((700, 700)).astype(np.float32)
+if limited:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+
+def refused(name, write, path):
+    before = path.read_bytes() if path.exists() else None
+    names = {item.name for item in folder.rglob("*")}
+    try:
+        write()
+    except EmlabError as problem:
+        assert str(problem).count("\\n") == 0, name
+        said = str(problem)
+        assert "no space" in said or "larger than files may be" in said, problem
+    else:
+        raise AssertionError(f"{name} was written to a full disk")
+    assert (path.read_bytes() if path.exists() else None) == before, name
+    assert {item.name for item in folder.rglob("*")} == names, name
+    print(name)
+
+for suffix in (".mrc", ".tif", ".png", ".npy"):
+    path = folder / f"image{suffix}"
+    first = small.astype(np.uint8) if suffix == ".png" else small
+    write_image(path, first, 2.0)
+    # one disk is full from the start, the other after some hundred kilobytes
+    pixels = np.tile((large * 65535).astype(np.uint16), (2, 1)) if suffix == ".png" else large
+    pixels = np.tile(pixels, (1, 2))
+    refused(f"write_image {suffix}", lambda: write_image(path, pixels, 2.0), path)
+    assert np.array_equal(read_image(path).pixels, first)
+    if suffix in (".mrc", ".tif") and not limited:
+        source = Path(sys.argv[3]) / f"source{suffix}"
+        refused(f"write_like {suffix}", lambda: write_like(path, pixels, source), path)
+
+def volume(path):
+    with create_volume(path, (3, 700, 700), "float32", 2.0) as target:
+        target[:] = large
+
+for suffix in (".mrc", ".tif", ".npy", ".zarr"):
+    path = folder / f"volume{suffix}"
+    if not (limited and suffix == ".zarr"):  # its chunks are small files
+        refused(f"volume {suffix}", lambda: volume(path), path)
+
+network = torch.nn.Linear(700, 700)
+state = State(network, TrainingConfig(steps=1))
+path = folder / "run.checkpoint"
+refused("checkpoint", lambda: state.save(path), path)
+fields = dict.fromkeys(("recipe", "data", "split", "device", "commit", "limits"), "none")
+fields |= {"steps": 0, "seconds": 0.0, "seed": 0, "evaluation": {}, "model": {}, "objective": {}}
+(folder / "files").mkdir()
+(folder / "cards").mkdir()
+path = folder / "files" / "big.safetensors"
+refused("weights", lambda: weights.save("big", network.state_dict(), fields, folder), path)
+path = folder / "part.npz"
+refused("arrays beside a journal", lambda: keep_arrays(path, {"a": np.tile(large, 2)}), path)
+path = folder / "00_long" / "metrics.json"
+report = Report("00_long", folder, "smoke", 0, "cpu")
+for number in range(30):
+    report.value(f"value{number}", 0.5, note="long " * 10_000)
+path.parent.mkdir()
+refused("metrics.json", report.save, path)
+"""
+
+
+@pytest.mark.parametrize("how", ["mounted", "limited"])
+def test_a_full_disk_is_one_sentence_and_the_old_files_stay(tmp_path: Path, how: str) -> None:
+    disk, source = tmp_path / "disk", tmp_path / "source"
+    disk.mkdir()
+    for suffix in (".mrc", ".tif"):
+        write_image(source / f"source{suffix}", np.ones((700, 1400), np.float32), 2.0)
+    script = [sys.executable, "-c", WRITERS, disk, how, source]
+    if how == "mounted":
+        if not namespaces("--mount"):
+            pytest.skip("no mount namespace for this user")
+        script = mounted(disk, "size=1m", f"exec {shlex.join(map(str, script))}")
+    done = run(script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == {"mounted": 14, "limited": 11}[how]
+
 
 @pytest.mark.skipif(not namespaces("--mount"), reason="no mount namespace for this user")
 def test_a_full_disk_ends_a_command_with_one_line(tmp_path: Path) -> None:
@@ -88,3 +184,16 @@ def test_a_cache_on_a_disk_that_is_read_only(tmp_path: Path) -> None:
     line = f"exec {shlex.quote(EMLAB)} data fetch mnist_train_60k"
     done = run(mounted(cache, "ro", line), env=environment(EMLAB_CACHE=str(cache), **LONELY))
     assert "cannot write" in one_line(done, 2)
+
+
+# No network
+
+
+def test_without_a_network_fetching_says_what_to_do(tmp_path: Path) -> None:
+    command = ["emlab", "data", "fetch", "mnist_train_60k"]
+    proxies = {} if namespaces("--net") else LONELY
+    variables = environment(EMLAB_CACHE=str(tmp_path / "cache"), **proxies)
+    done = run([*namespaces("--net"), *command], env=variables)
+    message = one_line(done, 3)
+    assert "connect to the network and run `emlab data fetch mnist_train_60k`" in message
+    assert "EMLAB_MIRROR" in message
