@@ -367,5 +367,10 @@ def _loop(block: str, columns: dict[str, Any]) -> str:
     lines = ["# version 30001", "", f"data_{block}", "", "loop_"]
     lines += [f"_{name} #{number}" for number, name in enumerate(columns, 1)]
     for row in zip(*columns.values(), strict=True):
-        lines.append(" ".join(f"{v:.6f}" if isinstance(v, float) else str(v) for v in row))
+        lines.append(" ".join(_star_value(value) for value in row))
     return "\n".join([*lines, "", ""])
+
+
+def _star_value(value: Any) -> str:
+    text = f"{value:.6f}" if isinstance(value, float) else str(value)
+    return f'"{text}"' if " " in text else text
