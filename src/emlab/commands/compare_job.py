@@ -291,7 +291,7 @@ class Job:
         journal = Journal(self._folder, self._facts(entrants, question), axes, lasting=True)
         journals.enter_context(journal.opened(fresh=False))
         files = [self._folder / f"{number}.npz" for number in range(len(entrants))]
-        note(f"{', '.join(e.label for e in entrants)} take part; this can be minutes")
+        note(f"methods: {', '.join(e.label for e in entrants)}; this can be minutes")
         if journal.written:
             note(f"going on with method {journal.written + 1} of {len(entrants)}")
         for number in range(journal.written, len(entrants)):
