@@ -23,6 +23,7 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile("same")
+NONE = "no real data: EMLAB_MIRROR names no folder"
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -43,7 +44,7 @@ def mirror() -> Path:
     """The folder of real data; a test that takes it is skipped where there is none."""
     folder = mirror_folder()
     if folder is None:
-        pytest.skip("no real data: EMLAB_MIRROR names no folder")
+        pytest.skip(NONE)
     return folder
 
 
@@ -54,10 +55,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that takes the mirror."""
+    """Mark every test that takes the mirror; without one, whatever is marked is skipped."""
     for item in items:
         if "mirror" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
+        elif mirror_folder() is None and item.get_closest_marker("real_data"):
+            item.add_marker(pytest.mark.skip(reason=NONE))
 
 
 @pytest.hookimpl(wrapper=True)
