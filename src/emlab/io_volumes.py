@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -315,10 +316,16 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
+    """Remove a file or a folder; threads of zarr may still be writing the last chunks into it."""
+    if not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    for _ in range(20):
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
+        if not path.exists():
+            return
+    shutil.rmtree(path)
 
 
 @contextmanager
