@@ -1,6 +1,7 @@
 """Volumes in files: boxes, voxel sizes and types come back; bad files say what is wrong."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -174,6 +175,24 @@ def test_a_zarr_image_is_one_slice(tmp_path, new):
     with create_volume(tmp_path / "b.zarr", (9, 11), "uint8", resume=True) as image:
         assert image.resumed
         np.testing.assert_array_equal(image[0], VOLUME[0])
+
+
+def test_a_folder_into_which_threads_still_write_is_removed(tmp_path, monkeypatch):
+    pytest.importorskip("zarr")
+    remove, late = shutil.rmtree, [tmp_path / ".a.partial.zarr" / "0" / "c" / "late"]
+
+    def removed_while_written(path, **options):
+        remove(path, **options)
+        if late:
+            late[0].parent.mkdir(parents=True)
+            late.pop().touch()
+
+    volume = create_volume(tmp_path / "a.zarr", (2, 3, 4), "uint8")
+    monkeypatch.setattr(io_volumes.shutil, "rmtree", removed_while_written)
+    with pytest.raises(RuntimeError), volume:
+        raise RuntimeError
+    assert late == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_zarr_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def test_recorded_peers_complete_a_table_of_the_same_micrographs_only(table, mic
     assert len(strange.bands["wiener"]) == len(micrographs) - 1
 
 
-def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_halves(
+def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_the_truth(
     micrographs, barrel, monkeypatch
 ):
     asked = []
@@ -135,7 +135,9 @@ def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_halves(
     def fake(star, reference, pixel, **settings):
         asked.append(settings["low_pass_angstrom"])
         assert (star.parent / "particles.mrcs").is_file()
-        return reference + np.float32(0.01) * len(asked), pixel, Finished("", 1, 2.0, 3)
+        # the same false detail in both halves, as a mask leaves it
+        false = np.random.default_rng(0).normal(0, 9 * reference.std(), reference.shape)
+        return (reference + false).astype(np.float32), pixel, Finished("", 1, 2.0, 3)
 
     monkeypatch.setattr(relion, "refine", fake)
     monkeypatch.setattr(tsm_refinement, "BOX", 32)
@@ -144,6 +146,9 @@ def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_halves(
     assert asked == [40.0, 40.0]
     assert row["windows"] == row["particles"] > 0
     assert row["cpu_seconds"] == 4
+    nyquist = 2 * micrographs[0].pixel_size_angstrom
+    assert row["halves_angstrom"] == pytest.approx(nyquist, rel=0.05)
+    assert row["truth_angstrom"] > 2 * nyquist
     assert "the true places" in tsm_refinement.markdown({"truth": row})
 
 

@@ -62,8 +62,8 @@ def work(root: Path) -> str:
     seen = area * (PIXEL_ANGSTROM / NETWORK_ANGSTROM) ** 2
     jobs = (
         Job(
-            f"{MICROGRAPHS} micrographs of {SIDES[0]} × {SIDES[1]} pixels of {PIXEL_ANGSTROM} Å, "
-            f"`tsm denoise`",
+            f"{figures(MICROGRAPHS)} micrographs of {SIDES[0]} × {SIDES[1]} pixels of "
+            f"{PIXEL_ANGSTROM} Å, `tsm denoise`",
             facts["tsm_tsm_rate"],
             pixels=MICROGRAPHS * seen * padded,
             moved=MICROGRAPHS * area * 2 * 4,
