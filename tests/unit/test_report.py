@@ -41,7 +41,7 @@ def metrics(report):
 
 
 def bound(**fields):
-    return {"bounds": {"error.ours": {"why": "measured in issue 2", **fields}}}
+    return {"bounds": {"error.ours": {"why": "measured in issue 2", "data": [], **fields}}}
 
 
 def test_saved_numbers_come_back_with_their_circumstances(report, tmp_path):
@@ -59,8 +59,39 @@ def test_saved_numbers_come_back_with_their_circumstances(report, tmp_path):
     assert saved["peak_memory_mb"] > 10
     assert {"torch", "commit", "cpu"} <= set(saved["environment"])
     assert "error.ours" in format_metrics(saved)
+
+
+def test_a_chapter_ends_with_one_line_and_a_folded_table(report, tmp_path, monkeypatch):
+    report.value("error.ours", 0.5, low=0.25, high=0.75, n=10, unit="relative", note="a < b")
+    report.value("error.input", 0.9)
+    shown = report._repr_html_()
     row = "<td>error.ours</td><td>0.5</td><td>0.25 to 0.75</td><td>10</td><td>relative</td>"
-    assert row in report._repr_html_()
+    assert row + "<td>a &lt; b</td>" in shown
+    assert shown.index("<details") < shown.index("<table") < shown.index("</details>")
+    assert "2 numbers were recorded in <code>04_mtd/metrics.json</code>" in shown
+    assert "no bounds at hand" in shown
+    (tmp_path / "smoke").mkdir()
+    limits = bound(max=0.6, gain_over={"metric": "error.input", "at_least": 0.3})
+    limits["bounds"]["error.input"] = {"max": 0.8, "data": [], "why": "too narrow on purpose"}
+    skipped = {"skipped": "there is none without the real digits"}
+    third = {"max": 1, "data": ["mnist_t10k"], "why": "of real digits", "stand_in": skipped}
+    limits["bounds"]["error.third"] = third
+    (tmp_path / "smoke" / "04_mtd.json").write_text(json.dumps(limits))
+    monkeypatch.setenv("EMLAB_EXPECTED", str(tmp_path))
+    report.simulated("digits", "drawn", stands_in_for="mnist_t10k")
+    shown = report._repr_html_()
+    assert "1 of 2 with bounds are in bounds, 1 are not judged because data stood in" in shown
+
+
+def test_what_was_recorded_earlier_is_told_and_fails_when_stale(report, metrics):
+    entry = {"date": "2026-11-29", "machine": "a", "fingerprint": "0" * 64, "again": "do"}
+    metrics["recorded"] = [{"name": "schedules", "stale": False, **entry}]
+    assert check(metrics, bound(max=0.5)) == []
+    assert "recorded: schedules on 2026-11-29" in format_metrics(metrics)
+    metrics["recorded"][0]["stale"] = True
+    (failure,) = check(metrics, bound(max=0.5))
+    assert "schedules" in str(failure)
+    assert "`do`" in str(failure)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), "many", None])
@@ -110,6 +141,8 @@ def test_data_are_recorded_and_stand_ins_are_flagged(report):
     report.simulated("gaussian", "drawn from the known covariance")
     report.simulated("ramp", "drawn", stands_in_for="apoferritin")
     found = report.metrics()["data"]
+    wanted = ["", "mnist_t10k", "", "apoferritin"]
+    assert [entry["stands_in_for"] for entry in found] == wanted
     assert [entry["stand_in"] for entry in found] == [False, True, False, True]
     assert [entry["simulated"] for entry in found] == [False, False, True, True]
     assert len(found[1]["sha256"]) == 64
@@ -162,7 +195,8 @@ def test_bounds_and_gains(metrics, fields, failures):
 
 def test_higher_is_better_when_only_a_minimum_is_given(metrics):
     gain = {"metric": "psnr.input", "at_least": 10}
-    expected = {"bounds": {"psnr.ours": {"min": 25, "gain_over": gain, "why": "as in issue 2"}}}
+    ours = {"min": 25, "gain_over": gain, "data": [], "why": "as in issue 2"}
+    expected = {"bounds": {"psnr.ours": ours}}
     assert check(metrics, expected) == []
     expected["bounds"]["psnr.ours"]["gain_over"] = {"metric": "psnr.input", "ratio": 1.6}
     assert len(check(metrics, expected)) == 1
@@ -184,19 +218,30 @@ def test_a_number_that_was_not_recorded_fails(metrics):
     assert "was not recorded" in str(check(metrics, bound(max=1))[0])
 
 
-def test_time_and_memory_can_be_bounded(metrics):
-    metrics["seconds"] = 301.0
-    limits = {"bounds": {"seconds": {"max": 300, "why": "five minutes a chapter"}}}
-    assert "300" in str(check(metrics, limits)[0])
+def test_memory_can_be_bounded_and_time_cannot(metrics):
+    metrics["peak_memory_mb"] = 301.0
+    limit = {"max": 300, "data": [], "why": "the smallest machine there is"}
+    assert "300" in str(check(metrics, {"bounds": {"peak_memory_mb": limit}})[0])
+    with pytest.raises(InputError, match="seconds"):
+        check(metrics, {"bounds": {"seconds": limit}})
 
 
-def test_stand_in_data_are_compared_with_the_offline_bounds(report, metrics):
-    limits = bound(max=0.1) | {"bounds_offline": bound(max=0.5)["bounds"]}
+def test_numbers_of_stand_ins_are_compared_with_their_own_bounds(report, metrics):
+    digits = {"data": ["mnist_t10k"], "stand_in": {"max": 0.5, "why": "measured on stand-ins"}}
+    limits, simulated = bound(max=0.1, **digits), bound(max=0.1)
     assert len(check(metrics, limits)) == 1
-    report.simulated("digits", "drawn", stands_in_for="mnist_t10k")
-    offline = report.metrics()
-    assert check(offline, limits) == []
-    assert len(check(offline, bound(max=0.1))) == 1
+    report.simulated("nuclei", "drawn", stands_in_for="nuclei_test")
+    assert len(check(report.metrics(), limits)) == 1  # the digits are still real
+    report.absent("mnist_t10k", "nothing to show")
+    assert check(report.metrics(), limits) == []
+    assert len(check(report.metrics(), simulated)) == 1
+    limits["bounds"]["error.ours"]["stand_in"] = {"skipped": "there is no such number then"}
+    assert compare(report.metrics(), limits) == []
+
+
+def test_a_bound_on_data_says_what_holds_for_their_stand_in(metrics):
+    with pytest.raises(InputError, match="stand_in"):
+        check(metrics, bound(max=1, data=["mnist_t10k"]))
 
 
 def test_a_bound_that_a_trivial_answer_passes_is_a_failure(metrics):
@@ -228,7 +273,7 @@ def test_malformed_bounds_are_refused(metrics, fields):
 
 def test_a_bound_needs_a_reason(metrics):
     with pytest.raises(InputError, match="why"):
-        check(metrics, {"bounds": {"error.ours": {"max": 1}}})
+        check(metrics, {"bounds": {"error.ours": {"max": 1, "data": []}}})
 
 
 def test_checking_changes_neither_side(metrics):

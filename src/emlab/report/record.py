@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from emlab.errors import InputError
-from emlab.report.schema import validate
-from emlab.report.tables import format_metrics, format_number
+from emlab.recorded import Recording
+from emlab.report.checking import bounds_of, compare
+from emlab.report.page import html_metrics
+from emlab.report.schema import load_expected, validate
+from emlab.report.tables import format_metrics
 from emlab.runtime import Stopwatch, atomic_path, environment_stamp, peak_memory_mb
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 MEASURED = ("seconds", "peak_memory_mb")
+EXPECTED_VARIABLE = "EMLAB_EXPECTED"  # the folder of bounds, where a runner was told another
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _NAME = re.compile(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)*")
 
@@ -28,7 +31,8 @@ class Report:
     """The numbers of one run of one chapter, with the data and the shortcuts behind them.
 
     Seconds run from construction to `save`; peak memory is that of the process. The last line of a
-    cell may be the report itself: notebooks show it as a table.
+    cell may be the report itself: notebooks show one line (how many numbers, how many in bounds,
+    where they are) and a table that unfolds.
 
     Parameters
     ----------
@@ -68,6 +72,7 @@ class Report:
         self.path = Path(out_dir).expanduser() / slug / "metrics.json"
         self._values: dict[str, dict[str, Any]] = {}
         self._data: list[dict[str, Any]] = []
+        self._recorded: list[dict[str, Any]] = []
         self._shortcuts: list[str] = []
         self._watch = Stopwatch()
 
@@ -126,7 +131,7 @@ class Report:
             An `emlab.data.Dataset`, or `emlab.data.Digits`.
         wanted
             Name of the data set that the chapter is about. Anything else is marked as a stand-in:
-            its numbers are compared with the expected file's ``bounds_offline``.
+            bounds that name the wanted set are replaced by those of its stand-in.
         note
             A remark for the reader.
         """
@@ -136,15 +141,24 @@ class Report:
             name, source, sha256 = item.source, "split", _hash(item.images)
         else:
             raise InputError(f"data() takes a Dataset or Digits of emlab.data, not {type(item)}")
-        stand_in = bool(wanted) and name.split(" ")[0] != wanted
-        self._add_data(name, source, sha256, stand_in=stand_in, note=note)
+        missed = wanted if name.split(" ")[0] != wanted else ""
+        self._add_data(name, source, sha256, stands_in_for=missed, note=note)
 
     def simulated(self, name: str, note: str, stands_in_for: str = "") -> None:
         """Record simulated data: how they were made, and the real data set they replace, if any."""
         if not note:
             raise InputError(f"say how {name!r} was simulated")
-        note = f"{note}; stands in for {stands_in_for}" if stands_in_for else note
-        self._add_data(name, "simulated", "", stand_in=bool(stands_in_for), note=note)
+        self._add_data(name, "simulated", "", stands_in_for, note)
+
+    def absent(self, name: str, note: str) -> None:
+        """Record a data set or program that is not here, and what the chapter leaves out for it."""
+        self._add_data(f"no {name}", "absent", "", stands_in_for=name, note=note)
+
+    def recorded(self, recording: Recording) -> str:
+        """Record that numbers come from an earlier measurement; returns a sentence that says so."""
+        if (entry := recording.entry()) not in self._recorded:
+            self._recorded.append(entry)
+        return str(recording)
 
     def shortcut(self, text: str) -> str:
         """Record what this profile does less of, beside the full-scale value, and return it."""
@@ -170,6 +184,7 @@ class Report:
             "peak_gpu_memory_mb": _peak_gpu_memory_mb(self.device),
             "values": self._values,
             "data": self._data,
+            "recorded": self._recorded,
             "shortcuts": self._shortcuts,
             "environment": environment_stamp(),
         }
@@ -197,24 +212,36 @@ class Report:
         return format_metrics(self.metrics())
 
     def _repr_html_(self) -> str:
-        header = ("number", "value", "interval", "n", "unit", "note")
-        rows = [_row("th", header)]
-        for name, entry in self._values.items():
-            ends = [format_number(entry[end]) for end in ("low", "high")]
-            interval = " to ".join(ends) if any(ends) else ""
-            cells = [name, format_number(entry["value"]), interval, str(entry["n"] or "")]
-            rows.append(_row("td", [*cells, entry["unit"], entry["note"]]))
-        return f'<table class="dataframe">{"".join(rows)}</table>'
+        return html_metrics(self.metrics(), self.path, self._judged())
 
-    def _add_data(self, name: str, source: str, sha256: str, stand_in: bool, note: str) -> None:
-        entry: dict[str, Any] = {"name": name, "source": source, "sha256": sha256}
-        entry |= {"simulated": source == "simulated", "stand_in": stand_in, "note": note}
+    def _judged(self) -> str:
+        """Return how many numbers are in bounds, where the bounds are at hand."""
+        metrics = self.metrics()
+        limits = next((file for file in self._bounds_files() if file.is_file()), None)
+        if limits is None:
+            return "no bounds at hand to compare them with"
+        expected = load_expected(limits)
+        outcomes: dict[str, bool] = {}
+        for outcome in compare(metrics, expected):
+            outcomes[outcome.name] = outcomes.get(outcome.name, True) and outcome.ok
+        judged = bounds_of(metrics, expected)
+        good = sum(outcomes[name] for name in judged)
+        left = len(expected["bounds"]) - len(judged)
+        return f"{good} of {len(judged)} with bounds are in bounds" + (
+            f", {left} are not judged because data stood in" if left else ""
+        )
+
+    def _bounds_files(self) -> Iterator[Path]:
+        named = os.environ.get(EXPECTED_VARIABLE)
+        places = [Path(named)] if named else [p / "tests/expected" for p in Path.cwd().parents]
+        return (place / self.profile / f"{self.slug}.json" for place in places)
+
+    def _add_data(self, name: str, source: str, sha256: str, stands_in_for: str, note: str) -> None:
+        entry: dict[str, Any] = {"name": name, "source": source, "sha256": sha256, "note": note}
+        entry |= {"simulated": source == "simulated", "stand_in": bool(stands_in_for)}
+        entry |= {"stands_in_for": stands_in_for}
         if entry not in self._data:
             self._data.append(entry)
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _finite(name: str, value: SupportsFloat) -> float:

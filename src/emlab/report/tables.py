@@ -51,9 +51,15 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
         format_table(["number", "value", "interval", "n", "unit", "note"], rows),
     ]
     for entry in metrics["data"]:
-        flag = " (a STAND-IN for the real data)" if entry["stand_in"] else ""
+        flag = f" (a STAND-IN for {entry['stands_in_for']})" if entry["stand_in"] else ""
         note = f": {entry['note']}" if entry["note"] else ""
         parts.append(f"data: {entry['name']} from {entry['source']}{flag}{note}")
+    for entry in metrics["recorded"]:
+        state = "STALE, run" if entry["stale"] else "again with"
+        parts.append(
+            f"recorded: {entry['name']} on {entry['date']}, {entry['machine']} "
+            f"({state} `{entry['again']}`)"
+        )
     parts += [f"shortcut: {text}" for text in metrics["shortcuts"]]
     stamp = ", ".join(
         f"{key} {environment[key]}" for key in ("commit", "torch") if key in environment
