@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from emlab.runner.reach import imported
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "emlab"
 
@@ -15,14 +17,14 @@ PACKAGE = ROOT / "src" / "emlab"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("runtime", "checks"),
-    ("tasks", "chapters"),
+    ("tasks",),
     ("io_tags", "io_arrays", "io_problems"),
     ("io",),
     ("io_backends", "io_headers"),
     ("io_volumes",),
     ("data", "weights", "metrics", "training", "viz", "external"),
     ("recorded",),
-    ("report",),
+    ("report", "chapters"),
     ("models", "physics"),
     ("priors",),
     ("solvers",),
@@ -71,9 +73,9 @@ def imports(package: Path = PACKAGE) -> Iterator[Import]:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
         place = ("emlab", *file.relative_to(package).with_suffix("").parts)
         importer = "" if place[1] == "__init__" else place[1]
-        for node in ast.walk(tree):
-            for module in _modules(node, place):
-                yield Import(file, node.lineno, importer, module)
+        for line, module in imported(tree, place):
+            if not module.rpartition(".")[2].startswith("__"):
+                yield Import(file, line, importer, module)
 
 
 def violations(package: Path = PACKAGE) -> list[str]:
@@ -107,19 +109,3 @@ def summary(unit: str, package: Path = PACKAGE) -> str:
             text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             return text.split("\n\n")[0].replace("\n", " ")
     return ""
-
-
-def _modules(node: ast.AST, place: tuple[str, ...]) -> list[str]:
-    """Return the modules that a node imports; ``from emlab import io`` counts as emlab.io."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    if node.level:
-        base = ".".join(place[: len(place) - node.level])
-        module = f"{base}.{node.module}" if node.module else base
-    else:
-        module = node.module or ""
-    if module == "emlab":
-        return [f"emlab.{a.name}" if not a.name.startswith("__") else "emlab" for a in node.names]
-    return [module]

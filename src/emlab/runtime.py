@@ -291,3 +291,31 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+REFERENCE_PROBE_SECONDS = 1.0
+
+
+def probe_machine(seconds: float = 2.0) -> float:
+    """Return how long a fixed piece of work takes here, in seconds: how fast the machine is.
+
+    Convolutions, matrix products and Fourier transforms of the sizes that chapters use, with the
+    threads that torch has now; the fastest of the rounds that fit into `seconds` counts. Divided by
+    `REFERENCE_PROBE_SECONDS` it says by how much times here are longer than on the machine that
+    the limits of `make bench` are for: two cores with AVX-512.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 32, 96, 96, generator=generator)
+    kernels = torch.randn(32, 32, 3, 3, generator=generator)
+    fields = torch.randn(64, 128, 128, generator=generator)
+    best, end = float("inf"), time.perf_counter() + seconds
+    with torch.no_grad():
+        while time.perf_counter() < end or best == float("inf"):
+            with Stopwatch() as watch:
+                for _ in range(4):
+                    torch.nn.functional.conv2d(images, kernels, padding=1)
+                    torch.fft.irfft2(torch.fft.rfft2(fields) * 2, s=(128, 128))
+            best = min(best, watch.seconds)
+    return best

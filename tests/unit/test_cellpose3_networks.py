@@ -11,7 +11,7 @@ import torch
 from emlab import weights
 from emlab.data.cells import simulated_cells
 from emlab.errors import InputError
-from emlab.methods import recipes
+from emlab.methods.recipes import recipes
 from emlab.methods.cellpose3 import (
     DIAMETER,
     SEGMENTER,

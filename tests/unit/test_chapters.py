@@ -75,7 +75,7 @@ def test_durations_are_measured_ones_or_budgets(monkeypatch):
     measured = {"cpu": {"04_end": {"seconds": 276.0, "hardware": "2 cores, made up"}}}
     monkeypatch.setattr(chapters, "_times", lambda: measured)
     assert chapters.duration("04_end", "cpu") == "4.6 min (measured: 2 cores, made up)"
-    assert chapters.duration("00_start", "cpu") == "at most 5.0 min"
+    assert chapters.duration("00_start", "cpu") == "at most 2.0 min"
     assert chapters.duration("00_start", "paper") == "hours"
 
 

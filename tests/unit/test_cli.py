@@ -142,7 +142,8 @@ def recipe(monkeypatch):
     calls = []
     card = SimpleNamespace(name="tiny", steps=2, seconds=1.0, evaluation={"loss": 0.5})
     monkeypatch.setattr(
-        "emlab.methods.recipes", lambda: {"tiny": lambda **given: calls.append(given) or card}
+        "emlab.methods.recipes.recipes",
+        lambda: {"tiny": lambda **given: calls.append(given) or card},
     )
     return calls
 

@@ -7,7 +7,8 @@ import torch
 from emlab import weights
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
-from emlab.methods import comparison, recipes
+from emlab.methods import comparison
+from emlab.methods.recipes import recipes
 from emlab.methods import comparison_priors as priors
 from emlab.methods.cellpose3 import load_restorer, load_segmenter
 from emlab.methods.comparison_material import (

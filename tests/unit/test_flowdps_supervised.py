@@ -7,7 +7,7 @@ from torch import nn
 
 from emlab.data.particles import draw_metadata
 from emlab.errors import InputError
-from emlab.methods import recipes
+from emlab.methods.recipes import recipes
 from emlab.methods.flowdps_priors import PhaseScale
 from emlab.methods.flowdps_supervised import Degradation, Restorer, load_restorer, paired_loss
 from emlab.models import build

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -14,9 +16,19 @@ import pytest
 
 from emlab.errors import InputError
 from emlab.report import Report
-from emlab.runner import chapter_path, chapters, exit_code, format_status, run_all, run_chapter
-from emlab.runner.fingerprint import fingerprint
-from emlab.runner.process import ERROR_LINES, _environment
+from emlab.runner import (
+    ChapterResult,
+    chapter_path,
+    chapters,
+    exit_code,
+    format_status,
+    run_all,
+    run_chapter,
+)
+from emlab.runner.fingerprint import code_hash, fingerprint
+from emlab.runner.process import ERROR_LINES, _environment, end_all
+from emlab.runner.reach import reached
+from emlab.runtime import REFERENCE_PROBE_SECONDS
 
 PARAMETERS = 'PROFILE = "cpu"\nSEED = 0\nDEVICE = "auto"\nOUT_DIR = "../runs/cpu"'
 GOOD = """
@@ -48,7 +60,7 @@ def write_notebook(path, *code, parameters=PARAMETERS):
 def write_bound(root, slug, maximum, profile="smoke"):
     path = root / "tests" / "expected" / profile / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    bound = {"error": {"max": maximum, "why": "measured when it was written"}}
+    bound = {"error": {"max": maximum, "data": [], "why": "measured when it was written"}}
     path.write_text(json.dumps({"bounds": bound}))
 
 
@@ -71,6 +83,7 @@ def wait_for(path, seconds=180):
 def stub(monkeypatch):
     """Replace papermill by a function that copies the notebook and records error = 0.4."""
     calls = []
+    monkeypatch.setattr("emlab.runner.execution.probe_machine", lambda: REFERENCE_PROBE_SECONDS)
 
     def execute(notebook, output, parameters, log, threads=None, timeout=None):
         calls.append(notebook.stem)
@@ -222,6 +235,84 @@ def test_all_chapters_run_after_a_failure_and_status_json_tells(tmp_path, stub):
     table = format_status(results).splitlines()
     assert table[0].split() == ["chapter", "result", "seconds", "peak", "MB", "numbers", "checked"]
     assert "  ValueError: broken" in table
+
+
+def test_the_status_tells_how_fast_the_machine_is(tmp_path, stub, monkeypatch):
+    monkeypatch.setattr("emlab.runner.execution.probe_machine", lambda: 3 * REFERENCE_PROBE_SECONDS)
+    write_notebook(tmp_path / "notebooks" / "00_good.ipynb", GOOD)
+    run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks")
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["times_reference"] == 3
+
+
+def test_when_time_is_short_what_changed_goes_first_and_the_rest_is_named(
+    tmp_path, stub, monkeypatch
+):
+    paths = [
+        write_notebook(tmp_path / "notebooks" / f"{slug}.ipynb", GOOD)
+        for slug in ("00_same", "01_quick", "02_other", "03_long")
+    ]
+    known = {
+        "00_same": {"scaled": 50.0, "code": code_hash(paths[0])},
+        "01_quick": {"scaled": 5.0, "code": code_hash(paths[1])},
+        "02_other": {"scaled": 20.0, "code": "0" * 64},
+        "03_long": {"scaled": 31.0, "code": "0" * 64},
+    }
+    monkeypatch.setattr("emlab.chapters._times", lambda: {"smoke": known})
+    results = run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks", minutes=0.5)
+    assert [item.status for item in results] == ["not run", "passed", "passed", "not run"]
+    assert stub == ["02_other", "01_quick"]
+    assert "unchanged, and no time was left" in results[0].problems[0]
+    assert exit_code(results) == 0
+    assert "00_same not run" in format_status(results)
+
+
+def test_chapters_run_side_by_side_and_share_the_cores(tmp_path, stub, monkeypatch):
+    seen, together = [], threading.Barrier(2, timeout=30)
+
+    def run(path, *_, threads=None, **__):
+        together.wait()
+        seen.append(threads)
+        return ChapterResult(path.stem, "smoke", "passed", 1.0)
+
+    monkeypatch.setattr("emlab.runner.execution.run_chapter", run)
+    monkeypatch.setattr("emlab.runner.execution.usable_cores", lambda: 4)
+    for slug in ("00_a", "01_b", "02_c", "03_d"):
+        write_notebook(tmp_path / "notebooks" / f"{slug}.ipynb", GOOD)
+    results = run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks")
+    assert [item.slug for item in results] == ["00_a", "01_b", "02_c", "03_d"]
+    assert seen == [2, 2, 2, 2]
+
+
+def test_all_that_runs_can_be_ended(tmp_path):
+    path = write_notebook(tmp_path / "notebooks" / "02_slow.ipynb", WAIT)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(run_chapter, path, "smoke", tmp_path)
+        kernel = wait_for(tmp_path / "pid")
+        end_all()
+        assert isinstance(run.exception(30), KeyboardInterrupt)
+    assert not is_alive(kernel)
+    assert [item.name for item in (tmp_path / "02_slow").iterdir()] == ["run.log"]
+
+
+def test_a_chapter_reaches_what_it_imports_and_nothing_else(tmp_path):
+    package = tmp_path / "emlab"
+    for name, text in {
+        "__init__": "",
+        "a/__init__": "",
+        "a/b": "def f():\n    from ..c import g\n    return 'blue_print'",
+        "c": "",
+        "d": "import emlab.c",
+    }.items():
+        (package / "a").mkdir(parents=True, exist_ok=True)
+        (package / f"{name}.py").write_text(text)
+    for name in ("blue_sky.toml", "red.toml", "recorded/00_x/n.json", "recorded/01_y/n.json"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    code = "if True:\n    %pip install emlab\nfrom emlab.a import b"
+    notebook = write_notebook(tmp_path / "00_x.ipynb", code)
+    found = {path.relative_to(package).as_posix() for path in reached(notebook, package)}
+    modules = {"__init__.py", "a/__init__.py", "a/b.py", "c.py"}
+    assert found == modules | {"blue_sky.toml", "recorded/00_x/n.json"}
 
 
 def test_chapters_are_found_by_slug_prefix_and_path(tmp_path, monkeypatch):

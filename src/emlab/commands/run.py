@@ -42,6 +42,18 @@ def run(
         int | None,
         typer.Option(min=1, help="Threads; default EMLAB_THREADS or the cores, at most 4."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Chapters side by side; default: one for every two cores, at most 4."
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Leave out chapters that do not end in this time; changed ones go first."
+        ),
+    ] = None,
     notebooks: Annotated[
         Path | None, typer.Option(help="Folder of the chapters.", show_default="notebooks/")
     ] = None,
@@ -72,6 +84,8 @@ def run(
         force=force,
         timeout=timeout,
         threads=threads,
+        jobs=jobs,
+        minutes=minutes,
         expected_dir=expected,
     )
     typer.echo(format_status(results))

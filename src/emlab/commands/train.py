@@ -33,7 +33,7 @@ def train(
     To use the result in place of the shipped weights, set EMLAB_WEIGHTS to its folder.
     """
     from emlab import weights
-    from emlab.methods import recipes
+    from emlab.methods.recipes import recipes
     from emlab.report import PROFILES
     from emlab.runtime import choose_device, choose_threads
 

@@ -33,7 +33,7 @@ METHOD = "cellpose3"
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.methods.recipes`."""
+    """Recipes by name; see `emlab.methods.recipes.recipes`."""
     return {name: partial(train_network, name) for name in read_settings(METHOD)["recipes"]}
 
 

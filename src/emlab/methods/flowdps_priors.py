@@ -75,7 +75,7 @@ def phase_scale() -> PhaseScale:
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.methods.recipes`."""
+    """Recipes by name; see `emlab.methods.recipes.recipes`."""
     return {"flowdps_flow": train_prior}
 
 

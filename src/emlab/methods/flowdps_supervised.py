@@ -125,7 +125,7 @@ def load_restorer(device: torch.device | str = "cpu") -> Restorer:
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.methods.recipes`."""
+    """Recipes by name; see `emlab.methods.recipes.recipes`."""
     return {NAME: train_restorer}
 
 

@@ -51,7 +51,7 @@ class Material:
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.methods.recipes`."""
+    """Recipes by name; see `emlab.methods.recipes.recipes`."""
     return {name: partial(train_prior, name) for name in read_settings("generalist")["recipes"]}
 
 

@@ -37,7 +37,7 @@ def gaussian_prior(device: torch.device | str = "cpu") -> GaussianPrior:
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.methods.recipes`."""
+    """Recipes by name; see `emlab.methods.recipes.recipes`."""
     names = read_settings("mtd")["recipes"]
     return {name: partial(train_prior, name) for name in names}
 

@@ -228,7 +228,7 @@ def make_matchers(
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.methods.recipes`."""
+    """Recipes by name; see `emlab.methods.recipes.recipes`."""
     return {name: partial(train_denoiser, name) for name in read_settings("tsm")["recipes"]}
 
 

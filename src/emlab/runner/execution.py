@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+from emlab.chapters import expected_seconds
 from emlab.errors import InputError
 from emlab.report import PROFILES, compare, load_metrics
-from emlab.runner.fingerprint import fingerprint
+from emlab.runner.fingerprint import changed, fingerprint
 from emlab.runner.lookup import PathLike, chapter_path, chapters
-from emlab.runner.process import execute
+from emlab.runner.process import end_all, execute
 from emlab.runner.status import ChapterResult, write_status
-from emlab.runtime import Stopwatch, atomic_path
+from emlab.runtime import (
+    REFERENCE_PROBE_SECONDS,
+    Stopwatch,
+    atomic_path,
+    probe_machine,
+    usable_cores,
+)
 
 
 def run_chapter(
@@ -104,9 +113,11 @@ def run_all(
     out_dir: PathLike = "runs",
     only: Sequence[PathLike] = (),
     notebooks: PathLike | None = None,
+    jobs: int | None = None,
+    minutes: float | None = None,
     **options: Any,
 ) -> list[ChapterResult]:
-    """Run chapters one after the other, go on after a failure, and write ``out_dir/status.json``.
+    """Run chapters, go on after a failure, and write ``out_dir/status.json``.
 
     Parameters
     ----------
@@ -114,19 +125,50 @@ def run_all(
         As in `run_chapter`.
     only
         Chapters to run; empty for all of them.
+    jobs
+        Chapters side by side, which share the cores; default: one for every two cores, at most 4.
+    minutes
+        Time there is: chapters that changed since their numbers were last published run first, and
+        none begins that is not expected to end in time.
     options
         Further arguments of `run_chapter`.
     """
     paths = [chapter_path(name, notebooks) for name in only] or chapters(notebooks)
     root = Path(out_dir).expanduser().resolve()
-    results: list[ChapterResult] = []
-    for path in paths:
-        print(f"{path.stem} ({profile}) ...", file=sys.stderr, flush=True)
-        result = run_chapter(path, profile, root, notebooks=notebooks, **options)
-        print(f"{path.stem} {result.status} in {result.seconds:.1f} s", file=sys.stderr, flush=True)
-        results.append(result)
-        write_status(root, results)
-    return results
+    watch, cores, writing = Stopwatch(), usable_cores(), Lock()
+    jobs = max(1, min(jobs or min(cores // 2, 4), len(paths)))
+    if jobs > 1 and options.get("threads") is None:
+        options["threads"] = max(1, cores // jobs)
+    probe = probe_machine()
+    results: dict[Path, ChapterResult] = {}
+
+    new = {path for path in paths if minutes is None or changed(path, profile)}
+
+    def run(path: Path) -> None:
+        expected = expected_seconds(path.stem, profile) * probe / REFERENCE_PROBE_SECONDS
+        if minutes is not None and watch.seconds + expected > 60 * minutes:
+            state = "changed" if path in new else "unchanged"
+            problem = f"{state}, and no time was left: it takes about {expected:.0f} s here"
+            result = ChapterResult(path.stem, profile, "not run", 0.0, problems=[problem])
+        else:
+            print(f"{path.stem} ({profile}) ...", file=sys.stderr, flush=True)
+            result = run_chapter(path, profile, root, notebooks=notebooks, **options)
+        with writing:
+            results[path] = result
+            took = f"in {result.seconds:.1f} s" if result.seconds else f"({result.problems[0]})"
+            print(f"{path.stem} {result.status} {took}", file=sys.stderr, flush=True)
+            write_status(root, [results[p] for p in paths if p in results], probe)
+
+    order = sorted(paths, key=lambda path: path not in new)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in [pool.submit(run, path) for path in order]:
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
+    return [results[path] for path in paths]
 
 
 def _judge(

@@ -11,21 +11,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import emlab
 from emlab import data
+from emlab.chapters import published
+from emlab.runner.reach import PACKAGE, reached
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "matplotlib")
 
 
 def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
-    """Return a hash of the notebook, the package and its weights, parameters, libraries and data.
+    """Return a hash of the notebook, the code it reaches, its weights, parameters and data.
 
     Data sets enter by name, and whether and where they are: their bytes are fixed by the registry,
-    which is part of the package, and checked when they are loaded.
+    and checked when they are loaded.
     """
     state = {
-        "notebook": hashlib.sha256(notebook.read_bytes()).hexdigest(),
-        "package": _hash_folder(Path(emlab.__file__).parent),
+        "code": code_hash(notebook),
         "weights": _hash_folder(Path(os.environ.get("EMLAB_WEIGHTS") or os.devnull)),
         "parameters": {name: parameters[name] for name in sorted(parameters)},
         "libraries": [platform.python_version(), *map(_version, LIBRARIES)],
@@ -33,6 +33,20 @@ def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
         "data": {name: data.available(name) for name in sorted(data.records())},
     }
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def code_hash(notebook: Path) -> str:
+    """Return a hash of a notebook and of all that it reaches in the package."""
+    digest = hashlib.sha256(notebook.read_bytes())
+    for file in reached(notebook):
+        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def changed(notebook: Path, profile: str) -> bool:
+    """Return whether a chapter differs from the one whose numbers were last published."""
+    return code_hash(notebook) != published(notebook.stem, profile).get("code")
 
 
 def _hash_folder(folder: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import emlab
+from emlab.chapters import shipped
 from emlab.errors import InputError
 
 PathLike = str | os.PathLike[str]
@@ -24,10 +24,11 @@ def notebooks_folder(folder: PathLike | None = None) -> Path:
             raise InputError(f"{folder} is not a folder; give the one that holds the notebooks")
         return Path(folder).resolve()
     here = Path.cwd()
-    package = Path(emlab.__file__).parent
-    for place in (here, *here.parents, package):
+    for place in (here, *here.parents):
         if any((place / "notebooks").glob("[0-9][0-9]_*.ipynb")):
             return (place / "notebooks").resolve()
+    for chapter in shipped():
+        return chapter.parent
     raise InputError(
         "no notebooks/ folder here or above; make one with `emlab notebooks copy notebooks`"
     )

@@ -20,6 +20,16 @@ MAX_DEFAULT_THREADS = 4
 ERROR_LINES = 8
 _THREAD_VARIABLES = ("EMLAB_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+_running: set[subprocess.Popen[bytes]] = set()
+_interrupted: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """End every notebook that runs; in the threads that wait for them it is a KeyboardInterrupt."""
+    for child in list(_running):
+        _interrupted.add(child)
+        _end(child)
+
 
 def execute(
     notebook: Path,
@@ -50,7 +60,9 @@ def execute(
     """
     for module in ("papermill", "ipykernel"):
         if importlib.util.find_spec(module) is None:
-            raise InputError(f"running a chapter needs {module}: pip install 'emlab[notebooks]'")
+            raise InputError(
+                f"running a chapter needs {module}: pip install 'emlab-book[notebooks]'"
+            )
     progress = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="emlab-run-") as scratch, open(log, "wb") as log_stream:
         error = Path(scratch, "error.json")
@@ -73,12 +85,16 @@ def execute(
             stderr=None if progress else log_stream,
             start_new_session=True,
         )
+        _running.add(child)
         try:
             status = child.wait(timeout)
         except subprocess.TimeoutExpired:
             return [f"stopped after {timeout:g} s (time-out)"]
         finally:
+            _running.discard(child)
             _end(child)
+        if child in _interrupted:
+            raise KeyboardInterrupt
         if error.is_file():
             return _describe(json.loads(error.read_text(encoding="utf-8")))
     if status == 0:
@@ -107,7 +123,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     for name in _THREAD_VARIABLES:
         if threads is not None or not environment.get(name):
             environment[name] = count
-    for name in ("EMLAB_MIRROR", "EMLAB_CACHE", "EMLAB_WEIGHTS"):
+    for name in ("EMLAB_MIRROR", "EMLAB_CACHE", "EMLAB_WEIGHTS", "EMLAB_EXPECTED"):
         if environment.get(name):
             environment[name] = str(Path(environment[name]).expanduser().resolve())
     if environment.get("PYTHONPATH"):

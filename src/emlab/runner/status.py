@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emlab.report import format_table
-from emlab.runtime import atomic_path
+from emlab.runtime import REFERENCE_PROBE_SECONDS, atomic_path
 
 FAILED, REGRESSED = 1, 4
 
@@ -25,7 +25,7 @@ class ChapterResult:
         Which chapter, and at which scale.
     status
         ``"passed"``; ``"failed"`` (an error, a time-out, no numbers); ``"regressed"`` (it ran, but
-        a number broke its bound).
+        a number broke its bound); ``"not run"`` (there was no time left).
     seconds
         Time from start to end, kernel included; of the earlier run if it was not repeated.
     peak_memory_mb
@@ -77,14 +77,18 @@ def format_status(results: Sequence[ChapterResult]) -> str:
 
 
 def exit_code(results: Sequence[ChapterResult]) -> int:
-    """Return 0 if all passed, 1 if a chapter failed, 4 if all ran but a number regressed."""
+    """Return 0 if all that ran passed, 1 if a chapter failed, 4 if a number regressed."""
     if any(item.status == "failed" for item in results):
         return FAILED
-    return 0 if all(item.passed for item in results) else REGRESSED
+    return REGRESSED if any(item.status == "regressed" for item in results) else 0
 
 
-def write_status(out_dir: Path, results: Sequence[ChapterResult]) -> Path:
-    """Write status.json; chapters of the same profile that were not run now keep their entry."""
+def write_status(out_dir: Path, results: Sequence[ChapterResult], probe: float) -> Path:
+    """Write status.json; chapters of the same profile that were not run now keep their entry.
+
+    ``probe_seconds`` is what `emlab.runtime.probe_machine` measured, ``times_reference`` how much
+    slower than the reference machine that is.
+    """
     path = out_dir / "status.json"
     entries = {
         slug: entry
@@ -96,6 +100,8 @@ def write_status(out_dir: Path, results: Sequence[ChapterResult]) -> Path:
         "schema": 1,
         "profile": results[0].profile,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "probe_seconds": round(probe, 4),
+        "times_reference": round(probe / REFERENCE_PROBE_SECONDS, 3),
         "chapters": dict(sorted(entries.items())),
     }
     with atomic_path(path) as temporary:

@@ -1,0 +1,98 @@
+"""Which code and packaged files a chapter can reach, read from the imports; nothing is executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import emlab
+
+PACKAGE = Path(emlab.__file__).parent
+_MAGIC = re.compile(r"^\s*[%!].*$", flags=re.MULTILINE)
+_DATA = (".toml", ".json", ".safetensors", ".css", ".js")
+
+
+def reached(notebook: Path, package: Path = PACKAGE) -> list[Path]:
+    """Return the files of the package that a notebook can reach, sorted.
+
+    Modules by their imports, also those inside functions. Settings and weights count where the
+    first word of their name begins a string in the notebook or in a reached module, recordings
+    where they are of this chapter: rather one too many than one too few.
+    """
+    text = _code(notebook)
+    modules: set[Path] = set()
+    waiting = set(_files_of(ast.parse(text), ("notebook",), package))
+    while waiting:
+        file = waiting.pop()
+        modules.add(file)
+        place = ("emlab", *file.relative_to(package).with_suffix("").parts)
+        waiting |= set(_files_of(_parsed(file), place, package)) - modules
+    texts = text + "".join(_read(file) for file in modules)
+    words = set(re.findall(r"""["']([a-z0-9]+)""", texts))
+    data = [
+        file
+        for file in package.rglob("*")
+        if file.suffix in _DATA
+        and file.name != "chapter_times.json"  # holds what is made from this
+        and (
+            file.parent.name == notebook.stem
+            if "recorded" in file.relative_to(package).parts
+            else file.stem.split("_")[0] in words
+        )
+    ]
+    return sorted([*modules, *data])
+
+
+def imported(tree: ast.AST, place: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything that is imported; relative names are resolved.
+
+    ``from emlab.x import y`` yields ``emlab.x`` and ``emlab.x.y``, since y may be a module;
+    ``place`` holds the parts of the importing module's own name.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(place[: len(place) - node.level]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module or ""]))
+            yield node.lineno, module
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def _files_of(tree: ast.AST, place: tuple[str, ...], package: Path) -> Iterator[Path]:
+    for _, module in imported(tree, place):
+        parts = module.split(".")
+        if parts[0] != "emlab":
+            continue
+        for length in range(1, len(parts) + 1):
+            inside = package.joinpath(*parts[1:length])
+            for file in (inside.with_suffix(".py"), inside / "__init__.py"):
+                if file.is_file() and package in file.parents:
+                    yield file
+
+
+@cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(_read(file), filename=str(file))
+
+
+@cache
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _code(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    # An indented magic is the only line of its block in a first cell.
+    return "\n".join(
+        _MAGIC.sub(lambda line: line[0][: _indent(line[0])] + "pass", s) for s in sources
+    )
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
