@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv .venv; \
 	fi
 	@$(PIP) torch setuptools
-	@$(PIP) --no-build-isolation -e '.[notebooks,book,train,volumes,folders,cryoem,peers,test]'
+	@$(PIP) --no-build-isolation -e '.[notebooks,book,volumes,folders,cryoem,peers,test]'
 	@touch $@
 
 book: $(READY) ## run every chapter in PROFILE, check its numbers, build the book

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
 
 from tools.environments import ROOT, copy_tree, make_environment, plain_environment
+from tools.release import NAME, REPOSITORY, TAG
 
 # What Colab has before the first cell, as far as a chapter may count on it.
 SHIPPED = ("torch", "numpy", "matplotlib", "ipywidgets", "ipykernel", "pip", "setuptools")
@@ -57,28 +57,27 @@ def link(names: Iterable[str], folder: Path) -> Path:
     return folder
 
 
-def tagged_copy(folder: Path) -> dict[str, str]:
-    """Copy this tree into a repository that has the release's tag.
+def published_copy(folder: Path, tag: str = TAG) -> dict[str, str]:
+    """Copy this tree into a repository that has the release's tag, or another one.
 
     Returns
     -------
     dict
         Variables under which git takes the published repository from there.
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     copy_tree(folder)
     who = ["-c", "user.name=emlab", "-c", "user.email=emlab", "-c", "core.compression=0"]
     for words in (
         ["init", "-q"],
         ["add", "-A", "-f"],
         [*who, "commit", "-q", "-m", "this tree"],
-        ["tag", f"v{project['version']}"],
+        ["tag", tag],
     ):
         subprocess.run(["git", "-C", str(folder), *words], check=True)
     return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{folder.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": project["urls"]["Repository"],
+        "GIT_CONFIG_VALUE_0": REPOSITORY,
     }
 
 
@@ -89,15 +88,17 @@ class Colab:
     ----------
     folder
         Must be empty.
+    tag
+        The tag that the published repository has.
     offline
         Let environments see everything that this interpreter sees, except emlab, and forbid pip
         the network: tells less, but needs none.
     """
 
-    def __init__(self, folder: Path, offline: bool = False) -> None:
+    def __init__(self, folder: Path, offline: bool = False, tag: str = TAG) -> None:
         self.folder, self.offline = folder, offline
-        self.variables = tagged_copy(folder / "repository")
-        names = {d.name for d in importlib.metadata.distributions()} - {"emlab"}
+        self.variables = published_copy(folder / "repository", tag)
+        names = {d.name for d in importlib.metadata.distributions()} - {NAME}
         self.seen = link(names if offline else closure(SHIPPED), folder / "shipped")
         if offline:
             self.variables |= {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}

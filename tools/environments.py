@@ -36,7 +36,7 @@ def build_wheel(folder: Path) -> Path:
     """Build the wheel of this tree without network; returns its path in the folder."""
     source = copy_tree(folder / "source")
     pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(folder), str(source))
-    (wheel,) = folder.glob("emlab-*.whl")
+    (wheel,) = folder.glob("*.whl")
     return wheel
 
 

@@ -15,15 +15,11 @@ from tools.book import notebooks
 from tools.book.markdown import PLACEHOLDER, table
 from tools.book.markdown import filled as with_numbers
 from tools.book.runs import Runs
+from tools.release import BRANCH, PLACE
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- emlab:chapters -->\n).*?(<!-- /emlab:chapters -->)", flags=re.DOTALL)
-
-
-def repository() -> str:
-    """Return the address of the repository, from pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["urls"]["Repository"]
+ON_BINDER = "00_start_here"
 
 
 def chapters_table(runs: Runs) -> str:
@@ -41,7 +37,7 @@ def chapters_table(runs: Runs) -> str:
                 f"[{notebooks.title(runs.notebook(slug))}](notebooks/{slug}.ipynb)",
                 sentence(templates.get(slug, ""), metrics.get("values", {})),
                 f"{metrics['seconds']:.0f} s" if metrics else "not measured",
-                _badge(slug),
+                badges(slug),
             ]
         )
     return table(["chapter", f"measured ({runs.profile} profile)", "time", ""], rows)
@@ -77,11 +73,16 @@ def _hardware(metrics: dict[str, Any]) -> str:
     return graphics or f"{place['cores']} cores, {place['cpu']}"
 
 
-def _badge(slug: str) -> str:
-    place = repository().removeprefix("https://github.com/")
-    target = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{slug}.ipynb"
+def badges(slug: str) -> str:
+    """Return the badges that open a chapter elsewhere; Binder has the memory for the first one."""
+    path = f"{PLACE}/blob/{BRANCH}/notebooks/{slug}.ipynb"
+    target = f"https://colab.research.google.com/github/{path}"
     picture = "https://colab.research.google.com/assets/colab-badge.svg"
-    return f"[![Open {slug} in Colab]({picture})]({target})"
+    found = f"[![Open {slug} in Colab]({picture})]({target})"
+    if slug == ON_BINDER:
+        target = f"https://mybinder.org/v2/gh/{PLACE}/{BRANCH}?labpath=notebooks%2F{slug}.ipynb"
+        found += f" [![Open {slug} in Binder](https://mybinder.org/badge_logo.svg)]({target})"
+    return found
 
 
 def main() -> int:

@@ -2,9 +2,11 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+DISTRIBUTION = "emlab-book"  # what is installed; another project is called emlab on the index
+
 try:
-    __version__ = version("emlab")
+    __version__ = version(DISTRIBUTION)
 except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["__version__"]
+__all__ = ["DISTRIBUTION", "__version__"]

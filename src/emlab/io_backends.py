@@ -182,7 +182,7 @@ def _zarr() -> Any:
     try:
         import zarr
     except ImportError as problem:
-        raise InputError("zarr is not installed; pip install 'emlab[volumes]'") from problem
+        raise InputError("zarr is not installed; pip install 'emlab-book[volumes]'") from problem
     return zarr
 
 

@@ -10,8 +10,8 @@ suffix            read                                          written
                   an image (H, W) is one slice                  also an image (H, W)
 ================  ============================================  ===================================
 
-Zarr needs ``pip install 'emlab[volumes]'``. A volume that is being written lies hidden beside its
-final name and gets that name when it is complete.
+Zarr needs ``pip install 'emlab-book[volumes]'``. A volume that is being written lies hidden beside
+its final name and gets that name when it is complete.
 """
 
 from __future__ import annotations

@@ -155,6 +155,6 @@ def _distributed() -> Any:
         import distributed
     except ImportError as problem:
         raise InputError(
-            "--workers and --scheduler need Dask; pip install 'emlab[folders]'"
+            "--workers and --scheduler need Dask; pip install 'emlab-book[folders]'"
         ) from problem
     return distributed

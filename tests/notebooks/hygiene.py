@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib
-from pathlib import Path
 from typing import Any
+
+from tools.new_method import SLUG, TEMPLATE
 
 MAX_CODE_LINES = 16
 PARAMETERS = {"PROFILE": "cpu", "SEED": 0, "DEVICE": "auto", "OUT_DIR": "../runs/cpu"}
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-RELEASE = f"{PROJECT['urls']['Repository']}@v{PROJECT['version']}"
+INSTALL = re.search(
+    r"```python hide-input\n(.*?)\n```", (TEMPLATE / "chapter.md").read_text("utf-8"), re.DOTALL
+)[1]
 FORBIDDEN = {
     r"pip3? +install[^\n]*\btorch\b": "installs torch, which breaks Colab's own",
     r"(?<![\w.])/(?:work|home|root|Users|tmp)/": "has a path of somebody's machine",
@@ -53,12 +54,11 @@ def _opening(cells: list[dict[str, Any]], slug: str) -> list[str]:
     title = cells[0]["cell_type"] == "markdown" and _text(cells[0]).startswith("# ")
     found = [] if title else ["the first cell is not a markdown title"]
     first_code = next((_text(cell) for cell in cells if cell["cell_type"] == "code"), "")
-    if "emlab" not in first_code or "install" not in first_code:
-        found.append("the first code cell does not install emlab where it is missing (Colab)")
-    if not re.search(r"%pip install -q -c kept\.txt .*@ git\+" + re.escape(RELEASE), first_code):
-        found.append(f"the first code cell does not install {RELEASE} and keep torch and NumPy")
-    if f'introduce("{slug}")' not in first_code:
-        found.append(f'the first code cell does not end with introduce("{slug}")')
+    # A chapter adds what else it needs: extras of emlab, and packages before it.
+    plain = re.sub(r"\[[\w,]+\](?= @ )", "", first_code)
+    plain = re.sub(r"(?<=kept\.txt )[\w ]*(?=\"\{book\})", "", plain)
+    if plain != INSTALL.replace(SLUG, slug):
+        found.append("the first code cell is not that of tools/template/chapter.md")
     return found
 
 

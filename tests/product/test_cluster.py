@@ -172,13 +172,11 @@ def test_volume_block_by_block(cluster, tmp_path):
 
 
 def test_a_recipe_is_trained_by_two_processes(tmp_path):
-    """`accelerate launch` starts the command as it is; the first process writes."""
-    pytest.importorskip("accelerate")
+    """`torchrun` starts the command as it is; the first process writes."""
     emlab = Path(sys.executable).with_name("emlab")
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
-        *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
-        *("--dynamo_backend", "no", "--main_process_port", "0", str(emlab), "train"),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--local-addr", "127.0.0.1", "--nproc-per-node", "2", str(emlab), "train"),
         *("mtd_gaussian_mlp", "--profile", "smoke", "--device", "cpu", "--out", str(tmp_path)),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "EMLAB_THREADS": "1"}

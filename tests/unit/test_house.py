@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tools import layers, new_method, public, readme
+from tools import layers, new_method, public, readme, release
 from tools.book import api, notebooks, scorecard
 from tools.book.runs import Runs
 
@@ -165,8 +165,8 @@ def test_pins_are_the_complete_environment_and_nothing_else(
     project: dict, pins: dict[str, str]
 ) -> None:
     """Only what CUDA builds of torch add is not listed: torch itself pins it exactly."""
-    needed = closure("emlab", tuple(project["optional-dependencies"])) | {"setuptools"}
-    listed = {n for n in needed if not n.startswith(("nvidia-", "cuda-", "triton"))} - {"emlab"}
+    needed = closure(release.NAME, tuple(project["optional-dependencies"])) | {"setuptools"}
+    listed = {n for n in needed if not n.startswith(("nvidia-", "cuda-", "triton", release.NAME))}
     assert set(pins) == listed
     installed = {name: metadata.version(name).split("+")[0] for name in listed}
     assert installed == pins

@@ -9,7 +9,7 @@ METHODS = ("generalist", "tsm", "flowdps", "mtd", "cellpose3", "start_here")
 # What takes a tenth of a second or more each. scipy and skimage themselves load their parts when
 # they are used; torch is what the priors are made of, and is counted apart by `make bench`.
 HEAVY = ("scipy.", "skimage.", "matplotlib", "PIL", "mrcfile", "tifffile", "jsonschema", "zarr")
-HEAVY += ("h5py", "dask", "distributed", "accelerate", "gemmi", "bm3d", "pywt", "pandas", "IPython")
+HEAVY += ("h5py", "dask", "distributed", "gemmi", "bm3d", "pywt", "pandas", "IPython")
 LIGHT = ("scipy.version", "scipy.__config__")
 SCRIPT = """
 import sys

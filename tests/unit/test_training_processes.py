@@ -74,26 +74,16 @@ torch.manual_seed(rank)
 run("plain", regress, nn.Linear(36, 1), one_image)
 """
 
-LAUNCHERS = {
-    "torchrun": [
-        "torch.distributed.run",
-        *("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"),
-    ],
-    "accelerate": [
-        "accelerate.commands.launch",
-        *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
-        *("--dynamo_backend", "no", "--main_process_port", "0"),
-    ],
-}
+LAUNCHER = ("torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1")
+LAUNCHER += ("--nproc-per-node", "2")
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
-def launched(request, tmp_path_factory):
-    """Folder and standard error of the script under one launcher."""
-    pytest.importorskip(LAUNCHERS[request.param][0].split(".")[0])
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """Folder and standard error of the script under ``torchrun``."""
+    folder = tmp_path_factory.mktemp("torchrun")
     (folder / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", *LAUNCHERS[request.param], str(folder / "script.py")]
+    command = [sys.executable, "-m", *LAUNCHER, str(folder / "script.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"

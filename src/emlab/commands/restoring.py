@@ -110,7 +110,7 @@ def check_output(out: Path, source: Path, *, volume: bool) -> None:
         kind = "a volume" if volume else "an image"
         raise InputError(f"{out}: cannot write {kind} as {suffix!r}; use {', '.join(known)}")
     if suffix == ".zarr" and find_spec("zarr") is None:
-        raise InputError("zarr is not installed; pip install 'emlab[volumes]'")
+        raise InputError("zarr is not installed; pip install 'emlab-book[volumes]'")
     if (out.is_dir() and suffix != ".zarr") or (out.parent.exists() and not out.parent.is_dir()):
         raise InputError(f"cannot write {out}: give a file name in a folder")
     if out.resolve() == source.resolve():

@@ -272,12 +272,12 @@ def read_star(path: Path | str) -> dict[str, dict[str, list[str]]]:
     Raises
     ------
     InputError
-        gemmi is missing (``pip install 'emlab[cryoem]'``), or the file is no STAR file.
+        gemmi is missing (``pip install 'emlab-book[cryoem]'``), or the file is no STAR file.
     """
     try:
         from gemmi import cif
     except ImportError as error:
-        raise InputError("STAR files need gemmi; pip install 'emlab[cryoem]'") from error
+        raise InputError("STAR files need gemmi; pip install 'emlab-book[cryoem]'") from error
     try:
         document = cif.read(str(path))
     except (RuntimeError, ValueError, OSError) as error:

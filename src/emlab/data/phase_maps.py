@@ -94,13 +94,14 @@ def project(
     Raises
     ------
     InputError
-        torch-fourier-slice is missing (``pip install 'emlab[cryoem]'``), or the volume is no cube.
+        torch-fourier-slice is missing (``pip install 'emlab-book[cryoem]'``), or the volume is
+        no cube.
     """
     try:
         from torch_fourier_slice import project_3d_to_2d
     except ImportError as error:
         raise InputError(
-            "projections need torch-fourier-slice; pip install 'emlab[cryoem]'"
+            "projections need torch-fourier-slice; pip install 'emlab-book[cryoem]'"
         ) from error
     if volume.ndim != 3 or len(set(volume.shape)) != 1:
         raise InputError(f"projections need a cube, got {tuple(volume.shape)}")

@@ -66,7 +66,7 @@ def potential(
     Raises
     ------
     InputError
-        The packages are missing (``pip install 'emlab[cryoem]'``), the file holds no atoms, or
+        The packages are missing (``pip install 'emlab-book[cryoem]'``), the file holds no atoms, or
         more than 2 % of the atoms lie outside the box (fewer are left out).
     """
     if box < 8 or box % 2 or oversampling < 1 or pixel_size_angstrom <= 0:
@@ -113,7 +113,7 @@ def read_atoms(
     try:
         import gemmi
     except ImportError as error:
-        raise InputError("atomic models need gemmi; pip install 'emlab[cryoem]'") from error
+        raise InputError("atomic models need gemmi; pip install 'emlab-book[cryoem]'") from error
     if not Path(model_path).is_file():
         raise InputError(f"there is no atomic model {model_path}; check its name")
     try:
@@ -223,7 +223,8 @@ def _draw(
         )
     except ImportError as error:
         raise InputError(
-            "potentials need torch-calculate-electrostatic-potential; pip install 'emlab[cryoem]'"
+            "potentials need torch-calculate-electrostatic-potential; "
+            "pip install 'emlab-book[cryoem]'"
         ) from error
     grid = GridConfig(
         (box,) * 3,

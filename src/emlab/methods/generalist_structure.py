@@ -39,7 +39,7 @@ def neuron_labels(corner: tuple[int, int, int], shape: tuple[int, int, int]) -> 
     try:
         h5py = import_module("h5py")
     except ImportError:
-        raise InputError("h5py is not installed; pip install 'emlab[volumes]'") from None
+        raise InputError("h5py is not installed; pip install 'emlab-book[volumes]'") from None
     place = tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))
     with h5py.File(io.BytesIO(gzip.decompress(path.read_bytes()))) as file:
         pieces, body = file["stack"][place], file["transforms"][:]

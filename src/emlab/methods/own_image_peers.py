@@ -62,7 +62,11 @@ def _needs_white(question: Question) -> str:
 
 def _installed(module: str, shown: str) -> Callable[[Question], str]:
     def missing(question: Question) -> str:
-        return "" if find_spec(module) else f"{shown} is not installed; pip install 'emlab[peers]'"
+        return (
+            ""
+            if find_spec(module)
+            else f"{shown} is not installed; pip install 'emlab-book[peers]'"
+        )
 
     return missing
 

@@ -200,7 +200,7 @@ def simulate_micrograph(
     ------
     InputError
         A volume that is no cube, or torch-fourier-slice is missing (``pip install
-        'emlab[cryoem]'``).
+        'emlab-book[cryoem]'``).
     """
     if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] % 2:
         raise InputError(f"a micrograph needs a cubic volume of even side, got {volume.shape}")

@@ -269,4 +269,4 @@ def _optional(module: str) -> ModuleType:
         return import_module(module)
     except ImportError:
         name = {"pywt": "PyWavelets"}.get(module, "bm3d")
-        raise InputError(f"{name} is not installed; pip install 'emlab[peers]'") from None
+        raise InputError(f"{name} is not installed; pip install 'emlab-book[peers]'") from None

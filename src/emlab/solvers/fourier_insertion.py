@@ -51,13 +51,13 @@ def insert_slices(
     ------
     InputError
         Shapes that do not belong together, or torch-fourier-slice is missing (``pip install
-        'emlab[cryoem]'``).
+        'emlab-book[cryoem]'``).
     """
     try:
         from torch_fourier_slice import insert_central_slices_rfft_3d
     except ImportError as error:
         raise InputError(
-            "reconstructions need torch-fourier-slice; pip install 'emlab[cryoem]'"
+            "reconstructions need torch-fourier-slice; pip install 'emlab-book[cryoem]'"
         ) from error
     n, side = images.shape[0], images.shape[-1]
     if images.shape != (n, side, side) or side % 2 or rotations.shape != (n, 3, 3) or not n:

@@ -58,7 +58,7 @@ def train(
 ) -> TrainingResult:
     """Minimise ``loss(model, batch, generator)`` over batches drawn from `images`.
 
-    Runs under ``torchrun`` or ``accelerate launch`` without change: each process draws its share
+    Runs under ``torchrun`` without change: each process draws its share
     of the batch, gradients are averaged, process 0 evaluates and writes checkpoints, all of them
     stop after the same step. Resuming bit for bit needs the same number of processes.
 
