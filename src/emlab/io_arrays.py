@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,14 +60,16 @@ class RawArray:
         missing = offset + math.prod(shape) * self.dtype.itemsize - path.stat().st_size
         if missing > 0:
             raise OSError(f"{missing} bytes are missing at its end")
-        self._handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        mode = os.O_RDWR if writable else os.O_RDONLY
+        self._handle = os.open(path, mode | getattr(os, "O_BINARY", 0))
+        self._seeking = threading.Lock()  # where the system cannot read by position
 
     def read(self, box: Box) -> np.ndarray:
         """Return a copy of a box."""
         values = np.empty([part.stop - part.start for part in box], self.dtype)
         for row, position in self._rows(values, box):
             while len(row):
-                count = os.preadv(self._handle, [row], position)
+                count = self._read_at(row, position)
                 if count == 0:
                     raise OSError("it ends too early")
                 row, position = row[count:], position + count
@@ -77,7 +80,7 @@ class RawArray:
         stored = np.ascontiguousarray(values, self.dtype)
         for row, position in self._rows(stored, box):
             while len(row):
-                count = os.pwrite(self._handle, row, position)
+                count = self._write_at(row, position)
                 row, position = row[count:], position + count
 
     def flush(self) -> None:
@@ -89,6 +92,22 @@ class RawArray:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def _read_at(self, row: memoryview, position: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._handle, [row], position)
+        with self._seeking:  # Windows
+            os.lseek(self._handle, position, os.SEEK_SET)
+            found = os.read(self._handle, len(row))
+        row[: len(found)] = found
+        return len(found)
+
+    def _write_at(self, row: memoryview, position: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._handle, row, position)
+        with self._seeking:
+            os.lseek(self._handle, position, os.SEEK_SET)
+            return os.write(self._handle, row)
 
     def _rows(self, values: np.ndarray, box: Box) -> Iterator[tuple[memoryview, int]]:
         """Contiguous runs of bytes of the box: where in memory, and where in the file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -94,22 +93,24 @@ def has_fast_bfloat16(device: torch.device | str) -> bool:
     import torch
 
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = " ".join(_cpuinfo("flags")[:1])
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def usable_cores() -> int:
     """Return the physical cores that this process may use (logical ones where that is unknown)."""
+    import psutil  # type: ignore[import-untyped]
+
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ids = zip(_cpuinfo("physical id"), _cpuinfo("core id"), strict=False)
-    return min(len(set(ids)) or 64, allowed or 1)
+    return min(len(set(ids)) or psutil.cpu_count(logical=False) or 64, allowed or 1)
 
 
 def _cpuinfo(key: str) -> list[str]:
-    """Return the values of a field of /proc/cpuinfo, one per logical core; empty elsewhere."""
+    """Return the values of a field of Linux's /proc/cpuinfo, one per logical core; else empty."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     pairs = (line.partition(":") for line in lines)
@@ -159,6 +160,12 @@ def _git_commit() -> str:
 
 def peak_memory_mb() -> float:
     """Return the largest resident memory of this process so far, in megabytes (2**20 bytes)."""
+    try:
+        import resource
+    except ImportError:  # Windows, where psutil knows it
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
@@ -198,7 +205,7 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> MemoryWatch:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         self._process = psutil.Process()
         self._before = self._most = self._process.memory_info().rss
@@ -283,7 +290,7 @@ def disk_error(problem: OSError, path: Path) -> Exception:
 
 
 def _flush(path: Path) -> None:
-    with open(path, "rb") as stream:
+    with open(path, "r+b") as stream:  # Windows flushes only what it may write to
         os.fsync(stream.fileno())
 
 

@@ -159,5 +159,5 @@ def test_wrong_input_is_refused(clean):
 )
 def test_missing_extras_are_named(module, call, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=r"emlab\[peers\]"):
+    with pytest.raises(InputError, match=r"emlab-book\[peers\]"):
         call()

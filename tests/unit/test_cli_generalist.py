@@ -357,7 +357,7 @@ def test_zarr_goes_in_and_comes_out(emlab, tmp_path, sections):
 
 def test_without_zarr_the_extra_is_named(emlab, volume, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(emlab, "isotropic", volume, "out.zarr", [], "pip install 'emlab[volumes]'")
+    refused(emlab, "isotropic", volume, "out.zarr", [], "pip install 'emlab-book[volumes]'")
 
 
 # Refusing: one line, exit status 2, and no file

@@ -199,7 +199,7 @@ def test_zarr_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zarr", None)
     (tmp_path / "a.zarr").mkdir()
     for action in (open_volume, lambda path: create_volume(path.with_name("b.zarr"), (2, 2, 2))):
-        with pytest.raises(InputError, match=r"pip install 'emlab\[volumes\]'"):
+        with pytest.raises(InputError, match=r"pip install 'emlab-book\[volumes\]'"):
             action(tmp_path / "a.zarr")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,9 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from emlab.cli import main as emlab
 from tools.book.runs import Runs
 from tools.book.stage import stage
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
@@ -38,12 +44,12 @@ def main() -> int:
     code = 0 if options.no_run else _run_chapters(options.profile, out)
     if code in INTERRUPTED:
         return code
-    with _alone() as lock:
+    with _alone() as held:
         digest = hashlib.sha256(stage(Runs(ROOT, options.profile, out), BUILD / "stage").encode())
         for file in sorted((ROOT / "src").rglob("*.py")):  # the reference pages are made from them
             digest.update(file.read_bytes())
         digest.update((ROOT / "constraints.txt").read_bytes())
-        built = _build(digest.hexdigest(), lock)
+        built = _build(digest.hexdigest(), held)
     return code or built
 
 
@@ -54,19 +60,24 @@ def _run_chapters(profile: str, out: Path) -> int:
 
 
 @contextmanager
-def _alone() -> Iterator[int]:
-    """Wait until no other build goes on; yields the lock, for the processes of this one to hold."""
+def _alone() -> Iterator[list[int]]:
+    """Wait until no other build goes on; yields what processes of this one inherit, to hold it."""
     BUILD.mkdir(exist_ok=True)
-    with (BUILD / "book.lock").open("w") as lock:
+    place = BUILD / "book.lock"
+    if fcntl is None:
+        with FileLock(place):
+            yield []
+        return
+    with place.open("w") as stream:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("Another build has not ended yet; waiting for it ...", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield [stream.fileno()]
 
 
-def _build(digest: str, lock: int) -> int:
+def _build(digest: str, held: list[int]) -> int:
     """Build aside, then exchange the book: a build that fails or is killed leaves the one before.
 
     Such a build is not built upon either: Sphinx warns of a page only when it reads it.
@@ -81,8 +92,8 @@ def _build(digest: str, lock: int) -> int:
     WORK.mkdir(exist_ok=True)
     unfinished.touch()
     _forget_what_moved(BUILD / "stage")
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    command = [str(jupyter_book), "build", str(BUILD / "stage"), "--path-output", str(WORK)]
+    program = shutil.which("jupyter-book", path=Path(sys.executable).parent) or "jupyter-book"
+    command = [program, "build", str(BUILD / "stage"), "--path-output", str(WORK)]
     with LOG.open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [*command, "--warningiserror", "--keep-going", "--quiet"],
@@ -91,7 +102,7 @@ def _build(digest: str, lock: int) -> int:
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
-            pass_fds=[lock],
+            pass_fds=held,
         )
     if done.returncode:
         text = LOG.read_text(encoding="utf-8")

@@ -128,7 +128,10 @@ class Job:
         centred = replace(self.particles, pixel_size_angstrom=pixel, shifts_angstrom=None)
         write_star(self.star, centred, self.out.name, side)
         names = ("chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
-        with atomic_path(self.table) as path, open(path, "w", newline="") as stream:
+        with (
+            atomic_path(self.table) as path,
+            open(path, "w", newline="", encoding="utf-8") as stream,
+        ):
             rows = csv.writer(stream)
             rows.writerow(["particle", "image", *names])
             for i, (stack, place) in enumerate(self.particles.images_at):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,18 +68,34 @@ def run_program(
             stderr=subprocess.STDOUT,
         )
         try:
-            _, status, used = os.wait4(process.pid, 0)
+            cpu_seconds, peak_memory_mb = _wait(process)
         except BaseException:
             process.kill()
             process.wait()
             raise
         seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
         stream.seek(0)
         output = stream.read().decode("utf-8", "replace")
     if process.returncode:
         said = [line.strip() for line in output.splitlines() if line.strip()]
         reason = said[-1] if said else f"exit status {process.returncode}"
         raise EmlabError(f"{Path(command[0]).name} failed: {reason}; look at its version and input")
-    per_mb = 2**20 if sys.platform == "darwin" else 2**10
-    return Finished(output, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / per_mb)
+    return Finished(output, seconds, cpu_seconds, peak_memory_mb)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Wait for the end of a program; returns its CPU seconds and largest memory in megabytes."""
+    if hasattr(os, "wait4"):
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        per_mb = 2**20 if sys.platform == "darwin" else 2**10
+        return used.ru_utime + used.ru_stime, used.ru_maxrss / per_mb
+    import psutil  # type: ignore[import-untyped]
+
+    seconds = peak = 0.0
+    watched = psutil.Process(process.pid)  # Windows: what it had when it was last looked at
+    while process.poll() is None:
+        with suppress(psutil.Error), watched.oneshot():
+            seconds, peak = sum(watched.cpu_times()[:2]), max(peak, watched.memory_info().rss)
+        time.sleep(0.02)
+    return seconds, peak / 2**20

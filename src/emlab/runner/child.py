@@ -53,8 +53,13 @@ def main(job_path: str) -> int:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process once its parent has ended; the kernel watches this one in the same way."""
-    while os.getppid() == parent:
+    """End this process once its parent has ended; the kernel watches this one in the same way.
+
+    On Windows the parent may be a launcher in between, and its number stays when it has ended.
+    """
+    import psutil  # type: ignore[import-untyped]
+
+    while psutil.pid_exists(parent) if os.name == "nt" else os.getppid() == parent:
         time.sleep(ORPHAN_CHECK_SECONDS)
     os._exit(1)
 

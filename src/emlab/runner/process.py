@@ -169,7 +169,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     import psutil  # type: ignore[import-untyped]
 
     below = psutil.Process(child.pid).children(recursive=True)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
     try:
         child.wait(5)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,109 @@
+"""What Windows and macOS lack is not needed: modules, functions of the system, /proc, links."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from emlab import chapters, runtime
+from emlab.external.process import run_program
+from emlab.io_arrays import RawArray, as_box
+from emlab.runner import child
+from tools import public
+from tools.release import ROOT
+
+LACKING = ("preadv", "pwrite", "sched_getaffinity", "wait4")
+SCRIPT = f"""
+import os, sys
+from importlib import import_module
+import psutil, torch  # what others do on their system is theirs
+for name in ("resource", "fcntl", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for name in {LACKING}:
+    delattr(os, name)
+for name in sys.argv[1:]:
+    import_module(name)
+from emlab.runtime import atomic_path, environment_stamp
+environment_stamp()
+print(len(sys.argv) - 1)
+"""
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """This process as on Windows: a part of `os` and the module `resource` are missing."""
+    for name in LACKING:
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+
+
+def test_every_module_can_be_imported_where_posix_is_missing():
+    modules = public.modules()
+    command = [sys.executable, "-c", SCRIPT, *modules]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) == len(modules) > 150
+
+
+def test_peak_memory_and_cores_are_known_without_posix(bare, monkeypatch):
+    class Windows:
+        def memory_info(self):
+            return type("", (), {"peak_wset": 3 * 2**20})
+
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(psutil, "Process", Windows)
+    assert runtime.peak_memory_mb() == 3
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 1)
+    assert runtime.usable_cores() == 1
+    assert not runtime.has_fast_bfloat16("cpu")
+
+
+def test_boxes_are_read_and_written_without_positions(bare, tmp_path):
+    values = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    path = tmp_path / "a"
+    path.write_bytes(bytes(7 + values.nbytes))
+    array = RawArray(path, 7, values.dtype, values.shape, writable=True)
+    array.write(as_box(slice(None), values.shape)[0], values)
+    box = as_box(np.s_[1:3, 2:4, 1:4], values.shape)[0]
+    np.testing.assert_array_equal(array.read(box), values[box])
+    array.close()
+    assert path.read_bytes()[7:] == values.tobytes()
+
+
+def test_a_program_is_measured_without_wait4(bare, tmp_path):
+    burn = "import time\nwhile time.process_time() < .3: pass\nprint('done')"
+    done = run_program([sys.executable, "-c", burn], tmp_path)
+    assert done.output.strip() == "done"
+    assert 0.05 < done.cpu_seconds < 5
+    assert 1 < done.peak_memory_mb < 1000
+    assert math.isfinite(done.seconds)
+
+
+def test_a_runner_on_windows_ends_with_its_parent(monkeypatch):
+    alive = iter([True, True, False])
+    monkeypatch.setattr(child.os, "name", "nt")
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: next(alive))
+    monkeypatch.setattr(child.time, "sleep", lambda seconds: None)
+    ended = []
+    monkeypatch.setattr(child.os, "_exit", ended.append)
+    child._leave_with(1)
+    assert ended == [1]
+    assert next(alive, "all asked") == "all asked"
+
+
+def test_the_repository_holds_no_links():
+    """A checkout on Windows makes text files of them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert listed
+    assert [line for line in listed if line.startswith("120000")] == []
+    assert {path.parent for path in chapters.shipped()} == {ROOT / "notebooks"}
