@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test lint unit notebooks lab bench bench-publish topaz axe check-book check-product readme colab clean
+.PHONY: help setup data book test lint unit notebooks lab bench bench-publish topaz axe check-book check-data check-product record readme colab clean
 
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -26,6 +26,7 @@ endif
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo "PROFILE is one of: $(PROFILES) (default cpu), for example: make book PROFILE=smoke"
+	@echo "make book takes JOBS=N (chapters side by side) and MINUTES=N (leave out what does not end in time)"
 
 setup: $(READY) ## create .venv with the pinned environment (done by the others when needed)
 
@@ -40,8 +41,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --no-build-isolation -e '.[notebooks,book,volumes,folders,cryoem,peers,test]'
 	@touch $@
 
-book: $(READY) ## run every chapter in PROFILE, check its numbers, build the book
-	@$(BIN)/python -m tools.book --profile $(PROFILE)
+data: $(READY) ## fetch the real data of the chapters (says first how much); stand-ins are used without
+	@$(BIN)/emlab data fetch --chapters
+
+book: $(READY) ## fetch what chapters lack, run them in PROFILE, check their numbers, build the book
+	@$(BIN)/python -m tools.book --profile $(PROFILE) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(JOBS),--jobs $(JOBS))
 
 test: lint unit notebooks ## lint, types, unit tests, chapters in smoke with their expected numbers
 
@@ -58,6 +62,9 @@ notebooks: $(READY) ## chapters in the smoke profile, against tests/expected/smo
 
 check-book: $(READY) ## open every page of the built book in headless Chromium, network blocked
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/book
+
+check-data: $(READY) ## chapters in smoke with every one of their data sets taken away in turn
+	@$(BIN)/python -m pytest -q tests/data
 
 check-product: $(READY) ## end to end: wheel, JupyterLab, interrupted and distributed work
 	@$(BIN)/python -m pytest -q tests/product
@@ -78,6 +85,9 @@ topaz: $(READY) ## put Topaz 0.3.20 (GPL, 48 MB, a program of its own) where cha
 axe: ## put axe-core 4.14.1 (MPL-2.0, a program of its own) where check-book finds it; needs npm
 	@[ -f .programs/axe/node_modules/axe-core/axe.min.js ] || \
 	  npm install --silent --no-audit --no-fund --ignore-scripts --prefix .programs/axe axe-core@4.14.1
+
+record: $(READY) ## measure again what chapters show as recorded, where it is stale
+	@$(BIN)/python -m tools.record
 
 readme: $(READY) ## fill the measured numbers of README.md from the last `make book`
 	@$(BIN)/python -m tools.readme --profile $(PROFILE)

@@ -43,6 +43,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "throughput": networks.throughput,
     "book": house.book_build,
     "import": house.import_time,
+    "chapters": house.chapter_times,
 }
 
 

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 from benchmarks.measuring import ROOT, Row
+from emlab.chapters import BUDGETS
 from emlab.methods import settings
 from emlab.runtime import Stopwatch
 
@@ -23,6 +24,22 @@ IMPORTS = {
     "layers": "import torch, emlab.physics, emlab.priors, emlab.solvers, emlab.metrics, emlab.viz",
 }
 BEYOND_TORCH = 0.3  # seconds
+
+
+def chapter_times() -> list[Row]:
+    """Scaled seconds of the chapters in the last `make book` against what they may take."""
+    rows = []
+    for profile in ("smoke", "cpu"):
+        file = ROOT / "_build" / "runs" / profile / "status.json"
+        status = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        for slug, entry in status.get("chapters", {}).items():
+            if entry["seconds"]:
+                scaled = entry["seconds"] / status["times_reference"]
+                what = f"{slug} in {profile}: scaled seconds / those it may take"
+                told = f"{entry['seconds']:.0f} s here, {scaled:.0f} scaled"
+                ratio = scaled / BUDGETS[profile]
+                rows.append(Row(f"{profile}_{slug}", what, ratio, "<= 1", told))
+    return rows or [Row("chapters", "scaled seconds of chapters", None, "<= 1", "run `make book`")]
 
 
 def import_time() -> list[Row]:

@@ -300,7 +300,7 @@ def _umask() -> int:
     return mask
 
 
-REFERENCE_PROBE_SECONDS = 1.0
+REFERENCE_PROBE_SECONDS = 0.030
 
 
 def probe_machine(seconds: float = 2.0) -> float:

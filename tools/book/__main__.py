@@ -39,9 +39,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="cpu", help="smoke, cpu, gpu or paper")
     parser.add_argument("--no-run", action="store_true", help="build from the runs there are")
+    parser.add_argument("--jobs", help="chapters side by side")
+    parser.add_argument("--minutes", help="leave out chapters that do not end in this time")
     options = parser.parse_args()
     out = BUILD / "runs" / options.profile
-    code = 0 if options.no_run else _run_chapters(options.profile, out)
+    limits = {"--jobs": options.jobs, "--minutes": options.minutes}
+    code = 0 if options.no_run else _run_chapters(options.profile, out, limits)
     if code in INTERRUPTED:
         return code
     with _alone() as held:
@@ -53,10 +56,16 @@ def main() -> int:
     return code or built
 
 
-def _run_chapters(profile: str, out: Path) -> int:
+def _run_chapters(profile: str, out: Path, limits: dict[str, str | None]) -> int:
     """Run in this process: a runner of its own would outlive it when it is killed."""
+    fetched = emlab(["data", "fetch", "--chapters"])
+    if fetched in INTERRUPTED:
+        return fetched
+    if fetched:
+        print("Chapters use stand-ins for what is missing, and say so.", flush=True)
     places = ["--notebooks", str(ROOT / "notebooks"), "--out", str(out)]
-    return emlab(["run", "--all", "--profile", profile, *places])
+    given = [word for name, value in limits.items() if value for word in (name, value)]
+    return emlab(["run", "--all", "--profile", profile, *places, *given])
 
 
 @contextmanager

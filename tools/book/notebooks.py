@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 Notebook = dict[str, Any]
+NOT_RUN = "This chapter was not run when this copy of the book was made"
 _SECTION = re.compile(r"^## (.+)$", flags=re.MULTILINE)
 _PICTURE = re.compile(r'<img src="data:image/png;base64,(?P<data>[^"]+)" alt="(?P<alt>[^"]*)"')
 
@@ -119,3 +120,12 @@ def labelled(notebook: Notebook, labels: Mapping[str, str]) -> Notebook:
             cells.append({**text, "id": label})
         cells.append(cell)
     return {**notebook, "cells": cells}
+
+
+def marked_not_run(notebook: Notebook) -> Notebook:
+    """Return a copy that says below its title that it was not run for this copy of the book."""
+    why = "no time was left. Its cells show no outputs, or those of an earlier run."
+    text = f":::{{warning}}\n{NOT_RUN}: {why}\n:::"
+    cell = {"cell_type": "markdown", "metadata": {}, "source": text, "id": "not-run"}
+    first, *others = notebook["cells"]
+    return {**notebook, "cells": [first, cell, *others]}

@@ -31,6 +31,8 @@ def stage(runs: Runs, folder: Path) -> str:
     pointed_at = scores.anchors(runs)
     for slug in runs.slugs:
         notebook = runs.notebook(slug)
+        if runs.status.get("chapters", {}).get(slug, {}).get("status") == "not run":
+            notebook = notebooks.marked_not_run(notebook)
         labels = {cell: scores.anchor(cell) for cell in pointed_at.get(slug, ())}
         text = json.dumps(notebooks.labelled(notebook, labels), indent=1, ensure_ascii=False)
         content[Path("notebooks", f"{slug}.ipynb")] = text.encode("utf-8")
