@@ -38,6 +38,7 @@ def test_card_says_how_the_weights_were_made(trained, name):
     assert card.data
     assert card.limits
     assert card.commit
+    assert card.raw["precision"] == "float32", "as settings say"
     assert "validation" in card.split
     assert "test digits never seen" in card.split or name == "mtd_gaussian_mlp"
     assert card.evaluation.keys() > {"loss"}

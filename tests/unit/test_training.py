@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import threading
+import warnings
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,9 @@ from torch import nn
 from emlab.errors import EmlabError, InputError, IntegrityError
 from emlab.models import UNet
 from emlab.priors.objectives import EpsilonMatching
-from emlab.training import TrainingConfig, train
+from emlab.training import TrainingConfig, loop, train
 
-CONFIG = TrainingConfig(
-    steps=20, batch_size=4, learning_rate=1e-2, warmup_steps=3, evaluate_every=7, seed=5
-)
+CONFIG = TrainingConfig(20, 4, 1e-2, 3, precision="float32", evaluate_every=7, seed=5)
 
 
 @pytest.fixture(autouse=True)
@@ -304,10 +303,31 @@ def test_augmentation_draws_from_the_step_generator():
     assert run(augment=brighten)[1].history != run()[1].history
 
 
+@pytest.mark.filterwarnings("ignore:bfloat16 is slow")
 def test_bfloat16_learns_too():
     config = replace(CONFIG, precision="bfloat16", steps=40, evaluate_every=10)
     history = run(config=config)[1].history
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize(("fast", "used"), [(True, "bfloat16"), (False, "float32")])
+def test_the_machine_chooses_the_precision(monkeypatch, fast, used):
+    """Without the instructions for bfloat16 a step takes many times as long in it."""
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda device: fast)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen, told = (
+            run(config=replace(CONFIG, precision=precision)) for precision in ("auto", used)
+        )
+    assert chosen[1].precision == told[1].precision == used
+    assert_same(chosen, told)
+
+
+def test_slow_bfloat16_is_said(monkeypatch):
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda device: False)
+    with pytest.warns(UserWarning, match=r"bfloat16 is slow on this cpu.*20 times.*auto"):
+        result = run(config=replace(CONFIG, precision="bfloat16", steps=2))[1]
+    assert result.precision == "bfloat16"
 
 
 def test_runs_outside_the_main_thread():

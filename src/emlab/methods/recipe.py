@@ -105,6 +105,7 @@ def train_recipe(
         "split": lesson.split,
         "steps": config.steps,
         "seconds": round(result.seconds, 1),
+        "precision": result.precision,
         "device": str(stamp.get("gpu") or stamp.get("cpu") or chosen),
         "seed": config.seed,
         "commit": stamp["commit"],

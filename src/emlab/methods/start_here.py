@@ -168,7 +168,7 @@ def train_on_points(
     network: nn.Module, loss: Loss, points: Tensor, steps: int, seed: int
 ) -> nn.Module:
     """Train on points ``(n, 1, 2)`` and return the network with its averaged weights."""
-    config = TrainingConfig(steps, 512, learning_rate=3e-3, warmup_steps=50, seed=seed)
+    config = TrainingConfig(steps, 512, 3e-3, 50, precision="float32", seed=seed)
     result = train(network, loss, points, config, progress=False)
     network.load_state_dict(result.weights)
     return network.eval()

@@ -152,9 +152,7 @@ def ablate(variant: Variant, bench: Bench, seed: int = 0) -> tuple[dict[str, flo
             make_matchers(_bank(frame, variant.bank), frame.micrograph.config, variant.bank)
             for frame in bench.shown
         ]
-    config = TrainingConfig(
-        bench.steps, bench.batch, 2e-3, 30, 0.99, 0.3, precision="bfloat16", seed=seed
-    )
+    config = TrainingConfig(bench.steps, bench.batch, 2e-3, 30, 0.99, 0.3, seed=seed)
     torch.manual_seed(seed)
     corners = places([tuple(image.shape) for image in fields], bench.crop, 20_000, seed)
     result = train(build(MODEL), loss, corners, config, progress=False)

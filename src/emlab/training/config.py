@@ -25,7 +25,8 @@ class TrainingConfig:
     gradient_clip : float
         Largest 2-norm of the gradient.
     precision : str
-        ``"auto"`` (bfloat16 on a GPU that has it, else float32), ``"float32"`` or ``"bfloat16"``.
+        ``"auto"`` (bfloat16 where the device multiplies it faster than float32), ``"float32"`` or
+        ``"bfloat16"``.
     evaluate_every, checkpoint_every_seconds : int
         Steps between evaluations (0: only at the end) and seconds between checkpoints.
     seed : int
