@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tools import layers, new_method, public, readme, release
+from tools import layers, lock, new_method, public, readme, release
 from tools.book import api, notebooks, scorecard
 from tools.book.runs import Runs
 
@@ -170,6 +170,16 @@ def test_pins_are_the_complete_environment_and_nothing_else(
     assert set(pins) == listed
     installed = {name: metadata.version(name).split("+")[0] for name in listed}
     assert installed == pins
+
+
+def test_lock_has_a_hash_for_every_pin_and_names_no_place(pins: dict[str, str]) -> None:
+    """If this fails, say `python -m tools.lock`."""
+    text = (ROOT / "requirements.lock").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    found = [re.fullmatch(r"([\w.-]+)==([\w.]+) --hash=sha256:[0-9a-f]{64}", x) for x in lines]
+    locked = {match[1]: match[2] for match in found}
+    assert locked == {name: pins[name] for name in pins if name not in lock.LEFT_OUT}
+    assert "://" not in text
 
 
 def test_conda_environment_has_the_same_pins(project: dict, pins: dict[str, str]) -> None:
