@@ -103,7 +103,8 @@ def test_report_show_prints_numbers_and_shortcuts(emlab, metrics):
 def test_report_check_fails_with_4_when_a_number_regressed(
     emlab, metrics, tmp_path, maximum, status
 ):
-    bounds = {"bounds": {"error": {"max": maximum, "why": "measured in issue 2"}}}
+    bound = {"max": maximum, "data": [], "why": "measured in issue 2"}
+    bounds = {"bounds": {"error": bound}}
     (tmp_path / "expected.json").write_text(json.dumps(bounds))
     found, out, err = emlab("report", "check", metrics, tmp_path / "expected.json")
     assert found == status

@@ -85,9 +85,12 @@ def test_time_is_summed_under_the_heading_above(runs: Runs) -> None:
     entry = {"status": "passed", "seconds": 30.0, "peak_memory_mb": 9.0, "checked": 1}
     entry["problems"] = []
     content = {"utc": "now", "chapters": {"01_ran": entry}}
+    content |= {"probe_seconds": 0.06, "times_reference": 2.0}
     (runs.folder / "status.json").write_text(json.dumps(content))
     page = pages.status(Runs(runs.root, runs.profile, runs.folder))
     assert "| [01_ran](../notebooks/01_ran) | Physics (14 s), Prior (10 s) |" in page
+    assert "| [01_ran](../notebooks/01_ran) | passed | 30 | 15 | 9 | 1 |" in page
+    assert "2.00 times what the reference machine takes" in page
 
 
 def test_landing_page_shows_each_chapter_with_its_curtain_and_times(runs: Runs) -> None:
