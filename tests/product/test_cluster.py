@@ -14,7 +14,7 @@ import pytest
 
 from emlab import cli
 from emlab.io import write_image
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 
 distributed = pytest.importorskip("distributed")
 

@@ -58,8 +58,8 @@ import torch
 from emlab import weights
 from emlab.errors import EmlabError
 from emlab.io import read_image, write_image
-from emlab.io_headers import write_like
-from emlab.io_volumes import create_volume
+from emlab.io.headers import write_like
+from emlab.io.volumes import create_volume
 from emlab.report import Report
 from emlab.solvers.block_journal import keep_arrays
 from emlab.training import TrainingConfig

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 
 from emlab.errors import EmlabError, InputError
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 from emlab.solvers.block_journal import Journal
 from emlab.solvers.blocks import block_shape_for, process_blocks
 from emlab.solvers.noise_field import NoiseField
@@ -185,7 +185,7 @@ def test_a_run_that_fails_anywhere_goes_on_and_ends_with_the_same_bytes(
 KILLED = """
 import sys, time
 from pathlib import Path
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 from emlab.solvers.blocks import process_blocks
 
 folder = Path(sys.argv[1])
@@ -367,7 +367,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 import numpy as np
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 from emlab.solvers.blocks import block_shape_for, process_blocks
 
 folder, memory = Path(sys.argv[1]), float(sys.argv[2])

@@ -11,7 +11,6 @@ import torch
 from emlab import weights
 from emlab.data.cells import simulated_cells
 from emlab.errors import InputError
-from emlab.methods.recipes import recipes
 from emlab.methods.cellpose3 import (
     DIAMETER,
     SEGMENTER,
@@ -30,6 +29,7 @@ from emlab.methods.cellpose3_material import (
     training_windows,
 )
 from emlab.methods.cellpose3_priors import spoilt
+from emlab.methods.recipes import recipes
 from emlab.methods.settings import PROFILES, read_profile, read_settings
 from emlab.metrics.segmentation import average_precision, mean_diameter
 from emlab.models.residual_unet import ResidualUNet

@@ -13,7 +13,7 @@ from scipy import ndimage
 from emlab import cli
 from emlab.commands import compare_job
 from emlab.io import read_image, write_image
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 from emlab.methods.own_image import Answer
 
 SHAPE = (96, 112)

@@ -10,7 +10,7 @@ import torch
 from emlab import cli, weights
 from emlab.data.phantoms import neuropil
 from emlab.io import read_image, write_image
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 from emlab.methods import generalist
 from emlab.methods.generalist_config import load_config
 from emlab.models import build

@@ -8,7 +8,6 @@ from emlab import weights
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
 from emlab.methods import comparison
-from emlab.methods.recipes import recipes
 from emlab.methods import comparison_priors as priors
 from emlab.methods.cellpose3 import load_restorer, load_segmenter
 from emlab.methods.comparison_material import (
@@ -20,6 +19,7 @@ from emlab.methods.comparison_material import (
     disc_targets,
     field_of,
 )
+from emlab.methods.recipes import recipes
 from emlab.methods.settings import PROFILES, read_profile
 from emlab.methods.tsm_material import Frame
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph

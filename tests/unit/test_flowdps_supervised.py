@@ -7,9 +7,9 @@ from torch import nn
 
 from emlab.data.particles import draw_metadata
 from emlab.errors import InputError
-from emlab.methods.recipes import recipes
 from emlab.methods.flowdps_priors import PhaseScale
 from emlab.methods.flowdps_supervised import Degradation, Restorer, load_restorer, paired_loss
+from emlab.methods.recipes import recipes
 from emlab.models import build
 from emlab.physics import Poisson
 

@@ -15,7 +15,7 @@ import tifffile
 
 from emlab.errors import EmlabError, InputError
 from emlab.io import read_image, write_image
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io.volumes import create_volume, open_volume
 
 PIXELS = np.random.default_rng(0).normal(100, 30, (3, 8, 10)).clip(0, 255).astype(np.float32)
 SIZE = 12.5

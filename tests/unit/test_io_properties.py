@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from emlab.errors import InputError
 from emlab.io import WRITABLE, Image, axes_sizes, read_array, read_image, write_image
-from emlab.io_volumes import CREATORS, create_volume, open_volume
+from emlab.io.volumes import CREATORS, create_volume, open_volume
 
 KEPT = {  # types that come back as they were
     ".mrc": ("int8", "int16", "uint16", "float16", "float32"),

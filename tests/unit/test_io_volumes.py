@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from emlab import io_arrays, io_volumes
 from emlab.errors import EmlabError, InputError
+from emlab.io import arrays as io_arrays
 from emlab.io import read_image, write_image
-from emlab.io_arrays import RawArray
-from emlab.io_volumes import create_volume, open_volume
+from emlab.io import volumes as io_volumes
+from emlab.io.arrays import RawArray
+from emlab.io.volumes import create_volume, open_volume
 
 RNG = np.random.default_rng(7)
 VOLUME = RNG.integers(0, 100, (7, 9, 11)).astype(np.uint8)

@@ -12,7 +12,7 @@ import pytest
 
 from emlab import chapters, runtime
 from emlab.external.process import run_program
-from emlab.io_arrays import RawArray, as_box
+from emlab.io.arrays import RawArray, as_box
 from emlab.runner import child
 from tools import public
 from tools.release import ROOT

@@ -1,7 +1,7 @@
 """The reference pages: every public module of the package on exactly one of them.
 
 A page says which modules it holds by ``<!-- emlab:api PREFIX ... -->``: ``io`` takes ``emlab.io``,
-``emlab.io_tags`` and all below them. Of several prefixes that fit, the longest takes the module.
+``emlab.io.tags`` and all below them. Of several prefixes that fit, the longest takes the module.
 """
 
 from __future__ import annotations

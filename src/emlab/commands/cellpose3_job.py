@@ -16,7 +16,7 @@ from emlab import weights
 from emlab.commands.restoring import bar, check_output, in_plane, note, unit, write_output
 from emlab.errors import InputError
 from emlab.io import read_array, write_image
-from emlab.io_tags import PixelSize
+from emlab.io.tags import PixelSize
 from emlab.methods.cellpose3 import SEGMENTER, load_restorer, load_segmenter, resize, restore
 from emlab.methods.cellpose3 import segment as find_objects
 from emlab.methods.cellpose3_diameter import estimate_diameter

@@ -26,8 +26,8 @@ from emlab.commands.restoring import (
     write_output,
 )
 from emlab.errors import InputError
-from emlab.io_tags import PixelSize, simplify
-from emlab.io_volumes import create_volume
+from emlab.io.tags import PixelSize, simplify
+from emlab.io.volumes import create_volume
 from emlab.methods import generalist
 from emlab.methods.generalist import (
     Config,

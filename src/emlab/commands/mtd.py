@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from emlab.io_tags import PixelSize
+    from emlab.io.tags import PixelSize
     from emlab.methods.mtd import Config
 
 app = typer.Typer(

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
-from emlab.io_tags import PixelSize
-from emlab.io_volumes import Volume, create_volume, open_volume
+from emlab.io.tags import PixelSize
+from emlab.io.volumes import Volume, create_volume, open_volume
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from emlab.commands.restoring import bar, note
 from emlab.data.micrographs import read_micrograph
 from emlab.data.particles import read_star
 from emlab.errors import InputError
-from emlab.io_headers import write_like
+from emlab.io.headers import write_like
 from emlab.methods.tsm import NAMES, Config, denoise, load_denoiser
 from emlab.methods.tsm_training import (
     Optics,

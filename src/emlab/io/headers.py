@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from emlab.errors import InputError
-from emlab.io import read_array, write_image
+from emlab.io.images import read_array, write_image
 from emlab.runtime import atomic_path
 
 _MRC = (".mrc", ".mrcs", ".map")
