@@ -16,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 CONSTRAINTS = ROOT / "constraints.txt"
-# Builds of torch for CPU and for each CUDA have one version and different hashes.
 LEFT_OUT = ("torch",)
 HEADER = f"""\
 # Made by `python -m tools.lock` from constraints.txt, the one list of pins, for {{place}}.
-# {", ".join(LEFT_OUT)} is not here: which build is right depends on the machine, and each has a hash of its own.
-# Use: pip install --require-hashes --no-deps -r requirements.lock, then torch as in constraints.txt.
+# Not here: {", ".join(LEFT_OUT)}, whose builds for CPU and CUDA have one version and many hashes.
+# Use: pip install --require-hashes --no-deps -r requirements.lock
+# and then torch, at the version of constraints.txt.
 """
 
 
