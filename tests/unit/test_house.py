@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_nothing_is_left_to_do_and_no_registry_is_named() -> None:
     hosts = ["files.python" + "hosted", "py" + "pi.org", "registry.npm" + "js", "deb.deb" + "ian"]
     found = [
         f"{path.relative_to(ROOT)}: {word}"
-        for path in tracked("*.py", "*.ipynb", "*.md", "*.yml", "*.toml", "*.txt", "Makefile")
+        for path in tracked()
+        if path.suffix not in (".safetensors", ".npz", ".png")
         for word in [*marks, *hosts]
         if word in path.read_text(encoding="utf-8")
     ]
@@ -161,6 +163,7 @@ def closure(name: str, extras: tuple[str, ...] = ()) -> set[str]:
     return found
 
 
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the pins are those of Python 3.11")
 def test_pins_are_the_complete_environment_and_nothing_else(
     project: dict, pins: dict[str, str]
 ) -> None:
@@ -211,8 +214,14 @@ def test_workflow_calls_what_exists(path: Path) -> None:
     commands = [line for step in steps for line in step.get("run", "").splitlines()]
     for command in commands:
         words = shlex.split(command)
-        assert words[0] == "make", f"{command}: workflows call make and nothing else"
-        assert make_n(*words[1:]).returncode == 0, command
+        if words[0] == "make":
+            assert make_n(*words[1:]).returncode == 0, command
+            continue
+        assert words[:2] in ([".venv/bin/python", "-m"], ["python", "-m"]), command
+        known = find_spec(words[2]) is not None
+        assert known, f"{command}: workflows call make and modules that there are"
+        files = [word for word in words[3:] if word.startswith(("tests/", "constraints"))]
+        assert [name for name in files if not (ROOT / name).exists()] == []
     for step in steps:
         settings = step.get("with", {})
         for name in ("path", "cache-dependency-path"):
@@ -225,7 +234,24 @@ def test_workflow_calls_what_exists(path: Path) -> None:
         for place in str(step.get("with", {}).get("path", "")).split()
         if place.startswith("_build/")
     ]
-    assert set(built) <= {"_build/html", "_build/runs"}
+    assert set(built) <= {"_build/html", "_build/runs", "_build/data"}
+
+
+def test_places_to_work_in_have_one_python_and_the_commands_of_make() -> None:
+    """Docker, the development container, Binder, conda, the lock: the Python that is tested."""
+    docker = (ROOT / "Dockerfile").read_text()
+    version = re.search(r"^FROM python:(\S+)-slim AS tools$", docker, re.MULTILINE)[1]
+    for place in ("environment.yml", ".binder/environment.yml"):
+        assert f"python={version}" in yaml.safe_load((ROOT / place).read_text())["dependencies"]
+    assert f"and Python {version}." in (ROOT / "requirements.lock").read_text().splitlines()[0]
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).resolve().is_file()
+    assert f" AS {container['build']['target']}\n" in docker
+    assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
+    targets = re.findall(r"\bmake ([a-z-]+)", docker + container["postCreateCommand"])
+    targets += json.loads(re.search(r"^CMD (.*)$", docker, re.MULTILINE)[1])[1:]
+    assert {"setup", "book", "test"} <= set(targets)
+    assert [name for name in targets if make_n(name).returncode] == []
 
 
 def test_there_is_a_workflow_for_each_purpose() -> None:

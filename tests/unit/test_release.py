@@ -53,5 +53,5 @@ def test_an_address_and_a_tag_are_changed_everywhere(copies, monkeypatch):
 
 def test_a_lost_copy_is_noticed(copies):
     (copies / "CITATION.cff").write_text("cff-version: 1.2.0\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"CITATION\\.cff holds nothing like"):
+    with pytest.raises(ValueError, match=r"CITATION\.cff holds nothing like"):
         release.renewed(copies)
