@@ -57,6 +57,8 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that takes the mirror; without one, whatever is marked is skipped."""
     for item in items:
+        if os.name == "nt" and item.get_closest_marker("posix"):
+            item.add_marker(pytest.mark.skip(reason="Windows is no POSIX system"))
         if "mirror" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
         elif mirror_folder() is None and item.get_closest_marker("real_data"):

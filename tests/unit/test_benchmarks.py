@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 
+pytest.importorskip("resource", reason="make bench is for POSIX systems")
 from benchmarks import __main__ as bench
 from benchmarks.measuring import Row, in_turn
 from tools.book import costs

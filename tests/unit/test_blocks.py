@@ -204,6 +204,7 @@ with (
 """
 
 
+@pytest.mark.posix
 def test_a_killed_process_is_resumed_without_computing_a_finished_block_again(tmp_path):
     np.save(tmp_path / "in.npy", VOLUME)
     log = tmp_path / "log"
@@ -336,6 +337,7 @@ def test_bad_input_is_one_clear_error():
         run(VOLUME, (8, 9, 10), 1, lambda values, _: values * np.nan)
 
 
+@pytest.mark.posix
 def test_a_disk_that_fills_up_is_one_clear_error_and_the_run_can_go_on(tmp_path, monkeypatch):
     source = np.ones((8, 30, 30), np.float32)
     expected, report = run(source, (8, 12, 12), 1, make_different)

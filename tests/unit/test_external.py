@@ -96,6 +96,7 @@ def test_a_failing_program_says_why(tmp_path):
         run_program([sys.executable, "-c", "import sys; sys.exit('no such thing')"], tmp_path)
 
 
+@pytest.mark.posix
 def test_a_program_that_relion_names_is_run_in_the_folder_of_its_star_file(tmp_path, monkeypatch):
     program = tmp_path / "relion_reconstruct"
     program.write_text(
@@ -115,6 +116,7 @@ def test_a_program_that_relion_names_is_run_in_the_folder_of_its_star_file(tmp_p
     assert voxel == pytest.approx(2.5)
 
 
+@pytest.mark.posix
 def test_refinement_gives_the_map_of_its_last_iteration(tmp_path, monkeypatch):
     program = tmp_path / "relion_refine"
     program.write_text(

@@ -119,6 +119,7 @@ def test_tiff_files_of_others(tmp_path, options):
             np.testing.assert_array_equal(volume[box], VOLUME[box])
 
 
+@pytest.mark.posix
 def test_reading_a_box_reads_little_more_than_the_box(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", VOLUME)
     count = []
@@ -332,6 +333,7 @@ def test_what_cannot_be_resumed_is_started_anew(tmp_path):
         assert not new.resumed
 
 
+@pytest.mark.posix
 def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(EmlabError, match="no space is left"):
         create_volume(tmp_path / "a.npy", (10**6, 10**6, 10**3))
@@ -349,6 +351,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.posix
 def test_writes_that_the_system_cuts_short_are_completed(tmp_path, monkeypatch):
     pwrite, preadv = os.pwrite, os.preadv
     path = tmp_path / "a"

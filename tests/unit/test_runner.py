@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from emlab.errors import InputError
@@ -66,8 +66,8 @@ def write_bound(root, slug, maximum, profile="smoke"):
 
 def is_alive(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -162,6 +162,7 @@ def test_a_time_out_ends_the_kernel(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.posix
 def test_an_interrupt_ends_the_kernel_and_leaves_no_half_result(tmp_path, number, status):
     path = write_notebook(tmp_path / "notebooks" / "02_slow.ipynb", WAIT)
     # what runs in the background of a shell inherits that SIGINT is ignored

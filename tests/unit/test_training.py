@@ -90,6 +90,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.posix
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
     file = tmp_path / "new" / "run.checkpoint"
     with pytest.raises(KeyboardInterrupt, match="after step 9"):

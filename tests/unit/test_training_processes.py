@@ -11,6 +11,7 @@ from torch import nn
 
 from emlab.training import TrainingConfig, train
 
+pytestmark = pytest.mark.posix  # torchrun and gloo
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
