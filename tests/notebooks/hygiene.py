@@ -56,6 +56,7 @@ def _opening(cells: list[dict[str, Any]], slug: str) -> list[str]:
     first_code = next((_text(cell) for cell in cells if cell["cell_type"] == "code"), "")
     # A chapter adds what else it needs: extras of emlab, and packages before it.
     plain = re.sub(r"\[[\w,]+\](?= @ )", "", first_code)
+    plain = re.sub(r"= \(\n +(\".*\")\n +\)", r"= \1", plain)  # a long line, formatted
     plain = re.sub(r"(?<=kept\.txt )[\w ]*(?=\"\{book\})", "", plain)
     if plain != INSTALL.replace(SLUG, slug):
         found.append("the first code cell is not that of tools/template/chapter.md")
