@@ -138,3 +138,15 @@ def test_every_kept_file_has_a_recording():
 def test_the_tool_says_what_there_is(capsys):
     assert main(["04_mtd", "absent"]) == 2
     assert "no such recording" in capsys.readouterr().out
+
+
+def test_a_lambda_inside_a_table_is_part_of_the_fingerprint(write):
+    text = """
+    TABLE = {
+        "twice": lambda x: 2 * x,
+    }
+    def measure(settings):
+        return {"x": TABLE["twice"](settings["x"])}
+    """
+    first, second = (code_hash(write(t).measure) for t in (text, text.replace("2 * x", "3 * x")))
+    assert first != second

@@ -19,8 +19,8 @@ from emlab.data.particles import OPTIONS, STACKS, read_particles, write_star
 from emlab.errors import InputError
 from emlab.io import write_image
 from emlab.methods.flowdps import Config, Retrieval, load, load_config, retrieve
+from emlab.methods.flowdps_misfit import WARNING
 from emlab.methods.flowdps_observation import CONTRASTS, check, find_contrast
-from emlab.methods.settings import read_settings
 from emlab.runtime import Stopwatch, atomic_path, choose_device, choose_threads, make_generator
 from emlab.solvers.block_journal import Journal, keep_arrays, kept_arrays
 from emlab.solvers.block_layout import BlockAxis
@@ -141,9 +141,9 @@ class Job:
     def _tell(self, whole: dict[str, np.ndarray], pixel: float, done: int, seconds: float) -> None:
         data, chi2 = self.particles, whole["chi2_low"]
         middle, side = float(np.median(chi2)), data.images.shape[-1]
-        misfits = read_settings("flowdps_misfit")
+        warn_above = WARNING.values["warn_above"]
         defocus = (data.defocus_u_angstrom + data.defocus_v_angstrom) / 2e4
-        if middle > misfits["warn_above"]:
+        if middle > warn_above:
             note(
                 f"a coarse chi^2 of {middle:.2f} says that prior and metadata do not explain most "
                 "images: another particle, neighbours, or a wrong defocus; do not trust the phases"
@@ -165,7 +165,7 @@ class Job:
             "dose": f"{dose}, median ({found})",
             "chi^2": f"{np.median(whole['chi2']):.3f} median; 1 is expected",
             "coarse chi^2": f"{middle:.2f} median, {chi2.min():.2f} to {chi2.max():.2f}; "
-            f"above {misfits['warn_above']:g} are 5 % of the prior's own particles",
+            f"above {warn_above:g} are 5 % of the prior's own particles",
             "seconds": f"{seconds:.1f}, {len(data) - done} particles now",
             "written": f"{self.out}, phases {whole['phase'].min():.3g} to "
             f"{whole['phase'].max():.3g} rad{unit(pixel)}",

@@ -36,13 +36,12 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.methods.flowdps_priors import phase_scale
+from emlab.methods.flowdps_priors import load_in_radians, phase_scale
 from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.methods.generalist import TimedPrior
 from emlab.physics.exit_wave import Instrument, Tangent
-from emlab.priors import Prior, load_prior
+from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
-from emlab.runtime import has_fast_bfloat16
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import flowdps
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
@@ -53,7 +52,6 @@ __all__ = [
     "Retrieval",
     "load",
     "load_config",
-    "load_in_radians",
     "prepare",
     "retrieve",
     "sample",
@@ -115,12 +113,6 @@ def load(config: Config, device: torch.device | str = "cpu") -> tuple[Prior, Spr
     """The configuration's prior in radians, its spread, and how that was measured."""
     prior = load_in_radians(config.prior, device)
     return prior, *spread_of(config.prior, prior, device)
-
-
-def load_in_radians(name: str, device: torch.device | str = "cpu") -> Prior:
-    """A prior of phases by name, in bfloat16 where that is faster."""
-    scale, network = phase_scale(), load_prior(name, device, half=has_fast_bfloat16(device))
-    return ScaledPrior(network, scale.std, scale.mean)
 
 
 def retrieve(

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from emlab import data, metrics
 from emlab.data.metadata import Particles
 from emlab.data.particles import read_particles
+from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import DataUnavailableError
 from emlab.methods import flowdps
 from emlab.methods.flowdps_cases import Cases, make_cases
 from emlab.methods.flowdps_config import Config
 from emlab.methods.flowdps_peers import library
-from emlab.methods.flowdps_rows import Answer, Sampling, nearest_view
+from emlab.methods.flowdps_rows import Answer, Sampling
 from emlab.methods.flowdps_scores import Scores, Values, misfit
 from emlab.metrics.bands import RingSums, ring_sums
 from emlab.metrics.sampled import auc
@@ -80,6 +81,30 @@ def from_nothing(cases: Cases, sampling: Sampling, config: Config, seed: int) ->
     )
 
 
+def record_nothing(report: Report, found: Nothing) -> dict[str, float]:
+    """Record ``noise.*`` and return the numbers by name."""
+    per_nm = 10 / PIXEL_ANGSTROM
+    values = {
+        "frc_prior_mean_low": found.with_prior_mean.correlation()[:4].mean(),
+        "frc_prior_mean_per_nm": per_nm * found.with_prior_mean.limit(),
+        "frc_between_samples_per_nm": per_nm * found.between_samples.limit(),
+        "contrast": found.contrast,
+        "contrast_of_mean": found.contrast_of_mean,
+        "chi2": found.chi2.mean(),
+    }
+    notes = {
+        "frc_prior_mean_low": "mean of the four lowest rings",
+        "contrast": "of a sample; a training map has 1",
+        "contrast_of_mean": "of the mean of samples",
+        "chi2": "1: the answer explains the counts",
+    }
+    n = len(found.counts)
+    return {
+        name: report.value(f"noise.{name}", value, note=notes.get(name, ""), n=n)
+        for name, value in values.items()
+    }
+
+
 @dataclass(frozen=True)
 class Strangers:
     """Another protein, seen with the prior of the first.
@@ -127,6 +152,18 @@ def strangers(
     return found
 
 
+def record_strangers(report: Report, found: Strangers) -> None:
+    """Record ``stranger.*`` and print a line for each of them."""
+    for name, coarse in found.coarse.items():
+        n = len(coarse)
+        told = report.value(f"stranger.auc.{name}", found.auc(name), note="coarse chi^2", n=n)
+        whole = report.value(f"stranger.auc_all.{name}", found.auc(name, coarse=False), n=n)
+        low = report.value(f"stranger.chi2_low.{name}", coarse.mean(), n=n)
+        print(f"{name}, {n} particles: coarse chi^2 {low:.2f}, AUC {told:.3f}; ", end="")
+        print(f"AUC of chi^2 of all frequencies {whole:.2f}")
+    report.value("stranger.auc.worst", min(found.auc(name) for name in found.coarse))
+
+
 @dataclass(frozen=True)
 class Memory:
     """Whether answers are training views.
@@ -153,11 +190,19 @@ class Memory:
         return metrics.wilson_interval(wins, len(self.to_truth))
 
 
-def memory(cases: Cases, phases: Phases) -> Memory:
+def memory(truth: Phases, phases: Phases, view: Phases) -> Memory:
     """Compare answers ``(n, 64, 64)`` with the truth and with the nearest training view."""
-    view = nearest_view(cases).phases
-    truth = cases.truth.numpy()
     return Memory(view, _apart(phases, truth), _apart(phases, view), _apart(view, truth))
+
+
+def record_memory(report: Report, found: Memory) -> None:
+    """Record ``memory.*``."""
+    n = len(found.apart)
+    report.value("memory.closer_to_truth", *found.closer_to_truth, n=n)
+    for name, values in (
+        ("to_truth", found.to_truth), ("to_view", found.to_view), ("view_to_truth", found.apart),
+    ):  # fmt: skip
+        report.value(f"memory.{name}", values.mean(), unit="rad", n=n)
 
 
 def _apart(first: Phases, second: Phases) -> Values:
@@ -223,6 +268,7 @@ def real_particles(
             dataset = data.load(name)
             file = _table_or_stack(name)
         except DataUnavailableError:
+            report.absent(name, "these real particles are left out")
             continue
         particles = read_particles(file, **known)
         particles = particles.subset(slice(most))

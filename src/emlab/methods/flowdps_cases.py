@@ -12,7 +12,14 @@ from torch import Tensor
 
 from emlab.data.metadata import Metadata
 from emlab.data.particles import draw_metadata
-from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM, held_out_direction, phase_maps
+from emlab.data.phase_maps import (
+    FIELD,
+    PIXEL_ANGSTROM,
+    PhaseMaps,
+    held_out_direction,
+    phase_maps,
+    poses,
+)
 from emlab.errors import DataUnavailableError
 from emlab.methods.flowdps_observation import Observation, observe_counts
 from emlab.physics import ComplexCTF, ExitWave, Poisson
@@ -22,6 +29,8 @@ from emlab.runtime import make_generator
 WINDOW = 96
 SMALL_CTF = 0.3  # modulus below which a coefficient counts as near a zero, the envelope apart
 ENVELOPE = 60.0  # B factor in square angstrom: what source, drift and detector take of the wave
+SHELL = "shell"  # a phantom of another particle: a hollow sphere
+SHELL_ANGSTROM, SHELL_RADIANS = (42.0, 62.0), 0.0023  # inner and outer radius; phase per angstrom
 SPECIMENS = {"t20s": "pdb_6bdf", "beta_galactosidase": "pdb_5a1a", "apoferritin": "pdb_4v1w"}
 
 
@@ -134,19 +143,32 @@ def lens(optics: Metadata, b_factor_angstrom2: float = 0.0) -> ComplexCTF:
 
 def chapter_specimen() -> str:
     """The proteasome, or the simulated barrel where its model is not to be had."""
-    return available(["t20s"])[0]
+    return (available(["t20s"]) or ["barrel"])[0]
 
 
 def available(names: Sequence[str]) -> list[str]:
-    """Those specimens whose model is to be had; the simulated barrel if none is."""
+    """Those specimens whose model is to be had."""
     found = []
     for name in names:
         try:
-            phase_maps(name, 2, 0, "test")
+            _maps(name, 2, 0, "test")
         except DataUnavailableError:
             continue
         found.append(name)
-    return found or ["barrel"]
+    return found
+
+
+def _maps(specimen: str, n: int, seed: int, split: str) -> PhaseMaps:
+    """Phase maps of a specimen, or of a hollow sphere: each the same but for its place."""
+    if specimen != SHELL:
+        return phase_maps(specimen, n, seed, split)
+    shifts = np.random.default_rng([seed, 2]).normal(0, PIXEL_ANGSTROM, (n, 2))
+    axis = PIXEL_ANGSTROM * (np.arange(FIELD) - FIELD // 2)
+    squared = (axis[:, None] - shifts[:, 1, None, None]) ** 2
+    squared = squared + (axis - shifts[:, 0, None, None]) ** 2
+    inner, outer = (2 * np.sqrt(np.maximum(r**2 - squared, 0)) for r in SHELL_ANGSTROM)
+    phases = torch.from_numpy(SHELL_RADIANS * (outer - inner)).float()
+    return PhaseMaps(phases, poses(n, seed, split), shifts)
 
 
 def make_cases(
@@ -170,7 +192,7 @@ def make_cases(
     defocus_angstrom : float, optional
         Mean defocus of all particles instead of that of real ones; the astigmatism is kept.
     """
-    maps, optics = phase_maps(specimen, n, seed, split), draw_metadata(n, seed)
+    maps, optics = _maps(specimen, n, seed, split), draw_metadata(n, seed)
     if defocus_angstrom is not None:
         half = (optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2
         optics = replace(
@@ -194,16 +216,25 @@ def make_cases(
     )
 
 
-def record_specimens(report: Report, own: str, others: Sequence[str]) -> None:
+def record_specimens(
+    report: Report, own: str, others: Sequence[str], wanted: Sequence[str]
+) -> None:
     """Say in a report which particles are simulated, from what, and what stands in for what."""
     for name in dict.fromkeys((own, *others)):
         if name in SPECIMENS:
             how = f"projections of the atomic model {SPECIMENS[name]}, counts of its exit wave"
             report.simulated(f"phase maps of {name}", how)
+        elif name == SHELL:
+            report.simulated("phase maps of a shell", "hollow sphere of 42 to 62 angstrom")
         else:
             how = "seven-fold barrel of four rings of Gaussian blobs, published dimensions"
             stands_in = SPECIMENS["t20s"] if name == own else ""
             report.simulated(f"phase maps of a {name}", how, stands_in_for=stands_in)
+    for name in wanted:
+        if name not in others:
+            report.absent(SPECIMENS[name], f"{name} is left out as another protein")
+    if (source := optics_source()).startswith("simulated"):
+        report.simulated("defocus and astigmatism", source, stands_in_for="t20s_metadata")
 
 
 def optics_source() -> str:

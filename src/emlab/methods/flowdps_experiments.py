@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,36 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emlab import metrics
-from emlab.methods.flowdps_cases import Cases, make_cases
+from emlab.methods.flowdps_cases import Cases
 from emlab.methods.flowdps_config import Config
-from emlab.methods.flowdps_rows import Answer, Method, Sampling
-from emlab.methods.flowdps_scores import finer_by
-from emlab.methods.flowdps_study import Table, run_study
+from emlab.methods.flowdps_rows import Answer, Sampling
 from emlab.methods.settings import read_profile, smaller
 from emlab.metrics.resampled import paired_ratio
 from emlab.report import Report
 from emlab.runtime import Stopwatch
-
-__all__ = [
-    "Averaging",
-    "Speed",
-    "averaging",
-    "finer_by",
-    "race",
-    "record_averaging",
-    "record_sweep",
-    "settings",
-    "shortcuts",
-    "sweep",
-]
 
 Values = NDArray[np.float64]
 _SHIPPED = {
     "poses": "particles in the table",
     "samples": "samples of a particle",
     "steps": "network evaluations of a sample of ours",
-    "published_poses": "particles that FlowDPS as published gets",
-    "sweep_poses": "particles of each dose and each defocus",
+    "published_poses": "particles that FlowDPS as published gets in this run",
     "strangers": "particles of each other protein",
     "noise_images": "images of pure noise",
     "real_particles": "real particles of each stack",
@@ -53,41 +37,36 @@ def settings(profile: str) -> dict[str, Any]:
 
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
-    here, full = settings(profile), settings("paper")
-    return smaller(_SHIPPED, here, full)
+    return smaller(_SHIPPED, settings(profile), settings("paper"))
 
 
-def sweep(
-    specimen: str,
-    methods: Mapping[str, Method],
-    poses: int,
-    seed: int,
-    *,
-    doses: Sequence[float] = (),
-    defoci_angstrom: Sequence[float] = (),
-) -> dict[float, Table]:
-    """The table again at single doses (defocus as in the metadata), or at single defoci (dose 45).
-
-    The same poses everywhere, so that only the instrument changes.
-    """
-    tables = {}
-    for dose in doses:
-        tables[dose] = run_study(make_cases(specimen, poses, seed, (dose,)), methods)
-    for defocus in defoci_angstrom:
-        cases = make_cases(specimen, poses, seed, (45.0,), defocus_angstrom=defocus)
-        tables[defocus] = run_study(cases, methods)
-    return tables
+Sweep = Mapping[str, Mapping[str, Any]]
 
 
-def record_sweep(report: Report, name: str, tables: Mapping[float, Table]) -> None:
-    """Record ``NAME.METRIC.METHOD.at_VALUE``."""
-    for value, table in tables.items():
-        for method, scores in table.scores.items():
-            key = f"{method}.at_{value:g}"
-            n = len(scores.rmse)
-            report.value(f"{name}.rmse.{key}", *table.error(method), unit="rad", n=n)
-            if scores.covered is not None:
-                report.value(f"{name}.coverage.{key}", *table.coverage(method), n=n)
+def sweep_intervals(
+    runs: Sweep,
+) -> dict[float, dict[str, tuple[metrics.Interval, metrics.Interval | None]]]:
+    """Error and coverage ``{value: {method: (error, coverage)}}`` of a recorded sweep."""
+    found: dict[float, dict[str, tuple[metrics.Interval, metrics.Interval | None]]] = {}
+    for value, methods in runs.items():
+        for name, kept in methods.items():
+            groups, covered = np.array(kept["groups"]), kept["covered"]
+            error = metrics.mean_interval(np.array(kept["rmse"]), groups=groups)
+            share = None
+            if covered is not None:
+                share = metrics.mean_interval(np.array(covered), groups=groups)
+            found.setdefault(float(value), {})[name] = (error, share)
+    return found
+
+
+def record_sweep(report: Report, name: str, runs: Sweep) -> None:
+    """Record ``NAME.METRIC.METHOD.at_VALUE`` of a recorded sweep."""
+    for value, methods in sweep_intervals(runs).items():
+        for method, (error, share) in methods.items():
+            key, n = f"{method}.at_{value:g}", len(runs[f"{value:g}"][method]["rmse"])
+            report.value(f"{name}.rmse.{key}", *error, unit="rad", note="recorded", n=n)
+            if share is not None:
+                report.value(f"{name}.coverage.{key}", *share, note="recorded", n=n)
 
 
 # --- what averaging does
@@ -207,17 +186,28 @@ class Speed:
         return self.batched / self.alone
 
 
-def race(cases: Cases, sampling: Sampling, config: Config, one_at_a_time: int, seed: int) -> Speed:
-    """Time `config.samples` samples of particles batched, and of some particles one by one.
+def race(
+    batched: Answer, cases: Cases, sampling: Sampling, config: Config, alone: int, seed: int
+) -> Speed:
+    """Time `config.samples` samples of some particles one by one, beside a batched run.
 
     One at a time means a call for each sample of each particle, as a loop over published code is.
     """
-    few = cases.first(one_at_a_time)
+    few = cases.first(alone)
     sampling.retrieve(few.first(1), config, seed, samples=1)  # warms up
-    found = sampling.retrieve(cases, config, seed)
     with Stopwatch() as watch:
         for i in range(len(few)):
             for number in range(config.samples):
                 sampling.retrieve(few.part(slice(i, i + 1)), config, seed + number, samples=1)
-    share = found.network_seconds / found.seconds
-    return Speed(len(cases) / found.seconds, len(few) / watch.seconds, share)
+    share = batched.network_seconds / batched.seconds
+    return Speed(len(batched.phases) / batched.seconds, len(few) / watch.seconds, share)
+
+
+def record_speed(report: Report, found: Speed, samples: int) -> None:
+    """Record ``speed.*``."""
+    note = f"{samples} samples each, batched"
+    report.value("speed.particles_per_second", found.batched, note=note)
+    note = "particles per second, a call a sample"
+    report.value("speed.one_at_a_time", found.alone, note=note)
+    report.value("speed.speedup", found.speedup, note="batched over one at a time, same run")
+    report.value("speed.network_share", found.network_share, note="of the batched time")

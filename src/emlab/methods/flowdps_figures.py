@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.methods.flowdps import deviation
 from emlab.methods.flowdps_audit import Memory, Nothing, RealStack
-from emlab.methods.flowdps_experiments import Averaging
+from emlab.methods.flowdps_cases import WINDOW
+from emlab.methods.flowdps_experiments import Averaging, Sweep, sweep_intervals
+from emlab.methods.flowdps_peers import LABELS as PEERS
 from emlab.methods.flowdps_peers import MARGIN
 from emlab.methods.flowdps_rows import LABELS
+from emlab.methods.flowdps_scores import LEVELS
 from emlab.methods.flowdps_study import Table
-from emlab.physics import ComplexCTF
-from emlab.viz import COLOURS, Picture, show
+from emlab.physics import ComplexCTF, ExitWave
+from emlab.runtime import make_generator
+from emlab.viz import COLOURS, Picture, show, strip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +37,8 @@ LINES = {
     "corrected": ("green", "-"),
     "ours": ("vermilion", "-"),
 }
+
+SHOWN = (*PEERS, "prior_draw", "supervised", "paper", "corrected", "ours")
 
 
 def grid(
@@ -64,11 +70,11 @@ def grid(
     return figure
 
 
-def methods_of(table: Table, names: Sequence[str], number: int = 0) -> dict[str, Image]:
-    """One particle through every method that ran, means removed, and the truth."""
+def methods_of(table: Table, number: int = 0) -> dict[str, Image]:
+    """One particle through every method of `SHOWN` that ran, means removed, and the truth."""
     shown = {
         LABELS[name]: centred(table.answers[name].phases[number])
-        for name in names
+        for name in SHOWN
         if name in table.answers
     }
     return {**shown, "truth": centred(table.cases.truth[number].numpy())}
@@ -94,6 +100,43 @@ def lens_picture(ctf: ComplexCTF, expected: NDArray, title: str) -> Picture:
     return show(figure, f"Contrast transfer against frequency and the image of a particle, {title}")
 
 
+def lens_of(micrometres: float = 1.5, **told: float) -> ComplexCTF:
+    """A 300 kV lens at an underfocus, amplitude contrast .1, in the pixels of the maps."""
+    return ComplexCTF(300.0, PIXEL_ANGSTROM, 1e4 * micrometres, amplitude_contrast=0.1, **told)
+
+
+def expected_counts(phase: torch.Tensor, lens: ComplexCTF, electrons: float = 1.0) -> NDArray:
+    """Counts ``(64, 64)`` of a phase through a lens, so many electrons a pixel, without noise."""
+    inner = slice(MARGIN, -MARGIN)
+    dose = electrons / PIXEL_ANGSTROM**2
+    return ExitWave(lens, dose, FIELD, WINDOW).A(phase)[inner, inner].numpy()
+
+
+def lens_strip(
+    phase: torch.Tensor, caption: str, values: Sequence[float], setting: str, start: int = 0
+) -> Any:
+    """A slider over one setting of `lens_of`: contrast transfer, and what it makes of a phase."""
+    pictures = {}
+    for value in values:
+        lens, name = lens_of(**{setting: value}), caption.format(value)
+        pictures[name] = lens_picture(lens, expected_counts(phase, lens), name)
+    alt = f"What {caption.format('this')} does to the contrast transfer and to the image"
+    return strip(pictures, alt, start=start)
+
+
+def exposure(phase: torch.Tensor, micrometres: float, dose: float, seed: int) -> Figure:
+    """A phase, its image without noise, and the electrons that are counted."""
+    lens = lens_of(micrometres, b_factor_angstrom2=60.0)
+    expected = expected_counts(phase, lens, dose * PIXEL_ANGSTROM**2)
+    counted = torch.poisson(torch.from_numpy(expected), generator=make_generator(seed)).numpy()
+    pictures = {
+        "phase": phase.numpy(),
+        "without noise": expected / expected.mean(),
+        f"{dose} electrons / A²": counted / expected.mean(),
+    }
+    return grid({"": {name: centred(p) for name, p in pictures.items()}}, (-0.35, 0.35))
+
+
 def correlation(table: Table) -> Figure:
     """Fourier correlation with the truth: everywhere, and near the zeros of the lens."""
     figure = Figure(figsize=(8.4, 2.9), layout="constrained")
@@ -115,27 +158,24 @@ def correlation(table: Table) -> Figure:
     return figure
 
 
-def sweeps(tables: Mapping[str, Mapping[float, Table]]) -> Figure:
+def sweeps(runs: Mapping[str, Sweep]) -> Figure:
     """Error and coverage against dose and defocus: ``{"dose": {...}, "defocus": {...}}``."""
     figure = Figure(figsize=(8.6, 4.6), layout="constrained")
-    axes = figure.subplots(2, len(tables), squeeze=False, sharey="row")
+    axes = figure.subplots(2, len(runs), squeeze=False, sharey="row")
     labels = {"dose": "dose (e/A²)", "defocus": "defocus (µm)"}
-    for (upper, lower), (name, runs) in zip(axes.T, tables.items(), strict=True):
-        scale = 1e-4 if name == "defocus" else 1.0
-        x = [scale * value for value in runs]
-        for method, (colour, style) in LINES.items():
-            those = [table for table in runs.values() if method in table.scores]
-            if len(those) != len(runs):
-                continue
-            mean, low, high = 1e3 * np.array([table.error(method) for table in those]).T
-            upper.plot(
-                x, mean, style, marker="o", ms=3, color=COLOURS[colour], label=LABELS[method]
-            )
-            upper.fill_between(x, low, high, color=COLOURS[colour], alpha=0.15, lw=0)
-            if method in those[0].sampled:
-                mean, low, high = np.array([table.coverage(method) for table in those]).T
-                lower.plot(x, mean, style, marker="o", ms=3, color=COLOURS[colour])
-                lower.fill_between(x, low, high, color=COLOURS[colour], alpha=0.15, lw=0)
+    for (upper, lower), (name, recorded) in zip(axes.T, runs.items(), strict=True):
+        found = sweep_intervals(recorded)
+        x = [(1e-4 if name == "defocus" else 1.0) * value for value in found]
+        for method in next(iter(found.values())):
+            colour, style = COLOURS[LINES[method][0]], LINES[method][1]
+            errors, shares = zip(*(methods[method] for methods in found.values()), strict=True)
+            mean, low, high = 1e3 * np.array(errors).T
+            upper.plot(x, mean, style, marker="o", ms=3, color=colour, label=LABELS[method])
+            upper.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            if None not in shares:
+                mean, low, high = np.array(shares).T
+                lower.plot(x, mean, style, marker="o", ms=3, color=colour)
+                lower.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         lower.axhspan(0.85, 0.95, color=COLOURS["green"], alpha=0.15, lw=0)
         lower.set(xlabel=labels[name], ylim=(0, 1.02))
         upper.set(ylim=(0, None))
@@ -185,12 +225,12 @@ def calibration(table: Table, names: Sequence[str]) -> Figure:
     """How often intervals hold the truth: by level, by ring; and ranks of the truth."""
     figure = Figure(figsize=(11.0, 2.9), layout="constrained")
     first, rings, *others = figure.subplots(1, 2 + len(names))
-    levels = np.linspace(0.1, 0.95, 12)
     for name in names:
         colour = COLOURS[LINES[name][0]]
-        first.plot(levels, covered_at(table, name, levels), "-o", ms=3, color=colour)
-        covered = table.scores[name].covered
+        covered, by_level = table.scores[name].covered, table.scores[name].by_level
         assert covered is not None
+        assert by_level is not None
+        first.plot(LEVELS, by_level, "-o", ms=3, color=colour)
         number = 1 + np.arange(covered.shape[1])
         rings.plot(number, covered.mean(0), "-o", ms=3, color=colour, label=LABELS[name])
     rings.axhspan(0.85, 0.95, color=COLOURS["green"], alpha=0.12, lw=0)
@@ -210,18 +250,6 @@ def calibration(table: Table, names: Sequence[str]) -> Figure:
         axis.set_title(LABELS[name], fontsize=9)
     others[0].set_ylabel("frequency, 1 = even")
     return figure
-
-
-def covered_at(table: Table, name: str, levels: NDArray) -> NDArray[np.float64]:
-    """Coverage of band averages at several levels."""
-    from emlab.metrics import coverage
-    from emlab.metrics.bands import band_averages
-
-    answer = table.answers[name]
-    assert answer.samples is not None
-    drawn = band_averages(answer.samples[: answer.independent])
-    true = band_averages(table.cases.truth[: drawn.shape[1]])
-    return np.array([coverage(drawn, true, level, "normal") for level in levels])
 
 
 def nothing(found: Nothing, mean_map: Image) -> Figure:

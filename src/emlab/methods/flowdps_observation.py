@@ -22,7 +22,7 @@ from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.data.windows import centre_window, resample
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import Config
-from emlab.methods.settings import read_settings
+from emlab.methods.flowdps_misfit import MISFIT
 from emlab.physics.counting import (
     CountingNoise,
     GaussianCounts,
@@ -157,14 +157,14 @@ def misfit(
         ``(..., n, H, W)``.
     coarser_than_angstrom : float, optional
         Default: the length that told other proteins best on validation poses
-        (``profiles/flowdps_misfit.toml``).
+        (`MISFIT`).
 
     Returns
     -------
     Tensor, Tensor
         ``(..., n)``.
     """
-    length = coarser_than_angstrom or read_settings("flowdps_misfit")["coarser_than_angstrom"]
+    length = coarser_than_angstrom or MISFIT.values["coarser_than_angstrom"]
     left = (counts - expected) * noise.curvature(expected).sqrt()
     height, width = left.shape[-2:]
     rows, columns = (torch.fft.fftfreq(side, pixel_size_angstrom) for side in (height, width))

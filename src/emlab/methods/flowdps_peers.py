@@ -1,14 +1,10 @@
-"""Phase retrieval without a network, with settings chosen on validation poses.
-
-``python -m tools.tune_phase_peers`` repeats the search and rewrites
-``profiles/flowdps_peers.toml``.
-"""
+"""Phase retrieval without a network, with settings chosen on validation poses (`PEERS`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -20,8 +16,8 @@ from torch.nn.functional import pad
 from emlab.data.metadata import Metadata
 from emlab.data.phase_maps import FIELD, phase_maps
 from emlab.methods.flowdps_cases import WINDOW, Cases, lens, make_cases
-from emlab.methods.settings import read_settings
 from emlab.physics import ExitWave, Poisson
+from emlab.recorded import Recording
 from emlab.runtime import make_generator
 from emlab.solvers.denoiser_spread import power_spectrum
 from emlab.solvers.guided_phase import filtered
@@ -45,7 +41,7 @@ LABELS = {
     "transport": "transport, 3 images",
     "nearest_map": "nearest training map",
 }
-POSES, SEED = 24, 11  # of the search
+SEED = 11  # of the two further images that transport asks for
 SUPPORT_RADIUS = 30  # pixels; the particle's longest half-axis is 29
 MARGIN = (WINDOW - FIELD) // 2
 
@@ -126,9 +122,9 @@ def _nearest(cases: Cases, maps: int) -> Tensor:
 _PEERS: dict[str, Callable[..., Tensor]] = {
     "phase_flip": lambda cases: phase_flip(cases.counts, _wide(cases)),
     "wiener": _wiener,
-    "gerchberg_saxton": partial(_projections, "gerchberg_saxton"),
-    "hio": partial(_projections, "hio"),
-    "rrr": partial(_projections, "rrr"),
+    "gerchberg_saxton": lambda cases, **told: _projections("gerchberg_saxton", cases, **told),
+    "hio": lambda cases, **told: _projections("hio", cases, **told),
+    "rrr": lambda cases, **told: _projections("rrr", cases, **told),
     "sparse": _sparse,
     "transport": _transport,
     "nearest_map": _nearest,
@@ -158,7 +154,7 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 
 def tuned() -> dict[str, dict[str, Any]]:
     """Settings by peer, as the search left them."""
-    return read_settings("flowdps_peers")["peers"]
+    return {name: dict(settings) for name, settings in PEERS.values.items()}
 
 
 def best_peer() -> str:
@@ -168,19 +164,18 @@ def best_peer() -> str:
     return min(single, key=lambda name: table[name]["validation_rmse"])
 
 
-def tune(progress: Callable[[str], None] = lambda _: None) -> dict[str, dict[str, Any]]:
-    """Search every grid on validation poses of the proteasome, with the best overall scale.
+def _tune(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Search every grid on validation poses, with the best overall scale.
 
-    Returns
-    -------
-    dict
-        Settings by peer, with the error in radians (mean removed) that they reached.
+    Returns settings by peer, with the error in radians (mean removed) that they reached.
     """
-    cases, table = make_cases("t20s", POSES, SEED, split="validation"), {}
+    cases = make_cases(
+        settings["specimen"], settings["poses"], settings["seed"], split="validation"
+    )
+    table = {}
     for name, grid in GRIDS.items():
-        tried = [_scaled(name, cases, settings) for settings in grid]
-        table[name] = min(tried, key=lambda settings: settings["validation_rmse"])
-        progress(f"{name}: {table[name]}")
+        tried = [_scaled(name, cases, choice) for choice in grid]
+        table[name] = min(tried, key=lambda choice: choice["validation_rmse"])
     return table
 
 
@@ -192,3 +187,6 @@ def _scaled(name: str, cases: Cases, settings: Settings) -> dict[str, Any]:
     scale = round(float((found * truth).sum() / found.square().sum()), 3)
     error = (scale * found - truth).square().mean((1, 2)).sqrt().mean()
     return {**settings, "scale": scale, "validation_rmse": round(float(error), 5)}
+
+
+PEERS = Recording("03_flowdps", "peers", _tune, {"specimen": "t20s", "poses": 24, "seed": 11})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from emlab import weights
 from emlab.data.phase_maps import PIXEL_ANGSTROM, poses, project, specimen_volume
+from emlab.errors import InputError
 from emlab.methods import flowdps, flowdps_peers
 from emlab.methods.flowdps_bound import refine_poses
 from emlab.methods.flowdps_cases import Cases
 from emlab.methods.flowdps_config import Config
 from emlab.methods.flowdps_peers import MARGIN, library, run_peer, tuned
 from emlab.methods.flowdps_priors import phase_scale
+from emlab.methods.flowdps_scores import Scores, score
 from emlab.methods.flowdps_supervised import Restorer
 from emlab.methods.generalist import TimedPrior
 from emlab.models import build
@@ -45,7 +47,7 @@ LABELS = {
     "unpaired": "ours, ten independent samples",
     "ours": "ours: guided sampler",
 }
-TRAINED_POSES = 20_000  # of the shipped prior, see its card
+TRAINED_SPECIMEN, TRAINED_POSES = "t20s", 20_000  # of the shipped prior, see its card
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,21 @@ class Answer:
 
 
 Method = Callable[[Cases], Answer]
+
+
+def judged(method: Method, cases: Cases) -> tuple[Answer, Scores]:
+    """What a method makes of particles, and how good it is.
+
+    Raises
+    ------
+    InputError
+        An answer of another shape than the truth's.
+    """
+    with torch.no_grad():
+        answer = method(cases)
+    if answer.phases.shape != tuple(cases.truth.shape):
+        raise InputError(f"a method returned {answer.phases.shape}, not {cases.truth.shape}")
+    return answer, score(cases, answer.phases, answer.samples, answer.independent)
 
 
 @dataclass(frozen=True)
@@ -151,16 +168,28 @@ def classical_rows(names: Iterable[str] | None = None) -> dict[str, Method]:
     return {name: partial(_peer, name, table[name]) for name in chosen}
 
 
-def reference_rows(sampling: Sampling, draws: int, steps: int, seed: int) -> dict[str, Method]:
-    """Answers that are no retrieval: trivial ones, the prior alone, and an oracle."""
+def reference_rows(specimen: str, drawn: NDArray[np.float32]) -> dict[str, Method]:
+    """Answers that are no retrieval: trivial ones, draws of the prior alone, and an oracle.
+
+    The oracle needs the specimen that the prior was trained on.
+    """
+    oracle = {"nearest_view": nearest_view} if specimen == TRAINED_SPECIMEN else {}
     return {
         "picture": _picture,
         "nothing": lambda cases: Answer(torch.zeros_like(cases.truth).numpy()),
         "mean_map": _mean_map,
-        "prior_draw": partial(_prior_draw, sampling, draws, steps, seed),
-        "nearest_view": nearest_view,
-        "refined": refined_view,
+        "prior_draw": partial(_prior_draw, drawn),
+        **oracle,
     }
+
+
+def slow_rows(
+    sampling: Sampling, steps: Mapping[str, int], samples: int, batch: int, seed: int
+) -> dict[str, Method]:
+    """FlowDPS as published and corrected, and ours without pairs, in so many steps each."""
+    configs = {name: hurried(name, steps[name], samples, batch) for name in ("paper", "corrected")}
+    configs["unpaired"] = unpaired(hurried("ours", steps["unpaired"], samples, batch))
+    return {name: sampled_row(sampling, config, seed) for name, config in configs.items()}
 
 
 def unpaired(config: Config) -> Config:
@@ -259,10 +288,9 @@ def _mean_map(cases: Cases) -> Answer:
     return Answer(library(cases.specimen, 128).mean(0).expand_as(cases.truth).numpy())
 
 
-def _prior_draw(sampling: Sampling, draws: int, steps: int, seed: int, cases: Cases) -> Answer:
-    drawn = sampling.draw(draws, steps, seed)
+def _prior_draw(drawn: NDArray[np.float32], cases: Cases) -> Answer:
     samples = np.repeat(drawn[:, None], len(cases), axis=1)
-    return Answer(drawn[np.arange(len(cases)) % draws], samples, independent=draws)
+    return Answer(drawn[np.arange(len(cases)) % len(drawn)], samples, independent=len(drawn))
 
 
 def _supervised(restorer: Restorer, cases: Cases) -> Answer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from emlab import metrics
 from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.errors import InputError
 from emlab.methods import flowdps_observation
 from emlab.methods.flowdps_cases import Cases
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
@@ -21,6 +23,7 @@ from emlab.physics import Poisson
 Values = NDArray[np.float64]
 Phases = NDArray[np.float32]
 RINGS = 8  # of the band averages
+LEVELS = np.linspace(0.1, 0.95, 12)  # of intervals
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class Scores:
         ``(n, rings)`` share of band averages inside their 90 % intervals, from coarse to fine.
     ranks : ndarray or None
         ``(n, bands, 2)`` of the truth among the samples.
+    by_level : ndarray or None
+        ``(12,)`` share of band averages inside their intervals of `LEVELS`.
     samples : int
-        Independent ones, behind the last two.
+        Independent ones, behind the last three.
     """
 
     rmse: Values
@@ -58,7 +63,35 @@ class Scores:
     groups: NDArray[np.intp]
     covered: Values | None = None
     ranks: NDArray[np.int64] | None = None
+    by_level: Values | None = None
     samples: int = 1
+
+    @property
+    def error(self) -> metrics.Interval:
+        """Mean phase error in radians; whole viewing directions are resampled."""
+        return self.mean(self.rmse)
+
+    def mean(self, values: Values) -> metrics.Interval:
+        """Mean over particles of one number each."""
+        return metrics.mean_interval(values, groups=self.groups)
+
+    def coverage(self, chosen: NDArray[np.bool_] | slice = slice(None)) -> metrics.Interval:
+        """Share of band averages of some particles inside their 90 % intervals."""
+        if self.covered is None:
+            raise InputError("a method that draws no samples claims no interval")
+        covered, groups = self.covered[chosen], self.groups[chosen]
+        if len(np.unique(groups)) < 2:
+            return metrics.Interval(*3 * (float(covered.mean()),))
+        return metrics.mean_interval(covered, groups=groups)
+
+    def packed(self) -> dict[str, Any]:
+        """What JSON can hold; see `unpacked`."""
+        table = {item.name: getattr(self, item.name) for item in fields(self)}
+        rings = {name: vars(table.pop(name)) for name in ("rings", "zeros")}
+        return {
+            **{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in table.items()},
+            **{k: {name: v.tolist() for name, v in sums.items()} for k, sums in rings.items()},
+        }
 
     def resolution(self, zeros: bool = False, threshold: float = 0.5) -> metrics.Interval:
         """Frequency in 1/nm at which the correlation with the truth falls below a threshold."""
@@ -73,6 +106,14 @@ class Scores:
         sums = self.zeros if zeros else self.rings
         empty = ~(sums.second > 0).any(0)
         return _per_nm(sums.frequency), np.where(empty, np.nan, sums.correlation())
+
+
+def unpacked(table: Mapping[str, Any]) -> Scores:
+    """Scores that `Scores.packed` wrote."""
+    kept = {k: np.array(v) if isinstance(v, list) else v for k, v in table.items()}
+    for name in ("rings", "zeros"):
+        kept[name] = RingSums(**{k: np.array(v) for k, v in table[name].items()})
+    return Scores(**kept)
 
 
 def finer_by(ours: Scores, other: Scores, zeros: bool = False) -> metrics.Interval:
@@ -120,7 +161,7 @@ def score(
     true_bands = band_averages(truth)
     alone = None if samples is None else samples[:independent]
     drawn = band_averages(phases[None] if alone is None else alone)
-    covered, placed = None, None
+    covered, placed, by_level = None, None, None
     if len(drawn) > 1:
         covered = np.array(
             [
@@ -132,6 +173,7 @@ def score(
             ]
         )
         placed = ranks(drawn, true_bands)
+        by_level = np.array([metrics.coverage(drawn, true_bands, q, "normal") for q in LEVELS])
     chi2, low = misfit(cases, phases if samples is None else samples)
     return Scores(
         rmse=np.sqrt(np.square(centred[0] - centred[1]).mean((1, 2), dtype=np.float64)),
@@ -143,6 +185,7 @@ def score(
         groups=cases.groups,
         covered=covered,
         ranks=placed,
+        by_level=by_level,
         samples=len(drawn),
     )
 

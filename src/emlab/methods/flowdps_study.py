@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 
 from emlab import metrics
-from emlab.errors import InputError
 from emlab.methods.flowdps_cases import Cases
 from emlab.methods.flowdps_peers import LABELS as CLASSICAL
 from emlab.methods.flowdps_peers import best_peer
-from emlab.methods.flowdps_rows import LABELS, Answer, Method
-from emlab.methods.flowdps_scores import Scores, finer_by, score, zeros_gain
+from emlab.methods.flowdps_rows import LABELS, Answer, Method, judged
+from emlab.methods.flowdps_scores import Scores, finer_by, unpacked, zeros_gain
 from emlab.metrics.resampled import paired_ratio
 from emlab.metrics.sampled import rank_deviation
 from emlab.report import Report
@@ -33,19 +32,21 @@ class Table:
         By method. A method that saw the first m of the particles only has m scores.
     answers : dict
         By method.
+    seconds : dict
+        A particle, by method.
+    recorded : list of str
+        Methods whose scores are recorded; their answers, if any, are of fewer particles.
     """
 
     cases: Cases
     scores: dict[str, Scores] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    recorded: list[str] = field(default_factory=list)
 
     def error(self, method: str) -> metrics.Interval:
         """Root mean square error of the phase in radians, mean over particles."""
-        return self.interval(method, self.scores[method].rmse)
-
-    def interval(self, method: str, values: np.ndarray) -> metrics.Interval:
-        """Mean over a method's particles; whole viewing directions are resampled."""
-        return metrics.mean_interval(values, groups=self.scores[method].groups)
+        return self.scores[method].error
 
     def ratio(self, better: str, worse: str) -> metrics.Interval:
         """Error of one method over that of another, on the particles that both saw."""
@@ -55,16 +56,36 @@ class Table:
 
     def coverage(self, method: str, dose: float | None = None) -> metrics.Interval:
         """Share of band averages inside their 90 % intervals, of one dose or of all."""
-        covered = self.scores[method].covered
-        if covered is None:
-            raise InputError(f"{method} draws no samples, so it claims no interval")
-        chosen = np.ones(len(covered), bool)
-        if dose is not None:
-            chosen = np.isclose(self.cases.dose.numpy()[: len(covered)], dose)
-        groups = self.scores[method].groups[chosen]
-        if len(np.unique(groups)) < 2:
-            return metrics.Interval(*3 * (float(covered[chosen].mean()),))
-        return metrics.mean_interval(covered[chosen], groups=groups)
+        scores = self.scores[method]
+        if dose is None:
+            return scores.coverage()
+        return scores.coverage(np.isclose(self.cases.dose.numpy()[: len(scores.rmse)], dose))
+
+    def join(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Put recorded rows of the same particles into the table.
+
+        Parameters
+        ----------
+        rows : dict
+            By method ``scores`` (packed) and ``seconds`` a particle, of the first particles.
+
+        Returns
+        -------
+        dict
+            Of methods that ran on some of them: error here over the recorded error.
+        """
+        agreement = {}
+        for name, row in rows.items():
+            kept = unpacked(row["scores"])
+            if name in self.scores:
+                here = self.scores.pop(name).rmse
+                n = min(len(here), len(kept.rmse))
+                agreement[name] = float(here[:n].mean() / kept.rmse[:n].mean())
+            self.scores[name], self.seconds[name] = kept, row["seconds"]
+            self.recorded.append(name)
+        order = list(LABELS)
+        self.scores = {name: self.scores[name] for name in sorted(self.scores, key=order.index)}
+        return agreement
 
     @property
     def classical(self) -> list[str]:
@@ -88,27 +109,41 @@ class Table:
         return [name for name, scores in self.scores.items() if scores.covered is not None]
 
     def markdown(self) -> str:
-        """A row a method: error, against the best peer, resolution, misfit, coverage, seconds."""
+        """A row a method: error, that over the best peer's, resolution, coverage."""
         reference = self.best_classical
         lines = [
             f"| method | n | phase RMSE [mrad] | of {LABELS[reference]}'s | FRC .5 [A]"
-            " | near zeros [A] | CRPS [mrad] | chi^2 | coarse chi^2 | 90 % covers | s a particle |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            " | near zeros [A] | 90 % covers |",
+            "|---|---|---|---|---|---|---|",
         ]
         for name, scores in self.scores.items():
             error, ratio = self.error(name), self.ratio(name, reference)
             covered = "-" if scores.covered is None else f"{scores.covered.mean():.0%}"
-            seconds = self.answers[name].seconds / len(scores.rmse)
             lines.append(
-                f"| {LABELS[name]} | {len(scores.rmse)} | {1e3 * error.mean:.1f} "
+                f"| {self._label(name)} | {len(scores.rmse)} | {1e3 * error.mean:.1f} "
                 f"[{1e3 * error.low:.1f}, {1e3 * error.high:.1f}] "
                 f"| {ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
                 f"| {_angstrom(scores.rings.limit())} | {_angstrom(scores.zeros.limit())} "
-                f"| {1e3 * scores.crps.mean():.1f} | {scores.chi2.mean():.3f} "
-                f"| {scores.chi2_low.mean():.2f} | {covered} "
-                f"| {seconds:.2g} |"
+                f"| {covered} |"
             )
         return "\n".join(lines)
+
+    def markdown_misfit(self) -> str:
+        """A row a method: CRPS, misfit of the counts, seconds."""
+        lines = [
+            "| method | CRPS [mrad] | chi^2 | coarse chi^2 | s a particle |",
+            "|---|---|---|---|---|",
+        ]
+        for name, scores in self.scores.items():
+            lines.append(
+                f"| {self._label(name)} | {1e3 * scores.crps.mean():.1f} "
+                f"| {scores.chi2.mean():.3f} | {scores.chi2_low.mean():.2f} "
+                f"| {self.seconds[name]:.2g} |"
+            )
+        return "\n".join(lines)
+
+    def _label(self, name: str) -> str:
+        return LABELS[name] + (" \u2020" if name in self.recorded else "")
 
     def record(self, report: Report, ours: str = "ours") -> None:
         """Record ``METRIC.METHOD``, and ratios ``rmse_ratio.over_METHOD`` of ours."""
@@ -120,9 +155,9 @@ class Table:
                 f"frc_zeros_per_nm.{name}", *scores.resolution(zeros=True), unit="1/nm",
                 note="near zeros of the contrast transfer", n=n,
             )  # fmt: skip
-            report.value(f"crps.{name}", *self.interval(name, scores.crps), unit="rad", n=n)
-            report.value(f"chi2.{name}", *self.interval(name, scores.chi2), n=n)
-            report.value(f"chi2_low.{name}", *self.interval(name, scores.chi2_low), n=n)
+            report.value(f"crps.{name}", *scores.mean(scores.crps), unit="rad", n=n)
+            report.value(f"chi2.{name}", *scores.mean(scores.chi2), n=n)
+            report.value(f"chi2_low.{name}", *scores.mean(scores.chi2_low), n=n)
             self._record_calibration(report, name)
             if name != ours and ours in self.scores:
                 for zeros, key in ((False, "finer_than"), (True, "finer_near_zeros_than")):
@@ -135,7 +170,7 @@ class Table:
         report.value("rmse_ratio.over_best_classical", *self.ratio(ours, best), note=LABELS[best])
 
     def _record_calibration(self, report: Report, name: str) -> None:
-        scores, answer = self.scores[name], self.answers[name]
+        scores, answer = self.scores[name], self.answers.get(name)
         if scores.covered is None or scores.ranks is None:
             return
         for dose in dict.fromkeys(self.cases.dose[: len(scores.rmse)].tolist()):
@@ -145,9 +180,8 @@ class Table:
             report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
         deviation = rank_deviation(scores.ranks, scores.samples)
         report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
-        particles = len(scores.rmse)
-        report.value(f"seconds_a_particle.{name}", answer.seconds / particles, unit="s")
-        if answer.network_seconds:
+        report.value(f"seconds_a_particle.{name}", self.seconds[name], unit="s")
+        if answer and answer.network_seconds:
             share = answer.network_seconds / answer.seconds
             report.value(f"network_share.{name}", share, note="of the time")
 
@@ -167,21 +201,12 @@ def run_study(
         See `emlab.methods.flowdps_rows`.
     first : dict, optional
         Methods that get the first so many particles only.
-
-    Raises
-    ------
-    InputError
-        An answer of another shape than the truth's.
     """
     table = Table(cases)
     for name, method in methods.items():
         seen = cases.first((first or {}).get(name, len(cases)))
-        with torch.no_grad():
-            answer = method(seen)
-        if answer.phases.shape != tuple(seen.truth.shape):
-            raise InputError(f"{name} returned {answer.phases.shape}, not {seen.truth.shape}")
-        table.answers[name] = answer
-        table.scores[name] = score(seen, answer.phases, answer.samples, answer.independent)
+        table.answers[name], table.scores[name] = judged(method, seen)
+        table.seconds[name] = table.answers[name].seconds / len(seen)
         if progress is not None:
             progress(f"{LABELS.get(name, name)}: {1e3 * table.scores[name].rmse.mean():.1f} mrad")
     return table

@@ -96,7 +96,7 @@ def _imported_inside(function: FunctionType, names: set[str]) -> Iterator[tuple[
     """Yield what imports inside a function bring."""
     import importlib
 
-    for node in ast.walk(ast.parse(_source(function))):
+    for node in ast.walk(_parsed(_source(function))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("emlab"):
             module = importlib.import_module(node.module or "")
             for alias in node.names:
@@ -147,11 +147,19 @@ def _source(item: Any) -> str:
         return "pass"  # made by a decorator, such as the __init__ of a dataclass
 
 
+def _parsed(source: str) -> ast.AST:
+    """Return a syntax tree; that of the lines around a lambda, which may be none, is empty."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.Module([], [])
+
+
 def _text(item: Any) -> str:
     """Return a function or class as text without comments, docstrings, imports and layout."""
     source = _source(item)
     drop: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         body = getattr(node, "body", None)
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
