@@ -374,9 +374,9 @@ def test_rings_of_a_spread_come_back(prior):
 @pytest.mark.parametrize("same", [True, False])
 def test_the_table_counts_for_the_weights_that_it_was_measured_for(prior, monkeypatch, same):
     found = flowdps_spread.on_images(prior, prior.draw(4))
-    rings = zip(flowdps_spread.LEVELS, flowdps_spread.rings_of(found), strict=True)
-    table = {"sha256": "abc" if same else "xyz", "rings": {f"{s:g}": list(r) for s, r in rings}}
-    monkeypatch.setattr(flowdps_spread, "read_settings", lambda name: {"some": table})
+    digest = {"some": "abc" if same else "xyz"}
+    table = {"sha256": digest, "rings": {"some": flowdps_spread.rings_of(found).tolist()}}
+    monkeypatch.setattr(flowdps_spread, "SPREAD", Mock(values=table))
     monkeypatch.setattr(flowdps_spread.weights, "card", lambda name: Mock(sha256="abc"))
     monkeypatch.setattr(flowdps_spread, "cache_folder", lambda: Path("/nowhere"))
     monkeypatch.setattr(flowdps_spread, "on_own_draws", Mock(side_effect=ZeroDivisionError))

@@ -48,8 +48,6 @@ TARGETS = (
         for dose in (30, 45, 60)
     ),
     Target("AUC of another protein by coarse chi^2", "stranger.auc.worst", 0.95),
-    Target("batched over one at a time", "speed.speedup", 5.0),
-    Target("time inside the network", "speed.network_share", 0.9),
 )
 
 

@@ -266,10 +266,10 @@ def nothing(found: Nothing, mean_map: Image) -> Figure:
 
 
 def misfits(own: NDArray, others: Mapping[str, NDArray]) -> Figure:
-    """chi^2 of the right protein and of others."""
+    """chi^2 of the particles of the table and of others."""
     figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axis = figure.subplots()
-    groups = {"the prior's protein": own, **others}
+    groups = {"the table's particles": own, **others}
     for row, ((name, values), colour) in enumerate(
         zip(groups.items(), COLOURS.values(), strict=False)
     ):

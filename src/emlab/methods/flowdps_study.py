@@ -33,7 +33,7 @@ class Table:
     answers : dict
         By method.
     seconds : dict
-        A particle, by method.
+        A particle, by method, of those that ran here.
     recorded : list of str
         Methods whose scores are recorded; their answers, if any, are of fewer particles.
     """
@@ -67,7 +67,7 @@ class Table:
         Parameters
         ----------
         rows : dict
-            By method ``scores`` (packed) and ``seconds`` a particle, of the first particles.
+            By method ``scores`` (packed) of the first particles.
 
         Returns
         -------
@@ -81,7 +81,7 @@ class Table:
                 here = self.scores.pop(name).rmse
                 n = min(len(here), len(kept.rmse))
                 agreement[name] = float(here[:n].mean() / kept.rmse[:n].mean())
-            self.scores[name], self.seconds[name] = kept, row["seconds"]
+            self.scores[name] = kept
             self.recorded.append(name)
         order = list(LABELS)
         self.scores = {name: self.scores[name] for name in sorted(self.scores, key=order.index)}
@@ -135,10 +135,11 @@ class Table:
             "|---|---|---|---|---|",
         ]
         for name, scores in self.scores.items():
+            seconds = f"{self.seconds[name]:.2g}" if name in self.seconds else "-"
             lines.append(
                 f"| {self._label(name)} | {1e3 * scores.crps.mean():.1f} "
                 f"| {scores.chi2.mean():.3f} | {scores.chi2_low.mean():.2f} "
-                f"| {self.seconds[name]:.2g} |"
+                f"| {seconds} |"
             )
         return "\n".join(lines)
 
@@ -180,7 +181,8 @@ class Table:
             report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
         deviation = rank_deviation(scores.ranks, scores.samples)
         report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
-        report.value(f"seconds_a_particle.{name}", self.seconds[name], unit="s")
+        if name in self.seconds:
+            report.value(f"seconds_a_particle.{name}", self.seconds[name], unit="s")
         if answer and answer.network_seconds:
             share = answer.network_seconds / answer.seconds
             report.value(f"network_share.{name}", share, note="of the time")
