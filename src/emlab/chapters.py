@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import files, version
@@ -86,6 +87,12 @@ def copy(folder: Path, names: Sequence[str] = (), force: bool = False) -> list[P
                 temporary.write_bytes(content)
             written.append(place)
     return written
+
+
+def chapter_data(slug: str) -> tuple[str, ...]:
+    """Return the names of the data sets that a chapter loads; none for an unknown chapter."""
+    table = tomllib.loads(Path(__file__).with_name("chapter_data.toml").read_text("utf-8"))
+    return tuple(table.get(slug, {}).get("data", ()))
 
 
 def duration(slug: str, profile: str) -> str:

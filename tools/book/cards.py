@@ -37,7 +37,7 @@ def _data_card(record: data.Record) -> str:
         ["source", record.source],
         ["pixel size", f"{pixel} Å" if pixel is not None else "none"],
         ["remark on the pixel size", record.pixel_size_note],
-        ["how to obtain it", record.how],
+        ["how to obtain it", _obtained(record)],
         ["note", record.note],
         ["hash of the pixels", f"`{record.pixel_sha256}`" if record.pixel_sha256 else ""],
     ]
@@ -49,6 +49,14 @@ def _data_card(record: data.Record) -> str:
             table(["file", "size", "sha256"], files),
         ]
     )
+
+
+def _obtained(record: data.Record) -> str:
+    command = f"`emlab data fetch {record.name}`"
+    if any(file.build for file in record.files):
+        steps = ", ".join(sorted({file.build["step"] for file in record.files if file.build}))
+        return f"{command} builds it from public pieces ({steps}): {record.how}"
+    return record.how or f"{command} downloads it"
 
 
 def model_cards() -> str:

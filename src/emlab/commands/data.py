@@ -15,10 +15,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="List, fetch, verify and locate data sets.\n\n"
     "emlab looks in the folder that EMLAB_MIRROR names, then in your cache (EMLAB_CACHE), then in "
-    "installed packages, then at the public URL; the hash of every file is checked.\n\n"
+    "installed packages, then fetches or builds from public addresses; hashes are checked.\n\n"
     "**Example:** `emlab data list --role test`, then `emlab data fetch mnist_t10k`",
 )
 Names = Annotated[list[str] | None, typer.Argument(help="Names as shown by `emlab data list`.")]
+SIDE_BY_SIDE = 4
 Everything = Annotated[bool, typer.Option("--all", help="All data sets on this machine.")]
 
 
@@ -51,18 +52,49 @@ def list_data(
 
 
 @app.command()
-def fetch(names: Names = None) -> None:
+def fetch(
+    names: Names = None,
+    everything: Annotated[bool, typer.Option("--all", help="All data sets.")] = False,
+    chapters: Annotated[bool, typer.Option(help="What the chapters load.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say how much is missing.")] = False,
+) -> None:
     """Bring data sets to this machine and check their hashes; interrupted downloads resume.
 
-    **Example:** `emlab data fetch mnist_t10k mnist_train_60k`
+    **Example:** `emlab data fetch mnist_t10k mnist_train_60k`, or `emlab data fetch --all`
     """
-    from emlab.data import fetch as fetch_data
+    from concurrent.futures import ThreadPoolExecutor
 
-    if not names:
-        raise InputError("name at least one data set; `emlab data list` shows them")
-    for name in names:
-        for place in fetch_data(name, progress=True):
-            typer.echo(f"{name}: {place}")
+    import tqdm
+
+    from emlab.chapters import chapter_data, shipped
+    from emlab.data import available, records
+    from emlab.data import fetch as fetch_data
+    from emlab.data.registry import record
+
+    wanted = list(records()) if everything else list(names or [])
+    if chapters:
+        wanted += [name for path in shipped() for name in chapter_data(path.stem)]
+    if not wanted:
+        raise InputError("name a data set, or use --all or --chapters; see `emlab data list`")
+    wanted = list(dict.fromkeys(wanted))
+    missing = [name for name in wanted if record(name) and not available(name)]
+    megabytes = sum(record(name).size for name in missing) / 1e6
+    typer.echo(f"{len(missing)} of {len(wanted)} data sets are missing: {megabytes:.1f} MB")
+    if dry_run:
+        return
+    alone = len(wanted) == 1
+    with (
+        ThreadPoolExecutor(SIDE_BY_SIDE) as pool,
+        tqdm.tqdm(total=len(wanted), unit="set", disable=alone) as bar,
+    ):
+        futures = {name: pool.submit(fetch_data, name, alone) for name in wanted}
+        for future in futures.values():
+            future.add_done_callback(lambda _: bar.update())
+
+    def places(name: str) -> str:
+        return ", ".join(str(place) for place in futures[name].result())
+
+    report_checks(wanted, places)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Data sets with hashes: mirror folder, then the user's cache, then packages, then public URLs."""
+"""Data sets with hashes: mirror, then cache, then packages, then public URLs or build steps."""
 
 from emlab.data.access import (
     Dataset,

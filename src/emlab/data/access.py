@@ -1,19 +1,22 @@
-"""Find, check and decode data sets: mirror folder, user's cache, installed package, public URL."""
+"""Find, check and decode data sets: mirror folder, user's cache, package, public URL or build."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from emlab.data.build import build
 from emlab.data.decode import decode_file
 from emlab.data.download import Policy, download
 from emlab.data.hashing import hash_arrays, hash_file
 from emlab.data.registry import DataFile, Record, record
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
+from emlab.runtime import atomic_path
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ def where(name: str) -> str:
     places = [place[0] if (place := _find(file)) else "" for file in files]
     if all(places):
         return "+".join(dict.fromkeys(places))
-    fetchable = all(file.url or place for file, place in zip(files, places, strict=True))
+    fetchable = all(
+        file.url or file.build or place for file, place in zip(files, places, strict=True)
+    )
     return "url" if fetchable else "-"
 
 
@@ -194,11 +199,11 @@ def _locate(
     repair: bool = False,
 ) -> Located:
     place = _find(file)
-    if place is None or (repair and place[0] == "cache" and hash_file(place[1]) != file.sha256):
-        return Located(file, "url", _download(entry, file, progress, policy))
+    if place is None or (repair and place[0] == "cache" and not _as_promised(file, place[1])):
+        return Located(file, "url", _obtain(entry, file, progress, policy))
     source, found = place
-    digest = hash_file(found)
-    if digest != file.sha256:
+    if not _as_promised(file, found):
+        digest = hash_file(found)
         advice = {
             "mirror": "correct the folder that EMLAB_MIRROR names, or unset it",
             "cache": f"run `emlab data fetch {entry.name}`",
@@ -211,7 +216,54 @@ def _locate(
     return Located(file, source, found)
 
 
-def _download(entry: Record, file: DataFile, progress: bool, policy: Policy | None) -> Path:
+def _note(path: Path) -> Path:
+    """Where the hash of a file is that was built here, which its pixels have confirmed."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _as_promised(file: DataFile, path: Path) -> bool:
+    digest, note = hash_file(path), _note(path)
+    built = bool(file.build) and note.is_file() and digest == note.read_text("utf-8").strip()
+    return digest == file.sha256 or built
+
+
+def _build(entry: Record, file: DataFile, policy: Policy | None) -> Path:
+    import filelock
+
+    target = cache_folder() / file.path
+    pieces = cache_folder() / "pieces" / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    patience = (policy or Policy()).lock_seconds
+    try:
+        with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=patience):
+            if target.is_file() and _as_promised(file, target):
+                return target
+            build(file.build, target, pieces, policy)
+            # other writers give other bytes: what counts is the pixels, once; then the bytes made
+            if hash_file(target) != file.sha256:
+                pixels = hash_arrays(decode_file(target, file.key)) if file.key else "other"
+                if pixels != entry.pixel_sha256:
+                    target.unlink()
+                    shutil.rmtree(pieces, ignore_errors=True)
+                    raise IntegrityError(
+                        f"{entry.name}: what was built has pixels {pixels[:16]}..., the registry "
+                        f"says {entry.pixel_sha256[:16]}...; tell the emlab authors"
+                    )
+                with atomic_path(_note(target)) as temporary:
+                    temporary.write_text(f"{hash_file(target)}\n", "utf-8")
+            shutil.rmtree(pieces, ignore_errors=True)
+    except filelock.Timeout as problem:
+        raise DataUnavailableError(
+            f"another process has been building {target} for {patience:g} s; try again later"
+        ) from problem
+    except DataUnavailableError as problem:
+        raise DataUnavailableError(f"{_absent(entry, file)} ({problem})") from problem
+    return target
+
+
+def _obtain(entry: Record, file: DataFile, progress: bool, policy: Policy | None) -> Path:
+    if file.build:
+        return _build(entry, file, policy)
     if not file.url:
         raise DataUnavailableError(_absent(entry, file))
     import tqdm
@@ -233,6 +285,6 @@ def _absent(entry: Record, file: DataFile) -> str:
         f"{entry.name}: {file.path} is not on this machine; set EMLAB_MIRROR to a folder that has "
         f"it, or "
     )
-    if file.url:
+    if file.url or file.build:
         return f"{message}connect to the network and run `emlab data fetch {entry.name}`"
     return f"{message}put it into {cache_folder() / file.path}: {entry.how or entry.source}"

@@ -55,8 +55,8 @@ class _Broken(Exception):
 def download(
     url: str,
     target: Path,
-    sha256: str,
-    size: int,
+    sha256: str = "",
+    size: int = 0,
     policy: Policy | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
@@ -69,7 +69,8 @@ def download(
     target
         Where the file goes; missing folders are made.
     sha256, size
-        What the registry promises: hash and number of bytes.
+        What the registry promises: hash and number of bytes. Without them (a piece of a file whose
+        pixels are checked once it is built) the length that the server announces has to arrive.
     policy
         Patience; default :class:`Policy`.
     progress
@@ -93,7 +94,7 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock:
-            if not (target.is_file() and hash_file(target) == sha256):
+            if not (target.is_file() and sha256 in ("", hash_file(target))):
                 _fetch(url, target, sha256, size, policy, progress or (lambda _: None))
     except filelock.Timeout as problem:
         raise DataUnavailableError(
@@ -125,7 +126,7 @@ def _fetch(
             reason = str(problem)
             continue
         found = hash_file(part)
-        if found == sha256:
+        if sha256 in ("", found):
             _publish(part, target)
             return
         part.unlink()
@@ -145,10 +146,10 @@ def _receive(
 ) -> None:
     """Append to ``part`` what it lacks; `_Broken` if that may be worth another try."""
     start = part.stat().st_size if part.is_file() else 0
-    if start > size:
+    if size and start > size:
         part.unlink()
         start = 0
-    if start == size:
+    if size and start == size:
         return
     headers = {"User-Agent": f"emlab/{__version__}"}
     if start:
@@ -189,16 +190,17 @@ def _store(
     progress: Callable[[int], None],
 ) -> None:
     present = start
+    size = size or start + int(response.headers.get("Content-Length") or 0)
     with open(part, "ab" if start else "wb") as stream:
         # read1 hands over what has come; read would wait for a whole piece and lose it in a stall
         while piece := response.read1(CHUNK_BYTES):
             present += len(piece)
-            if present > size:
+            if size and present > size:
                 break
             stream.write(piece)
             stream.flush()
             progress(present)
-    if present > size:
+    if size and present > size:
         part.unlink()
         raise IntegrityError(
             f"{response.url}: the server sends more than the {size} bytes that the registry "

