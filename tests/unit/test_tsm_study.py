@@ -19,7 +19,14 @@ from emlab.methods import tsm_refinement
 from emlab.methods import tsm_study as study
 from emlab.methods.settings import read_measured
 from emlab.methods.tsm_picking import Picks, bin_to, f1_gain, matched_rotations, pick_all
-from emlab.methods.tsm_recorded import add_slow_peers, record_memory
+from emlab.methods.tsm_recorded import (
+    APOFERRITIN,
+    PICKER,
+    add_slow_peers,
+    join,
+    join_maps,
+    record_memory,
+)
 from emlab.metrics.fourier import fourier_shell_correlation
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import MicrographConfig, random_rotations, simulate_micrograph
@@ -125,6 +132,38 @@ def test_recorded_peers_complete_a_table_of_the_same_micrographs_only(table, mic
     row["bands"][0] = [0.1] * live.shape[1]
     assert add_slow_peers(strange, told) == []
     assert len(strange.bands["wiener"]) == len(micrographs) - 1
+
+
+def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
+    def row(method, shift=0.0):
+        bands = (table.bands[method] + shift).tolist()
+        picks = [[[*place, 1.0] for place in m.coordinates] for m in table.micrographs]
+        return {"bands": bands, "cost": 3.0, "picks": picks}
+
+    def fresh():
+        return study.Table(table.micrographs, {"raw": 0.0}, dict(table.denoised), dict(table.bands))
+
+    other = fresh()
+    assert not join(other, {"raw": row("raw", 0.1)})
+    assert not other.picks
+    mine = fresh()
+    assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": row("gaussian")})
+    assert mine.counts("raw").f1() > 0.9
+    assert mine.told == {"topaz", "wiener"}
+    assert len(mine.bands["wiener"]) == 2
+    assert mine.cost("topaz") == 3
+    assert mine.markdown_recovery().count("†") == 2
+
+
+def test_recordings_of_the_chapter_are_of_as_many_micrographs_as_it_shows():
+    rows = PICKER.values["tables"]["test"]
+    assert {len(row["picks"]) for row in rows.values()} == {8}
+    assert {"raw", "topaz", "dsm", "tsm"} <= rows.keys()
+    assert set(APOFERRITIN.values) == {"average", "noisy"}
+    table = study.Table([], {"raw": 0.0})
+    join_maps(table, PICKER.values["maps"])
+    assert table.maps["truth"].true_resolution_angstrom < 40
+    assert "RELION" in table.markdown_maps()
 
 
 def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_the_truth(

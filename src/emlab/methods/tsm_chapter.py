@@ -21,6 +21,7 @@ from emlab.data.micrographs import (
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import DataUnavailableError
 from emlab.external import topaz
+from emlab.external.topaz import Picked
 from emlab.methods import tsm
 from emlab.methods.settings import only_first, read_profile, read_settings, smaller
 from emlab.methods.tsm_material import PROTEINS, volume
@@ -35,7 +36,7 @@ from emlab.methods.tsm_peers import (
 )
 from emlab.methods.tsm_picking import HIT, Picks, pick_all
 from emlab.methods.tsm_priors import BankConfig
-from emlab.methods.tsm_study import Table, run_study
+from emlab.methods.tsm_study import Table
 from emlab.metrics.fourier import radial_frequency
 from emlab.metrics.picking import chance
 from emlab.models import build
@@ -57,6 +58,14 @@ _TOLD = {
 SETS = {
     "near focus": ("t20s", 7000.0),
     "beta-galactosidase": ("beta_galactosidase", 21000.0),
+}
+
+
+# What the data registry calls the models.
+MODELS = {
+    "t20s": "pdb_6bdf",
+    "apoferritin_6z6u": "pdb_6z6u",
+    "beta_galactosidase": "pdb_5a1a",
 }
 
 
@@ -118,24 +127,6 @@ def other_set(name: str, count: int, size: int, seed: int) -> list[Micrograph]:
     )
     generators = [torch.Generator().manual_seed(seed + 50 + number) for number in range(count)]
     return [simulate_micrograph(config, potential, generator) for generator in generators]
-
-
-def study_sets(
-    names: Sequence[str],
-    chosen: Mapping[str, Method],
-    thresholds: Mapping[str, float],
-    count: int,
-    size: int,
-    seed: int,
-    threads: int = 1,
-) -> dict[str, Table]:
-    """The table again on `SETS`."""
-    found = {}
-    for name in names:
-        table = run_study(other_set(name, count, size, seed), chosen, thresholds)
-        table.pick(threads)
-        found[name] = table
-    return found
 
 
 @dataclass(frozen=True)
@@ -202,15 +193,19 @@ def study_real(
     chosen: Mapping[str, Method],
     thresholds: Mapping[str, float],
     threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
 ) -> RealStudy:
-    """Denoise a real micrograph with every method and pick from it."""
+    """Denoise a real micrograph with every method and pick from it, or take `kept` picks."""
     denoised = {name: method([micrograph.pixels]) for name, method in chosen.items()}
     picks: dict[str, Picks] = {}
     diameter = micrograph.diameter_angstrom
-    if topaz.find() is not None and micrograph.coordinates is not None and diameter is not None:
+    can = kept is not None or topaz.find() is not None
+    if can and micrograph.coordinates is not None and diameter is not None:
         pixel = micrograph.pixel_size_angstrom
-        images = {name: each.images for name, each in denoised.items()}
-        found, _ = pick_all(images, pixel, diameter, threads=threads)
+        found = kept
+        if found is None:
+            images = {name: each.images for name, each in denoised.items()}
+            found, _ = pick_all(images, pixel, diameter, threads=threads)
         radius = HIT * diameter / pixel
         for name, picked in found.items():
             picks[name] = Picks(picked, [micrograph.coordinates], radius)
@@ -242,7 +237,7 @@ def record_material(report: Report) -> None:
             report.simulated(
                 f"micrographs of {shown}",
                 f"{split} split of emlab.methods.tsm_material",
-                stands_in_for="" if shown == name else name,
+                stands_in_for="" if shown == name else MODELS[name],
             )
 
 
@@ -272,6 +267,7 @@ def study_apoferritin(
     few: Sequence[str],
     report: Report,
     threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
 ) -> RealStudy | None:
     """EMPIAR-10146 with hand picks, judged and recorded; None where it is not on this machine.
 
@@ -283,16 +279,18 @@ def study_apoferritin(
         Of the corner that is used; 0 for all of it.
     few : sequence of str
         Methods that take part.
+    kept : dict, optional
+        Recorded picks by method: neither Topaz nor Topaz-Denoise is run then.
     """
     if not _recorded("apoferritin_10146", report):
         return None
     seen = cut(apoferritin_micrograph(frame), side)
     chosen = classical(["raw"])
-    if "topaz" in few and topaz.find() is not None:
+    if kept is None and "topaz" in few and topaz.find() is not None:
         chosen["topaz"] = partial(topaz_denoise, threads=threads)
     pixel = seen.pixel_size_angstrom
     chosen |= {name: score_method(score, pixel) for name, score in scores.items()}
-    study = study_real(seen, chosen, thresholds, threads)
+    study = study_real(seen, chosen, thresholds, threads, kept)
     study.record(report, f"apoferritin_{'frame' if frame == 'noisy' else frame}")
     return study
 
@@ -323,6 +321,7 @@ def _recorded(name: str, report: Report) -> bool:
     try:
         report.data(data.load(name))
     except DataUnavailableError:
+        report.absent(name, "what shows it is left out")
         return False
     return True
 

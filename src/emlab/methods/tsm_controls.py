@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from emlab.external import topaz
+from emlab.external.topaz import Picked
 from emlab.methods.tsm_material import volume
 from emlab.methods.tsm_peers import LABELS, Denoised, Method
 from emlab.methods.tsm_picking import pick_all
@@ -63,18 +64,20 @@ def no_particles(
     methods: Mapping[str, Method],
     table: Table,
     threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
 ) -> NoParticles:
-    """Denoise micrographs without particles and let the picker pick."""
+    """Denoise micrographs without particles and let the picker pick, or take `kept` picks."""
     noisy = [micrograph.noisy.numpy() for micrograph in micrographs]
     denoised = {name: method(noisy) for name, method in methods.items()}
     counts: dict[str, NDArray[np.int64]] = {}
-    if topaz.find() is not None:
+    found = kept or {}
+    if kept is None and topaz.find() is not None:
         images = {name: each.images for name, each in denoised.items()}
         pixel = micrographs[0].pixel_size_angstrom
         found, _ = pick_all(images, pixel, DIAMETER_ANGSTROM, threads=threads)
-        for name, picked in found.items():
-            level = table.threshold(name)
-            counts[name] = np.array([(each.scores >= level).sum() for each in picked])
+    for name, picked in found.items():
+        level = table.threshold(name)
+        counts[name] = np.array([(each.scores >= level).sum() for each in picked])
     return NoParticles(denoised, counts)
 
 

@@ -63,8 +63,8 @@ class Reconstruction:
 
     Attributes
     ----------
-    halves : tuple of ndarray
-        ``(n, n, n)``, axes (z, y, x).
+    halves : tuple of ndarray or None
+        ``(n, n, n)``, axes (z, y, x); None of a recorded one.
     halves_curve, truth_curve : Curve
         Fourier shell correlation of the masked halves with each other, and of their mean with
         the true potential.
@@ -75,7 +75,7 @@ class Reconstruction:
     seconds : float
     """
 
-    halves: tuple[NDArray[np.float32], NDArray[np.float32]]
+    halves: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     halves_curve: Curve
     truth_curve: Curve
     particles: int

@@ -1,18 +1,238 @@
-"""Numbers of chapter 02 that tools measured once, because they take longer than a chapter may."""
+"""Numbers of chapter 02 that take longer than a chapter may: a picker, RELION, slow peers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from emlab.methods.settings import read_measured
-from emlab.methods.tsm_peers import LABELS
-from emlab.methods.tsm_study import Table
+from emlab.data.micrographs import apoferritin_micrograph
+from emlab.external import topaz
+from emlab.external.topaz import Picked
+from emlab.methods.settings import read_measured, read_profile
+from emlab.methods.tsm import load_denoiser
+from emlab.methods.tsm_bands import band_correlations
+from emlab.methods.tsm_chapter import other_set, score_method, untrained
+from emlab.methods.tsm_material import frames, volume
+from emlab.methods.tsm_peers import LABELS, Method, classical, topaz_denoise, tuned
+from emlab.methods.tsm_picking import HIT, Picks, pick_all
+from emlab.methods.tsm_reconstruction import Reconstruction, extract, reconstruct
+from emlab.methods.tsm_study import DIAMETER_ANGSTROM, Table, run_study
+from emlab.metrics.fourier import Curve
 from emlab.metrics.picking import Counts
+from emlab.physics.micrograph import Micrograph
+from emlab.recorded import Recording
 from emlab.report import Report
 
 _ALIKE = 0.02  # correlation by which a network that is trained twice may differ
+_SAME = 1e-3  # the same micrograph on another machine
+_KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
+_SEED = 7
+_TUNED = tuned()
+
+
+def _methods(settings: Mapping[str, Any], pixel_size_angstrom: float | None = None) -> Any:
+    chosen = classical(["raw"], settings["peers"])
+    chosen["topaz"] = partial(topaz_denoise, threads=1)
+    for name in ("dsm", "tsm"):
+        extra = () if pixel_size_angstrom is None else (pixel_size_angstrom,)
+        chosen[name] = score_method(load_denoiser(name), *extra)
+    return chosen
+
+
+def _judge(
+    noisy: Sequence[NDArray[np.float32]],
+    methods: Mapping[str, Method],
+    pixel: float,
+    diameter: float,
+    truths: Sequence[Micrograph] = (),
+) -> dict[str, Any]:
+    """Picks, processor seconds a megapixel and, with a truth, bands: numbers by method."""
+    made = {name: method(noisy) for name, method in methods.items()}
+    picked, _ = pick_all({name: each.images for name, each in made.items()}, pixel, diameter)
+    size = sum(image.size for image in noisy)
+    return {
+        name: {
+            "picks": [np.c_[p.coordinates, p.scores].tolist() for p in picked[name]],
+            "cost": 1e6 * each.cpu_seconds / size,
+            "bands": [
+                list(band_correlations(image, truth).values())
+                for image, truth in zip(each.images, truths, strict=False)
+            ],
+        }
+        for name, each in made.items()
+    }
+
+
+def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
+    count, size, seed = settings["micrographs"], settings["size"], settings["seed"]
+    test = [frame.micrograph for frame in frames("test", count, size)]
+    pixel = test[0].pixel_size_angstrom
+    few = _methods(settings)
+    every = classical(["gaussian", "wiener"], settings["peers"]) | few
+    every["untrained"] = score_method(untrained(seed))
+
+    def judge(micrographs: list[Micrograph], chosen: Mapping[str, Method], known: bool) -> Any:
+        noisy = [micrograph.noisy.numpy() for micrograph in micrographs]
+        return _judge(noisy, chosen, pixel, DIAMETER_ANGSTROM, micrographs if known else ())
+
+    ice = [frame.micrograph for frame in frames("test", settings["empty"], size, particles=0)]
+    found = {"test": judge(test, every, True), "ice": judge(ice, few, False)}
+    for name in settings["set_names"]:
+        found[name] = judge(other_set(name, settings["sets"], size, seed), few, True)
+    places = {"truth": [micrograph.coordinates for micrograph in test]}
+    for name in settings["maps"]:
+        level = settings["thresholds"][name]
+        rows = [np.array(row) for row in found["test"][name]["picks"]]
+        places[name] = [row[row[:, 2] >= level, :2] for row in rows]
+    truth, maps = volume("t20s")[0].numpy(), {}
+    for name, at in places.items():
+        particles = extract(test, at, HIT * DIAMETER_ANGSTROM / pixel, seed=_SEED)
+        made = reconstruct(particles, truth)
+        maps[name] = {
+            "halves": _plain(made.halves_curve),
+            "truth": _plain(made.truth_curve),
+            "counts": [made.particles, made.right],
+            "program": made.program,
+            "seconds": made.seconds,
+        }
+    return {"tables": found, "maps": maps}
+
+
+def _measure_apoferritin(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for frame in settings["frames"]:
+        seen = apoferritin_micrograph(frame)
+        assert seen.diameter_angstrom is not None
+        pixel = seen.pixel_size_angstrom
+        chosen = _methods(settings, pixel)
+        found[frame] = _judge([seen.pixels], chosen, pixel, seen.diameter_angstrom)
+    return found
+
+
+def _plain(curve: Curve) -> dict[str, Any]:
+    return {
+        "frequency": curve.frequency.tolist(),
+        "correlation": curve.correlation.tolist(),
+        "counts": curve.counts.tolist(),
+        "pixel_size_nm": curve.pixel_size_nm,
+    }
+
+
+def _settings() -> dict[str, Any]:
+    study = read_profile("tsm_study", "cpu")
+    return {key: study[key] for key in _KEPT} | {**_TUNED, "seed": 0}
+
+
+PICKER = Recording("02_tsm", "picker", _measure_picker, _settings(), ("tsm_dsm", "tsm_tsm"))
+APOFERRITIN = Recording(
+    "02_tsm", "apoferritin", _measure_apoferritin, _settings(), ("tsm_dsm", "tsm_tsm")
+)
+
+
+def picks_of(row: Mapping[str, Any]) -> list[Picked]:
+    """Picks of a recorded method, one a micrograph."""
+    tables = [np.array(picks, float).reshape(-1, 3) for picks in row["picks"]]
+    return [Picked(table[:, :2], table[:, 2]) for table in tables]
+
+
+def picks_by(name: str) -> dict[str, list[Picked]]:
+    """Recorded picks of one set of simulated micrographs, by method."""
+    return {key: picks_of(row) for key, row in PICKER.values["tables"][name].items()}
+
+
+def apoferritin(frame: str) -> dict[str, list[Picked]]:
+    """Recorded picks of a frame of EMPIAR-10146, by method."""
+    return {name: picks_of(row) for name, row in APOFERRITIN.values[frame].items()}
+
+
+def join(table: Table, rows: Mapping[str, Any]) -> bool:
+    """Give a table the recorded picks, costs and Topaz-Denoise, if of the same micrographs.
+
+    Returns
+    -------
+    bool
+        Whether they are: as many, and the raw ones correlate with the truth as recorded.
+    """
+    live, kept = table.bands["raw"], np.array(rows["raw"]["bands"], float)
+    if live.shape != kept.shape or np.abs(live - kept).max() > _SAME:
+        return False
+    truth = [micrograph.coordinates for micrograph in table.micrographs]
+    radius = HIT * DIAMETER_ANGSTROM / table.micrographs[0].pixel_size_angstrom
+    for name, row in rows.items():
+        if len(table.bands.get(name, ())) < len(kept):
+            table.bands[name] = np.array(row["bands"], float)
+            table.told.add(name)
+        table.costs[name] = row["cost"]
+        table.picks[name] = Picks(picks_of(row), truth, radius)
+    table.bands = {name: table.bands[name] for name in LABELS if name in table.bands}
+    return True
+
+
+def join_maps(table: Table, maps: Mapping[str, Any]) -> None:
+    """Give a table the recorded maps."""
+    for name, row in maps.items():
+        halves, truth = (
+            Curve(*(np.array(row[key][part]) for part in ("frequency", "correlation", "counts")),
+                  row[key]["pixel_size_nm"])
+            for key in ("halves", "truth")
+        )  # fmt: skip
+        right = (row["counts"][0], row["counts"][1])
+        table.maps[name] = Reconstruction(
+            None, halves, truth, *right, row["program"], row["seconds"]
+        )
+
+
+def pick_again(table: Table, threads: int = 1) -> float:
+    """Largest difference of TSM's picks in the first micrograph, live less recorded, as a share."""
+    image = table.denoised["tsm"].images[:1]
+    pixel = table.micrographs[0].pixel_size_angstrom
+    found, _ = pick_all({"tsm": image}, pixel, DIAMETER_ANGSTROM, threads=threads)
+    now = Picks(found["tsm"], table.picks["tsm"].truth[:1], table.picks["tsm"].radius)
+    first, second = now.at(table.threshold("tsm")), table.counts("tsm").part(np.array([0]))
+    return abs(first.f1() - second.f1())
+
+
+def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> list[str]:
+    """Give a table picks: the recorded ones if they are `wanted` and fit, else by Topaz, now.
+
+    Returns
+    -------
+    list of str
+        What was recorded, and how well a picker that is run now agrees; empty if nothing was.
+    """
+    if not (wanted and join(table, PICKER.values["tables"]["test"])):
+        table.pick(threads)
+        return []
+    said = [report.recorded(PICKER)]
+    said += [report.shortcut(sentence) for sentence in add_slow_peers(table)]
+    if topaz.find() is not None:
+        gap = report.value("picking.live_difference", pick_again(table, threads), n=1)
+        said.append(f"Topaz, run now on TSM's first micrograph: F1 differs by {gap:.3f}")
+    return said
+
+
+def study_sets(
+    names: Sequence[str],
+    chosen: Mapping[str, Method],
+    thresholds: Mapping[str, float],
+    count: int,
+    size: int,
+    seed: int,
+    threads: int = 1,
+    kept: bool = False,
+) -> dict[str, Table]:
+    """The table again on `tsm_chapter.SETS`; with `kept` picks, those that were recorded."""
+    found = {}
+    for name in names:
+        table = run_study(other_set(name, count, size, seed), chosen, thresholds)
+        if not (kept and join(table, PICKER.values["tables"][name])):
+            table.pick(threads)
+        found[name] = table
+    return found
 
 
 def add_slow_peers(table: Table, found: dict[str, Any] | None = None) -> list[str]:
@@ -40,7 +260,8 @@ def add_slow_peers(table: Table, found: dict[str, Any] | None = None) -> list[st
         if np.abs(bands[: len(live)] - live).max() > _ALIKE:
             continue
         table.bands[name] = bands
-        if name in table.picks:
+        table.told.add(name)
+        if table.picks:
             table.recorded[name] = Counts(
                 *(np.array(row[key], np.int64) for key in ("hits", "picks", "truths"))
             )

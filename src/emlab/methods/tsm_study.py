@@ -39,6 +39,10 @@ class Table:
         By method; empty where Topaz is not installed.
     recorded : dict
         By method, counts of picks that a tool measured once, see `emlab.methods.tsm_recorded`.
+    costs : dict
+        By method, recorded processor seconds a megapixel.
+    told : set
+        Methods whose bands were recorded, at least in part: marked in tables.
     picker_seconds : float
         Processor time of the picker.
     """
@@ -50,6 +54,8 @@ class Table:
     picks: dict[str, Picks] = field(default_factory=dict)
     maps: dict[str, Reconstruction] = field(default_factory=dict)
     recorded: dict[str, Counts] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     picker_seconds: float = 0.0
 
     def recovery(self, method: str) -> Interval:
@@ -75,6 +81,10 @@ class Table:
         if method in self.recorded:
             return self.recorded[method]
         return self.picks[method].at(self.threshold(method))
+
+    def judged(self) -> list[str]:
+        """Methods with picks or with counts of picks."""
+        return [name for name in LABELS if name in self.picks or name in self.recorded]
 
     def chance(self) -> float:
         """F1 of places drawn blindly, as many as there are particles."""
@@ -118,7 +128,8 @@ class Table:
             mean = self.recovery(name)
             cells = " | ".join(f"{value:.3f}" for value in values.mean(0)[:-1])
             lines.append(
-                f"| {LABELS[name]} | {cells} | {_cell(mean, len(values))} "
+                f"| {LABELS[name]}{' †' * (name in self.told)} | {cells} "
+                f"| {_cell(mean, len(values))} "
                 f"| {len(values)} | {self.cost(name):.2g} |"
             )
         return "\n".join(lines)
@@ -132,9 +143,11 @@ class Table:
             "| average precision |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        for name, picks in self.picks.items():
+        for name in self.judged():
             counts = self.counts(name)
-            precise = f"{picks.curve().average_precision:.3f}" if name not in self.recorded else ""
+            precise = ""
+            if name not in self.recorded:
+                precise = f"{self.picks[name].curve().average_precision:.3f}"
             f1 = counts.interval("f1") if len(counts.hits) > 1 else Interval(*3 * (counts.f1(),))
             lines.append(
                 f"| {LABELS[name]} | {self.threshold(name):.2f} | {counts.picks.sum()} "
@@ -149,7 +162,7 @@ class Table:
     def markdown_maps(self) -> str:
         """A row a method: particles and resolution."""
         if not self.maps:
-            return "*skipped: there are no picks*"
+            return "*skipped: there are no picks, or this profile makes no maps*"
         lines = [
             "| picks of | windows | of them particles | halves, FSC .143 [A] | truth, FSC .5 [A] "
             "| program | CPU-s |",
@@ -165,7 +178,9 @@ class Table:
         return "\n".join(lines)
 
     def cost(self, method: str) -> float:
-        """Processor seconds a megapixel."""
+        """Processor seconds a megapixel; of one recorded run, where there is one."""
+        if method in self.costs:
+            return self.costs[method]
         pixels = sum(image.size for image in self.denoised[method].images)
         return 1e6 * self.denoised[method].cpu_seconds / pixels
 
@@ -187,13 +202,14 @@ class Table:
                 report.value(f"recovery_gain.dsm_over_{name}", *gain, note=NOTE)
         if "raw" in self.picks:
             report.value("picking.f1.chance", self.chance(), note="places at random")
-        for name, picks in self.picks.items():
+        for name in self.judged():
             counts = self.counts(name)
             for number in ("precision", "recall", "f1"):
                 report.value(f"picking.{number}.{name}", getattr(counts, number)())
             report.value(f"picking.macro_f1.{name}", counts.f1("macro"))
             if name not in self.recorded:
-                report.value(f"picking.average_precision.{name}", picks.curve().average_precision)
+                precise = self.picks[name].curve().average_precision
+                report.value(f"picking.average_precision.{name}", precise)
             if name != "tsm" and "tsm" in self.picks:
                 for number in ("f1", "precision", "recall"):
                     gain = self.picking_gain("tsm", name, number)
