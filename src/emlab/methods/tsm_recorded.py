@@ -122,6 +122,13 @@ def _plain(curve: Curve) -> dict[str, Any]:
     }
 
 
+def _curve(row: Mapping[str, Any]) -> Curve:
+    frequency, correlation, counts = (
+        np.array(row[part]) for part in ("frequency", "correlation", "counts")
+    )
+    return Curve(frequency, correlation, counts, row["pixel_size_nm"])
+
+
 def _settings() -> dict[str, Any]:
     study = read_profile("tsm_study", "cpu")
     return {key: study[key] for key in _KEPT} | {**_TUNED, "seed": 0}
@@ -175,11 +182,7 @@ def join(table: Table, rows: Mapping[str, Any]) -> bool:
 def join_maps(table: Table, maps: Mapping[str, Any]) -> None:
     """Give a table the recorded maps."""
     for name, row in maps.items():
-        halves, truth = (
-            Curve(*(np.array(row[key][part]) for part in ("frequency", "correlation", "counts")),
-                  row[key]["pixel_size_nm"])
-            for key in ("halves", "truth")
-        )  # fmt: skip
+        halves, truth = _curve(row["halves"]), _curve(row["truth"])
         right = (row["counts"][0], row["counts"][1])
         table.maps[name] = Reconstruction(
             None, halves, truth, *right, row["program"], row["seconds"]
