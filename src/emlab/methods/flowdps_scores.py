@@ -110,7 +110,7 @@ class Scores:
 
 def unpacked(table: Mapping[str, Any]) -> Scores:
     """Scores that `Scores.packed` wrote."""
-    kept = {k: np.array(v) if isinstance(v, list) else v for k, v in table.items()}
+    kept: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in table.items()}
     for name in ("rings", "zeros"):
         kept[name] = RingSums(**{k: np.array(v) for k, v in table[name].items()})
     return Scores(**kept)
