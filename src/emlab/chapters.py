@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import emlab
+from emlab import data
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, choose_device, usable_cores
 
@@ -132,6 +133,22 @@ def introduce(slug: str) -> None:
     print(f'DEVICE = "auto" picks {place}')
     for profile in BUDGETS:
         print(f'PROFILE = "{profile}" takes {duration(slug, profile)}')
+    print("\n".join(data_lines(slug)))
+
+
+def data_lines(slug: str) -> list[str]:
+    """Return which data sets of a chapter are on this machine, and what becomes of the others."""
+    names = chapter_data(slug)
+    here = [name for name in names if data.available(name)]
+    lines = [f"Real data at hand: {', '.join(here) or 'none'}"] if names else []
+    if gone := [name for name in names if name not in here]:
+        size = sum(data.records()[name].size for name in gone) / 1e6
+        lines.append(
+            f"Not on this machine: {', '.join(gone)} ({size:.0f} MB; `emlab data fetch "
+            f"{' '.join(gone)}`). What cannot be fetched is stood in for, by simulated specimens "
+            "or other real data, or left out; the chapter says so, and so do its numbers."
+        )
+    return lines
 
 
 def _named(path: Path, name: str) -> bool:
