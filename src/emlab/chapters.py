@@ -144,9 +144,9 @@ def data_lines(slug: str) -> list[str]:
     if gone := [name for name in names if name not in here]:
         size = sum(data.records()[name].size for name in gone) / 1e6
         lines.append(
-            f"Not on this machine: {', '.join(gone)} ({size:.0f} MB; `emlab data fetch "
-            f"{' '.join(gone)}`). What cannot be fetched is stood in for, by simulated specimens "
-            "or other real data, or left out; the chapter says so, and so do its numbers."
+            f"Not on this machine: {', '.join(gone)} ({size:.0f} MB; bring them with `emlab data "
+            "fetch --chapters`). What cannot be had is stood in for, by simulated specimens or "
+            "other real data, or left out; its numbers say so."
         )
     return lines
 
