@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 from emlab.data import access, build, fetch, load, records, registry
+from emlab.data.decode import decode_file
 from emlab.data.download import Policy
 from emlab.data.download import download as fetch_file
 from emlab.data.hashing import hash_arrays, hash_images
@@ -298,3 +299,33 @@ def test_pieces_cut_from_the_mirror_give_the_promised_pixels(name, tmp_path, mon
         thread.join()
         server.server_close()
     assert hash_arrays(load(name).arrays) == records()[name].pixel_sha256
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["nuclei_test", "mnist_train_10k"])
+def test_selections_of_the_mirror_give_the_promised_pixels(name, tmp_path):
+    """Masks named in the order of their labels; digits shuffled among the test digits."""
+    arrays, file = load(name).arrays, records()[name].files[0]
+    pieces, target = tmp_path / "pieces", tmp_path / file.path.rpartition("/")[2]
+    pieces.mkdir()
+    if name == "mnist_train_10k":
+        order = np.random.default_rng(1).permutation(20_000)
+        for key, url in zip(("images", "labels"), file.build["url"], strict=True):
+            array = np.concatenate([arrays[key], load("mnist_t10k")[key]])[order]
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            piece = pieces / url.rpartition("/")[2]
+            piece.write_bytes(gzip.compress(head + array.tobytes(), 1))
+    else:
+        with tarfile.open(pieces / file.build["url"].rpartition("/")[2], "w:gz") as archive:
+            for k, identifier in enumerate(arrays["identifiers"]):
+                long, labels = f"{identifier}{'0' * 48}", arrays["labels"][k]
+                files = {f"images/{long}.png": arrays["images"][k]}
+                for label in np.unique(labels)[1:]:
+                    files[f"masks/{label:04d}.png"] = np.uint8(255) * (labels == label)
+                for path, array in files.items():
+                    content = png(array)
+                    member = tarfile.TarInfo(f"r/stage1_train/{long}/{path}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    build.build(file.build, target, pieces)
+    assert hash_arrays(decode_file(target, file.key)) == records()[name].pixel_sha256

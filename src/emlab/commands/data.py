@@ -56,11 +56,15 @@ def fetch(
     names: Names = None,
     everything: Annotated[bool, typer.Option("--all", help="All data sets.")] = False,
     chapters: Annotated[bool, typer.Option(help="What the chapters load.")] = False,
+    micrographs: Annotated[int, typer.Option(help="How many of an EMPIAR entry.")] = 1,
     dry_run: Annotated[bool, typer.Option(help="Only say how much is missing.")] = False,
 ) -> None:
     """Bring data sets to this machine and check their hashes; interrupted downloads resume.
 
     **Example:** `emlab data fetch mnist_t10k mnist_train_60k`, or `emlab data fetch --all`
+
+    `empiar-10025` (particles), `empiar-10081`, `empiar-10289` and `empiar-10291` (annotated
+    micrographs) are large entries that are read as far as `--micrographs` asks.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -74,6 +78,12 @@ def fetch(
     wanted = list(records()) if everything else list(names or [])
     if chapters:
         wanted += [name for path in shipped() for name in chapter_data(path.stem)]
+    entries = [name for name in wanted if name.startswith("empiar-")]
+    wanted = [name for name in wanted if name not in entries]
+    if entries and not dry_run:
+        report_checks(entries, lambda name: _fetch_entry(name, micrographs))
+    if entries and not wanted:
+        return
     if not wanted:
         raise InputError("name a data set, or use --all or --chapters; see `emlab data list`")
     wanted = list(dict.fromkeys(wanted))
@@ -133,6 +143,18 @@ def path(
 
     for place in [path_of(name, file)] if file else paths(name).values():
         typer.echo(str(place))
+
+
+def _fetch_entry(name: str, micrographs: int) -> str:
+    from emlab.data.cryoppp import ENTRIES, load_cryoppp
+    from emlab.data.empiar import load_empiar_10025
+
+    entry = name.removeprefix("empiar-")
+    if entry == "10025":
+        return f"{len(load_empiar_10025(micrographs).images)} particles"
+    if entry not in ENTRIES:
+        raise InputError(f"no loader for {name!r}; use 10025, {', '.join(ENTRIES)}")
+    return ", ".join(found.name for found in load_cryoppp(entry, micrographs))
 
 
 def _pixel_size(size: float | tuple[float, ...] | None) -> str:

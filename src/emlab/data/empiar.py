@@ -7,18 +7,14 @@ no hashes: the hash of what was received first is kept beside a file and checked
 
 from __future__ import annotations
 
-import http.client
-import os
-import shutil
-import urllib.error
-import urllib.request
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emlab import __version__, data
+from emlab import data
+from emlab.data.download import Policy, download
 from emlab.data.hashing import hash_file
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.particles import read_metadata, read_star
@@ -122,23 +118,9 @@ def _fetch(base_url: str, name: str, folder: Path, timeout: float) -> Path:
         if note.is_file() and hash_file(target) != note.read_text("utf-8").strip():
             raise IntegrityError(f"{target} has changed since it was received; remove it")
         return target
-    request = urllib.request.Request(url, headers={"User-Agent": f"emlab/{__version__}"})
     try:
-        with (
-            urllib.request.urlopen(request, timeout=timeout) as response,
-            atomic_path(target) as temporary,
-        ):
-            with open(temporary, "wb") as stream:
-                shutil.copyfileobj(response, stream)
-            promised = response.headers.get("Content-Length")
-            if promised and os.path.getsize(temporary) != int(promised):
-                raise DataUnavailableError(f"{url}: the connection broke; try again")
-    except (
-        urllib.error.URLError,
-        TimeoutError,
-        ConnectionError,
-        http.client.HTTPException,
-    ) as problem:
+        download(url, target, policy=Policy(timeout_seconds=timeout, attempts=3))
+    except DataUnavailableError as problem:
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or put the file into "
             f"{target} yourself"
