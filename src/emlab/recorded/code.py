@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Rooms whose code computes no number of a recording.
 _ASIDE = {"errors", "runtime", "checks", "viz", "report", "recorded", "commands", "weights"}
-_FILES = {"access", "builds", "download", "registry", "decode", "hashing"}  # in emlab.data
+_FILES = {"access", "build", "download", "registry", "decode", "hashing"}  # in emlab.data
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
