@@ -14,7 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from emlab import data
+from emlab.chapters import chapter_data, shipped
 from emlab.cli import main as emlab
+from emlab.data.download import Policy
+from emlab.errors import EmlabError
 from tools.book.runs import Runs
 from tools.book.stage import stage
 
@@ -31,6 +35,7 @@ WORK = BUILD / "work"  # Sphinx builds here and keeps the pages that it has read
 MADE, DOCTREES, OLD = WORK / "_build" / "html", WORK / "_build" / ".doctrees", WORK / "old"
 LAYOUT = BUILD / "layout.sha256"
 MARK = ".book.sha256"  # beside the pages: what they were made from
+QUICKLY = Policy(timeout_seconds=10, attempts=2)  # a book without data is better than none
 INTERRUPTED = (130, 143)  # what emlab returns after Ctrl-C and SIGTERM
 
 
@@ -56,13 +61,34 @@ def main() -> int:
     return code or built
 
 
+def fetch_missing() -> None:
+    """Fetch what chapters lack, and say so in a line or two; stand-ins serve for what fails."""
+    wanted = {name for path in shipped() for name in chapter_data(path.stem)}
+    missing = sorted(name for name in wanted if not data.available(name))
+    if not missing:
+        return
+    size = sum(data.records()[name].size for name in missing) / 1e6
+    print(f"Fetching {len(missing)} data sets of the chapters, {size:.0f} MB ...", flush=True)
+    failed: list[str] = []
+    for number, name in enumerate(missing):
+        if number >= 3 and len(failed) == number:  # no network, or one that swallows requests
+            failed = missing
+            break
+        try:
+            data.fetch(name, progress=sys.stderr.isatty(), policy=QUICKLY)
+        except EmlabError:
+            failed.append(name)
+    if failed:
+        print(
+            f"{len(failed)} of them cannot be had now ({', '.join(failed)}); `make data` says why. "
+            "Chapters use stand-ins for them, and say so.",
+            flush=True,
+        )
+
+
 def _run_chapters(profile: str, out: Path, limits: dict[str, str | None]) -> int:
     """Run in this process: a runner of its own would outlive it when it is killed."""
-    fetched = emlab(["data", "fetch", "--chapters"])
-    if fetched in INTERRUPTED:
-        return fetched
-    if fetched:
-        print("Chapters use stand-ins for what is missing, and say so.", flush=True)
+    fetch_missing()
     places = ["--notebooks", str(ROOT / "notebooks"), "--out", str(out)]
     given = [word for name, value in limits.items() if value for word in (name, value)]
     return emlab(["run", "--all", "--profile", profile, *places, *given])
