@@ -29,7 +29,7 @@ RAN = [page for page in CHAPTERS if NOT_RUN not in (HTML / page).read_text(encod
 LONGEST_PAGE = 25_000  # pixels at the width of WINDOW
 WINDOW = ViewportSize(width=1300, height=900)
 SIDEWAYS = """() => [...document.querySelectorAll(
-  'article pre, article table, article .cell_output, article mjx-container')]
+  'article pre, article .pst-scrollable-table-container, article .cell_output')]
   .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1)
   .map(e => `${e.scrollWidth} > ${e.clientWidth}: ${e.textContent.trim().slice(0, 60)}`)"""
 

@@ -40,9 +40,9 @@ ROWS = (
     Row(
         "EM Generalist",
         "01_em_generalist",
-        r"flow of tissue, $D_\sigma(x)=E[x_0\mid x_0+\sigma u=x]$",
+        r"flow of tissue, $D_\sigma(x)=$ $E[x_0\mid x_0+\sigma u=x]$",
         r"any linear $A$ and white noise, $y=Ax+\sigma_y u$",
-        r"$\min_x \lVert Ax-y\rVert^2/\sigma_y^2+\lVert x-D_\sigma(x)\rVert^2/\sigma^2$ while "
+        r"$\min_x \lVert Ax-y\rVert^2/\sigma_y^2$ $+\lVert x-D_\sigma(x)\rVert^2/\sigma^2$ while "
         r"$\sigma$ falls; for noise alone one step, $\hat x=D_{\sigma_y}(y)$",
         ("generalist_flow",),
     ),
@@ -58,16 +58,16 @@ ROWS = (
         "FlowDPS",
         "03_flowdps",
         r"flow of phase maps of one protein, $D_\sigma$",
-        r"$y\sim\mathrm{Poisson}(N\lvert \mathrm{lens} * e^{i\varphi}\rvert^2)$",
-        r"$\varphi_k\sim p(\varphi\mid D_{\sigma_k},\,y)$ along the flow: samples, not one answer",
+        r"counts of mean $N\lvert \mathrm{lens} * e^{i\varphi}\rvert^2$",
+        r"$\varphi_k\sim$ $p(\varphi\mid D_{\sigma_k},\,y)$ along the flow: samples, not one answer",
         ("flowdps_flow",),
     ),
     Row(
         "MTD",
         "04_mtd",
         r"score of digits (or none), $s_\tau$",
-        r"$y=\sum_j R_{\theta_j}x(\cdot-t_j)+\sigma u$, places and turns unknown",
-        r"expectation-maximisation, $x\leftarrow\arg\max_x Q(x\mid x')+\gamma\log p_\tau(x)$",
+        r"$y=\sum_j R_{\theta_j}x(\cdot-t_j)$ $+\sigma u$, places and turns unknown",
+        r"expectation-maximisation, $x\leftarrow\arg\max_x Q(x\mid x')$ $+\gamma\log p_\tau(x)$",
         ("mtd_mnist_vp",),
     ),
     Row(
@@ -75,8 +75,8 @@ ROWS = (
         "05_cellpose3",
         r"none of its own: a frozen network $F$ that finds objects, and its features",
         r"noise, blur or coarse pixels, applied in training: $y=A(x)+u$",
-        r"$\hat x=R(y)$ with $\min_R\ 1.5\,\mathcal L_\mathrm{seg}(F(R(y)))+"
-        r"\mathcal L_\mathrm{perc}(F(R(y)),F(x))$",
+        r"$\hat x=R(y)$ with $\min_R\ 1.5\,\mathcal L_\mathrm{seg}(F(\hat x))$ "
+        r"$+\mathcal L_\mathrm{perc}(F(\hat x),F(x))$",
         ("cellpose3_denoise", "cellpose3_segmenter"),
     ),
 )
