@@ -59,7 +59,8 @@ ROWS = (
         "03_flowdps",
         r"flow of phase maps of one protein, $D_\sigma$",
         r"counts of mean $N\lvert \mathrm{lens} * e^{i\varphi}\rvert^2$",
-        r"$\varphi_k\sim$ $p(\varphi\mid D_{\sigma_k},\,y)$ along the flow: samples, not one answer",
+        r"$\varphi_k\sim$ $p(\varphi\mid D_{\sigma_k},\,y)$ along the flow: samples, not one "
+        "answer",
         ("flowdps_flow",),
     ),
     Row(
