@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -88,12 +89,11 @@ def test_a_program_is_measured_without_wait4(bare, tmp_path):
 
 
 def test_a_runner_on_windows_ends_with_its_parent(monkeypatch):
-    alive = iter([True, True, False])
-    monkeypatch.setattr(child.os, "name", "nt")
+    # The modules as this one sees them, not the modules: other threads use those.
+    alive, ended = iter([True, True, False]), []
+    monkeypatch.setattr(child, "os", SimpleNamespace(name="nt", _exit=ended.append))
+    monkeypatch.setattr(child, "time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(psutil, "pid_exists", lambda pid: next(alive))
-    monkeypatch.setattr(child.time, "sleep", lambda seconds: None)
-    ended = []
-    monkeypatch.setattr(child.os, "_exit", ended.append)
     child._leave_with(1)
     assert ended == [1]
     assert next(alive, "all asked") == "all asked"

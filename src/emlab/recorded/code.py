@@ -84,6 +84,8 @@ def _reached(item: Any) -> Iterator[tuple[str, Any]]:
         found = {**function.__globals__, **{n: c.cell_contents for n, c in cells}}
         for name in sorted(names & found.keys()):
             value = found[name]
+            if name.startswith("__"):
+                continue  # such as __file__, which is another in every checkout
             if isinstance(value, ModuleType):
                 if value.__name__.startswith("emlab"):
                     yield from ((n, vars(value)[n]) for n in sorted(names & vars(value).keys()))
@@ -141,10 +143,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _source(item: Any) -> str:
+    if getattr(getattr(item, "__code__", None), "co_filename", "").startswith("<"):
+        return "pass"  # made by a decorator, such as the __init__ of a dataclass
     try:
         return textwrap.dedent(inspect.getsource(item))
     except (OSError, TypeError, IndentationError):
-        return "pass"  # made by a decorator, such as the __init__ of a dataclass
+        return "pass"
 
 
 def _parsed(source: str) -> ast.AST:
