@@ -17,6 +17,7 @@ tests fail, and so do the bounds of a chapter that shows it.
 from __future__ import annotations
 
 import json
+import linecache
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from emlab.errors import InputError
-from emlab.recorded.code import fingerprint
+from emlab.recorded.code import code_hash, fingerprint
 from emlab.runtime import Stopwatch, atomic_path, environment_stamp
 
 FOLDER = Path(__file__).parent
@@ -80,6 +81,11 @@ class Recording:
     @property
     def stale(self) -> bool:
         """Whether code, settings or weights have changed since."""
+        if self._content["fingerprint"] == fingerprint(self):
+            return False
+        # What Python remembers of sources can be wrong in a long-lived kernel: read them again.
+        linecache.clearcache()
+        code_hash.cache_clear()
         return self._content["fingerprint"] != fingerprint(self)
 
     def entry(self) -> dict[str, Any]:
