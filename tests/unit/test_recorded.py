@@ -97,6 +97,11 @@ def test_functions_that_other_modules_of_emlab_call_are_reached(write, monkeypat
     assert code_hash(write(CODE).measure) != before
 
 
+def test_the_place_of_a_checkout_is_no_part_of_the_code(write):
+    reads = CODE.replace("FACTOR * x  # comment", "FACTOR * x + 0 * len(__file__)")
+    assert code_hash(write(reads).measure) == code_hash(write(reads).measure)
+
+
 def test_numbers_come_back_and_are_stale_when_settings_change(write):
     measure = write(CODE).measure
     made = Recording("04_mtd", "row", measure, {"x": 0.123456789})
