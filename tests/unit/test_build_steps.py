@@ -21,7 +21,8 @@ from emlab.data.download import download as fetch_file
 from emlab.data.hashing import hash_arrays, hash_images
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 
-QUICK = Policy(timeout_seconds=0.2, attempts=2, backoff_seconds=0.01)
+QUICK = Policy(timeout_seconds=1, attempts=4, backoff_seconds=0.01)
+PATIENT = Policy(timeout_seconds=60, attempts=4, backoff_seconds=0.1)  # on a machine at work
 VOLUME = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
 
 
@@ -293,7 +294,7 @@ def test_pieces_cut_from_the_mirror_give_the_promised_pixels(name, tmp_path, mon
                 here + url.rpartition("/")[2], target, policy=policy
             ),
         )
-        fetch(name, policy=QUICK)
+        fetch(name, policy=PATIENT)
     finally:
         server.shutdown()
         thread.join()
