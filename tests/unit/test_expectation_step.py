@@ -150,6 +150,7 @@ def test_statistics_equal_the_plain_loop(size, count, occupancy):
             )
             for one, other in zip(actual, expected[index], strict=True):
                 torch.testing.assert_close(one, other, **EXACT)
+        assert torch.equal(step.log_likelihood(images, occupancy), statistics.log_likelihood)
 
 
 def test_the_chunks_of_that_comparison_differ():

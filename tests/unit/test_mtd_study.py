@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from emlab.data.digits import load_digits
 from emlab.errors import InputError
+from emlab.methods import mtd_recorded, mtd_study
 from emlab.methods.mtd_priors import gaussian_prior
+from emlab.methods.mtd_recorded import (
+    ROWS,
+    recorded_rows,
+    study_with_recorded,
+    untrained_study,
+)
 from emlab.methods.mtd_study import (
     LABELS,
     Study,
@@ -55,7 +63,7 @@ def test_every_method_gets_the_same_fields_and_random_numbers(study):
 def test_the_study_ranks_the_answers_as_they_deserve(study):
     result, _, told = study
     (snr,) = result.snrs
-    error_of = {name: result.errors[name][snr][..., 0] for name in result.errors}
+    error_of = {name: row.errors[snr][..., 0] for name, row in result.rows.items()}
     assert set(error_of) <= set(LABELS)
     assert np.all(error_of["zero"] == 1)
     assert (error_of["oracle"] < error_of["prior_mean"]).all()
@@ -63,20 +71,20 @@ def test_the_study_ranks_the_answers_as_they_deserve(study):
     assert (error_of["paper_prior"] < error_of["paper_no_prior"]).all()
     assert (error_of["brightest_patch"] > 1).all()
     assert len(told) == len(error_of)
-    for errors in result.errors.values():
-        assert (errors[snr][..., 1] <= errors[snr][..., 0] + 1e-6).all()
+    for row in result.rows.values():
+        assert (row.errors[snr][..., 1] <= row.errors[snr][..., 0] + 1e-6).all()
 
 
 def test_the_studys_numbers_belong_to_its_images(study):
     result, _, _ = study
     (snr,) = result.snrs
     for name in ("ours", "brightest_patch"):
-        for target, image in enumerate(result.images[name][snr][:, 0]):
+        for target, image in enumerate(result.rows[name].images[snr][:, 0]):
             again = relative_error(image, result.truths[target])
-            assert result.errors[name][snr][target, 0, 0] == pytest.approx(again)
+            assert result.rows[name].errors[snr][target, 0, 0] == pytest.approx(again)
     assert result.interval("zero", snr).mean == pytest.approx(1)
     mean = result.gain("oracle", "prior_mean", snr).mean
-    difference = result.errors["prior_mean"][snr] - result.errors["oracle"][snr]
+    difference = result.rows["prior_mean"].errors[snr] - result.rows["oracle"].errors[snr]
     assert mean == pytest.approx(difference[..., 0].mean())
     assert "| oracle: known poses, denoised | " in result.table()
 
@@ -84,10 +92,10 @@ def test_the_studys_numbers_belong_to_its_images(study):
 def test_traces_are_those_of_the_methods_that_iterate(study):
     result, _, _ = study
     (snr,) = result.snrs
-    assert len(result.traces["paper_no_prior"][snr]) == 101
-    assert (np.diff(result.traces["paper_no_prior"][snr]) > 0).all()
-    assert set(result.traces["ours"]) == {snr}
-    assert result.traces["zero"] == {}
+    assert len(result.rows["paper_no_prior"].traces[snr]) == 101
+    assert (np.diff(result.rows["paper_no_prior"].traces[snr]) > 0).all()
+    assert set(result.rows["ours"].traces) == {snr}
+    assert result.rows["zero"].traces == {}
 
 
 def test_fields_differ_between_targets_draws_and_snrs_and_repeat_with_the_seed():
@@ -114,7 +122,7 @@ def test_several_workers_return_what_one_returns():
     settings = StudySettings(3, 2, (1.0,))
     one, three = (run_study("gaussian", settings, methods, workers=w) for w in (1, 3))
     assert isinstance(one, Study)
-    np.testing.assert_array_equal(one.errors["oracle"][1.0], three.errors["oracle"][1.0])
+    np.testing.assert_array_equal(one.rows["oracle"].errors[1.0], three.rows["oracle"].errors[1.0])
 
 
 def test_gaussian_targets_are_drawn_from_the_prior():
@@ -137,3 +145,56 @@ def test_every_profile_says_how_large_the_study_is(profile, kind):
     assert settings.targets >= 2
     assert settings.draws >= 1
     assert all(snr > 0 for snr in settings.snrs)
+
+
+# --- recorded rows
+
+
+def test_recorded_rows_join_the_fields_that_they_were_measured_on():
+    size = StudySettings(10, 1, (1.0,))
+    methods = standard_methods("gaussian")
+    names = ("prior_mean", "paper_no_prior", "paper_prior")
+    chosen = {name: methods[name] for name in names}
+    study = study_with_recorded("gaussian", size, chosen)
+    live = run_study("gaussian", size, {"paper_prior": methods["paper_prior"]})
+    assert set(study.recorded) == {"paper_no_prior", "paper_prior"}
+    assert study.recorded["paper_prior"] == pytest.approx(1, abs=0.01)
+    kept, here = study.rows["paper_prior"].errors[1.0], live.rows["paper_prior"].errors[1.0]
+    np.testing.assert_allclose(kept, here, rtol=0.01)
+    assert study.table().count("†") == 2
+    difference = kept[..., 0] - study.rows["prior_mean"].errors[1.0][..., 0]
+    assert study.gain("prior_mean", "paper_prior", 1.0).mean == pytest.approx(difference.mean())
+
+
+@pytest.mark.parametrize(
+    ("size", "seed"),
+    [
+        (StudySettings(10, 1, (1.0,)), 1),
+        (StudySettings(11, 1, (1.0,)), 0),
+        (StudySettings(9, 1, (1.0,)), 0),  # other targets: they are drawn together
+        (StudySettings(10, 3, (1.0,)), 0),
+        (StudySettings(10, 1, (2.0,)), 0),
+    ],
+)
+def test_recorded_rows_are_not_shown_for_other_fields(size, seed):
+    assert recorded_rows("gaussian", size, seed) == {}
+
+
+def test_digits_that_stand_in_have_recorded_rows_of_their_own(monkeypatch):
+    size, split = StudySettings(2, 1, (1.0,)), {"test": "held_out"}
+    monkeypatch.setattr(mtd_study, "load_digits", lambda name: load_digits(split.get(name, name)))
+    rows = recorded_rows("mnist", size)
+    assert set(rows) == {"paper_no_prior", "paper_prior", "ours_untrained"}
+    kept = ROWS.values["studies"]["mnist_stand_in"]["rows"]["paper_prior"]["errors"]["1"]
+    np.testing.assert_array_equal(rows["paper_prior"].errors[1.0], np.array(kept)[:2, :1])
+    assert untrained_study(size, 8).recorded == {"ours_untrained": None}
+    picture = rows["paper_prior"].images[1.0][0, 0]
+    truth = targets("mnist", 1, "held_out")[0].numpy()
+    assert relative_error(picture, truth) == pytest.approx(kept[0][0][0], rel=0.1)
+
+
+def test_other_fields_run_an_untrained_network_here(monkeypatch):
+    monkeypatch.setattr(mtd_recorded, "recorded_rows", lambda *_: {})
+    study = untrained_study(StudySettings(1, 1, (1.0,)), 3)
+    assert study.recorded == {}
+    assert study.rows["ours_untrained"].errors[1.0].shape == (1, 1, 2)

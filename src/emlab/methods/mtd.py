@@ -270,5 +270,5 @@ def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:
 def _most_likely(expectation: ExpectationStep, starts: Tensor, kept: int) -> Tensor:
     if kept >= len(starts):
         return starts
-    scores = [expectation(group, EXPECTED_OCCUPANCY).log_likelihood for group in starts.split(8)]
+    scores = [expectation.log_likelihood(g, EXPECTED_OCCUPANCY) for g in starts.split(8)]
     return starts[torch.cat(scores).topk(kept).indices]

@@ -49,11 +49,15 @@ def error_figure(study: Study, title: str) -> Figure:
 
 
 def digits_figure(study: Study, methods: Sequence[str], snr: float, turn: bool = True) -> Figure:
-    """One row a method, one column a target; estimates turned as the error turns them."""
+    """One row a method, one column a target; estimates turned as the error turns them.
+
+    Methods without images at that SNR are left out.
+    """
     from matplotlib.figure import Figure
 
     rows = {"truth": study.truths}
-    rows |= {LABELS[name]: study.images[name][snr][:, 0] for name in methods}
+    seen = {name: study.rows[name].images for name in methods}
+    rows |= {LABELS[name]: images[snr][:, 0] for name, images in seen.items() if snr in images}
     columns = min(10, len(study.truths))
     figure = Figure(figsize=(0.75 * columns + 1.6, 0.75 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)

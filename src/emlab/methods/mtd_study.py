@@ -73,6 +73,29 @@ class Task:
 
 
 @dataclass
+class Row:
+    """One method's answers.
+
+    Attributes
+    ----------
+    errors : dict
+        ``errors[snr]`` is ``(targets, draws, 2)``: rotation only, rotation and shift.
+    images : dict
+        ``images[snr]`` is ``(targets, draws, L, L)``; of a recorded row only the first draw of
+        some SNRs.
+    traces : dict
+        ``traces[snr]``: log-likelihood by iteration of the first target's best start.
+    seconds : float
+        Mean seconds per recovery; NaN of a recorded row.
+    """
+
+    errors: dict[float, np.ndarray]
+    images: dict[float, np.ndarray] = field(default_factory=dict)
+    traces: dict[float, np.ndarray] = field(default_factory=dict)
+    seconds: float = float("nan")
+
+
+@dataclass
 class Study:
     """Errors and images of every method.
 
@@ -80,55 +103,55 @@ class Study:
     ----------
     snrs : tuple of float
         Rows of the table.
-    errors : dict
-        ``errors[method][snr]`` is ``(targets, draws, 2)``: rotation only, rotation and shift.
-    images : dict
-        ``images[method][snr]`` is ``(targets, draws, L, L)``.
     truths : ndarray
         ``(targets, L, L)``.
-    seconds : dict
-        Mean seconds per recovery.
-    traces : dict
-        ``traces[method][snr]``: log-likelihood by iteration of the first target's best start.
+    rows : dict
+        A `Row` a method.
+    recorded : dict
+        Methods whose rows are recorded: one field's error here over the recorded one, or None
+        where it was not run again.
     """
 
     snrs: tuple[float, ...]
     truths: np.ndarray
-    errors: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
-    images: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    traces: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    recorded: dict[str, float | None] = field(default_factory=dict)
 
     def interval(self, method: str, snr: float, shift: bool = False) -> metrics.Interval:
         """Mean error with its 95 % interval over targets."""
-        return metrics.mean_interval(self.errors[method][snr][..., int(shift)])
+        return metrics.mean_interval(self.rows[method].errors[snr][..., int(shift)])
 
     def gain(self, better: str, worse: str, snr: float, shift: bool = False) -> metrics.Interval:
         """Mean of ``worse - better`` on the same fields, with its interval."""
-        first, second = self.errors[worse][snr], self.errors[better][snr]
-        return metrics.paired_difference(first[..., int(shift)], second[..., int(shift)])
+        first, second = (self.rows[name].errors[snr][..., int(shift)] for name in (worse, better))
+        return metrics.paired_difference(first, second)
 
     def misplaced(self, method: str, snr: float) -> float:
         """Fraction of fields whose image is good, but shifted or turned into a wrong place."""
-        errors = self.errors[method][snr]
+        errors = self.rows[method].errors[snr]
         return float((errors[..., 0] - errors[..., 1] > MISPLACED).mean())
 
     def table(self) -> str:
-        """Markdown table: a row a method, a column an SNR; shift-tolerant error in brackets."""
+        """Markdown table: a row a method, a column an SNR; shift-tolerant error in brackets.
+
+        Recorded rows have a dagger.
+        """
         head = "| method | " + " | ".join(f"SNR {snr:g}" for snr in self.snrs) + " |"
         rows = [head, "|---" * (len(self.snrs) + 1) + "|"]
-        for name in self.errors:
+        for name in (name for name in LABELS if name in self.rows):
             cells = []
             for snr in self.snrs:
                 mean, low, high = self.interval(name, snr)
                 shifted = self.interval(name, snr, shift=True).mean
                 cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] ({shifted:.3f})")
-            rows.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+            label = LABELS[name] + " \u2020" * (name in self.recorded)
+            rows.append(f"| {label} | " + " | ".join(cells) + " |")
         return "\n".join(rows)
 
     def record(self, report: Report, kind: str) -> None:
         """Record all errors as ``KIND.snr_S.error.METHOD`` (and ``error_shift``)."""
-        for name in self.errors:
+        for name, row in self.rows.items():
+            note = "95 % bootstrap interval over targets" + ", recorded" * (name in self.recorded)
             for snr in self.snrs:
                 for metric, shift in (("error", False), ("error_shift", True)):
                     mean, low, high = self.interval(name, snr, shift)
@@ -137,10 +160,10 @@ class Study:
                         mean,
                         low,
                         high,
-                        note="95 % bootstrap interval over targets",
-                        n=len(self.errors[name][snr]),
+                        note=note,
+                        n=len(row.errors[snr]),
                     )
-        if "paper_prior" in self.errors:
+        if "paper_prior" in self.rows:
             for snr in self.snrs:
                 for better, worse in (("paper_prior", "paper_no_prior"), ("ours", "paper_prior")):
                     for metric, shift in (("gain", False), ("gain_shift", True)):
@@ -197,31 +220,46 @@ def run_study(
     workers : int
         Fields in work at the same time (threads; torch itself should then use one).
     """
-    truths = targets(kind, settings.targets, split)
-    tasks = [
-        _draw_task(target, draw, snr, truths[target].to(device), seed)
+    tasks = draw_tasks(kind, settings, seed, split, device)
+    study = Study(settings.snrs, targets(kind, settings.targets, split).numpy())
+    for name, method in methods.items():
+        study.rows[name] = answer(method, tasks, workers)
+        if progress is not None:
+            progress(f"{kind}: {name}, {study.rows[name].seconds:.2f} s a field")
+    return study
+
+
+def draw_tasks(
+    kind: str,
+    settings: StudySettings,
+    seed: int = 0,
+    split: str = "test",
+    device: torch.device | str = "cpu",
+) -> list[Task]:
+    """The fields of a study: by SNR, target and draw, each from random numbers of its own."""
+    truths = targets(kind, settings.targets, split).to(device)
+    return [
+        _draw_task(target, draw, snr, truths[target], seed)
         for snr in settings.snrs
         for target in range(settings.targets)
         for draw in range(settings.draws)
     ]
-    study = Study(settings.snrs, truths.numpy())
-    shape = (settings.targets, settings.draws)
-    for name, method in methods.items():
-        with Stopwatch() as watch, ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(lambda task, run=method: _run(run, task), tasks))
-        study.seconds[name] = watch.seconds / len(tasks)
-        study.errors[name] = {snr: np.zeros((*shape, 2)) for snr in study.snrs}
-        study.images[name] = {snr: np.zeros((*shape, *truths.shape[1:])) for snr in study.snrs}
-        study.traces[name] = {}
-        for task, (image, trace) in zip(tasks, results, strict=True):
-            where = (task.target, task.draw)
-            study.images[name][task.snr][where] = image
-            study.errors[name][task.snr][where] = _errors(image, truths[task.target].numpy())
-            if where == (0, 0) and trace is not None:
-                study.traces[name][task.snr] = trace
-        if progress is not None:
-            progress(f"{kind}: {name}, {study.seconds[name]:.2f} s a field")
-    return study
+
+
+def answer(method: Method, tasks: list[Task], workers: int = 1) -> Row:
+    """What a method makes of all targets and draws of some SNRs, and how far off it is."""
+    with Stopwatch() as watch, ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(lambda task: _run(method, task), tasks))
+    row = Row({}, seconds=watch.seconds / len(tasks))
+    shape = (1 + max(task.target for task in tasks), 1 + max(task.draw for task in tasks))
+    for task, (image, trace) in zip(tasks, results, strict=True):
+        where = (task.target, task.draw)
+        errors = row.errors.setdefault(task.snr, np.zeros((*shape, 2)))
+        images = row.images.setdefault(task.snr, np.zeros((*shape, *image.shape)))
+        errors[where], images[where] = _errors(image, task.truth.cpu().numpy()), image
+        if where == (0, 0) and trace is not None:
+            row.traces[task.snr] = trace
+    return row
 
 
 def standard_methods(

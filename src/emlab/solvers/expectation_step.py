@@ -142,6 +142,13 @@ class ExpectationStep:
             occupancy=1 - empty.clamp(0, 1),
         )
 
+    def log_likelihood(self, images: Tensor, occupancy: Tensor | float | None = None) -> Tensor:
+        """Log-likelihood ``(B,)`` that the E-step would return, in about half of its time."""
+        total = images.new_full((len(images),), self.constant, dtype=torch.float64)
+        for *_, log_evidence in self._posteriors(images, occupancy):
+            total += log_evidence.sum(0)
+        return total / self.coverage
+
     def expected_patches(self, image: Tensor, occupancy: float | None = None) -> Tensor:
         """Posterior mean of the noise-free patches ``(D, L, L)`` if `image` is the truth."""
         spectra = rfft2(self.rotations.A(image[None]), self.grid)
