@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emlab import chapters
+from emlab.runner.fingerprint import code_hash
 from tools.book import notebooks
 from tools.book.markdown import PLACEHOLDER, table
 from tools.book.markdown import filled as with_numbers
@@ -59,9 +60,18 @@ def filled(text: str, runs: Runs) -> str:
 
 
 def with_times(known: dict[str, Any], runs: Runs) -> dict[str, Any]:
-    """Return the times that chapters tell, with those of a profile's run in place of older ones."""
+    """Return the times that chapters tell, with those of a profile's run in place of older ones.
+
+    ``scaled`` are seconds on the reference machine, ``code`` the hash of what the chapter reaches.
+    """
+    slower = runs.status.get("times_reference", 1.0)
     measured = {
-        slug: {"seconds": round(metrics["seconds"], 1), "hardware": _hardware(metrics)}
+        slug: {
+            "seconds": round(metrics["seconds"], 1),
+            "hardware": _hardware(metrics),
+            "scaled": round(metrics["seconds"] / slower, 1),
+            "code": code_hash(runs.root / "notebooks" / f"{slug}.ipynb"),
+        }
         for slug, metrics in runs.metrics.items()
     }
     return {**known, runs.profile: {**known.get(runs.profile, {}), **measured}}

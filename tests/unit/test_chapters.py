@@ -97,9 +97,11 @@ def test_commands_list_and_copy(two, tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_times_of_a_run_replace_older_ones_of_its_profile(tmp_path):
+def test_times_of_a_run_replace_older_ones_of_its_profile(tmp_path, monkeypatch):
     place = {"cpu": "a processor", "cores": 2, "gpu": "a card"}
     runs = Runs(tmp_path, "gpu", tmp_path)
+    runs.__dict__["status"] = {"times_reference": 2.0}
+    monkeypatch.setattr("tools.readme.code_hash", lambda notebook: f"code of {notebook.name}")
     runs.__dict__["metrics"] = {
         "04_end": {"seconds": 61.04, "device": "cuda:0", "environment": place},
         "05_new": {"seconds": 9.0, "device": "cpu", "environment": place},
@@ -109,8 +111,18 @@ def test_times_of_a_run_replace_older_ones_of_its_profile(tmp_path):
         "cpu": {"04_end": 1},
         "gpu": {
             "00_start": 2,
-            "04_end": {"seconds": 61.0, "hardware": "a card"},
-            "05_new": {"seconds": 9.0, "hardware": "2 cores, a processor"},
+            "04_end": {
+                "seconds": 61.0,
+                "hardware": "a card",
+                "scaled": 30.5,
+                "code": "code of 04_end.ipynb",
+            },
+            "05_new": {
+                "seconds": 9.0,
+                "hardware": "2 cores, a processor",
+                "scaled": 4.5,
+                "code": "code of 05_new.ipynb",
+            },
         },
     }
 
