@@ -12,7 +12,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from emlab import cli, weights
-from emlab.commands import cellpose3_job
+from emlab.commands import cellpose3
 from emlab.io import read_array, read_image, write_image
 from emlab.models import build
 
@@ -49,9 +49,9 @@ def emlab(capsys, monkeypatch, folder):
         asked.append((image.shape, diameter))
         return ((image - image.min()) / np.ptp(image)).astype(np.float32)
 
-    monkeypatch.setattr(cellpose3_job, "restore", keep)
-    monkeypatch.setattr(cellpose3_job, "find_objects", threshold)
-    monkeypatch.setattr(cellpose3_job, "estimate_diameter", lambda *_: 12.5)
+    monkeypatch.setattr(cellpose3, "restore", keep)
+    monkeypatch.setattr(cellpose3, "find_objects", threshold)
+    monkeypatch.setattr(cellpose3, "estimate_diameter", lambda *_: 12.5)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
 
@@ -162,7 +162,7 @@ def test_a_stack_is_restored_image_by_image_and_resumed(emlab, tmp_path, monkeyp
     source = write_image(tmp_path / "stack.tif", stack)
     out, masks = tmp_path / "out.tif", tmp_path / "masks.tif"
     call = ("denoise", source, out, "--stack", "--masks", masks)
-    inner, seen = cellpose3_job.restore, []
+    inner, seen = cellpose3.restore, []
 
     def interrupted(*arguments):
         seen.append(1)
@@ -170,7 +170,7 @@ def test_a_stack_is_restored_image_by_image_and_resumed(emlab, tmp_path, monkeyp
             raise KeyboardInterrupt
         return inner(*arguments)
 
-    monkeypatch.setattr(cellpose3_job, "restore", interrupted)
+    monkeypatch.setattr(cellpose3, "restore", interrupted)
     assert emlab(*call)[0] == 130
     assert not out.exists()
     status, _, err = emlab(*call)
@@ -192,12 +192,12 @@ def test_a_stack_is_restored_image_by_image_and_resumed(emlab, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["--diameter", 0], "--diameter must be a positive number of pixels, got 0"),
-        (["--diameter", -5], "--diameter must be a positive"),
-        (["--diameter", "nan"], "--diameter must be a positive"),
+        (["--diameter", 0], "--diameter must be positive, got 0"),
+        (["--diameter", -5], "--diameter must be positive"),
+        (["--diameter", "nan"], "--diameter must be positive"),
         (["--channel", 1], "is one grey image; leave out"),
         (["--stack"], "is one grey image; leave out"),
-        (["--masks", "m.jpg"], "masks are written as .tif"),
+        (["--masks", "m.jpg"], "cannot write masks as '.jpg'; use .tif"),
         (["--masks", "OUT"], "would hold both results"),
         (["--masks", "IN"], "is the input itself"),
         (["--device", "cuda:9"], "is not here"),

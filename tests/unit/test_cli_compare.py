@@ -11,7 +11,7 @@ import tifffile
 from scipy import ndimage
 
 from emlab import cli
-from emlab.commands import compare_job
+from emlab.commands import compare
 from emlab.io import read_image, write_image
 from emlab.io.volumes import create_volume, open_volume
 from emlab.methods.own_image import Answer
@@ -32,7 +32,7 @@ def picture(seed=0, shape=SHAPE, sigma=8.0):
 def emlab(capsys, monkeypatch):
     """Run `emlab compare ...`; the page is one word, test_own_image makes a whole one."""
     monkeypatch.setenv("EMLAB_THREADS", "1")
-    monkeypatch.setattr(compare_job, "page", lambda *_: "page")
+    monkeypatch.setattr(compare, "page", lambda *_: "page")
 
     def call(*arguments):
         status = cli.main(["compare", *(str(item) for item in arguments)])
@@ -148,7 +148,7 @@ def test_the_window_lies_where_it_is_asked_for(emlab, tif, tmp_path):
 def test_an_interrupted_run_goes_on_where_it_stopped_and_gives_the_same(emlab, tif, monkeypatch):
     whole, out = tif.with_name("whole.html"), tif.with_name("r.html")
     assert emlab(tif, "-o", whole, *PLAIN)[0] == 0
-    honest, asked = compare_job.answer, []
+    honest, asked = compare.answer, []
 
     def stops(entrant, *arguments, **options):
         asked.append(entrant.name)
@@ -156,7 +156,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_gives_the_same(emlab, t
             raise KeyboardInterrupt
         return honest(entrant, *arguments, **options)
 
-    monkeypatch.setattr(compare_job, "answer", stops)
+    monkeypatch.setattr(compare, "answer", stops)
     status, _, err = emlab(tif, "-o", out, *PLAIN)
     assert status not in (0, None)
     assert "--resume goes on" in err
@@ -183,7 +183,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_gives_the_same(emlab, t
         (("--task", "deblur"), "needs --kernel"),
         (("--kernel", "2"), "other tasks do not"),
         (("--methods", "magic"), "unknown method 'magic'"),
-        (("--noise", "-1"), "--noise must be a positive number"),
+        (("--noise", "-1"), "--noise must be positive"),
         (("--noise", "3", "--coloured"), "give --noise or --coloured"),
         (("--centre", "9000,3"), "is no place in 96 x 112 pixels"),
         (("--plane", "2"), "is one image"),
@@ -191,7 +191,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_gives_the_same(emlab, t
         (("--half", "in.tif"), "are the same image"),
         (("--specimen", "plankton"), "choose the task from"),
         (("--spread", "5"), "0 or at least 64"),
-        (("-o", "report.pdf"), "is an .html file"),
+        (("-o", "report.pdf"), "cannot write the report as '.pdf'; use .html"),
     ],
 )
 def test_bad_options_give_one_sentence(emlab, tif, monkeypatch, options, message):
@@ -226,7 +226,7 @@ def test_bad_images_give_one_sentence(emlab, tmp_path):
 
 
 def test_a_run_in_which_nobody_could_help_leaves_nothing(emlab, tif, monkeypatch):
-    monkeypatch.setattr(compare_job, "answer", lambda *_, **__: Answer(problem="too faint"))
+    monkeypatch.setattr(compare, "answer", lambda *_, **__: Answer(problem="too faint"))
     for _ in range(2):
         status, _, err = emlab(tif, "-o", tif.with_name("r.html"), *PLAIN)
         assert status == 2

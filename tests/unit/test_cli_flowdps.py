@@ -48,7 +48,7 @@ def few_steps(name):
 @pytest.fixture
 def emlab(capsys, monkeypatch, folder):
     """Run `emlab flowdps retrieve ...` in few steps; returns (exit status, stdout, stderr)."""
-    monkeypatch.setattr("emlab.commands.flowdps_job.load_config", few_steps)
+    monkeypatch.setattr("emlab.commands.flowdps.load_config", few_steps)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
     monkeypatch.setenv("EMLAB_CACHE", str(folder / "cache"))
@@ -201,7 +201,7 @@ def interrupt(monkeypatch, batch):
             raise KeyboardInterrupt
         return flowdps.retrieve(*arguments, **options)
 
-    monkeypatch.setattr("emlab.commands.flowdps_job.retrieve", counted)
+    monkeypatch.setattr("emlab.commands.flowdps.retrieve", counted)
     return calls
 
 
@@ -275,8 +275,8 @@ def replaced(*change):
         ([*KNOWN, "--config", "best"], "unknown configuration 'best'"),
         ([*KNOWN, "--prior", "other"], "no weights are called 'other'"),
         ([*KNOWN, "--samples", 1, "--spread", "s.mrcs"], "give --samples 2 or more"),
-        ([*KNOWN, "--spread", "OUT"], "would hold both results; give --spread another"),
-        ([*KNOWN, "--spread", "s.tif"], r"phases are written as .mrcs, .mrc"),
+        ([*KNOWN, "--spread", "OUT"], "would hold both results; give one another name"),
+        ([*KNOWN, "--spread", "s.tif"], r"cannot write phases as '.tif'; use .mrcs, .mrc"),
         ([*KNOWN, "--device", "cuda:9"], "is not here"),
     ],
 )
@@ -363,7 +363,7 @@ def test_no_input_is_overwritten(emlab, star):
     for out in (star.with_suffix(".mrcs"), stack):
         status, _, err = emlab(star, out)
         assert status == 2
-        assert "is an input itself; give the result another name" in err
+        assert "is the input itself; give the result another name" in err
     status, _, err = emlab(star, star.parent)
     assert status == 2
     assert (stack.read_bytes(), star.read_bytes()) == before

@@ -56,7 +56,7 @@ def few_steps(name):
 @pytest.fixture
 def emlab(capsys, monkeypatch, folder):
     """Run `emlab generalist ...` in few steps; returns (exit status, stdout, stderr)."""
-    monkeypatch.setattr("emlab.commands.generalist_job.load_config", few_steps)
+    monkeypatch.setattr("emlab.commands.generalist.load_config", few_steps)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
 

@@ -21,10 +21,9 @@ from emlab.methods.own_image import (
     guess_specimen,
     middle,
 )
-from emlab.methods.own_image_choice import choose
 from emlab.methods.own_image_learned import never
 from emlab.methods.own_image_page import Comparison, as_json, page
-from emlab.methods.own_image_peers import peers, stein_width
+from emlab.methods.own_image_peers import choose, peers, stein_width
 from emlab.methods.own_image_scores import error_left, remarks, score, score_untouched
 from emlab.physics.kernels import gaussian_kernel
 from emlab.solvers import classical

@@ -1,4 +1,4 @@
-"""Restoration without learned priors, as entrants of a comparison on a reader's own image.
+"""Who takes part in a comparison on a reader's own image: peers without learned priors, and choice.
 
 Settings were chosen on validation images of chapters 01 and 02 (`generalist_peers`, `tsm_peers`),
 those of the noise level that is nearest; the Gaussian's width comes from the image itself.
@@ -6,7 +6,8 @@ those of the noise level that is nearest; the Gaussian's width comes from the im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -15,17 +16,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.methods.generalist_peers import Known, run_peer, tuned
 from emlab.methods.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, Task
 from emlab.methods.own_image import Entrant, Grey, Progress, Question, Ready
-from emlab.methods.own_image_learned import never
+from emlab.methods.own_image_learned import learned, never
 from emlab.methods.tsm_peers import topaz_denoise, wiener
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.noise_estimation import NoiseSpectrum
 from emlab.solvers import classical
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 
+# Methods of the book that restore something else, and why they cannot take part.
+ABSENT = {
+    "FlowDPS": "it retrieves the phase of single extracted particles: emlab flowdps retrieve",
+    "Multi-target detection": "it recovers one image from a field of many copies: emlab mtd "
+    "recover",
+    "Supervised U-Net": "it knows the noise levels and the blur that it was trained on, and no "
+    "others; chapter 01 measures it there",
+}
 _WIDTHS = np.geomspace(0.4, 8, 40)  # of a Gaussian, pixels
 Plain = Callable[[Grey], Grey]
 
@@ -248,3 +258,48 @@ def peers() -> list[Entrant]:
             never, never, partial(_spline, "quintic"), grid,
         ),
     ]  # fmt: skip
+
+
+def choose(question: Question, wanted: Sequence[str] = ()) -> tuple[list[Entrant], dict[str, str]]:
+    """Methods that fit a question, and the reasons of those that do not, by label.
+
+    Parameters
+    ----------
+    wanted : sequence of str
+        Names of the only ones to take; these also take part where they are unsuited, and say so.
+
+    Raises
+    ------
+    InputError
+        An unknown name, or nobody is left.
+    """
+    every = [*learned(question.task), *peers()]
+    known = {entrant.name: entrant for entrant in every}
+    if unknown := [name for name in wanted if name not in known]:
+        raise InputError(f"unknown method {unknown[0]!r}; choose from {', '.join(known)}")
+    chosen: list[Entrant] = []
+    left_out: dict[str, str] = {}
+    for entrant in every:
+        if wanted and entrant.name not in wanted:
+            continue
+        if question.task not in entrant.tasks:
+            if wanted or entrant.kind == "learned":
+                left_out[entrant.label] = f"it knows no task but {', '.join(entrant.tasks)}"
+            continue
+        hindered, unsuited = entrant.impossible(question), entrant.unsuited(question)
+        if hindered or (unsuited and not wanted):
+            left_out[entrant.label] = hindered or f"{unsuited}; --methods {entrant.name} runs it"
+        else:
+            chosen.append(_warned(entrant, unsuited) if unsuited else entrant)
+    if not chosen:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out.items())
+        raise InputError(f"no method is left for this image ({reasons})")
+    return chosen, left_out if wanted else {**left_out, **ABSENT}
+
+
+def _warned(entrant: Entrant, unsuited: str) -> Entrant:
+    def prepare(question: Question) -> Ready:
+        ready = entrant.prepare(question)
+        return replace(ready, notes=[f"asked for by name, although {unsuited}", *ready.notes])
+
+    return replace(entrant, prepare=prepare)
