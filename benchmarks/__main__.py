@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import tomli_w
 import torch
 
 from benchmarks import denoising, house, mtd_estep, networks, samplers
 from benchmarks.measuring import ROOT, Row
 from emlab.errors import EmlabError
 from emlab.runtime import Stopwatch, atomic_path, choose_threads, environment_stamp
-from emlab.weights.toml import dump_toml
 
 RESULT = ROOT / "_build" / "bench.json"
 PUBLISHED = ROOT / "book" / "bench.toml"
@@ -104,7 +104,7 @@ def publish(content: dict) -> None:
             facts.setdefault(row["name"], {})[key] = round_number(value)
     table = {**content, "rows": rows, "facts": facts}
     with atomic_path(PUBLISHED) as path:
-        path.write_text(HEAD + dump_toml(table), encoding="utf-8")
+        path.write_text(HEAD + tomli_w.dumps(table), encoding="utf-8")
 
 
 def round_number(value: object) -> object:

@@ -15,11 +15,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import tomli_w
 import torch
 from cellpose.resnet_torch import CPnet
 
 from emlab.models.residual_unet import ResidualUNet
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(__file__).resolve().parents[1] / ("src/emlab/methods/profiles/cellpose3_speed.toml")
 WIDTHS = ([8, 16, 32, 64], [32, 64, 128, 256])
@@ -38,7 +38,7 @@ def main() -> None:
         "threads": 1,
         "widths": {"_".join(map(str, widths)): _measure(widths) for widths in WIDTHS},
     }
-    TARGET.write_text(HEAD + dump_toml(table), encoding="utf-8")
+    TARGET.write_text(HEAD + tomli_w.dumps(table), encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 

@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import tomli_w
 import torch
 
 from emlab import weights
@@ -26,7 +27,6 @@ from emlab.methods.cellpose3_study import count_objects
 from emlab.methods.settings import read_settings
 from emlab.physics.degradations import TASKS
 from emlab.runtime import Stopwatch, atomic_path, choose_threads
-from emlab.weights.toml import dump_toml
 
 SEED = 0
 VALIDATION, SIDE = 10, 256
@@ -99,7 +99,7 @@ def _write(path: Any, head: str, stage: str, table: dict[str, Any]) -> None:
         "segmenter": weights.card(SEGMENTER).sha256,
     }
     with atomic_path(path) as temporary:
-        text = HEAD.format(head, stage) + dump_toml(facts | table)
+        text = HEAD.format(head, stage) + tomli_w.dumps(facts | table)
         temporary.write_text(text, encoding="utf-8")
 
 

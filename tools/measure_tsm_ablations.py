@@ -11,12 +11,13 @@ import time
 from datetime import date
 from pathlib import Path
 
+import tomli_w
+
 from emlab.methods import tsm_ablations
 from emlab.methods.settings import read_settings
 from emlab.methods.tsm_ablations import Bench, ablate, variants
 from emlab.methods.tsm_bands import band_correlations
 from emlab.runtime import atomic_path, environment_stamp
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(tsm_ablations.__file__).parent / "profiles" / "tsm_ablations.toml"
 HEAD = "# Written by tools/measure_tsm_ablations.py.\n\n"
@@ -58,7 +59,7 @@ def _write(bench: Bench, rows: dict, traces: dict) -> None:
         "traces": traces,
     }
     with atomic_path(TARGET) as path:
-        path.write_text(HEAD + dump_toml(found), encoding="utf-8")
+        path.write_text(HEAD + tomli_w.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

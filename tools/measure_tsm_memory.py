@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 
 from emlab.external import topaz
 from emlab.external.process import Finished, run_program
@@ -20,7 +21,6 @@ from emlab.io import write_image
 from emlab.methods import tsm_recorded
 from emlab.methods.tsm_material import frames
 from emlab.runtime import atomic_path, environment_stamp
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(tsm_recorded.__file__).parent / "profiles" / "tsm_memory.toml"
 HEAD = "# Written by tools/measure_tsm_memory.py.\n\n"
@@ -46,7 +46,7 @@ def main() -> None:
         },
     }
     with atomic_path(TARGET) as path:
-        path.write_text(HEAD + dump_toml(table), encoding="utf-8")
+        path.write_text(HEAD + tomli_w.dumps(table), encoding="utf-8")
     print(TARGET.read_text(encoding="utf-8"))
 
 

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 
 from emlab.external import relion
 from emlab.methods import tsm_chapter, tsm_peers, tsm_refinement
@@ -20,7 +21,6 @@ from emlab.methods.tsm_material import frames, volume
 from emlab.methods.tsm_study import run_study
 from emlab.physics.micrograph import Micrograph
 from emlab.runtime import atomic_path, environment_stamp
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(tsm_refinement.__file__).parent / "profiles" / "tsm_refinement.toml"
 ROWS = ("truth", "tsm", "raw")
@@ -47,7 +47,7 @@ def main() -> None:
             "rows": kept,
         }
         with atomic_path(TARGET) as path:
-            path.write_text(HEAD + dump_toml(written), encoding="utf-8")
+            path.write_text(HEAD + tomli_w.dumps(written), encoding="utf-8")
         print(name, kept[name], flush=True)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 
 from emlab.methods import tsm_peers, tsm_recorded
 from emlab.methods.settings import read_measured, read_profile
@@ -20,7 +21,6 @@ from emlab.methods.tsm_material import frames
 from emlab.methods.tsm_picking import HIT, Picks, pick_all
 from emlab.methods.tsm_study import DIAMETER_ANGSTROM
 from emlab.runtime import atomic_path, environment_stamp
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(tsm_recorded.__file__).parent / "profiles" / "tsm_slow_peers.toml"
 HEAD = "# Written by tools/measure_tsm_slow_peers.py, a row of each list a test micrograph.\n\n"
@@ -62,7 +62,7 @@ def main() -> None:
             for column in ("hits", "picks", "truths"):
                 row[column].append(int(np.sum(getattr(counts, column))))
             with atomic_path(TARGET) as path:
-                path.write_text(HEAD + dump_toml(table), encoding="utf-8")
+                path.write_text(HEAD + tomli_w.dumps(table), encoding="utf-8")
             print(name, number, row["bands"][-1], f"{time.monotonic() - started:.0f} s", flush=True)
 
 

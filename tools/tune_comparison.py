@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 
 from emlab.methods import comparison_chapter as chapter
 from emlab.methods import generalist
@@ -20,7 +21,6 @@ from emlab.methods.tsm_material import frames
 from emlab.methods.tsm_peers import Method
 from emlab.methods.tsm_study import choose_threshold, run_study
 from emlab.runtime import atomic_path
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(chapter.__file__).parent / "profiles" / "comparison_peers.toml"
 MICROGRAPHS, SIZE = 4, 512
@@ -55,7 +55,7 @@ def main() -> None:
         print(name, thresholds[name], f"F1 {picks.curve().f1.max():.3f}")
     peers = {"generalist": {"working_angstrom": best}}
     with atomic_path(TARGET) as path:
-        text = dump_toml({"peers": peers, "thresholds": thresholds})
+        text = tomli_w.dumps({"peers": peers, "thresholds": thresholds})
         path.write_text(HEAD + text, encoding="utf-8")
 
 

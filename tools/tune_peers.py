@@ -10,9 +10,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import tomli_w
+
 from emlab.methods import generalist_peers
 from emlab.runtime import atomic_path
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(generalist_peers.__file__).parent / "profiles" / "generalist_peers.toml"
 HEAD = """\
@@ -28,7 +29,7 @@ def main() -> None:
     table = tomllib.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {}
     table |= generalist_peers.tune(names, progress=print)
     with atomic_path(TARGET) as path:
-        path.write_text(HEAD + dump_toml(table), encoding="utf-8")
+        path.write_text(HEAD + tomli_w.dumps(table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 
 from emlab.methods import tsm_chapter, tsm_peers
 from emlab.methods.tsm import load_denoiser
@@ -17,7 +18,6 @@ from emlab.methods.tsm_bands import BANDS_ANGSTROM, band_correlations
 from emlab.methods.tsm_material import frames
 from emlab.methods.tsm_study import choose_threshold, run_study
 from emlab.runtime import atomic_path
-from emlab.weights.toml import dump_toml
 
 TARGET = Path(tsm_peers.__file__).parent / "profiles" / "tsm_peers.toml"
 MICROGRAPHS, SIZE = 4, 512
@@ -62,7 +62,7 @@ def main() -> None:
     table.pick()
     thresholds = {n: round(choose_threshold(picks), 3) for n, picks in table.picks.items()}
     with atomic_path(TARGET) as path:
-        text = dump_toml({"peers": settings, "thresholds": thresholds})
+        text = tomli_w.dumps({"peers": settings, "thresholds": thresholds})
         path.write_text(HEAD + text, encoding="utf-8")
 
 

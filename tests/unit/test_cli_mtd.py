@@ -222,8 +222,8 @@ def test_bad_fields_are_one_clear_line(emlab, tmp_path, make, words):
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(emlab, field):
     for out, words in (
-        (field.with_name("image.jpg"), "cannot write this type"),
-        (field, "is the field itself"),
+        (field.with_name("image.jpg"), "cannot write an image as '.jpg'"),
+        (field, "is the input itself"),
         (field / "image.mrc", "give a file name in a folder"),
     ):
         status, _, err = emlab("mtd", "recover", field, out, "--size", SIZE)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 
 from emlab import weights
@@ -16,7 +17,6 @@ from emlab.methods.cellpose3_authors import import_released
 from emlab.methods.tsm_training import load_trained
 from emlab.training import TrainingConfig
 from emlab.training.state import State
-from emlab.weights.toml import dump_toml
 
 SOURCES = sorted((Path(__file__).resolve().parents[2] / "src").rglob("*.py"))
 FORBIDDEN = (
@@ -63,7 +63,7 @@ def test_a_pickle_among_the_weights_is_refused(
     card |= {"steps": 0, "seconds": 0.0, "seed": 0, "evaluation": {}, "model": {}}
     card |= {"objective": {}, "sha256": hashlib.sha256(trap.read_bytes()).hexdigest()}
     (tmp_path / "cards").mkdir()
-    (tmp_path / "cards" / "trap.toml").write_text(dump_toml(card))
+    (tmp_path / "cards" / "trap.toml").write_text(tomli_w.dumps(card))
     monkeypatch.setenv("EMLAB_WEIGHTS", str(tmp_path))
     with pytest.raises(EmlabError, match="not a safetensors file"):
         weights.load("trap")

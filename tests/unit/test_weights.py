@@ -7,7 +7,6 @@ import torch
 
 from emlab import cli, weights
 from emlab.errors import InputError, IntegrityError
-from emlab.weights.toml import dump_toml
 
 FIELDS = {
     "recipe": "emlab train tiny --profile cpu",
@@ -113,15 +112,18 @@ def test_failed_second_save_keeps_the_first(folder):
     assert torch.equal(weights.load("tiny")[0]["w"], tensors()["w"])
 
 
-def test_toml_text_says_what_the_table_says():
-    table = {
+def test_a_card_says_what_was_put_into_it(folder):
+    told = {
         "text": 'quote " slash \\ tab \t é \x7f',
         "numbers": [1, -2.5, 1e-300, 1e22],
         "flag": False,
         "odd key": {"deep.er": {"x": 1}, "plain": "v"},
         "empty": {},
     }
-    assert tomllib.loads(dump_toml(table)) == table
+    weights.save("tiny", tensors(), {**FIELDS, **told})
+    assert {key: weights.card("tiny").raw[key] for key in told} == told
+    with pytest.raises(InputError, match=r"a card cannot hold note = None"):
+        weights.save("tiny", tensors(), {**FIELDS, "note": None})
 
 
 @pytest.mark.parametrize(

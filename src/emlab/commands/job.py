@@ -337,12 +337,13 @@ def note(sentence: str) -> None:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback (done, total) that moves a bar on a terminal and does nothing elsewhere."""
+def bar(what: str) -> Iterator[Callable[..., None]]:
+    """Yield a callback (done, total, **facts) that moves a bar on a terminal, nothing elsewhere."""
     with tqdm(desc=what, disable=None, leave=False) as shown:
 
-        def show(done: int, total: int) -> None:
+        def show(done: int, total: int, **facts: str) -> None:
             shown.total = total
+            shown.set_postfix(facts, refresh=False)
             shown.update(done - shown.n)
 
         yield show

@@ -44,10 +44,11 @@ def card(name: Name) -> None:
 
     **Example:** `emlab weights card NAME`
     """
-    from emlab import weights
-    from emlab.weights.toml import dump_toml
+    import tomli_w
 
-    typer.echo(dump_toml({"name": name, **weights.card(name).raw}).rstrip())
+    from emlab import weights
+
+    typer.echo(tomli_w.dumps({"name": name, **weights.card(name).raw}).rstrip())
 
 
 @app.command()

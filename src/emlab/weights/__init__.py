@@ -12,12 +12,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
+
 from emlab.errors import InputError, IntegrityError
 from emlab.runtime import atomic_path
-from emlab.weights.toml import dump_toml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,7 +186,8 @@ def save(
     if target == PACKAGED and len(content) > MAX_PACKAGED_BYTES:
         raise InputError(f"{name} has {len(content) / 1e6:.1f} MB; the package takes at most 16 MB")
     described = {**card_fields, "sha256": hashlib.sha256(content).hexdigest()}
-    text = dump_toml({key: described[key] for key in sorted(described, key=_card_order)})
+    _check_values(described, "")
+    text = tomli_w.dumps({key: described[key] for key in sorted(described, key=_card_order)})
     with (
         atomic_path(target / "files" / f"{name}.safetensors") as file,
         atomic_path(target / "cards" / f"{name}.toml") as card_file,
@@ -193,6 +196,19 @@ def save(
         card_file.write_text(text, encoding="utf-8")
     raw = tomllib.loads(text)
     return Card(name=name, raw=raw, **{key: raw[key] for key in _FIELDS})
+
+
+def _check_values(value: Any, place: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_values(item, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_values(item, place)
+    elif not isinstance(value, (str, int)) and not (isinstance(value, float) and isfinite(value)):
+        raise InputError(
+            f"a card cannot hold {place} = {value!r}; use text, finite numbers, lists, tables"
+        )
 
 
 def _card_order(key: str) -> tuple[int, str]:
