@@ -21,7 +21,7 @@ distributed = pytest.importorskip("distributed")
 # What every worker loads first: the functions that compute then leave a line before and after.
 COUNTING = """
 import os, time
-from emlab.commands import tsm_job
+from emlab.commands import tsm
 from emlab.solvers import blocks
 
 def note(word, what):
@@ -42,7 +42,7 @@ def count(module, name, what):
 
     setattr(module, name, counted)
 
-count(tsm_job, "denoise_file", lambda source, *_: source.name)
+count(tsm, "denoise_file", lambda source, *_: source.name)
 count(blocks, "_compute", lambda source, function, box: "-".join(map(str, box.origin)))
 """
 

@@ -24,16 +24,16 @@ EVERY_COMMAND = """
 import sys
 from dataclasses import replace
 from emlab import cli
-from emlab.commands import flowdps_job
+from emlab.commands import flowdps
 
-load = flowdps_job.load_config
+load = flowdps.load_config
 
 def few_steps(name):
     config = load(name)
     sampler = replace(config.sampler, steps=2)
     return replace(config, sampler=sampler, samples=2, batch=2, fit_rounds=1, fit_steps=2)
 
-flowdps_job.load_config = few_steps
+flowdps.load_config = few_steps
 for line in sys.argv[1:]:
     words = line.split("|")
     print("$", words, flush=True)

@@ -79,7 +79,6 @@ class Planes(Job):
         many, inputs = self.planes.ndim == 3, [self.source]
         check_outputs(self.masks, inputs=inputs, volume=many, what="masks", endings=MASKS)
         check_outputs(self.out, self.masks, inputs=inputs, volume=many)
-        self.place  # noqa: B018, refused now if it is not here
 
     def run(self) -> dict[str, str]:
         """Restore and segment plane by plane; results of a stack are kept until the run ends."""

@@ -6,17 +6,16 @@ from typing import Annotated
 
 import typer
 
-from emlab.commands.output import report_checks, table
+from emlab.commands.job import report_checks
+from emlab.commands.options import group
 from emlab.errors import InputError
+from emlab.report import format_table
 
-app = typer.Typer(
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
-    help="List, fetch, verify and locate data sets.\n\n"
+app = group(
+    "List, fetch, verify and locate data sets.\n\n"
     "emlab looks in the folder that EMLAB_MIRROR names, then in your cache (EMLAB_CACHE), then in "
     "installed packages, then fetches or builds from public addresses; hashes are checked.\n\n"
-    "**Example:** `emlab data list --role test`, then `emlab data fetch mnist_t10k`",
+    "**Example:** `emlab data list --role test`, then `emlab data fetch mnist_t10k`"
 )
 Names = Annotated[list[str] | None, typer.Argument(help="Names as shown by `emlab data list`.")]
 SIDE_BY_SIDE = 4
@@ -48,7 +47,7 @@ def list_data(
         for r in records().values()
         if role in ("", r.role)
     ]
-    typer.echo(table(("name", "role", "where", "MB", "pixel (A)", "what"), rows))
+    typer.echo(format_table(("name", "role", "where", "MB", "pixel (A)", "what"), rows))
 
 
 @app.command()

@@ -141,7 +141,6 @@ class Retrieve(Job):
         if self.contrast == "auto" and self.dose is None:
             self.contrast, sentence = find_contrast(self.particles)
             note(sentence)
-        self.place  # noqa: B018, refused now if it is not here
 
     def run(self) -> dict[str, str]:
         """Retrieve batch by batch; what is done stays if the run is interrupted."""

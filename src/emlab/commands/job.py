@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import util
 from math import isfinite
 from pathlib import Path
@@ -49,7 +48,9 @@ class Job:
         raise NotImplementedError
 
     def __call__(self) -> None:
-        """Open, run and tell."""
+        """Open, run and tell; a device that is not here is refused first."""
+        choose_threads()
+        self.place: torch.device = choose_device(self.device)
         self.open()
         self.tell(self.run())
 
@@ -57,12 +58,6 @@ class Job:
         """Print a row for each thing."""
         for key, text in rows.items():
             typer.echo(f"{key:<16}{text}")
-
-    @cached_property
-    def place(self) -> torch.device:
-        """Where to compute; the number of threads is chosen with it."""
-        choose_threads()
-        return choose_device(self.device)
 
     def partial(self, target: Path) -> Path:
         """Folder beside a target that an interrupted run leaves; refused without --resume."""

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from emlab.commands.output import table
+from emlab.commands.options import group
+from emlab.report import format_table
 
-app = typer.Typer(
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
-    help="List the chapters that the package ships; copy them to a folder of yours.\n\n"
-    "**Example:** `emlab notebooks copy chapters`, then `jupyter lab chapters`",
+app = group(
+    "List the chapters that the package ships; copy them to a folder of yours.\n\n"
+    "**Example:** `emlab notebooks copy chapters`, then `jupyter lab chapters`"
 )
 
 
@@ -29,7 +27,7 @@ def list_notebooks() -> None:
     rows = [
         (p.stem, chapters.title(p), chapters.duration(p.stem, "cpu")) for p in chapters.shipped()
     ]
-    typer.echo(table(("chapter", "title", "time (cpu)"), rows))
+    typer.echo(format_table(("chapter", "title", "time (cpu)"), rows))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from emlab.commands.job import Job
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Invert = Annotated[bool, typer.Option("--invert", help="Particles are bright.")]

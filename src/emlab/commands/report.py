@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+from emlab.commands.options import group
+
+app = group("Show the numbers of a run; compare them with their bounds.")
 REGRESSED = 4
 
 Metrics = Annotated[Path, typer.Argument(help="metrics.json of a run.")]
-
-
-@app.callback()
-def group() -> None:
-    """Show the numbers of a run; compare them with their bounds."""
 
 
 @app.command()

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from emlab.commands.options import Device, Seed, group
 from emlab.errors import InputError
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = group()
 
 
 @app.command()
@@ -26,8 +27,8 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs.", show_default="runs/PROFILE")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set another parameter."),

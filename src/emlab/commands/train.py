@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
+from emlab.commands.options import Device, Profile, group
 from emlab.errors import InputError
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = group()
 
 
 @app.command()
 def train(
     name: Annotated[str | None, typer.Argument(help="Recipe; see --list.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
-    profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    profile: Profile = "cpu",
+    device: Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for checkpoints and weights.", show_default="runs/train/NAME"),

@@ -4,37 +4,68 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from typer import Argument, Option
 
-from emlab.commands.output import table
-from emlab.commands.restoring import note
+from emlab.commands.job import Job, check_positive, note
 from emlab.data.coordinates import SUFFIXES, Coordinates, read_coordinates, write_coordinates
 from emlab.data.micrographs import read_micrograph
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.methods.tsm_picking import HIT, Picks, pick_all
+from emlab.report import format_table
 from emlab.runtime import atomic_path
 
+PixelSize = Annotated[
+    float | None,
+    Option(help="Angstrom; counts more than the headers.", show_default="from the header"),
+]
 IMAGES = (".mrc", ".mrcs", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
 Named = dict[str, Coordinates]
 
 
-@dataclass
-class PickEvaluation:
-    """One call of the command."""
+@dataclass(kw_only=True)
+class PickEvaluation(Job):
+    """Compare picks with true places: precision, recall and F1, one pick a particle.
 
-    picks: Path
-    truth: Path
-    diameter: float | None
-    pixel_size: float | None
-    radius: float | None
-    threshold: float | None
-    curve: Path | None
-    save: Path | None
-    invert: bool
+    **Example:** `emlab tsm pick-eval denoised/ truth.star --diameter 150 --threshold 1.2`
+
+    Choose the threshold on other micrographs than those it is judged by. Rows are counted from
+    above; boxes of programs that count from below must be turned first.
+    """
+
+    picks: Annotated[
+        Path,
+        Argument(
+            metavar="PICKS",
+            help="STAR, BOX, CSV or a table of Topaz, or a folder of them; or micrographs, which "
+            "Topaz then picks from.",
+        ),
+    ]
+    truth: Annotated[
+        Path, Argument(metavar="TRUTH", help="True places: a file or a folder of them.")
+    ]
+    diameter: Annotated[
+        float | None, Option(help="Of the particle in angstrom; a hit is within half of it.")
+    ] = None
+    pixel_size: PixelSize = None
+    radius: Annotated[float | None, Option(help="Largest distance of a hit in pixels instead.")] = (
+        None
+    )
+    threshold: Annotated[
+        float | None, Option(help="Lowest score of a pick.", show_default="all picks count")
+    ] = None
+    curve: Annotated[
+        Path | None, Option(help="Write precision and recall over thresholds (.csv).")
+    ] = None
+    save: Annotated[
+        Path | None, Option(help="Write the picks as .star or .csv.", show_default="no")
+    ] = None
+    invert: Annotated[bool, Option("--invert", help="Protein is bright.")] = False
 
     def open(self) -> None:
         """Read both sides, refuse what does not belong together."""
@@ -51,79 +82,79 @@ class PickEvaluation:
                 raise InputError(
                     "how near is a hit? give --radius in pixels, or --diameter with --pixel-size"
                 )
-            if not self.diameter > 0 or not pixel > 0:
-                raise InputError("--diameter and --pixel-size are positive, in angstrom")
+            check_positive(diameter=self.diameter, pixel_size=pixel)
             self.radius = HIT * self.diameter / pixel
         self.found, self.true = _paired(self.found, self.true)
 
-    def run(self) -> None:
-        """Print the numbers; write the curve and the picks if asked for."""
+    def run(self) -> dict[str, str]:
+        """Count; write the curve and the picks if asked for."""
         names = sorted(self.true)
         empty = Coordinates(np.zeros((0, 2)))
-        sides = [[each.get(name, empty) for name in names] for each in (self.found, self.true)]
-        picked = [topaz.Picked(side.places, _scores(side)) for side in sides[0]]
+        found, true = (
+            [each.get(name, empty) for name in names] for each in (self.found, self.true)
+        )
         assert self.radius is not None
-        picks = Picks(picked, [side.places for side in sides[1]], self.radius)
-        scored = all(side.scores is not None for side in sides[0] if len(side))
-        level = -np.inf if self.threshold is None else self.threshold
+        picked = [topaz.Picked(side.places, _scores(side)) for side in found]
+        picks = Picks(picked, [side.places for side in true], self.radius)
+        scored = all(side.scores is not None for side in found if len(side))
         if self.threshold is not None and not scored:
             raise InputError(f"{self.picks} has no scores, so --threshold means nothing")
-        counts = picks.at(level)
-        rows = [
-            [name, str(p), str(t), str(h)]
-            for name, p, t, h in zip(names, counts.picks, counts.truths, counts.hits, strict=True)
-        ]
-        typer.echo(table(["micrograph", "picks", "particles", "hits"], rows))
-        for average in ("micro", "macro"):
-            typer.echo(
-                f"{average:<16}precision {counts.precision(average):.3f}, recall "
-                f"{counts.recall(average):.3f}, F1 {counts.f1(average):.3f}"
-            )
-        typer.echo(f"{'a hit is':<16}within {self.radius:.4g} pixels, one pick a particle")
+        counts = picks.at(-np.inf if self.threshold is None else self.threshold)
+        columns = zip(names, counts.picks, counts.truths, counts.hits, strict=True)
+        rows = [[name, *map(str, numbers)] for name, *numbers in columns]
+        typer.echo(format_table(["micrograph", "picks", "particles", "hits"], rows))
+        told = {
+            average: f"precision {counts.precision(average):.3f}, recall "
+            f"{counts.recall(average):.3f}, F1 {counts.f1(average):.3f}"
+            for average in ("micro", "macro")
+        }
+        told["a hit is"] = f"within {self.radius:.4g} pixels, one pick a particle"
         if scored and counts.picks.sum():
             whole = picks.curve()
             best = int(whole.f1.argmax())
-            typer.echo(
-                f"{'best threshold':<16}{whole.thresholds[best]:.4g} with F1 {whole.f1[best]:.3f}; "
-                f"average precision {whole.average_precision:.3f}"
+            told["best threshold"] = (
+                f"{whole.thresholds[best]:.4g} with F1 {whole.f1[best]:.3f}; average precision "
+                f"{whole.average_precision:.3f}"
             )
             if self.threshold is None:
                 note("a threshold chosen on the micrographs that it is judged by flatters")
             if self.curve is not None:
-                columns = zip(
-                    whole.thresholds, whole.precision, whole.recall, whole.f1, strict=True
-                )
-                lines = ["threshold,precision,recall,f1"]
-                lines += [",".join(f"{value:.6g}" for value in row) for row in columns]
+                table = np.stack([whole.thresholds, whole.precision, whole.recall, whole.f1], 1)
+                header = "threshold,precision,recall,f1"
                 with atomic_path(self.curve) as path:
-                    path.write_text("\n".join([*lines, ""]), "utf-8")
+                    np.savetxt(path, table, "%.6g", ",", header=header, comments="")
         if self.save is not None:
             together = Coordinates(
-                np.concatenate([side.places for side in sides[0]]),
-                np.concatenate([_scores(side) for side in sides[0]]) if scored else None,
-                tuple(
-                    name for name, side in zip(names, sides[0], strict=True) for _ in side.places
-                ),
+                np.concatenate([side.places for side in found]),
+                np.concatenate([_scores(side) for side in found]) if scored else None,
+                tuple(name for name, side in zip(names, found, strict=True) for _ in side.places),
             )
             write_coordinates(self.save, together)
+        return told
 
     def _pick(self, images: list[Path]) -> tuple[Named, float]:
         if self.diameter is None:
             raise InputError("to pick with Topaz give the particle's --diameter in angstrom")
         topaz.require()
-        seen = [read_micrograph(path, self.pixel_size) for path in images]
-        sizes = {round(each.pixel_size_angstrom, 3) for each in seen}
-        if len(sizes) > 1:
-            raise InputError(f"micrographs of {sorted(sizes)} angstrom a pixel; give one size")
-        pixel = seen[0].pixel_size_angstrom
-        sign = -1 if self.invert else 1
-        pixels = [(sign * each.pixels).astype(np.float32) for each in seen]
+        pixels, pixel = read_micrographs(images, self.pixel_size, self.invert)
         picked, _ = pick_all({"picks": pixels}, pixel, self.diameter)
         note(f"picked by Topaz {topaz.PICKER} in {len(images)} micrographs")
         return {
             path.stem: Coordinates(each.coordinates, each.scores)
             for path, each in zip(images, picked["picks"], strict=True)
         }, pixel
+
+
+def read_micrographs(
+    paths: list[Path], pixel_size: float | None, invert: bool
+) -> tuple[list[NDArray[np.float32]], float]:
+    """Pixels of micrographs, protein dark, and their one pixel size in angstrom."""
+    read = [read_micrograph(path, pixel_size) for path in paths]
+    sizes = sorted({round(each.pixel_size_angstrom, 4) for each in read})
+    if sizes[-1] > 1.01 * sizes[0]:
+        raise InputError(f"the micrographs have pixels of {sizes} A; give those of one size")
+    sign = np.float32(-1 if invert else 1)
+    return [sign * each.pixels for each in read], read[0].pixel_size_angstrom
 
 
 def named_coordinates(path: Path) -> Named:

@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
-from emlab.commands.output import report_checks, table
+from emlab.commands.job import report_checks
+from emlab.commands.options import group
 from emlab.errors import InputError
+from emlab.report import format_table
 
-app = typer.Typer(
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
-    help="List, describe, verify and locate trained weights.\n\n"
+app = group(
+    "List, describe, verify and locate trained weights.\n\n"
     "Each checkpoint is a safetensors file with a card that says how it was made. The package "
     "ships some; a folder of your own, named by EMLAB_WEIGHTS, is looked up first.\n\n"
-    "**Example:** `emlab weights list`, then `emlab weights card NAME`",
+    "**Example:** `emlab weights list`, then `emlab weights card NAME`"
 )
 Name = Annotated[str, typer.Argument(help="A name as shown by `emlab weights list`.")]
 
@@ -35,7 +34,7 @@ def list_weights() -> None:
         typer.echo("no weights here; train some with `emlab train NAME` or set EMLAB_WEIGHTS")
         return
     rows = [(c.name, _megabytes(c.name), f"{c.data} ({c.split})", c.recipe) for c in cards]
-    typer.echo(table(("name", "MB", "trained on", "recipe"), rows))
+    typer.echo(format_table(("name", "MB", "trained on", "recipe"), rows))
 
 
 @app.command()
