@@ -281,7 +281,7 @@ def test_a_simulated_field_is_labelled_and_comes_with_its_truth(emlab, tmp_path)
     out = tmp_path / "field.mrc"
     status, printed, _ = emlab("mtd", "simulate", out, "--image", image, "--snr", 4, "--seed", 3)
     assert status == 0
-    assert printed.startswith("simulated: 12 copies of image.tif in 55 x 55 pixels")
+    assert printed.startswith("simulated       12 copies of image.tif in 55 x 55 pixels")
     facts = tomllib.loads((tmp_path / "field.simulated.toml").read_text())
     field = read_image(out)
     assert facts["simulated"] is True

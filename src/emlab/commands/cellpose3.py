@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from typer import Argument, Option
 
 from emlab import weights
 from emlab.commands.job import (
@@ -24,7 +23,7 @@ from emlab.commands.job import (
     unit,
     write_output,
 )
-from emlab.commands.options import Device, Resume, command, group
+from emlab.commands.options import Device, Resume, argument, command, group, option
 from emlab.errors import InputError
 from emlab.io import read_array, write_image
 from emlab.io.tags import PixelSize
@@ -49,15 +48,12 @@ app = group(
 class Planes(Job):
     """What all commands ask for; an image is done plane by plane."""
 
-    source: Annotated[Path, Argument(metavar="IN", help="tif, png, mrc or npy.")]
-    diameter: Annotated[
-        float | None, Option(help="Of the objects, in pixels of IN.", show_default="estimated")
-    ] = None
-    channel: Annotated[
-        int | None,
-        Option(min=1, help="Which channel of a colour or multi-channel image; 1 is the first."),
-    ] = None
-    stack: Annotated[bool, Option("--stack", help="IN holds many images: each by itself.")] = False
+    source: Path = argument("tif, png, mrc or npy.", metavar="IN")
+    diameter: float | None = option(None, "Of the objects, in pixels of IN.", shown="estimated")
+    channel: int | None = option(
+        None, "Which channel of a colour or multi-channel image; 1 is the first.", min=1
+    )
+    stack: bool = option(False, "IN holds many images: each by itself.")
     resume: Resume = False
     device: Device = "auto"
 
@@ -166,15 +162,12 @@ class Planes(Job):
 class Restoring(Planes):
     """What the commands ask for that restore."""
 
-    source: Annotated[Path, Argument(metavar="IN", help="tif, png, mrc or npy.")]
-    out: Annotated[Path, Argument(metavar="OUT", help="tif, mrc, npy (float32) or png.")]
-    masks: Annotated[
-        Path | None,
-        Option(metavar="OUT2", help="Also write the objects, as labels of the size of IN."),
-    ] = None
-    restorer: Annotated[
-        str | None, Option(help="A name of `emlab weights list`.", show_default="of the task")
-    ] = None
+    source: Path = argument("tif, png, mrc or npy.", metavar="IN")
+    out: Path = argument("tif, mrc, npy (float32) or png.", metavar="OUT")
+    masks: Path | None = option(
+        None, "Also write the objects, as labels of the size of IN.", metavar="OUT2"
+    )
+    restorer: str | None = option(None, "A name of `emlab weights list`.", shown="of the task")
 
     usual: ClassVar[str]
 
@@ -192,9 +185,7 @@ class Denoise(Restoring):
     **Example:** `emlab cellpose3 denoise noisy.tif clean.tif --diameter 25 --masks objects.tif`
     """
 
-    oneclick: Annotated[
-        bool, Option("--oneclick", help="The network of all domains, not that of nuclei.")
-    ] = False
+    oneclick: bool = option(False, "The network of all domains, not that of nuclei.")
 
     @property
     def network(self) -> str | None:
@@ -221,7 +212,7 @@ class Upsample(Restoring):
     **Example:** `emlab cellpose3 upsample coarse.tif fine.tif --factor 3 --diameter 6`
     """
 
-    factor: Annotated[int, Option(min=1, max=16, help="OUT has so many more pixels.")] = 2
+    factor: int = option(2, "OUT has so many more pixels.", min=1, max=16)
 
     usual = "cellpose3_upsample_strong"
 
@@ -234,8 +225,8 @@ class Segment(Planes):
     **Example:** `emlab cellpose3 segment nuclei.tif objects.tif`
     """
 
-    source: Annotated[Path, Argument(metavar="IN", help="tif, png, mrc or npy.")]
-    masks: Annotated[Path, Argument(metavar="MASKS", help="tif, png or npy of labels.")]
+    source: Path = argument("tif, png, mrc or npy.", metavar="IN")
+    masks: Path = argument("tif, png or npy of labels.", metavar="MASKS")
 
 
 def read_planes(path: Path, channel: int | None, *, stack: bool) -> tuple[np.ndarray, PixelSize]:

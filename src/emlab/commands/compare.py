@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import typer
-from typer import Argument, Option
 
 from emlab import weights
 from emlab.commands.job import (
@@ -30,7 +29,7 @@ from emlab.commands.job import (
     unit,
     write_output,
 )
-from emlab.commands.options import Device, Invert, Resume, Seed, command, group
+from emlab.commands.options import Device, Invert, Resume, Seed, argument, command, group, option
 from emlab.errors import InputError
 from emlab.io import WRITABLE
 from emlab.methods.own_image import (
@@ -67,59 +66,37 @@ class Compare(Job):
     the Fourier ring correlation of two halves and the error that is left.
     """
 
-    image: Annotated[
-        Path, Argument(metavar="IMAGE", help="mrc, mrcs, tif, ome.tif, png, npy or zarr.")
-    ]
-    out: Annotated[Path, Option("--out", "-o", help="The report, .html.")]
-    task: Annotated[str, Option(help="denoise, deblur or upsample.")] = "denoise"
-    pixel_size_angstrom: Annotated[
-        float | None, Option(help="Counts more than the header.", show_default="from the header")
-    ] = None
-    half: Annotated[
-        Path | None,
-        Option(metavar="OTHER", help="Another recording of the same field; both are averaged."),
-    ] = None
-    frames: Annotated[
-        bool, Option("--frames", help="IMAGE is a stack of aligned frames of one field.")
-    ] = False
-    plane: Annotated[
-        int | None,
-        Option(min=0, help="Of a volume, counted from 0.", show_default="the middle one"),
-    ] = None
-    window: Annotated[int, Option(min=64, help="Side in pixels of what is compared.")] = 512
-    centre: Annotated[
-        str | None,
-        Option(metavar="Y,X", help="Of the window, in pixels.", show_default="the middle"),
-    ] = None
-    kernel: Annotated[
-        str | None,
-        Option(help="Blur to undo: a Gaussian sigma in pixels (2) or nm (20nm), disc:R."),
-    ] = None
-    factor: Annotated[int, Option(min=2, max=8, help="Of upsampling.")] = 2
-    noise: Annotated[
-        float | None, Option(help="Standard deviation of white noise.", show_default="estimated")
-    ] = None
-    coloured: Annotated[
-        bool | None,
-        Option("--coloured/--white", help="What the noise counts as.", show_default="estimated"),
-    ] = None
-    specimen: Annotated[
-        str | None,
-        Option(help="tissue, particles, cells or unknown.", show_default="by the pixel size"),
-    ] = None
-    methods: Annotated[
-        str | None, Option(metavar="A,B", help="Only these, also where they do not fit.")
-    ] = None
-    diameter: Annotated[
-        float | None, Option(help="Of cells in pixels.", show_default="estimated")
-    ] = None
+    image: Path = argument("mrc, mrcs, tif, ome.tif, png, npy or zarr.", metavar="IMAGE")
+    out: Path = option(..., "The report, .html.", "--out", "-o")
+    task: str = option("denoise", "denoise, deblur or upsample.")
+    pixel_size_angstrom: float | None = option(
+        None, "Counts more than the header.", shown="from the header"
+    )
+    half: Path | None = option(
+        None, "Another recording of the same field; both are averaged.", metavar="OTHER"
+    )
+    frames: bool = option(False, "IMAGE is a stack of aligned frames of one field.")
+    plane: int | None = option(None, "Of a volume, counted from 0.", min=0, shown="the middle one")
+    window: int = option(512, "Side in pixels of what is compared.", min=64)
+    centre: str | None = option(
+        None, "Of the window, in pixels.", metavar="Y,X", shown="the middle"
+    )
+    kernel: str | None = option(
+        None, "Blur to undo: a Gaussian sigma in pixels (2) or nm (20nm), disc:R."
+    )
+    factor: int = option(2, "Of upsampling.", min=2, max=8)
+    noise: float | None = option(None, "Standard deviation of white noise.", shown="estimated")
+    coloured: bool | None = option(
+        None, "What the noise counts as.", "--coloured/--white", shown="estimated"
+    )
+    specimen: str | None = option(
+        None, "tissue, particles, cells or unknown.", shown="by the pixel size"
+    )
+    methods: str | None = option(None, "Only these, also where they do not fit.", metavar="A,B")
+    diameter: float | None = option(None, "Of cells in pixels.", shown="estimated")
     invert: Invert = False
-    spread: Annotated[
-        int, Option(min=0, help="Side of the crop whose posterior is sampled; 0: none.")
-    ] = 128
-    save: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Also write the restored images here.")
-    ] = None
+    spread: int = option(128, "Side of the crop whose posterior is sampled; 0: none.", min=0)
+    save: Path | None = option(None, "Also write the restored images here.", metavar="FOLDER")
     resume: Resume = False
     seed: Seed = 0
     device: Device = "auto"

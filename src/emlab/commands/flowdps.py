@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from typer import Argument, Option
 
 from emlab import weights
 from emlab.commands.job import Job, bar, check_outputs, count, identity, note, unit
-from emlab.commands.options import Device, PriorName, Resume, Seed, command, group
+from emlab.commands.options import Device, PriorName, Resume, Seed, argument, command, group, option
 from emlab.data.particles import OPTIONS, STACKS, read_particles, write_star
 from emlab.errors import InputError
 from emlab.io import write_image
@@ -54,57 +53,31 @@ class Retrieve(Job):
     what it finished; --resume goes on there.
     """
 
-    source: Annotated[
-        Path,
-        Argument(
-            metavar="IN", help="RELION .star, cryoSPARC .cs, or a stack .mrcs, .mrc with options."
-        ),
-    ]
-    out: Annotated[Path, Argument(metavar="OUT", help="Stack of phases: .mrcs or .mrc.")]
-    pixel_size: Annotated[float | None, Option(help="Angstrom.", show_default="of the file")] = None
-    voltage_kv: Annotated[
-        float | None, Option(help="For example 300.", show_default="of the file")
-    ] = None
-    cs_mm: Annotated[
-        float | None, Option(help="Spherical aberration in mm, 2.7.", show_default="of the file")
-    ] = None
-    amplitude_contrast: Annotated[
-        float | None, Option(help="As a share, 0.1.", show_default="of the file")
-    ] = None
-    defocus: Annotated[
-        float | None,
-        Option(
-            help="Angstrom (1.5 um is 15000), underfocus positive; one for all particles.",
-            show_default="of the file",
-        ),
-    ] = None
-    samples: Annotated[
-        int | None, Option(min=1, help="Draws of each particle.", show_default="of the config")
-    ] = None
-    spread: Annotated[
-        Path | None,
-        Option(metavar="OUT2", help="Also write the standard deviation over the samples."),
-    ] = None
-    prior: PriorName = None
-    config: Annotated[str, Option(help="ours (calibrated), paper (as published) or corrected.")] = (
-        "ours"
+    source: Path = argument(
+        "RELION .star, cryoSPARC .cs, or a stack .mrcs, .mrc with options.", metavar="IN"
     )
-    contrast: Annotated[
-        str, Option(help="How matter looks in normalised images: bright, dark or auto.")
-    ] = "auto"
-    dose: Annotated[
-        float | None,
-        Option(
-            help="Pixels count electrons, of so many per square angstrom.",
-            show_default="normalised, fitted",
-        ),
-    ] = None
-    b_factor: Annotated[
-        float, Option(min=0, help="Envelope of the lens in square angstrom, for example 60.")
-    ] = 0.0
-    crop: Annotated[
-        bool, Option("--crop", help="Restore the middle of boxes larger than the field.")
-    ] = False
+    out: Path = argument("Stack of phases: .mrcs or .mrc.", metavar="OUT")
+    pixel_size: float | None = option(None, "Angstrom.", shown="of the file")
+    voltage_kv: float | None = option(None, "For example 300.", shown="of the file")
+    cs_mm: float | None = option(None, "Spherical aberration in mm, 2.7.", shown="of the file")
+    amplitude_contrast: float | None = option(None, "As a share, 0.1.", shown="of the file")
+    defocus: float | None = option(
+        None,
+        "Angstrom (1.5 um is 15000), underfocus positive; one for all particles.",
+        shown="of the file",
+    )
+    samples: int | None = option(None, "Draws of each particle.", min=1, shown="of the config")
+    spread: Path | None = option(
+        None, "Also write the standard deviation over the samples.", metavar="OUT2"
+    )
+    prior: PriorName = None
+    config: str = option("ours", "ours (calibrated), paper (as published) or corrected.")
+    contrast: str = option("auto", "How matter looks in normalised images: bright, dark or auto.")
+    dose: float | None = option(
+        None, "Pixels count electrons, of so many per square angstrom.", shown="normalised, fitted"
+    )
+    b_factor: float = option(0.0, "Envelope of the lens in square angstrom, for example 60.", min=0)
+    crop: bool = option(False, "Restore the middle of boxes larger than the field.")
     resume: Resume = False
     seed: Seed = 0
     device: Device = "auto"
@@ -146,10 +119,7 @@ class Retrieve(Job):
         """Retrieve batch by batch; what is done stays if the run is interrupted."""
         size = self.settings.batch
         starts = range(0, len(self.particles), size)
-        with (
-            Stopwatch() as watch,
-            self.pieces(self.out, self._facts(), len(starts)) as pieces,
-        ):
+        with Stopwatch() as watch, self.pieces(self.out, self._facts(), len(starts)) as pieces:
             if pieces.todo:
                 prior, spread, origin = load(self.settings, self.place)
                 note(f"spread of the prior's answers: {origin}")

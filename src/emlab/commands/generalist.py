@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import isfinite, prod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from typer import Argument, Option
 
 from emlab import weights
 from emlab.commands.job import (
@@ -34,8 +33,10 @@ from emlab.commands.options import (
     Scheduler,
     Seed,
     Workers,
+    argument,
     command,
     group,
+    option,
 )
 from emlab.errors import InputError
 from emlab.io.volumes import create_volume
@@ -64,40 +65,25 @@ app = group(
 class Restoring(Job):
     """What all tasks ask for, and do."""
 
-    source: Annotated[Path, Argument(metavar="IN", help="tif, mrc, png, npy or zarr.")]
-    out: Annotated[Path, Argument(metavar="OUT", help="tif, mrc, png, npy or zarr.")]
-    noise: Annotated[
-        float | None,
-        Option(
-            help="Standard deviation of the noise in grey levels of the input.",
-            show_default="estimated",
-        ),
-    ] = None
-    samples: Annotated[
-        int | None,
-        Option(
-            min=1,
-            help="Draw so many from the posterior and write their mean.",
-            show_default="one estimate, nothing drawn",
-        ),
-    ] = None
-    spread: Annotated[
-        Path | None,
-        Option(
-            metavar="OUT2",
-            help="Also write the standard deviation over samples; draws 4 unless told.",
-        ),
-    ] = None
+    source: Path = argument("tif, mrc, png, npy or zarr.", metavar="IN")
+    out: Path = argument("tif, mrc, png, npy or zarr.", metavar="OUT")
+    noise: float | None = option(
+        None, "Standard deviation of the noise in grey levels of the input.", shown="estimated"
+    )
+    samples: int | None = option(
+        None,
+        "Draw so many from the posterior and write their mean.",
+        min=1,
+        shown="one estimate, nothing drawn",
+    )
+    spread: Path | None = option(
+        None, "Also write the standard deviation over samples; draws 4 unless told.", metavar="OUT2"
+    )
     prior: PriorName = None
-    config: Annotated[str, Option(help="ours, samples, paper or paper_dps.")] = "ours"
-    tile: Annotated[
-        int | None,
-        Option(
-            min=16,
-            help="Side in pixels of what the network sees at once.",
-            show_default="of the config",
-        ),
-    ] = None
+    config: str = option("ours", "ours, samples, paper or paper_dps.")
+    tile: int | None = option(
+        None, "Side in pixels of what the network sees at once.", min=16, shown="of the config"
+    )
     seed: Seed = 0
     device: Device = "auto"
 
@@ -221,9 +207,7 @@ class Restoring(Job):
 class RestoringVolumes(Restoring):
     """What tasks ask for that take volumes larger than memory."""
 
-    memory: Annotated[
-        float, Option(help="Working memory in MB; larger volumes go block by block.")
-    ] = 2048
+    memory: float = option(2048, "Working memory in MB; larger volumes go block by block.")
     resume: Resume = False
     workers: Workers = 1
     scheduler: Scheduler = None
@@ -310,9 +294,7 @@ class Denoise(RestoringVolumes):
     that need more than --memory are read and written block by block.
     """
 
-    coloured: Annotated[
-        bool, Option("--coloured", help="Neighbouring pixels share noise: estimate how.")
-    ] = False
+    coloured: bool = option(False, "Neighbouring pixels share noise: estimate how.")
 
     task = "denoise"
     dimensions = (2, 3)
@@ -348,13 +330,10 @@ class Deblur(Restoring):
     `sharp.kernel.tif`; compare it with what you know of the instrument.
     """
 
-    kernel: Annotated[
-        str | None,
-        Option(help="Blur: a Gaussian sigma in pixels (2) or nm (20nm), disc:R, or an image file."),
-    ] = None
-    blind: Annotated[
-        bool, Option("--blind", help="Find the kernel too; it is written beside OUT.")
-    ] = False
+    kernel: str | None = option(
+        None, "Blur: a Gaussian sigma in pixels (2) or nm (20nm), disc:R, or an image file."
+    )
+    blind: bool = option(False, "Find the kernel too; it is written beside OUT.")
 
     task = "deblur"
 
@@ -401,7 +380,7 @@ class Upsample(Restoring):
     hold is drawn from the prior: the spread shows where.
     """
 
-    factor: Annotated[float, Option(help="How many times finer, a whole number.")] = 2
+    factor: float = option(2, "How many times finer, a whole number.")
 
     task = "upsample"
 
@@ -426,16 +405,12 @@ class Isotropic(RestoringVolumes):
     field, without seams. Such a run can be interrupted; --resume goes on where it stopped.
     """
 
-    factor: Annotated[
-        float | None,
-        Option(
-            help="Thickness of a slice in pixels of rows and columns, a whole number.",
-            show_default="from the pixel size",
-        ),
-    ] = None
-    axial: Annotated[
-        str, Option(help="A slice is the `average` of its planes, or one: `decimate`.")
-    ] = "average"
+    factor: float | None = option(
+        None,
+        "Thickness of a slice in pixels of rows and columns, a whole number.",
+        shown="from the pixel size",
+    )
+    axial: str = option("average", "A slice is the `average` of its planes, or one: `decimate`.")
 
     task = "isotropic"
     dimensions = (3,)

@@ -10,7 +10,7 @@ import numpy as np
 import tomli_w
 import torch
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from emlab.commands.job import (
     Job,
@@ -22,7 +22,7 @@ from emlab.commands.job import (
     unit,
     write_output,
 )
-from emlab.commands.options import Device, Profile, Seed, command, group
+from emlab.commands.options import Device, Profile, Seed, argument, command, group, option
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
@@ -32,7 +32,7 @@ from emlab.methods.mtd import Config, draw_starts, estimate_noise_level
 from emlab.methods.mtd import recover as run
 from emlab.methods.mtd_study import StudySettings, run_study, standard_methods
 from emlab.physics.mtd import simulate_measurement
-from emlab.runtime import Stopwatch, atomic_path, choose_device, choose_threads, make_generator
+from emlab.runtime import Stopwatch, atomic_path, choose_device, make_generator
 
 app = group(
     "Multi-target detection: one image, many rotated copies of it at unknown places in one "
@@ -61,44 +61,29 @@ class Recover(Job):
     it was trained on; `emlab weights card NAME` says what that is.
     """
 
-    field: Annotated[Path, Argument(help="Field to read: mrc, tif, png or npy; one image.")]
-    out: Annotated[Path, Argument(help="Image to write: mrc, tif, npy or png.")]
-    size: Annotated[int, Option(min=2, help="L: side of the hidden image in pixels.")]
-    snr: Annotated[
-        float | None, Option(help="Mean square of the image over that of the noise.")
-    ] = None
-    sigma: Annotated[
-        float | None, Option(help="Standard deviation of the noise.", show_default="estimated")
-    ] = None
-    density: Annotated[
-        float, Option(help="Fraction of the field that copies cover; a guess will do.")
-    ] = 0.1
+    field: Path = argument("Field to read: mrc, tif, png or npy; one image.")
+    out: Path = argument("Image to write: mrc, tif, npy or png.")
+    size: int = option(..., "L: side of the hidden image in pixels.", min=2)
+    snr: float | None = option(None, "Mean square of the image over that of the noise.")
+    sigma: float | None = option(None, "Standard deviation of the noise.", shown="estimated")
+    density: float = option(0.1, "Fraction of the field that copies cover; a guess will do.")
     rotations: Rotations = 4
-    prior: Annotated[
-        str | None,
-        Option(
-            help="none, gaussian or a name of `emlab weights list`.",
-            show_default="mtd_mnist_epsilon if the size is 28, else none",
-        ),
-    ] = None
-    config: Annotated[
-        str | None,
-        Option(help="{paper,ours}_{gaussian,mnist} or no_prior.", show_default="suits the prior"),
-    ] = None
-    starts: Annotated[int | None, Option(min=1, help="Random starts to draw.")] = None
-    kept: Annotated[int | None, Option(min=1, help="Starts to iterate, the most likely ones.")] = (
-        None
+    prior: str | None = option(
+        None,
+        "none, gaussian or a name of `emlab weights list`.",
+        shown="mtd_mnist_epsilon if the size is 28, else none",
     )
-    iterations: Annotated[int | None, Option(min=1, help="At most so many.")] = None
-    memory_mb: Annotated[float, Option(help="Working memory of one iteration.")] = 16.0
+    config: str | None = option(
+        None, "{paper,ours}_{gaussian,mnist} or no_prior.", shown="suits the prior"
+    )
+    starts: int | None = option(None, "Random starts to draw.", min=1)
+    kept: int | None = option(None, "Starts to iterate, the most likely ones.", min=1)
+    iterations: int | None = option(None, "At most so many.", min=1)
+    memory_mb: float = option(16.0, "Working memory of one iteration.")
     seed: Seed = 0
     device: Device = "auto"
-    crop: Annotated[
-        bool, Option("--crop", help="Cut the sides of the field to multiples of the size.")
-    ] = False
-    subtract_background: Annotated[
-        bool, Option("--subtract-background", help="Subtract the median of the field first.")
-    ] = False
+    crop: bool = option(False, "Cut the sides of the field to multiples of the size.")
+    subtract_background: bool = option(False, "Subtract the median of the field first.")
 
     def open(self) -> None:
         """Refuse what cannot work, then read the field, the settings and the prior."""
@@ -204,96 +189,108 @@ class Recover(Job):
         return field
 
 
-@app.command()
-def simulate(
-    out: Annotated[Path, Argument(help="Field to write: mrc, tif or npy.")],
-    image: Annotated[Path | None, Option(help="Image to hide, square.")] = None,
-    digit: Annotated[int | None, Option(min=0, max=9, help="Hide this MNIST digit.")] = None,
-    snr: Annotated[float, Option(help="Mean square of the image over the noise's.")] = 1.0,
-    density: Annotated[float, Option(help="Fraction of the field that copies cover.")] = 0.1,
-    rotations: Rotations = 4,
-    field_size: Annotated[
-        int | None, Option(help="Side of the field.", show_default="11 images")
-    ] = None,
-    separation: Annotated[
-        int | None,
-        Option(
-            min=0, help="Least distance of two corners.", show_default="2 images, no patch sees two"
-        ),
-    ] = None,
-    seed: Seed = 0,
-) -> None:
+@command(app, "simulate")
+@dataclass(kw_only=True)
+class Simulate(Job):
     """Make a field to play with; what was hidden where is written beside it.
 
     **Example:** `emlab mtd simulate field.mrc --digit 3 --snr 0.5` also writes
     `field.simulated.toml` (sigma, positions, rotations) and `field.truth.npy` (the image).
     """
-    if (image is None) == (digit is None):
-        raise InputError("say what to hide: either --image FILE or --digit 0..9")
-    truth, spacing, source = _image_to_hide(image, digit)
-    measurement = simulate_measurement(
-        truth,
-        snr,
-        make_generator(seed),
-        field_size=field_size,
-        density=density,
-        rotations=rotations,
-        separation=separation,
+
+    out: Path = argument("Field to write: mrc, tif or npy.")
+    image: Path | None = option(None, "Image to hide, square.")
+    digit: int | None = option(None, "Hide this MNIST digit.", min=0, max=9)
+    snr: float = option(1.0, "Mean square of the image over the noise's.")
+    density: float = option(0.1, "Fraction of the field that copies cover.")
+    rotations: Rotations = 4
+    field_size: int | None = option(None, "Side of the field.", shown="11 images")
+    separation: int | None = option(
+        None, "Least distance of two corners.", min=0, shown="2 images, no patch sees two"
     )
-    facts = {
-        "simulated": True,
-        "image": source,
-        "snr": snr,
-        "sigma": measurement.sigma,
-        "density": density,
-        "seed": seed,
-        "copies": len(measurement.operator.turns),
-        "rotations": rotations,
-        "positions": measurement.operator.positions.tolist(),
-        "turns": measurement.operator.turns.tolist(),
-    }
-    write_image(out, measurement.field.numpy(), spacing)
-    write_image(out.with_suffix(".truth.npy"), np.asarray(truth))
-    with atomic_path(out.with_suffix(".simulated.toml")) as temporary:
-        temporary.write_text(tomli_w.dumps(facts), encoding="utf-8")
-    side = measurement.field.shape[0]
-    typer.echo(
-        f"simulated: {facts['copies']} copies of {source} in {side} x {side} pixels, "
-        f"sigma {measurement.sigma:.5g}, written to {out}"
-    )
-    typer.echo(f"recover it: emlab mtd recover {out} OUT.tif --size {len(truth)} --snr {snr:g}")
+    seed: Seed = 0
+
+    def open(self) -> None:
+        """Read the image to hide."""
+        if (self.image is None) == (self.digit is None):
+            raise InputError("say what to hide: either --image FILE or --digit 0..9")
+        self.spacing: PixelSize = None
+        if self.image is None:
+            digits = load_digits("test")
+            self.hidden = digits.images[int((digits.labels == self.digit).argmax())]
+            self.origin = f"digit {self.digit} of {digits.source}"
+            return
+        source = read_image(self.image)
+        self.hidden, self.spacing = source.pixels, source.pixel_size_angstrom
+        self.origin = self.image.name
+        if self.hidden.ndim != 2 or self.hidden.shape[0] != self.hidden.shape[1]:
+            raise InputError(f"{self.image} has shape {self.hidden.shape}; give one square image")
+        if not self.hidden.any():
+            raise InputError(f"{self.image} is zero everywhere; there is nothing to hide")
+
+    def run(self) -> dict[str, str]:
+        """Scatter copies, and write the field, the image and the places."""
+        measurement = simulate_measurement(
+            torch.from_numpy(self.hidden),
+            self.snr,
+            make_generator(self.seed),
+            field_size=self.field_size,
+            density=self.density,
+            rotations=self.rotations,
+            separation=self.separation,
+        )
+        facts = {
+            "simulated": True,
+            "image": self.origin,
+            "snr": self.snr,
+            "sigma": measurement.sigma,
+            "density": self.density,
+            "seed": self.seed,
+            "copies": len(measurement.operator.turns),
+            "rotations": self.rotations,
+            "positions": measurement.operator.positions.tolist(),
+            "turns": measurement.operator.turns.tolist(),
+        }
+        write_image(self.out, measurement.field.numpy(), self.spacing)
+        write_image(self.out.with_suffix(".truth.npy"), self.hidden)
+        with atomic_path(self.out.with_suffix(".simulated.toml")) as temporary:
+            temporary.write_text(tomli_w.dumps(facts), encoding="utf-8")
+        side = measurement.field.shape[0]
+        return {
+            "simulated": f"{facts['copies']} copies of {self.origin} in {side} x {side} pixels, "
+            f"sigma {measurement.sigma:.5g}, written to {self.out}",
+            "recover it": f"emlab mtd recover {self.out} OUT.tif --size {len(self.hidden)} "
+            f"--snr {self.snr:g}",
+        }
 
 
-@app.command()
-def evaluate(
-    kind: Annotated[str, Argument(help="gaussian or mnist.")],
-    profile: Profile = "smoke",
-    seed: Seed = 0,
-) -> None:
+@command(app, "evaluate")
+@dataclass(kw_only=True)
+class Evaluate(Job):
     """Measure every method of the chapter on simulated fields: errors with 95 % intervals.
 
     **Example:** `emlab mtd evaluate gaussian --profile cpu`
     """
-    if kind not in mtd_field.IMAGE_SIZES:
-        raise InputError(f"unknown kind of image {kind!r}; choose gaussian or mnist")
-    settings = StudySettings.of(kind, profile)
-    choose_threads()
-    methods = standard_methods(kind, seed)
-    study = run_study(
-        kind, settings, methods, seed=seed, progress=lambda line: typer.echo(line, err=True)
-    )
-    typer.echo(study.table())
 
+    kind: str = argument("gaussian or mnist.")
+    profile: Profile = "smoke"
+    seed: Seed = 0
 
-def _image_to_hide(image: Path | None, digit: int | None) -> tuple[torch.Tensor, PixelSize, str]:
-    """Return the image, its pixel size and where it comes from."""
-    if image is not None:
-        source = read_image(image)
-        if source.pixels.ndim != 2 or source.pixels.shape[0] != source.pixels.shape[1]:
-            raise InputError(f"{image} has shape {source.pixels.shape}; give one square image")
-        if not source.pixels.any():
-            raise InputError(f"{image} is zero everywhere; there is nothing to hide")
-        return torch.from_numpy(source.pixels), source.pixel_size_angstrom, image.name
-    digits = load_digits("test")
-    first = int((digits.labels == digit).argmax())
-    return torch.from_numpy(digits.images[first]), None, f"digit {digit} of {digits.source}"
+    def open(self) -> None:
+        """Look up the settings."""
+        if self.kind not in mtd_field.IMAGE_SIZES:
+            raise InputError(f"unknown kind of image {self.kind!r}; choose gaussian or mnist")
+        self.settings = StudySettings.of(self.kind, self.profile)
+
+    def run(self) -> dict[str, str]:
+        """Print the table of the study."""
+        methods = standard_methods(self.kind, self.seed)
+        study = run_study(
+            self.kind,
+            self.settings,
+            methods,
+            seed=self.seed,
+            progress=lambda line: typer.echo(line, err=True),
+        )
+        typer.echo(study.table())
+        return {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from copy import copy
+from dataclasses import MISSING, field, fields
 from inspect import Parameter, Signature, get_annotations
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -18,8 +19,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Invert = Annotated[bool, typer.Option("--invert", help="Particles are bright.")]
 Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")]
 PriorName = Annotated[
-    str | None,
-    typer.Option(help="A name of `emlab weights list`.", show_default="of the config"),
+    str | None, typer.Option(help="A name of `emlab weights list`.", show_default="of the config")
 ]
 Workers = Annotated[
     int, typer.Option(min=1, help="Files or blocks at once, in threads of this process.")
@@ -47,6 +47,29 @@ def group(text: str | None = None, **settings: Any) -> typer.Typer:
     )
 
 
+def argument(text: str, metavar: str | None = None) -> Any:
+    """Declare a field of a job that is an argument of its command."""
+    return field(metadata={"typer": typer.Argument(..., help=text, metavar=metavar)})
+
+
+def option(default: Any, text: str, *names: str, shown: str | bool = True, **rules: Any) -> Any:
+    """Declare a field of a job that is an option of its command.
+
+    Parameters
+    ----------
+    default
+        An ellipsis: the option must be given.
+    names
+        Default: as the field, and a switch has no ``--no-``.
+    shown
+        What the help says of the default, if not its value.
+    rules
+        Of `typer.Option`.
+    """
+    kind = typer.Option(default, *names, help=text, show_default=shown, **rules)
+    return field(default=MISSING if default is ... else default, metadata={"typer": kind})
+
+
 def command(app: typer.Typer, word: str, **settings: Any) -> Callable[[type[Job]], type[Job]]:
     """Make a job a command: its fields are arguments and options, its docstring is the help.
 
@@ -55,18 +78,17 @@ def command(app: typer.Typer, word: str, **settings: Any) -> Callable[[type[Job]
 
     def add(job: type[Job]) -> type[Job]:
         hints = get_type_hints(job, include_extras=True)
-        known = {field.name: field.default for field in fields(job) if field.init}
+        known = {each.name: each for each in fields(job) if each.init}
         order = dict.fromkeys(name for kind in job.__mro__ for name in get_annotations(kind))
-        parameters = [
-            Parameter(
-                name,
-                Parameter.KEYWORD_ONLY,
-                default=Parameter.empty if known[name] is MISSING else known[name],
-                annotation=hints[name],
+        parameters = []
+        for name in [name for name in order if name in known]:
+            given = copy(known[name].metadata.get("typer", known[name].default))
+            if known[name].default is False and not getattr(given, "param_decls", True):
+                given.param_decls = (f"--{name.replace('_', '-')}",)
+            default = Parameter.empty if given is MISSING else given
+            parameters.append(
+                Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
             )
-            for name in order
-            if name in known
-        ]
 
         def call(**options: Any) -> None:
             job(**options)()

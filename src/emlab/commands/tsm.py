@@ -7,29 +7,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from typer import Argument, Option
 
 from emlab import weights
 from emlab.commands.job import Job, bar, check_positive, note
-from emlab.commands.options import Device, Scheduler, Seed, Workers, command, group
+from emlab.commands.options import (
+    Device,
+    Scheduler,
+    Seed,
+    Workers,
+    argument,
+    command,
+    group,
+    option,
+)
 from emlab.commands.tsm_picking import PickEvaluation, PixelSize, read_micrographs
 from emlab.data.micrographs import read_micrograph
 from emlab.data.particles import read_star
 from emlab.errors import InputError
 from emlab.io.headers import write_like
 from emlab.methods.tsm import NAMES, Config, denoise, load_denoiser
-from emlab.methods.tsm_training import (
-    Optics,
-    load_trained,
-    read_reference,
-    train_on,
-    working_size,
-)
+from emlab.methods.tsm_training import Optics, load_trained, read_reference, train_on, working_size
 from emlab.priors.score_matching import ScorePrior
 from emlab.runtime import atomic_path, choose_device
 from emlab.tasks import check_crew, hire, quiet_threads
@@ -139,29 +141,19 @@ class Denoise(Job):
     OUT also gets the STAR file, so that a project can point to OUT instead.
     """
 
-    files: Annotated[
-        list[Path],
-        Argument(
-            metavar="IN... OUT",
-            help="mrc or tif files, folders, or a micrographs.star; last the result: a file for "
-            "one micrograph, else a folder.",
-        ),
-    ]
-    model: Annotated[
-        str, Option(help="tsm, dsm, a name of `emlab weights list` or a safetensors file.")
-    ] = "tsm"
+    files: list[Path] = argument(
+        "mrc or tif files, folders, or a micrographs.star; last the result: a file for "
+        "one micrograph, else a folder.",
+        metavar="IN... OUT",
+    )
+    model: str = option("tsm", "tsm, dsm, a name of `emlab weights list` or a safetensors file.")
     pixel_size: PixelSize = None
-    noise: Annotated[
-        float | None,
-        Option(help="Standard deviation in grey levels.", show_default="estimated"),
-    ] = None
-    invert: Annotated[
-        bool, Option("--invert", help="Protein is bright in IN; it stays bright in OUT.")
-    ] = False
-    memory: Annotated[float, Option(help="Working memory of the network in MB.")] = 800
+    noise: float | None = option(None, "Standard deviation in grey levels.", shown="estimated")
+    invert: bool = option(False, "Protein is bright in IN; it stays bright in OUT.")
+    memory: float = option(800, "Working memory of the network in MB.")
     workers: Workers = 1
     scheduler: Scheduler = None
-    resume: Annotated[bool, Option("--resume", help="Leave out what is already in OUT.")] = False
+    resume: bool = option(False, "Leave out what is already in OUT.")
     device: Device = "auto"
 
     def open(self) -> None:
@@ -294,34 +286,23 @@ class Train(Job):
     towards itself: look at `emlab tsm denoise` of a micrograph without particles, too.
     """
 
-    files: Annotated[
-        list[Path],
-        Argument(
-            metavar="MICROGRAPHS... OUT",
-            help="Raw micrographs, folders or a micrographs.star; last the .safetensors to write.",
-        ),
-    ]
-    reference: Annotated[
-        Path | None, Option(help="MRC map or PDB/mmCIF model that guides; without it plain DSM.")
-    ] = None
-    defocus: Annotated[
-        float | None,
-        Option(
-            help="Angstrom, underfocus positive, of all micrographs.",
-            show_default="from the STAR file",
-        ),
-    ] = None
-    voltage: Annotated[float, Option(help="kV; a STAR file counts more.")] = 300
-    pixel_size: PixelSize = None
-    voxel_size: Annotated[
-        float | None, Option(help="Of the map, angstrom.", show_default="from its header")
-    ] = None
-    invert: Annotated[bool, Option("--invert", help="Protein is bright.")] = False
-    profile: Annotated[str, Option(help="smoke, cpu, gpu or paper: how long.")] = "cpu"
-    steps: Annotated[int | None, Option(min=1, help="Instead of the profile's.")] = None
-    resume: Annotated[bool, Option("--resume", help="Go on from the checkpoint beside OUT.")] = (
-        False
+    files: list[Path] = argument(
+        "Raw micrographs, folders or a micrographs.star; last the .safetensors to write.",
+        metavar="MICROGRAPHS... OUT",
     )
+    reference: Path | None = option(
+        None, "MRC map or PDB/mmCIF model that guides; without it plain DSM."
+    )
+    defocus: float | None = option(
+        None, "Angstrom, underfocus positive, of all micrographs.", shown="from the STAR file"
+    )
+    voltage: float = option(300, "kV; a STAR file counts more.")
+    pixel_size: PixelSize = None
+    voxel_size: float | None = option(None, "Of the map, angstrom.", shown="from its header")
+    invert: bool = option(False, "Protein is bright.")
+    profile: str = option("cpu", "smoke, cpu, gpu or paper: how long.")
+    steps: int | None = option(None, "Instead of the profile's.", min=1)
+    resume: bool = option(False, "Go on from the checkpoint beside OUT.")
     seed: Seed = 0
     device: Device = "auto"
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from typer import Argument, Option
+from typer import Option
 
 from emlab.commands.job import Job, check_positive, note
+from emlab.commands.options import argument, option
 from emlab.data.coordinates import SUFFIXES, Coordinates, read_coordinates, write_coordinates
 from emlab.data.micrographs import read_micrograph
 from emlab.errors import InputError
@@ -38,34 +39,21 @@ class PickEvaluation(Job):
     above; boxes of programs that count from below must be turned first.
     """
 
-    picks: Annotated[
-        Path,
-        Argument(
-            metavar="PICKS",
-            help="STAR, BOX, CSV or a table of Topaz, or a folder of them; or micrographs, which "
-            "Topaz then picks from.",
-        ),
-    ]
-    truth: Annotated[
-        Path, Argument(metavar="TRUTH", help="True places: a file or a folder of them.")
-    ]
-    diameter: Annotated[
-        float | None, Option(help="Of the particle in angstrom; a hit is within half of it.")
-    ] = None
-    pixel_size: PixelSize = None
-    radius: Annotated[float | None, Option(help="Largest distance of a hit in pixels instead.")] = (
-        None
+    picks: Path = argument(
+        "STAR, BOX, CSV or a table of Topaz, or a folder of them; or micrographs, which "
+        "Topaz then picks from.",
+        metavar="PICKS",
     )
-    threshold: Annotated[
-        float | None, Option(help="Lowest score of a pick.", show_default="all picks count")
-    ] = None
-    curve: Annotated[
-        Path | None, Option(help="Write precision and recall over thresholds (.csv).")
-    ] = None
-    save: Annotated[
-        Path | None, Option(help="Write the picks as .star or .csv.", show_default="no")
-    ] = None
-    invert: Annotated[bool, Option("--invert", help="Protein is bright.")] = False
+    truth: Path = argument("True places: a file or a folder of them.", metavar="TRUTH")
+    diameter: float | None = option(
+        None, "Of the particle in angstrom; a hit is within half of it."
+    )
+    pixel_size: PixelSize = None
+    radius: float | None = option(None, "Largest distance of a hit in pixels instead.")
+    threshold: float | None = option(None, "Lowest score of a pick.", shown="all picks count")
+    curve: Path | None = option(None, "Write precision and recall over thresholds (.csv).")
+    save: Path | None = option(None, "Write the picks as .star or .csv.", shown="no")
+    invert: bool = option(False, "Protein is bright.")
 
     def open(self) -> None:
         """Read both sides, refuse what does not belong together."""
