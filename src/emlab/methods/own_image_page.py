@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
 
 from emlab import weights
 from emlab.methods.own_image import Answer, Entrant, Grey, Question, middle
-from emlab.methods.own_image_figures import curves, spectra
 from emlab.methods.own_image_scores import (
     COLUMNS,
+    FRC_THRESHOLD,
     Column,
     Numbers,
+    halves_curve,
     on_fine_grid,
+    pixel_nm,
     remarks,
     score,
     score_untouched,
     untouched,
 )
+from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.runtime import environment_stamp
-from emlab.viz import Picture, curtain_markup, plain_picture
+from emlab.viz import COLOURS, Picture, curtain_markup, plain_picture, show, use_style
 
 OVERVIEW_SIDE = 192
-# Nothing is loaded: pictures are inside, and the only script is a curtain's own handler.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_RAW = "the image as it is"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A question with everybody's answer.
 
-    Attributes
-    ----------
-    name : str
-        Of the file.
-    question : Question
-    facts : mapping of str to str
-        What was read and compared, in words.
-    entrants, answers : sequence
-        Who took part, and what came of it; refusals included.
-    left_out : mapping of str to str
-        Label to reason.
-    spread_side : int
-        Side of the crop whose spread was drawn.
-    settings : mapping
-        For the JSON: seed, options.
+    ``name`` is that of the file; ``facts`` say what was read and compared, in words; ``entrants``
+    and ``answers`` are who took part and what came of it, refusals included; ``left_out`` has
+    reasons by label; ``spread_side`` is that of the crop whose spread was drawn; ``settings`` are
+    seed and options.
     """
 
     name: str
@@ -120,121 +110,94 @@ def as_json(comparison: Comparison, numbers: Mapping[str, Numbers]) -> dict[str,
 
 def page(comparison: Comparison, numbers: Mapping[str, Numbers]) -> str:
     """The report: HTML with its pictures and styles inside."""
-    question = comparison.question
-    style = (Path(__file__).with_name("own_image.css")).read_text(encoding="utf-8")
-    title = f"{comparison.name}: {question.task} compared"
-    pairs = comparison.pairs()
+    question, pairs, stamp = comparison.question, comparison.pairs(), environment_stamp()
+    here, count = Path(__file__), len(comparison.pairs())
     grey = _grey_range(question, [a.image for _, a in pairs if a.image is not None])
-    parts = [
-        _header(comparison),
-        _noise_part(comparison),
-        _overview(comparison, grey),
-        _table_part(comparison, numbers),
-        *(_method(e, a, comparison, numbers[e.name], grey) for e, a in pairs),
-        _left_out(comparison.refusals()),
-        _reading(),
-        _provenance(comparison),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<link rel="icon" href="data:,"><title>{_text(title)}</title>'
-        f"<style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
+    verb = {"denoise": "denoised", "deblur": "deblurred", "upsample": "upsampled"}[question.task]
+    links = {"noise": "Noise", "overview": "Overview", "table": "Numbers"}
+    links |= {f"m-{e.name}": e.label for e, _ in pairs}
+    links |= {"left-out": "Left out", "reading": "How to read this"}
+    shown = [c for c in COLUMNS if any(row.get(c.key) is not None for row in numbers.values())]
+    made = [f"{key} {stamp[key]}" for key in ("emlab", "commit", "torch", "cpu", "utc")]
+    told = [f"{key} {value}" for key, value in comparison.settings.items()]
+    names = [name for entrant in comparison.entrants for name in entrant.weights]
+    return Template(here.with_name("own_image.html").read_text(encoding="utf-8")).substitute(
+        title=_text(f"{comparison.name}: {question.task} compared"),
+        style=here.with_name("own_image.css").read_text(encoding="utf-8"),
+        heading=_text(f"{comparison.name}, {verb} by {count} method{'' if count == 1 else 's'}"),
+        facts=_definitions(comparison.facts),
+        contents="".join(
+            f'<li><a href="#{place}">{_text(name)}</a></li>' for place, name in links.items()
+        ),
+        noise=_text(_noise_words(question)),
+        plots="".join(_plots(comparison)),
+        side=OVERVIEW_SIDE,
+        grey=f"{grey[0]:.4g} to {grey[1]:.4g}",
+        overview="".join(_overview(comparison, grey)),
+        columns="".join(_column(column, _length_unit(question)) for column in shown),
+        numbers="".join(_number_rows(comparison, numbers, shown)),
+        meanings=_definitions({column.title: column.meaning for column in shown}),
+        methods="".join(_method(e, a, comparison, numbers[e.name], grey) for e, a in pairs),
+        refusals="".join(
+            f'<tr><th scope="row">{_text(label)}</th><td class="text">{_text(reason)}</td></tr>'
+            for label, reason in comparison.refusals().items()
+        ),
+        made=_text(f"{', '.join(made)}; {', '.join(told)}"),
+        weights=_definitions({name: weights.card(name).sha256 for name in names}),
     )
 
 
-def _header(comparison: Comparison) -> str:
-    links = [("noise", "Noise"), ("overview", "Overview"), ("table", "Numbers")]
-    links += [(f"m-{e.name}", e.label) for e, _ in comparison.pairs()]
-    links += [("left-out", "Left out"), ("reading", "How to read this")]
-    items = "".join(f'<li><a href="#{place}">{_text(name)}</a></li>' for place, name in links)
-    facts = "".join(
-        f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in comparison.facts.items()
-    )
-    count = len(comparison.pairs())
-    verb = {"denoise": "denoised", "deblur": "deblurred", "upsample": "upsampled"}
-    did = f"{verb[comparison.question.task]} by {count} method{'' if count == 1 else 's'}"
-    return (
-        f"<header><h1>{_text(comparison.name)}, {did}</h1>"
-        '<p class="quiet">Every image below is an estimate. Nobody knows the truth of this image; '
-        "the numbers tell what each method took away, and what it draws where nothing is.</p>"
-        f'<dl class="facts">{facts}</dl><nav aria-label="Contents"><ul>{items}</ul></nav>'
-        "</header><main>"
-    )
-
-
-def _noise_part(comparison: Comparison) -> str:
-    question = comparison.question
+def _noise_words(question: Question) -> str:
     noise = question.noise
     y, x = noise.correlation
-    share = noise.sigma / question.contrast
     colour = (
         f"coloured: neighbouring pixels correlate by {y:.2f} (y) and {x:.2f} (x), and methods that "
         "can are told the spectrum"
         if noise.coloured
         else f"taken as white (neighbours correlate by {y:.2f} in y, {x:.2f} in x)"
     )
-    words = (
-        f"Standard deviation {noise.sigma:.4g} grey levels ({noise.origin}), {share:.2g} times the "
-        f"contrast of the image without it; {colour}. Noise that changes with brightness is "
-        "averaged, and what is slower than seven pixels a period is not told from structure."
-    )
-    figures = [_plot(spectra(question))]
-    drawn = curves(
-        {"raw": untouched(question), **{e.label: a for e, a in comparison.pairs()}}, question
-    )
-    if drawn is not None:
-        figures.append(_plot(drawn))
     return (
-        f'<h2 id="noise">Noise</h2><p>{_text(words)}</p><div class="plots">{"".join(figures)}</div>'
+        f"Standard deviation {noise.sigma:.4g} grey levels ({noise.origin}), "
+        f"{noise.sigma / question.contrast:.2g} times the contrast of the image without it; "
+        f"{colour}. Noise that changes with brightness is averaged, and what is slower than seven "
+        "pixels a period is not told from structure."
     )
 
 
-def _overview(comparison: Comparison, grey: tuple[float, float]) -> str:
+def _plots(comparison: Comparison) -> Iterator[str]:
     question = comparison.question
-    side = OVERVIEW_SIDE
-    raw = on_fine_grid(question, question.pixels)
-    cells = [f"<div>{_small(middle(raw, side), 'Input', grey)}<span>Input</span></div>"]
+    raw = {"raw": untouched(question), **{e.label: a for e, a in comparison.pairs()}}
+    for picture in (spectra(question), curves(raw, question)):
+        if picture is not None:
+            yield f'<figure class="plot">{picture._repr_html_()}</figure>'
+
+
+def _overview(comparison: Comparison, grey: tuple[float, float]) -> Iterator[str]:
+    def small(pixels: Grey, label: str) -> str:
+        cut = middle(pixels, OVERVIEW_SIDE)
+        shown = plain_picture(cut, f"Middle of the image, {label}", grey)._repr_html_()
+        return f"{shown}<span>{_text(label)}</span>"
+
+    question = comparison.question
+    yield f"<div>{small(on_fine_grid(question, question.pixels), 'Input')}</div>"
     for entrant, answer in comparison.pairs():
         assert answer.image is not None
-        shown = _small(middle(answer.image, side), entrant.label, grey)
-        name = f"<span>{_text(entrant.label)}</span>"
-        cells.append(f'<a href="#m-{entrant.name}">{shown}{name}</a>')
-    return (
-        f'<h2 id="overview">Overview</h2><p class="quiet">The middle {side} pixels of all, in one '
-        f"grey range ({grey[0]:.4g} to {grey[1]:.4g}).</p>"
-        f'<div class="grid">{"".join(cells)}</div>'
-    )
+        yield f'<a href="#m-{entrant.name}">{small(answer.image, entrant.label)}</a>'
 
 
-def _table_part(comparison: Comparison, numbers: Mapping[str, Numbers]) -> str:
-    columns = [
-        column
-        for column in COLUMNS
-        if any(row.get(column.key) is not None for row in numbers.values())
-    ]
-    unit = _length_unit(comparison.question)
-    head = "".join(
-        f'<th scope="col">{_text(c.title)}<small>{_text(_unit(c, unit))}</small></th>'
-        for c in columns
-    )
-    names = {"input": _RAW, **{e.name: e.label for e in comparison.entrants}}
-    rows = []
+def _column(column: Column, length: str) -> str:
+    unit = length if column.unit == "period" else column.unit
+    return f'<th scope="col">{_text(column.title)}<small>{_text(unit)}</small></th>'
+
+
+def _number_rows(
+    comparison: Comparison, numbers: Mapping[str, Numbers], columns: Sequence[Column]
+) -> Iterator[str]:
+    labels = {e.name: f'<a href="#m-{e.name}">{_text(e.label)}</a>' for e in comparison.entrants}
     for name, row in numbers.items():
-        label = _text(names[name])
-        linked = label if name == "input" else f'<a href="#m-{name}">{label}</a>'
-        cells = "".join(f"<td>{_number(row.get(c.key))}</td>" for c in columns)
-        rows.append(f'<tr><th scope="row">{linked}</th>{cells}</tr>')
-    meanings = "".join(
-        f"<dt>{_text(column.title)}</dt><dd>{_text(column.meaning)}</dd>" for column in columns
-    )
-    return (
-        '<h2 id="table">Numbers</h2>'
-        '<div class="table sticky" role="region" aria-label="Numbers of all methods" tabindex="0">'
-        f'<table><thead><tr><th scope="col">method</th>{head}</tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table></div><dl class="facts">{meanings}</dl>'
-    )
+        values = [row.get(column.key) for column in columns]
+        cells = "".join(f"<td>{'–' if v is None else f'{v:.3g}'}</td>" for v in values)
+        yield f'<tr><th scope="row">{labels.get(name, "the image as it is")}</th>{cells}</tr>'
 
 
 def _method(
@@ -260,91 +223,107 @@ def _method(
         f'<p class="quiet">{_text(" ".join(words))}</p>'
         f"{f'<div class={chr(34)}warning{chr(34)}>{warned}</div>' if warned else ''}"
         f'<div class="sides">{shown}<div class="evidence">'
-        f"{_evidence(entrant, answer, comparison, grey)}</div></div></section>"
+        f"{''.join(_evidence(entrant, answer, comparison, grey))}</div></div></section>"
     )
 
 
 def _evidence(
     entrant: Entrant, answer: Answer, comparison: Comparison, grey: tuple[float, float]
-) -> str:
-    question, image = comparison.question, answer.image
-    assert image is not None
-    sigma, label = question.noise.sigma, entrant.label
-    figures = []
-    if question.task == "denoise":
-        removed = question.pixels - image
-        figures.append(
-            _figure(
-                plain_picture(removed, f"Input minus {label}", (-3 * sigma, 3 * sigma)),
-                "What it took away, from −3 to 3 noise deviations: it should look like noise.",
-            )
+) -> Iterator[str]:
+    def figure(pixels: Grey, alt: str, limits: tuple[float, float], caption: str) -> str:
+        shown = plain_picture(pixels, alt, limits)._repr_html_()
+        return f"<figure>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
+
+    question, label, sigma = comparison.question, entrant.label, comparison.question.noise.sigma
+    if question.task == "denoise" and answer.image is not None:
+        yield figure(
+            question.pixels - answer.image,
+            f"Input minus {label}",
+            (-3 * sigma, 3 * sigma),
+            "What it took away, from −3 to 3 noise deviations: it should look like noise.",
         )
     if answer.blanks:
-        half = (grey[1] - grey[0]) / 2
-        level = float(answer.blanks[0].mean())
-        figures.append(
-            _figure(
-                plain_picture(
-                    answer.blanks[0],
-                    f"Pure noise restored by {label}",
-                    (level - half, level + half),
-                ),
-                "What it makes of pure noise, in the contrast of the image above: it should be "
-                "even grey.",
-            )
+        half, level = (grey[1] - grey[0]) / 2, float(answer.blanks[0].mean())
+        yield figure(
+            answer.blanks[0],
+            f"Pure noise restored by {label}",
+            (level - half, level + half),
+            "What it makes of pure noise, in the contrast of the image above: it should be even "
+            "grey.",
         )
     if answer.spread is not None:
-        side, white = comparison.spread_side, float(np.percentile(answer.spread, 99.5))
-        figures.append(
-            _figure(
-                plain_picture(answer.spread, f"Posterior spread of {label}", (0.0, white)),
-                f"Spread over samples in the middle {side} pixels, white is {white / sigma:.2g} "
-                "noise deviations.",
-            )
+        white = float(np.percentile(answer.spread, 99.5))
+        yield figure(
+            answer.spread,
+            f"Posterior spread of {label}",
+            (0.0, white),
+            f"Spread over samples in the middle {comparison.spread_side} pixels, white is "
+            f"{white / sigma:.2g} noise deviations.",
         )
-    return "".join(figures)
 
 
-def _left_out(refusals: Mapping[str, str]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{_text(label)}</th><td class="text">{_text(reason)}</td></tr>'
-        for label, reason in refusals.items()
+def spectra(question: Question) -> Picture:
+    """Power of the window and of its noise over frequency, mean over rings."""
+    pixels = question.pixels
+    window = apodisation(pixels.shape)
+    power = np.abs(np.fft.rfft2((pixels - pixels.mean()) * window)) ** 2 / (window**2).sum()
+    frequency = radial_frequency(pixels.shape)
+    rings = np.rint(frequency * min(pixels.shape)).astype(int)
+    kept = slice(1, min(pixels.shape) // 2)
+    noise = question.noise.spectrum(pixels.shape).double().numpy()
+    x = np.arange(rings.max() + 1)[kept] / min(pixels.shape) / pixel_nm(question)
+    figure, axis = _axis("power (grey levels²)", question)
+    for values, label, colour in (
+        (power, "image", COLOURS["blue"]),
+        (noise, "noise", COLOURS["vermilion"]),
+    ):
+        total = np.bincount(rings.ravel(), values.ravel())[kept]
+        axis.semilogy(
+            x, total / np.bincount(rings.ravel())[kept], label=label, color=colour,
+            linestyle="-" if label == "image" else "--",
+        )  # fmt: skip
+    axis.set_title("Where image and noise have their power")
+    axis.legend()
+    kind = "coloured" if question.noise.coloured else "white"
+    return show(
+        figure,
+        f"Power of the image falls with frequency towards that of its noise, which is {kind}.",
     )
-    return (
-        '<h2 id="left-out">Left out</h2><div class="table"><table><thead><tr>'
-        '<th scope="col">method</th><th scope="col" style="text-align:left">why</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
 
 
-def _reading() -> str:
-    sentences = (
-        "No single number ranks methods on an image without truth. Look at what was taken away "
-        "first: lines and edges in it are lost structure.",
-        "Then look at what pure noise becomes. A method that draws texture there draws it in the "
-        "image, too, and nobody can tell which is which.",
-        "With two halves of the recording, the error left is the fairest number: the other half "
-        "was never seen.",
-        "Measure brightness and sizes, count, and reconstruct from the recorded image; use a "
-        "restored one to look and to find.",
-    )
-    return '<h2 id="reading">How to read this</h2>' + "".join(f"<p>{s}</p>" for s in sentences)
+def curves(answers: Mapping[str, Answer], question: Question) -> Picture | None:
+    """Fourier ring correlation of the halves, raw and restored; None where there are none."""
+    found = {label: halves_curve(answer, question) for label, answer in answers.items()}
+    drawn = {label: curve for label, curve in found.items() if curve is not None}
+    if not drawn:
+        return None
+    figure, axis = _axis("correlation of the halves", question)
+    styles = ("-", "--", ":", "-.")
+    for number, (label, curve) in enumerate(drawn.items()):
+        axis.plot(
+            curve.frequency,
+            curve.correlation,
+            label=label,
+            linestyle=styles[number // 4 % len(styles)],
+            linewidth=2.2 if number == 0 else 1.2,
+            color="black" if number == 0 else None,
+        )
+    axis.axhline(FRC_THRESHOLD, color="#777777", linewidth=0.8)
+    axis.set(ylim=(-0.1, 1.05))
+    axis.set_title("Fourier ring correlation of the two halves; line: 1/7")
+    axis.legend(fontsize=6.5, ncols=2)
+    return show(figure, "Correlation of the two halves over frequency, raw and for each method.")
 
 
-def _provenance(comparison: Comparison) -> str:
-    stamp = environment_stamp()
-    made = ", ".join(f"{key} {stamp[key]}" for key in ("emlab", "commit", "torch", "cpu", "utc"))
-    rows = "".join(
-        f"<dt>{_text(name)}</dt><dd><code>{_text(weights.card(name).sha256)}</code></dd>"
-        for entrant in comparison.entrants
-        for name in entrant.weights
-    )
-    settings = ", ".join(f"{key} {value}" for key, value in comparison.settings.items())
-    return (
-        '</main><footer class="quiet"><h2>Made with</h2>'
-        f"<p>{_text(made)}; {_text(settings)}</p>"
-        f'<dl class="facts">{rows}</dl></footer>'
-    )
+def _axis(ylabel: str, question: Question) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    use_style()
+    figure = Figure(figsize=(5.0, 3.1))
+    axis = figure.subplots()
+    unit = "1/pixel" if question.pixel_size_angstrom is None else "1/nm"
+    axis.set(xlabel=f"spatial frequency ({unit})", ylabel=ylabel)
+    return figure, axis
 
 
 def _grey_range(question: Question, images: Sequence[Grey]) -> tuple[float, float]:
@@ -359,24 +338,8 @@ def _length_unit(question: Question) -> str:
     return "pixels" if question.pixel_size_angstrom is None else "nm"
 
 
-def _unit(column: Column, length: str) -> str:
-    return length if column.unit == "period" else column.unit
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def _small(pixels: Grey, label: str, grey: tuple[float, float]) -> str:
-    return plain_picture(pixels, f"Middle of the image, {label}", grey)._repr_html_()
-
-
-def _figure(picture: Picture, caption: str) -> str:
-    return f"<figure>{picture._repr_html_()}<figcaption>{_text(caption)}</figcaption></figure>"
-
-
-def _plot(picture: Picture) -> str:
-    return f'<figure class="plot">{picture._repr_html_()}</figure>'
+def _definitions(texts: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in texts.items())
 
 
 def _sentence(text: str) -> str:
