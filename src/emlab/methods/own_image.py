@@ -40,20 +40,11 @@ _PARTICLES_TO, _TISSUE_TO = 7.0, 400.0
 
 @dataclass(frozen=True)
 class FoundNoise:
-    """Noise of an image.
+    """Noise of an image, in its grey levels.
 
-    Attributes
-    ----------
-    sigma : float
-        Standard deviation in grey levels.
-    spectrum : NoiseSpectrum
-        Its power spectrum; flat if it counts as white.
-    coloured : bool
-        Whether methods are told the spectrum.
-    correlation : tuple of float
-        Of neighbouring pixels in y and in x, as estimated.
-    origin : str
-        How it is known, in words.
+    The spectrum is flat if it counts as white; ``coloured`` tells whether methods are told the
+    spectrum, ``correlation`` is that of neighbouring pixels in y and x, as estimated, and
+    ``origin`` says how the noise is known.
     """
 
     sigma: float
@@ -94,28 +85,12 @@ def find_noise(
 
 @dataclass(frozen=True)
 class Question:
-    """What all methods are asked about a window of an image.
+    """What all methods are asked about a window ``(H, W)`` of an image, in grey levels of the file.
 
-    Attributes
-    ----------
-    task : str
-        One of `TASKS`.
-    pixels : ndarray
-        ``(H, W)`` float32, grey levels of the file.
-    noise : FoundNoise
-    pixel_size_angstrom : float or None
-    kernel : ndarray or None
-        ``(k, k)`` of deblurring.
-    factor : int
-        Of upsampling; 1 otherwise.
-    specimen : str
-        One of `SPECIMENS`; see `guess_specimen`.
-    diameter : float or None
-        Of cells in pixels.
-    inverted : bool
-        Whether particles are brighter than the ice around them.
-    halves : tuple of ndarray, optional
-        Two recordings of the window with independent noise.
+    ``task`` is one of `TASKS`, ``specimen`` one of `SPECIMENS`; ``kernel`` ``(k, k)`` is of
+    deblurring, ``factor`` of upsampling, ``diameter`` of cells in pixels; ``inverted``: particles
+    are brighter than the ice around them; ``halves`` are two recordings of the window with
+    independent noise.
     """
 
     task: str
@@ -217,29 +192,20 @@ def guess_specimen(pixel_size_angstrom: float | None) -> str:
     return "tissue" if pixel_size_angstrom <= _TISSUE_TO else "cells"
 
 
-# An image and a generator to a restored image; the generator decides all that is random.
 Runner = Callable[[Grey, torch.Generator, Progress | None], Grey]
-# A crop to the posterior's standard deviation at each pixel.
-Spreader = Callable[[Grey, torch.Generator, Progress | None], Grey]
 
 
 @dataclass(frozen=True)
 class Ready:
     """A method with its weights loaded.
 
-    Attributes
-    ----------
-    run : callable
-    spread : callable or None
-        Of a method that draws samples.
-    notes : list of str
-        Settings and shortcuts the reader should know.
-    outside : bool
-        Whether it works in another process, whose memory is not seen.
+    ``run`` restores an image, ``spread`` gives the posterior's standard deviation of a crop, if the
+    method draws samples; the generator decides all that is random. ``notes`` are settings and
+    shortcuts for the reader; ``outside``: it works in a process whose memory is not seen.
     """
 
     run: Runner
-    spread: Spreader | None = None
+    spread: Runner | None = None
     notes: list[str] = field(default_factory=list)
     outside: bool = False
 
@@ -248,23 +214,10 @@ class Ready:
 class Entrant:
     """A method that may take part.
 
-    Attributes
-    ----------
-    name, label : str
-        For options and files; for readers.
-    kind : str
-        ``learned`` (shipped weights), ``classical`` or ``self-taught`` (from this image alone).
-    about : str
-        One sentence.
-    impossible, unsuited : callable
-        Why it cannot take part, and why it should not unless it is asked for by name; empty if it
-        can and should.
-    prepare : callable
-        Loads what it needs.
-    tasks : tuple of str
-        Those it is for.
-    weights : tuple of str
-        Names of `emlab weights list`.
+    ``name`` is for options and files, ``label`` for readers; ``kind`` is learned (shipped weights),
+    classical or self-taught (from this image alone). ``impossible`` tells why it cannot take part,
+    ``unsuited`` why it should not unless it is asked for by name; empty if it can and should.
+    ``prepare`` loads what it needs; ``weights`` are names of `emlab weights list`.
     """
 
     name: str
@@ -282,21 +235,10 @@ class Entrant:
 class Answer:
     """What a method made of a question.
 
-    Attributes
-    ----------
-    image : ndarray or None
-        ``(H, W)``, on the fine grid of upsampling; None if the method refused.
-    blanks : tuple of ndarray
-        Two fields of pure noise, restored.
-    halves : tuple of ndarray
-        The two halves, restored; empty where there are none.
-    spread : ndarray or None
-        Of the crop in the middle, posterior standard deviation in grey levels.
-    seconds, megabytes : float
-        Of the window alone, without loading; by how much memory grew at most, NaN if not seen.
-    notes : list of str
-    problem : str
-        Why there is no image.
+    ``image`` is on the fine grid of upsampling, None if the method refused, for the reason
+    ``problem``; ``blanks`` are two fields of pure noise and ``halves`` the two halves (if any),
+    restored; ``spread`` is of the crop in the middle, in grey levels; ``seconds`` are of the window
+    alone, without loading, ``megabytes`` by how much memory grew at most, NaN if not seen.
     """
 
     image: Grey | None = None
@@ -310,37 +252,26 @@ class Answer:
 
     def arrays(self) -> dict[str, NDArray]:
         """As named arrays, to be kept on the disk."""
-        found: dict[str, NDArray] = {
+        images = {"image": self.image, "spread": self.spread}
+        for name, pair in (("blank", self.blanks), ("half", self.halves)):
+            images |= {f"{name}{number}": image for number, image in enumerate(pair)}
+        return {
             "facts": np.array([self.seconds, self.megabytes]),
             "notes": np.array([self.problem, *self.notes], dtype=np.str_),
+            **{name: image for name, image in images.items() if image is not None},
         }
-        if self.image is not None:
-            found["image"] = self.image
-        if self.spread is not None:
-            found["spread"] = self.spread
-        for name, images in (("blank", self.blanks), ("half", self.halves)):
-            found |= {f"{name}{number}": image for number, image in enumerate(images)}
-        return found
 
     @classmethod
     def of(cls, kept: dict[str, NDArray]) -> Answer:
         """From `arrays`."""
         problem, *notes = (str(text) for text in kept["notes"])
-        seconds, megabytes = (float(number) for number in kept["facts"])
-        pairs = {
-            name: tuple(kept[key] for key in (f"{name}0", f"{name}1") if key in kept)
+        blanks, halves = (
+            tuple(kept[key] for key in (f"{name}0", f"{name}1") if key in kept)
             for name in ("blank", "half")
-        }
-        return cls(
-            kept.get("image"),
-            pairs["blank"],
-            pairs["half"],
-            kept.get("spread"),
-            seconds,
-            megabytes,
-            notes,
-            problem,
         )
+        seconds, megabytes = (float(number) for number in kept["facts"])
+        image, spread = kept.get("image"), kept.get("spread")
+        return cls(image, blanks, halves, spread, seconds, megabytes, notes, problem)
 
 
 def answer(

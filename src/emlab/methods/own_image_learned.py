@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -19,28 +21,15 @@ def never(question: Question) -> str:
     return ""
 
 
-def _of_tissue(question: Question) -> str:
-    if question.specimen in ("tissue", "unknown"):
-        return ""
-    return f"its prior knows tissue at 4 and 10 nm a pixel, and this counts as {question.specimen}"
+def of(specimens: str, known: str) -> Callable[[Question], str]:
+    """For a method that is unsuited to other specimens than these."""
 
+    def unsuited(question: Question) -> str:
+        if question.specimen in specimens.split():
+            return ""
+        return f"{known}, and this counts as {question.specimen}"
 
-def _of_particles(question: Question) -> str:
-    if question.specimen == "particles":
-        return ""
-    return (
-        "its score knows single particles in ice near 2.6 angstrom a pixel, and this counts as "
-        f"{question.specimen}"
-    )
-
-
-def _of_cells(question: Question) -> str:
-    if question.specimen == "cells":
-        return ""
-    return (
-        "its networks learned nuclei and cells in light microscopy, and this counts as "
-        f"{question.specimen}"
-    )
+    return unsuited
 
 
 def _sized(question: Question) -> str:
@@ -147,7 +136,7 @@ def learned(task: str) -> list[Entrant]:
             "learned",
             about,
             _sized,
-            _of_particles,
+            of("particles", "its score knows single particles in ice near 2.6 angstrom a pixel"),
             lambda question, name=name: _score(name, question),  # type: ignore[misc]
             ("denoise",),
             (tsm.NAMES[name],),
@@ -164,7 +153,7 @@ def learned(task: str) -> list[Entrant]:
             "learned",
             "One flow prior of tissue, for every task; posterior mean or maximum.",
             never,
-            _of_tissue,
+            of("tissue unknown", "its prior knows tissue at 4 and 10 nm a pixel"),
             _flow,
             weights=("generalist_flow",),
         ),
@@ -175,7 +164,7 @@ def learned(task: str) -> list[Entrant]:
             "learned",
             "A network taught to make a segmenter of cells succeed.",
             never,
-            _of_cells,
+            of("cells", "its networks learned nuclei and cells in light microscopy"),
             _cells,
             weights=(f"cellpose3_{task}",),
         ),

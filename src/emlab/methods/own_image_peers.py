@@ -21,7 +21,7 @@ from emlab.external import topaz
 from emlab.methods.generalist_peers import Known, run_peer, tuned
 from emlab.methods.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, Task
 from emlab.methods.own_image import Entrant, Grey, Progress, Question, Ready
-from emlab.methods.own_image_learned import learned, never
+from emlab.methods.own_image_learned import learned, never, of
 from emlab.methods.tsm_peers import topaz_denoise, wiener
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.noise_estimation import NoiseSpectrum
@@ -71,14 +71,8 @@ def _needs_white(question: Question) -> str:
 
 
 def _installed(module: str, shown: str) -> Callable[[Question], str]:
-    def missing(question: Question) -> str:
-        return (
-            ""
-            if find_spec(module)
-            else f"{shown} is not installed; pip install 'emlab-book[peers]'"
-        )
-
-    return missing
+    told = f"{shown} is not installed; pip install 'emlab-book[peers]'"
+    return lambda question: "" if find_spec(module) else told
 
 
 def _ready(function: Plain, *notes: str) -> Ready:
@@ -161,12 +155,6 @@ def _topaz_missing(question: Question) -> str:
     return "" if topaz.find() else "Topaz is not installed; make topaz"
 
 
-def _of_particles(question: Question) -> str:
-    if question.specimen == "particles":
-        return ""
-    return f"it knows micrographs of single particles, and this counts as {question.specimen}"
-
-
 def _wiener_deconvolution(question: Question) -> Ready:
     settings = tuned("deblur")["wiener"]
     balance = settings["balance"] * (question.relative_noise / DEBLUR_NOISE) ** 2
@@ -235,7 +223,8 @@ def peers() -> list[Entrant]:
         ),
         Entrant(
             "topaz", "Topaz-Denoise", "learned", "The pretrained U-Net of another group.",
-            _topaz_missing, _of_particles, _topaz, noise,
+            _topaz_missing, of("particles", "it knows micrographs of single particles"),
+            _topaz, noise,
         ),
         classic(
             "wiener_deconvolution", "Wiener deconvolution", "Best linear inverse.",

@@ -27,14 +27,7 @@ _EDGE = 8
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table.
-
-    Attributes
-    ----------
-    key, title, unit : str
-    meaning : str
-        One sentence for the reader.
-    """
+    """A column of the table; its meaning is a sentence for the reader."""
 
     key: str
     title: str
