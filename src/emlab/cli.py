@@ -10,49 +10,33 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command, get_group
+from typer.main import get_command
 
 from emlab.errors import EmlabError
 
 TERMINATED = 143
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A command: the module ``emlab.commands.<module>`` that has its typer ``app``, and one line.
-
-    ``group`` tells whether the app holds sub-commands (``emlab data list``) or is the command.
-    """
-
-    module: str
-    summary: str
-    group: bool = True
-
-
+# What there is, in one line each: the module of the same name in emlab.commands has its typer app.
 COMMANDS = {
-    "run": Entry("run", "Run chapters headless and check their numbers.", group=False),
-    "report": Entry("report", "Show the numbers of a run; compare them with their bounds."),
-    "notebooks": Entry("notebooks", "List the chapters; copy them to a folder of yours."),
-    "data": Entry("data", "List, fetch and verify data sets."),
-    "weights": Entry("weights", "List, verify and describe the trained networks."),
-    "train": Entry("train", "Train a network from its recipe.", group=False),
-    "compare": Entry(
-        "compare", "Your own image: every method that fits, in one report.", group=False
-    ),
-    "generalist": Entry(
-        "generalist", "Denoise, deblur, upsample, make volumes isotropic, with one prior."
-    ),
-    "flowdps": Entry("flowdps", "Retrieve the phase of single particles, with their spread."),
-    "cellpose3": Entry("cellpose3", "Restore images of cells for segmentation, and segment them."),
-    "tsm": Entry("tsm", "Train and denoise: micrographs of single particles, for picking."),
-    "mtd": Entry("mtd", "Multi-target detection: recover an image from a field of copies."),
+    "run": "Run chapters headless and check their numbers.",
+    "report": "Show the numbers of a run; compare them with their bounds.",
+    "notebooks": "List the chapters; copy them to a folder of yours.",
+    "data": "List, fetch and verify data sets.",
+    "weights": "List, verify and describe the trained networks.",
+    "train": "Train a network from its recipe.",
+    "compare": "Your own image: every method that fits, in one report.",
+    "generalist": "Denoise, deblur, upsample, make volumes isotropic, with one prior.",
+    "flowdps": "Retrieve the phase of single particles, with their spread.",
+    "cellpose3": "Restore images of cells for segmentation, and segment them.",
+    "tsm": "Train and denoise: micrographs of single particles, for picking.",
+    "mtd": "Multi-target detection: recover an image from a field of copies.",
 }
 
 
@@ -64,10 +48,8 @@ class LazyGroup(TyperGroup):
         name, placeholder, rest = super().resolve_command(ctx, args)
         if name not in COMMANDS:
             return name, placeholder, rest
-        entry = COMMANDS[name]
-        app = import_module(f"emlab.commands.{entry.module}").app
-        command = get_group(app) if entry.group else get_command(app)
-        command.help = command.help or entry.summary
+        command = get_command(import_module(f"emlab.commands.{name}").app)
+        command.help = command.help or COMMANDS[name]
         return name, command, rest
 
 
@@ -87,8 +69,8 @@ app = typer.Typer(
 def _placeholder() -> None: ...
 
 
-for _name, _entry in COMMANDS.items():
-    app.command(_name, help=_entry.summary)(_placeholder)
+for _name, _summary in COMMANDS.items():
+    app.command(_name, help=_summary)(_placeholder)
 
 
 def _print_version(wanted: bool) -> None:

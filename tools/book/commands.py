@@ -7,7 +7,7 @@ import inspect
 import re
 from typing import Any
 
-from typer.main import get_command, get_group
+from typer.main import get_command
 
 from emlab.cli import COMMANDS
 from tools.book.markdown import table
@@ -18,24 +18,20 @@ OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
 
 def is_command(module: str) -> bool:
     """Whether a module holds a command, or a group of commands."""
-    return module.startswith(PREFIX) and module.removeprefix(PREFIX) in _modules()
+    return module.startswith(PREFIX) and module.removeprefix(PREFIX) in COMMANDS
 
 
 def described(module: str) -> str:
     """Return what a module's command does, with a table of arguments for each sub-command."""
-    word = _modules()[module.removeprefix(PREFIX)]
+    word = module.removeprefix(PREFIX)
     app = importlib.import_module(module).app
-    if not COMMANDS[word].group:
-        return _command(f"emlab {word}", get_command(app))
-    group = get_group(app)
-    parts = [_text(group.help or COMMANDS[word].summary)]
+    group = get_command(app)
+    if not hasattr(group, "commands"):
+        return _command(f"emlab {word}", group)
+    parts = [_text(group.help or COMMANDS[word])]
     for name, command in group.commands.items():
         parts += [f"#### `emlab {word} {name}`", _command(f"emlab {word} {name}", command)]
     return "\n\n".join(parts)
-
-
-def _modules() -> dict[str, str]:
-    return {entry.module: word for word, entry in COMMANDS.items()}
 
 
 def _command(call: str, command: Any) -> str:

@@ -78,16 +78,15 @@ class Planes(Job):
 
     def run(self) -> dict[str, str]:
         """Restore and segment plane by plane; results of a stack are kept until the run ends."""
+        watch = Stopwatch()
         images = self.planes.reshape(-1, *self.planes.shape[-2:])
         restorer = None if self.network is None else load_restorer(self.network, self.place)
         segmenter = load_segmenter(device=self.place)
         if len(images) == 1:
-            with Stopwatch() as watch:
-                found = [self._one(images[0], restorer, segmenter)]
-            return self._write(found, watch)
+            return self._write([self._one(images[0], restorer, segmenter)], watch)
         target = self.out or self.masks
         assert target is not None
-        with Stopwatch() as watch, self.pieces(target, self._facts(), len(images)) as pieces:
+        with self.pieces(target, self._facts(), len(images)) as pieces:
             with bar("images") as progress:
                 for number in pieces.todo:
                     pieces.keep(number, self._one(images[number], restorer, segmenter))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Job:
+class Job(ABC):
     """One call of a command; its fields are what the user asked for.
 
     `open` reads the input and refuses with one clear error what cannot work; `run` works, writes
@@ -39,13 +40,13 @@ class Job:
     device: str = field(default="auto", init=False)
     resume: bool = field(default=False, init=False)
 
+    @abstractmethod
     def open(self) -> None:
         """Refuse what cannot work, and read what is needed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self) -> Mapping[str, str]:
         """Work and write; return what to tell."""
-        raise NotImplementedError
 
     def __call__(self) -> None:
         """Open, run and tell; a device that is not here is refused first."""

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, field, fields
 from inspect import Parameter, Signature, get_annotations
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-if TYPE_CHECKING:
-    from emlab.commands.job import Job
-
+T = TypeVar("T", bound=Any)  # a dataclass whose objects are called
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
@@ -47,9 +45,9 @@ def group(text: str | None = None, **settings: Any) -> typer.Typer:
     )
 
 
-def argument(text: str, metavar: str | None = None) -> Any:
+def argument(text: str, metavar: str | None = None, default: Any = ...) -> Any:
     """Declare a field of a job that is an argument of its command."""
-    return field(metadata={"typer": typer.Argument(..., help=text, metavar=metavar)})
+    return _field(default, typer.Argument(default, help=text, metavar=metavar))
 
 
 def option(default: Any, text: str, *names: str, shown: str | bool = True, **rules: Any) -> Any:
@@ -66,17 +64,20 @@ def option(default: Any, text: str, *names: str, shown: str | bool = True, **rul
     rules
         Of `typer.Option`.
     """
-    kind = typer.Option(default, *names, help=text, show_default=shown, **rules)
+    return _field(default, typer.Option(default, *names, help=text, show_default=shown, **rules))
+
+
+def _field(default: Any, kind: Any) -> Any:
     return field(default=MISSING if default is ... else default, metadata={"typer": kind})
 
 
-def command(app: typer.Typer, word: str, **settings: Any) -> Callable[[type[Job]], type[Job]]:
-    """Make a job a command: its fields are arguments and options, its docstring is the help.
+def command(app: typer.Typer, word: str, **settings: Any) -> Callable[[T], T]:
+    """Make a dataclass a command: fields are arguments and options, its docstring is the help.
 
     What a class declares itself stands before what it inherits.
     """
 
-    def add(job: type[Job]) -> type[Job]:
+    def add(job: T) -> T:
         hints = get_type_hints(job, include_extras=True)
         known = {each.name: each for each in fields(job) if each.init}
         order = dict.fromkeys(name for kind in job.__mro__ for name in get_annotations(kind))

@@ -3,65 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from emlab.commands.options import Device, Seed, group
+from emlab.commands.options import Device, Seed, argument, command, group, option
 from emlab.errors import InputError
 
 app = group()
 
 
-@app.command()
-def run(
-    chapters: Annotated[
-        list[str] | None,
-        typer.Argument(help="Slugs (04_mtd), starts of slugs (04) or paths of notebooks."),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Run all chapters.")] = False,
-    profile: Annotated[
-        str, typer.Option(help="smoke (seconds), cpu (minutes), gpu (trains), paper (full scale).")
-    ] = "cpu",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs.", show_default="runs/PROFILE")
-    ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set another parameter."),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Run even if nothing has changed.")
-    ] = False,
-    timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds after which a chapter counts as failed.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads; default EMLAB_THREADS or the cores, at most 4."),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Chapters side by side; default: one for every two cores, at most 4."
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Leave out chapters that do not end in this time; changed ones go first."
-        ),
-    ] = None,
-    notebooks: Annotated[
-        Path | None, typer.Option(help="Folder of the chapters.", show_default="notebooks/")
-    ] = None,
-    expected: Annotated[
-        Path | None, typer.Option(help="Folder of the bounds.", show_default="tests/expected/")
-    ] = None,
-) -> None:
+@command(app, "run")
+@dataclass(kw_only=True)
+class Run:
     """Run chapters headless and check their numbers.
 
     Example: emlab run 04_mtd --profile cpu --out runs/cpu
@@ -70,27 +26,57 @@ def run(
 
     Exit status: 0 all good, 1 a chapter failed, 2 wrong usage, 4 a number regressed.
     """
-    from emlab.runner import exit_code, format_status, run_all
 
-    if bool(chapters) == everything:
-        raise InputError("name the chapters to run, such as `emlab run 04_mtd`, or say --all")
-    results = run_all(
-        profile=profile,
-        out_dir=out or Path("runs", profile),
-        only=chapters or [],
-        notebooks=notebooks,
-        seed=seed,
-        device=device,
-        parameters=dict(_parse_parameter(text) for text in parameter or []),
-        force=force,
-        timeout=timeout,
-        threads=threads,
-        jobs=jobs,
-        minutes=minutes,
-        expected_dir=expected,
+    chapters: list[str] | None = argument(
+        "Slugs (04_mtd), starts of slugs (04) or paths of notebooks.", default=None
     )
-    typer.echo(format_status(results))
-    raise typer.Exit(exit_code(results))
+    everything: bool = option(False, "Run all chapters.", "--all")
+    profile: str = option(
+        "cpu", "smoke (seconds), cpu (minutes), gpu (trains), paper (full scale)."
+    )
+    out: Path | None = option(None, "Folder of the runs.", shown="runs/PROFILE")
+    seed: Seed = 0
+    device: Device = "auto"
+    parameter: list[str] | None = option(
+        None, "Set another parameter.", "--parameter", "-p", metavar="NAME=VALUE"
+    )
+    force: bool = option(False, "Run even if nothing has changed.")
+    timeout: float | None = option(None, "Seconds after which a chapter counts as failed.", min=1)
+    threads: int | None = option(
+        None, "Threads; default EMLAB_THREADS or the cores, at most 4.", min=1
+    )
+    jobs: int | None = option(
+        None, "Chapters side by side; default: one for every two cores, at most 4.", min=1
+    )
+    minutes: float | None = option(
+        None, "Leave out chapters that do not end in this time; changed ones go first.", min=0
+    )
+    notebooks: Path | None = option(None, "Folder of the chapters.", shown="notebooks/")
+    expected: Path | None = option(None, "Folder of the bounds.", shown="tests/expected/")
+
+    def __call__(self) -> None:
+        """Run, and end with the status of the worst chapter."""
+        from emlab.runner import exit_code, format_status, run_all
+
+        if bool(self.chapters) == self.everything:
+            raise InputError("name the chapters to run, such as `emlab run 04_mtd`, or say --all")
+        results = run_all(
+            profile=self.profile,
+            out_dir=self.out or Path("runs", self.profile),
+            only=self.chapters or [],
+            notebooks=self.notebooks,
+            seed=self.seed,
+            device=self.device,
+            parameters=dict(_parse_parameter(text) for text in self.parameter or []),
+            force=self.force,
+            timeout=self.timeout,
+            threads=self.threads,
+            jobs=self.jobs,
+            minutes=self.minutes,
+            expected_dir=self.expected,
+        )
+        typer.echo(format_status(results))
+        raise typer.Exit(exit_code(results))
 
 
 def _parse_parameter(text: str) -> tuple[str, Any]:
