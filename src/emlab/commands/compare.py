@@ -255,13 +255,14 @@ class Compare(Job):
         if len(source.shape) == 2:
             if self.plane not in (None, 0):
                 raise InputError(f"{source.path} is one image; leave out --plane")
-            return np.ascontiguousarray(source.load()[box]), ""
+            source.load()
+            return source.part(box), ""
         depth = source.shape[0]
         number = depth // 2 if self.plane is None else self.plane
         if number >= depth:
             raise InputError(f"{source.path} has planes 0 to {depth - 1}; there is no {number}")
         said = "" if self.plane is not None else " (the middle one; --plane chooses)"
-        return _frame(source, number, box), f"{number} of 0 to {depth - 1}{said}"
+        return source.part((number, *box)), f"{number} of 0 to {depth - 1}{said}"
 
     def _sum_frames(
         self, source: Input, box: tuple[slice, slice]
@@ -273,7 +274,7 @@ class Compare(Job):
             raise InputError("--frames takes all planes; leave out --plane")
         sums: list[Any] = [0.0, 0.0]
         for number in range(source.shape[0]):
-            sums[number % 2] = sums[number % 2] + _frame(source, number, box).astype(np.float64)
+            sums[number % 2] = sums[number % 2] + source.part((number, *box)).astype(np.float64)
         odd = source.shape[0] // 2
         means = sums[0] / (source.shape[0] - odd), sums[1] / odd, sum(sums) / source.shape[0]
         first, second, whole = (mean.astype(np.float32) for mean in means)
@@ -379,11 +380,6 @@ def _one_bar(bars: ExitStack) -> Callable[[str], Progress]:
         return bars.enter_context(bar(what))
 
     return follow
-
-
-def _frame(source: Input, number: int, box: tuple[slice, slice]) -> Grey:
-    planes: Any = source.pixels if source.volume is None else source.volume
-    return np.array(planes[(number, *box)], dtype=np.float32, order="C")
 
 
 def _cell(value: float | None) -> str:

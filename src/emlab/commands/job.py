@@ -120,33 +120,29 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Input:
-    """An image in memory, or a volume that is still on the disk.
-
-    Attributes
-    ----------
-    path : Path
-        Where it is from.
-    shape : tuple of int
-        Without leading axes of length 1: ``(H, W)`` or ``(D, H, W)``.
-    pixel_size_angstrom : PixelSize
-        As the file says.
-    volume : Volume or None
-        To be read box by box.
-    """
+    """An image in memory, or a volume still on the disk; without leading axes of length 1."""
 
     path: Path
-    shape: tuple[int, ...]
+    pixels: np.ndarray | Volume
     pixel_size_angstrom: PixelSize
-    pixels: np.ndarray | None = None
-    volume: Volume | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(H, W)`` or ``(D, H, W)``."""
+        return self.pixels.shape
+
+    @property
+    def volume(self) -> Volume | None:
+        """What is to be read box by box, if it is."""
+        return None if isinstance(self.pixels, np.ndarray) else self.pixels
+
+    def part(self, box: tuple[Any, ...]) -> np.ndarray:
+        """A copy of some pixels, float32."""
+        return np.array(self.pixels[box], dtype=np.float32, order="C")
 
     def load(self) -> np.ndarray:
         """All pixels, float32, finite and not all the same."""
-        pixels = self.pixels
-        if pixels is None and self.volume is not None:
-            pixels = np.asarray(self.volume[:], dtype=np.float32)
-        if pixels is None:
-            raise InputError(f"{self.path} holds no pixels")
+        pixels = np.asarray(self.pixels[:], dtype=np.float32)
         check_pixels(pixels, f"{self.path}")
         return pixels
 
@@ -164,20 +160,18 @@ def read_input(path: Path, dimensions: tuple[int, ...], task: str) -> Input:
     """
     try:
         volume = open_volume(path)
+        found = Input(path, volume, volume.pixel_size_angstrom)
+        if volume.shape[0] == 1 and 2 in dimensions:
+            pixels = np.asarray(volume[0], dtype=np.float32)
+            found = Input(path, pixels, in_plane(volume.pixel_size_angstrom))
     except InputError:
         if path.is_dir() or path.suffix.lower() == ".zarr":
             raise
         image = read_image(path)
-        shape = image.pixels.shape
-        while len(shape) > 2 and shape[0] == 1:
-            shape = shape[1:]
-        found = Input(path, shape, image.pixel_size_angstrom, image.pixels.reshape(shape))
-    else:
-        found = Input(path, volume.shape, volume.pixel_size_angstrom, volume=volume)
-        if volume.shape[0] == 1 and 2 in dimensions:
-            pixels, shape = np.asarray(volume[0], dtype=np.float32), volume.shape[1:]
-            size = in_plane(volume.pixel_size_angstrom)
-            found = Input(path, shape, size, pixels)
+        pixels = image.pixels
+        while pixels.ndim > 2 and pixels.shape[0] == 1:
+            pixels = pixels[0]
+        found = Input(path, pixels, image.pixel_size_angstrom)
     if len(found.shape) not in dimensions:
         wanted = " or ".join(
             {2: "one image (H, W)", 3: "a volume (D, H, W)"}[n] for n in dimensions

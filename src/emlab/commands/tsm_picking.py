@@ -73,6 +73,9 @@ class PickEvaluation(Job):
             check_positive(diameter=self.diameter, pixel_size=pixel)
             self.radius = HIT * self.diameter / pixel
         self.found, self.true = _paired(self.found, self.true)
+        self.scored = all(side.scores is not None for side in self.found.values() if len(side))
+        if self.threshold is not None and not self.scored:
+            raise InputError(f"{self.picks} has no scores, so --threshold means nothing")
 
     def run(self) -> dict[str, str]:
         """Count; write the curve and the picks if asked for."""
@@ -84,9 +87,6 @@ class PickEvaluation(Job):
         assert self.radius is not None
         picked = [topaz.Picked(side.places, _scores(side)) for side in found]
         picks = Picks(picked, [side.places for side in true], self.radius)
-        scored = all(side.scores is not None for side in found if len(side))
-        if self.threshold is not None and not scored:
-            raise InputError(f"{self.picks} has no scores, so --threshold means nothing")
         counts = picks.at(-np.inf if self.threshold is None else self.threshold)
         columns = zip(names, counts.picks, counts.truths, counts.hits, strict=True)
         rows = [[name, *map(str, numbers)] for name, *numbers in columns]
@@ -97,7 +97,7 @@ class PickEvaluation(Job):
             for average in ("micro", "macro")
         }
         told["a hit is"] = f"within {self.radius:.4g} pixels, one pick a particle"
-        if scored and counts.picks.sum():
+        if self.scored and counts.picks.sum():
             whole = picks.curve()
             best = int(whole.f1.argmax())
             told["best threshold"] = (
@@ -114,7 +114,7 @@ class PickEvaluation(Job):
         if self.save is not None:
             together = Coordinates(
                 np.concatenate([side.places for side in found]),
-                np.concatenate([_scores(side) for side in found]) if scored else None,
+                np.concatenate([_scores(side) for side in found]) if self.scored else None,
                 tuple(name for name, side in zip(names, found, strict=True) for _ in side.places),
             )
             write_coordinates(self.save, together)

@@ -34,24 +34,10 @@ __all__ = ["Card", "card", "folders", "load", "names", "path", "save"]
 class Card:
     """How a checkpoint was made, how good it is and where it must not be used.
 
-    Attributes
-    ----------
-    sha256
-        Hash of the safetensors file.
-    recipe
-        Command that makes these weights again.
-    data, split
-        Data set and the part of it used in training.
-    steps, seconds, device, seed, commit
-        Length, cost and circumstances of the training.
-    evaluation
-        Measured numbers by name.
-    limits
-        Limits of use, in words.
-    model, objective
-        What `emlab.models` and `emlab.priors` need to rebuild the network and its prior.
-    raw
-        Everything that the card's file says.
+    ``sha256`` is that of the safetensors file, ``recipe`` the command that makes it again, ``data``
+    and ``split`` what it was trained on; ``evaluation`` has measured numbers by name, ``limits``
+    the limits of use in words; from ``model`` and ``objective`` `emlab.models` and `emlab.priors`
+    rebuild the network and its prior; ``raw`` is everything that the card's file says.
     """
 
     name: str
