@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ app = group(
     "card tsm_tsm`."
 )
 SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff")
+# Columns of a STAR file with what holds where it says nothing.
+OPTICS = {
+    "rlnDefocusU": nan,
+    "rlnDefocusV": nan,
+    "rlnVoltage": 300.0,
+    "rlnSphericalAberration": 2.7,
+    "rlnAmplitudeContrast": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def _listed(star: Path) -> list[Source]:
     table = next((t for t in tables.values() if "rlnMicrographName" in t), None)
     if table is None:
         raise InputError(f"{star} lists no rlnMicrographName; give a micrographs.star")
-    optics = tables.get("optics", {})
+    groups = tables.get("optics", {})
     found = []
     for row, name in enumerate(table["rlnMicrographName"]):
         relative = Path(name)
@@ -106,28 +115,16 @@ def _listed(star: Path) -> list[Source]:
             raise InputError(f"{star} lists {name}, which is not there; run in the project folder")
         if relative.is_absolute() or ".." in relative.parts:
             relative = Path(relative.name)
-        found.append(Source(path, relative, _optics(table, optics, row)))
+        said = {column: float(table[column][row]) for column in OPTICS if column in table}
+        group = int(table["rlnOpticsGroup"][row]) - 1 if "rlnOpticsGroup" in table else 0
+        shared = {column: float(groups[column][group]) for column in OPTICS if column in groups}
+        found.append(Source(path, relative, _optics(OPTICS | shared | said)))
     return found
 
 
-def _optics(table: dict[str, list[str]], groups: dict[str, list[str]], row: int) -> Optics | None:
-    if "rlnDefocusU" not in table:
-        return None
-    u = float(table["rlnDefocusU"][row])
-    v = float(table.get("rlnDefocusV", table["rlnDefocusU"])[row])
-    group = int(table["rlnOpticsGroup"][row]) - 1 if "rlnOpticsGroup" in table else 0
-
-    def value(name: str, otherwise: float) -> float:
-        if name in table:
-            return float(table[name][row])
-        return float(groups[name][group]) if name in groups else otherwise
-
-    return Optics(
-        (u + v) / 2,
-        value("rlnVoltage", 300.0),
-        value("rlnSphericalAberration", 2.7),
-        value("rlnAmplitudeContrast", 0.1),
-    )
+def _optics(said: dict[str, float]) -> Optics | None:
+    u, v, *rest = (said[column] for column in OPTICS)
+    return None if isnan(u) else Optics(u if isnan(v) else (u + v) / 2, *rest)
 
 
 @command(app, "denoise")
