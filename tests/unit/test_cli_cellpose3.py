@@ -130,6 +130,14 @@ def test_segmenting_alone_and_an_estimated_diameter(emlab, tif):
     assert emlab.asked == []
 
 
+@pytest.mark.parametrize(
+    ("task", "options"), [("segment", ["--out", "x.tif"]), ("denoise", ["--factor", 2])]
+)
+def test_no_command_has_options_of_another(emlab, tif, task, options):
+    assert emlab(task, tif, tif.with_name("out.tif"), *options)[0] == 2
+    assert not tif.with_name("out.tif").exists()
+
+
 def test_the_network_can_be_chosen(emlab, tif):
     out = tif.with_name("out.npy")
     status, printed, err = emlab("denoise", tif, out, "--oneclick")

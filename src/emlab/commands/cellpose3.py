@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,13 +53,13 @@ class Planes(Job):
     channel: int | None = option(
         None, "Which channel of a colour or multi-channel image; 1 is the first.", min=1
     )
-    stack: bool = option(False, "IN holds many images: each by itself.")
+    stack: bool = option(False, "IN holds many images: restore each by itself.")
     resume: Resume = False
     device: Device = "auto"
 
-    out: Path | None = None
-    masks: Path | None = None
-    factor: int = 1
+    out: Path | None = field(default=None, init=False)
+    masks: Path | None = field(default=None, init=False)
+    factor: int = field(default=1, init=False)
 
     @property
     def network(self) -> str | None:
