@@ -111,6 +111,18 @@ def test_package_data_comes_before_the_url(toy, monkeypatch, tmp_path):
     assert load("toy").source == "url"
 
 
+def test_what_a_package_ships_serves_where_another_set_is_absent(two, monkeypatch, tmp_path):
+    text = registry.REGISTRY.read_text()
+    use_registry(monkeypatch, tmp_path, text.replace("how =", 'instead = ["big"]\nhow =', 1))
+    assert access.at_hand("toy") == "toy"
+    fetch("big")
+    assert access.at_hand("toy") == "big"
+    monkeypatch.setattr(chapters, "chapter_data", lambda _: ("toy",))
+    assert any("big for toy" in line for line in chapters.data_lines("00_start_here"))
+    fetch("toy")
+    assert access.at_hand("toy") == "toy"
+
+
 def test_wrong_bytes_are_refused_wherever_they_are(toy, monkeypatch):
     folder, _ = toy
     cached = folder / "cache" / "some" / "toy.npy"
@@ -245,6 +257,7 @@ def test_registry_is_complete_and_consistent():
     for record in known.values():
         for text in (record.title, record.licence, record.citation, record.source):
             assert text
+        assert set(record.instead) <= set(known)
         decodes = any(file.key for file in record.files)
         assert bool(record.pixel_sha256) == decodes or record.name == "mnist_train_60k"
         for file in record.files:

@@ -72,6 +72,12 @@ def available(name: str) -> bool:
     return all(_find(file) for file in record(name).files)
 
 
+def at_hand(name: str) -> str:
+    """Return a data set, or where it is absent the first of its `instead` on this machine."""
+    here = (other for other in (name, *record(name).instead) if available(other))
+    return next(here, name)
+
+
 def where(name: str) -> str:
     """Return "mirror", "cache" or "package" (or several), "url" if it can be fetched, else "-"."""
     files = record(name).files
