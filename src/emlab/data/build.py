@@ -15,7 +15,6 @@ of a Python package that the package client downloads.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import shutil
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ from typing import IO, Any
 import numpy as np
 
 from emlab.data.decode import decode_file
-from emlab.data.download import Policy, Progress, download
+from emlab.data.download import BROKEN, Arriving, Policy, Progress, download
 from emlab.data.hashing import hash_images
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 from emlab.io import read_array
@@ -41,7 +39,6 @@ from emlab.runtime import atomic_path, disk_error
 
 PREFIX_BYTES = 5
 THREADS = 8
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
 Table = Mapping[str, Any]
 
 
@@ -104,7 +101,6 @@ def build(
     IntegrityError
         A piece is not what the step expects.
     """
-
     if table["step"] not in _STEPS:
         raise InputError(f"no build step is called {table['step']!r}; use {', '.join(_STEPS)}")
     try:
@@ -118,14 +114,15 @@ def build(
     return target
 
 
-def keep_members(received: IO[bytes], place: Callable[[str], Path | None]) -> Iterator[Path]:
+def keep_members(
+    received: IO[bytes] | Arriving, place: Callable[[str], Path | None]
+) -> Iterator[Path]:
     """Write members of a gzipped tar as they come to where ``place`` says, whole or not at all."""
-    with tarfile.open(fileobj=received, mode="r|gz") as archive:
+    with tarfile.open(fileobj=received, mode="r|gz") as archive:  # type: ignore[call-overload]
         for member in archive:
             target = place(member.name.removeprefix("./")) if member.isfile() else None
             if target is not None:
-                with archive.extractfile(member) as source:  # type: ignore[union-attr]
-                    yield _copy(source, target)
+                yield _copy(archive.extractfile(member), target)
 
 
 def _stack(table: Table, target: Path, pieces: Pieces) -> None:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from emlab import data
-from emlab.data.build import BROKEN, keep_members
+from emlab.data.build import keep_members
 from emlab.data.coordinates import read_coordinates
 from emlab.data.download import Policy, Progress, stream
 from emlab.data.hashing import check_noted, note_hash
 from emlab.data.micrographs import RealMicrograph, read_micrograph
-from emlab.errors import DataUnavailableError, InputError, IntegrityError
+from emlab.errors import DataUnavailableError, InputError
 
 CRYOPPP = "https://calla.rnet.missouri.edu/cryoppp"
 ENTRIES = {
@@ -118,23 +118,14 @@ def _receive(url: str, place: Path, wanted: int, policy: Policy, progress: Progr
             images.add(target)
         return target if folder == PLACES or target in images else None
 
-    archive = place.with_name(f"{place.name}.tar.gz")
     try:
-        with stream(url, archive, policy, progress) as received:
-            try:
-                for file in keep_members(received, kept):
-                    note_hash(file)
-                    if len(_pairs(place)) >= wanted:
-                        break
-            except BROKEN as problem:
-                broken = problem  # leaves the stream as after success: what came is of no use
-            else:
-                return
+        with stream(url, place.with_name(f"{place.name}.tar.gz"), policy, progress) as received:
+            for file in keep_members(received, kept):
+                note_hash(file)
+                if len(_pairs(place)) >= wanted:
+                    return
     except DataUnavailableError as problem:
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or extract the archive "
             f"into {place.parent} yourself"
         ) from problem
-    raise IntegrityError(
-        f"{url} is no archive ({broken}); try again, or extract one into {place.parent} yourself"
-    )

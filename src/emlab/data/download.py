@@ -9,17 +9,19 @@ it arrives (`stream`) goes the same way.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
-import io
 import os
 import socket
+import tarfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -29,6 +31,7 @@ from emlab.errors import DataUnavailableError, IntegrityError
 from emlab.runtime import disk_error
 
 CHUNK_BYTES = 1 << 16
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -113,41 +116,47 @@ def download(
 
 @contextlib.contextmanager
 def stream(
-    url: str, target: Path, policy: Policy | None = None, progress: Progress | None = None
-) -> Iterator[IO[bytes]]:
-    """Read a file while it arrives, as far as is wanted; nothing is published to ``target``.
+    url: str, target: Path, policy: Policy, progress: Progress | None = None
+) -> Iterator[Arriving]:
+    """Read an archive while it arrives, as far as is wanted; nothing is published to ``target``.
 
-    If the block raises, its part is kept as in :func:`download`, which also tells the parameters
-    and what is raised, and the next try first reads what has come; otherwise it is removed.
+    A part is kept as in :func:`download`, with which it shares parameters and errors, and the next
+    try first reads what has come. It is removed after the block, and where it proves `BROKEN`.
     """
-    policy = policy or Policy()
     with alone(target, policy) as part:
-        with contextlib.closing(_pieces(url, part, "", 0, policy)) as pieces:
-            yield io.BufferedReader(_Arriving(part, pieces, progress), CHUNK_BYTES)
+        try:
+            with contextlib.closing(_pieces(url, part, "", 0, policy)) as pieces:
+                yield Arriving(part, pieces, progress)
+        except BROKEN as problem:
+            part.unlink()
+            raise IntegrityError(
+                f"{url}: what comes is no such archive ({problem}); try again, and if that does "
+                f"not help tell the emlab authors"
+            ) from problem
         part.unlink(missing_ok=True)
 
 
-class _Arriving(io.RawIOBase):
+@dataclass
+class Arriving:
     """The bytes of a part, waiting for more where it ends."""
 
-    def __init__(self, part: Path, pieces: Iterator[int], progress: Progress | None) -> None:
-        self._part, self._pieces, self._place = part, pieces, 0
-        self._progress = progress or (lambda _: None)
+    part: Path
+    pieces: Iterator[int]
+    progress: Progress | None
+    place: int = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._part.is_file() or self._part.stat().st_size <= self._place:
-            count = next(self._pieces, 0)
-            if not count:
-                return 0
-            self._progress(count)
-        with open(self._part, "rb") as received:  # a fresh start may have replaced the file
-            received.seek(self._place)
-            count = received.readinto(buffer)
-        self._place += count
-        return count
+    def read(self, most: int) -> bytes:
+        """Return some bytes, none only at the end."""
+        while not self.part.is_file() or self.part.stat().st_size <= self.place:
+            if not (count := next(self.pieces, 0)):
+                return b""
+            if self.progress:
+                self.progress(count)
+        with open(self.part, "rb") as received:  # a fresh start may have replaced the file
+            received.seek(self.place)
+            content = received.read(most)
+        self.place += len(content)
+        return content
 
 
 @contextlib.contextmanager
