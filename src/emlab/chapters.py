@@ -143,7 +143,7 @@ def data_lines(slug: str) -> list[str]:
     lines = [f"Real data at hand: {', '.join(here) or 'none'}"] if names else []
     gone = [name for name in names if name not in here]
     if used := [f"{data.at_hand(name)} for {name}" for name in gone if data.at_hand(name) != name]:
-        lines.append(f"Real data of installed packages in place of absent ones: {', '.join(used)}")
+        lines.append(f"Real data in place of absent ones: {', '.join(used)}")
     if gone:
         size = sum(data.records()[name].size for name in gone) / 1e6
         lines.append(

@@ -64,7 +64,8 @@ class Pieces:
         """Let the package client download an archive, whose hash it checks."""
         folder = self.folder / "package"
         only = {"source": "--no-binary", "wheel": "--only-binary"}[kind]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", only, ":all:"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += [only, name.partition("==")[0]]  # not what it is built with
         command += ["--retries", "1", "--timeout", f"{self.policy.timeout_seconds:g}"]
         try:
             done = subprocess.run(
