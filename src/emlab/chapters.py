@@ -141,7 +141,10 @@ def data_lines(slug: str) -> list[str]:
     names = chapter_data(slug)
     here = [name for name in names if data.available(name)]
     lines = [f"Real data at hand: {', '.join(here) or 'none'}"] if names else []
-    if gone := [name for name in names if name not in here]:
+    gone = [name for name in names if name not in here]
+    if used := [f"{data.at_hand(name)} for {name}" for name in gone if data.at_hand(name) != name]:
+        lines.append(f"Real data in place of absent ones: {', '.join(used)}")
+    if gone:
         size = sum(data.records()[name].size for name in gone) / 1e6
         lines.append(
             f"Not on this machine: {', '.join(gone)} ({size:.0f} MB; bring them with `emlab data "

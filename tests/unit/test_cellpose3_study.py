@@ -11,7 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from emlab.data import access, records
 from emlab.data.cells import Cell, simulated_cells
+from emlab.data.download import Policy
 from emlab.errors import InputError
 from emlab.methods import cellpose3_audit as audit
 from emlab.methods import cellpose3_cases as cases_of
@@ -134,6 +136,29 @@ def test_the_busiest_window_is_taken_with_its_labels():
 
 
 # Scores
+
+
+@pytest.mark.real_data
+def test_nuclei_that_a_package_ships_come_before_simulated_ones(mirror, monkeypatch, tmp_path):
+    """Only those that no network was trained on; without them, simulated nuclei."""
+    monkeypatch.setenv("EMLAB_CACHE", str(tmp_path / "cache"))
+    for variable in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.setattr(access, "Policy", lambda: Policy(attempts=1))
+    for shipped in (["stardist_2d"], []):
+        some = tmp_path / "_".join(["mirror", *shipped])
+        some.mkdir()
+        for file in (file for name in shipped for file in records()[name].files):
+            (some / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (some / file.path).symlink_to(mirror / file.path)
+        monkeypatch.setenv("EMLAB_MIRROR", str(some))
+        found, report = cases_of.chapter_cells(), Report("05_cellpose3", tmp_path, "smoke", 0)
+        cases_of.record_cells(report, found)
+        report.value("number", 1.0)
+        (entry,) = report.metrics()["data"]
+        assert {cell.domain for cell in found} == {"stardist" if shipped else "simulated"}
+        assert entry["name"] == ("stardist_2d" if shipped else "nuclei")
+        assert entry["stands_in_for"] == "nuclei_test"
 
 
 def test_counts_are_those_of_the_metric(cases, table):

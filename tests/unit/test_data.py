@@ -2,17 +2,32 @@
 
 import gzip
 import hashlib
-import http.server
-import threading
+import re
 import zipfile
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
 import pytest
+import tqdm
+from serving import serving
 
-from emlab import cli
-from emlab.data import access, fetch, load, path, paths, records, registry, verify, where
+from emlab import chapters, cli
+from emlab.data import (
+    access,
+    cryoppp,
+    download,
+    empiar,
+    fetch,
+    load,
+    path,
+    paths,
+    records,
+    registry,
+    verify,
+    where,
+)
 from emlab.data.decode import decode_file
 from emlab.data.download import Policy
 from emlab.data.hashing import hash_arrays
@@ -22,23 +37,12 @@ from emlab.errors import DataUnavailableError, InputError, IntegrityError
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def loopback(tmp_path):
     """Address of a server of the folder "web"."""
     (tmp_path / "web").mkdir()
-    handler = partial(Quiet, directory=tmp_path / "web")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(tmp_path / "web") as (_, url):
+        yield url
 
 
 @pytest.fixture
@@ -105,6 +109,18 @@ def test_package_data_comes_before_the_url(toy, monkeypatch, tmp_path):
     assert load("toy").source == "package"
     use_registry(monkeypatch, folder, packaged.replace("toy_package:", "absent_package:"))
     assert load("toy").source == "url"
+
+
+def test_what_a_package_ships_serves_where_another_set_is_absent(two, monkeypatch, tmp_path):
+    text = registry.REGISTRY.read_text()
+    use_registry(monkeypatch, tmp_path, text.replace("how =", 'instead = ["big"]\nhow =', 1))
+    assert access.at_hand("toy") == "toy"
+    fetch("big")
+    assert access.at_hand("toy") == "big"
+    monkeypatch.setattr(chapters, "chapter_data", lambda _: ("toy",))
+    assert any("big for toy" in line for line in chapters.data_lines("00_start_here"))
+    fetch("toy")
+    assert access.at_hand("toy") == "toy"
 
 
 def test_wrong_bytes_are_refused_wherever_they_are(toy, monkeypatch):
@@ -241,6 +257,7 @@ def test_registry_is_complete_and_consistent():
     for record in known.values():
         for text in (record.title, record.licence, record.citation, record.source):
             assert text
+        assert set(record.instead) <= set(known)
         decodes = any(file.key for file in record.files)
         assert bool(record.pixel_sha256) == decodes or record.name == "mnist_train_60k"
         for file in record.files:
@@ -316,6 +333,105 @@ def test_command_line_errors_are_one_line_with_their_exit_code(toy, capsys, word
     assert found == code
     assert err.startswith("emlab: error: ")
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def two(toy, monkeypatch, loopback):
+    """The toy and a second set of 3 MB, which the chapter "00_start_here" loads."""
+    folder, text = toy
+    big = np.zeros((1000, 3000), np.uint8)
+    np.save(folder / "web" / "big.npy", big)
+    content = (folder / "web" / "big.npy").read_bytes()
+    more = text.replace("[toy", "[big").replace("[[toy", "[[big").replace("toy.npy", "big.npy")
+    more = re.sub("size = .*", f"size = {len(content)}", more)
+    more = re.sub(
+        'sha256 = "[0-9a-f]{64}"\nurl',
+        f'sha256 = "{hashlib.sha256(content).hexdigest()}"\nurl',
+        more,
+    )
+    use_registry(monkeypatch, folder, text + more)
+    monkeypatch.setattr(chapters, "chapter_data", lambda slug: ("big",) if slug[:2] == "00" else ())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "brought"),
+    [(["toy"], ["toy"]), (["big", "toy"], ["big", "toy"]), (["toy", "toy"], ["toy"]),
+     (["--all"], ["toy", "big"]), (["--chapters"], ["big"]),
+     (["toy", "--chapters"], ["toy", "big"])],
+)  # fmt: skip
+def test_fetch_brings_what_its_flags_name(two, capsys, words, brought):
+    sizes = {"toy": records()["toy"].size, "big": records()["big"].size}
+    code, out, _ = run(capsys, "fetch", *words, "--dry-run")
+    missing = f"{sum(map(sizes.get, brought)) / 1e6:.1f} MB"
+    told = f"{len(brought)} of {len(brought)} data sets are missing: {missing}\n"
+    assert (code, out) == (0, told)
+    assert not list((two / "cache").iterdir())
+    code, out, _ = run(capsys, "fetch", *words)
+    assert (code, out.splitlines()[0] + "\n") == (0, told)
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["ok", n] for n in brought]
+    assert sorted(p.stem for p in (two / "cache" / "some").glob("[!.]*")) == sorted(brought)
+    assert run(capsys, "fetch", *words)[1].startswith(f"0 of {len(brought)} data sets are missing")
+
+
+def test_fetch_brings_the_others_when_one_fails(two, capsys):
+    (two / "web" / "toy.npy").unlink()
+    code, out, err = run(capsys, "fetch", "toy", "big")
+    assert code == 3
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["FAILED", "ok"]
+    assert "emlab data fetch toy" in out
+    assert err == "emlab: error: 1 of 2 failed, see above: toy\n"
+
+
+def test_fetch_shows_bytes(two, capsys, monkeypatch):
+    """On a terminal: what came of what is to come, on standard error."""
+    monkeypatch.setattr(
+        download, "byte_bar", lambda total: tqdm.tqdm(total=total, unit="B", unit_scale=True)
+    )
+    code, _, err = run(capsys, "fetch", "big", "toy")
+    assert code == 0
+    assert "3.00M/3.00M" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [(["empiar-10081"], [("10081", 1)]), (["empiar-10025", "--micrographs", "3"], [("10025", 3)]),
+     (["empiar-10289", "toy", "empiar-10291"], [("10289", 1), ("10291", 1)])],
+)  # fmt: skip
+def test_fetch_reads_entries_as_far_as_asked(two, capsys, monkeypatch, words, asked):
+    seen = []
+
+    def entry(name, count, progress):
+        seen.append((name, count))
+        return SimpleNamespace(images=[0] * 250 * count)
+
+    def images(name, count, progress):
+        entry(name, count, progress)
+        return [SimpleNamespace(name=f"EMPIAR-{name} m{n}") for n in range(count)]
+
+    monkeypatch.setattr(empiar, "load_empiar_10025", partial(entry, "10025"))
+    monkeypatch.setattr(cryoppp, "load_cryoppp", images)
+    code, out, _ = run(capsys, "fetch", *words, "--dry-run")
+    assert (code, seen) == (0, [])
+    assert "micrographs each" in out
+    code, out, _ = run(capsys, "fetch", *words)
+    assert (code, sorted(seen)) == (0, asked)
+    for name, count in asked:
+        what = f"{250 * count} particles" if name == "10025" else f"EMPIAR-{name} m0"
+        assert f"ok      empiar-{name} ({what})" in out
+    assert ("ok      toy" in out) == ("toy" in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [([], "--all or --chapters"), (["nope"], "nope"), (["toy", "tyo"], "did you mean toy"),
+     (["empiar-10082"], "10081"), (["empiar-10081", "--micrographs", "0"], "at least one")],
+)  # fmt: skip
+def test_fetch_refuses_what_it_does_not_know(two, capsys, words, said):
+    code, _, err = run(capsys, "fetch", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err
+    assert not list((two / "cache").iterdir())
 
 
 @pytest.mark.parametrize("command", ["list", "fetch", "verify", "path"])

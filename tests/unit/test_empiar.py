@@ -1,11 +1,8 @@
 """EMPIAR-10025 as served: a small copy of its layout over loopback, cut at the listed places."""
 
-import functools
-import http.server
-import threading
-
 import numpy as np
 import pytest
+from serving import serving
 
 from emlab.data.empiar import AVERAGES, TABLE, load_empiar_10025
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
@@ -38,18 +35,8 @@ def entry(tmp_path):
     (folder / TABLE).parent.mkdir()
     (folder / TABLE).write_text("\n".join([*lines, ""]))
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    serve = functools.partial(Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(folder) as (_, url):
+        yield folder, url
 
 
 def load(entry, folder, micrographs=1):

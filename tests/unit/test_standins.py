@@ -1,6 +1,9 @@
 """Numbers from stand-ins are named, and not published."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from emlab.report import Report
 from tools.standins import main
@@ -35,3 +38,27 @@ def test_a_stand_in_is_named(runs, capsys):
 def test_nothing_run_is_no_success(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "make book" in capsys.readouterr().err
+
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / ".github" / "workflows"
+
+
+@pytest.mark.parametrize(("name", "profile"), [("nightly", "cpu"), ("gpu", "gpu")])
+def test_numbers_are_published_from_kept_and_real_data_only(name, profile):
+    workflow = yaml.safe_load((WORKFLOWS / f"{name}.yml").read_text())
+    (job,) = (job for job in workflow["jobs"].values() if "env" in job)
+    steps = [step.get("run") or step["uses"].partition("@")[0] for step in job["steps"]]
+    order = [
+        "actions/cache", "make data", f"make book PROFILE={profile}",
+        f".venv/bin/python -m tools.standins _build/runs/{profile}",
+    ]  # fmt: skip
+    places = [steps.index(step) for step in order]
+    published = [place for place, step in enumerate(steps) if "actions/upload" in step]
+    assert places == sorted(places)
+    assert all(place > places[-1] for place in published)
+    assert published
+    (cache,) = (step["with"] for step in job["steps"] if "actions/cache" in step.get("uses", ""))
+    assert job["env"]["EMLAB_CACHE"].endswith(cache["path"])
+    assert "registry.toml" in cache["key"]
+    if "publish" in workflow["jobs"]:
+        assert workflow["jobs"]["publish"]["needs"] == "book"

@@ -17,7 +17,7 @@ from filelock import FileLock
 from emlab import data
 from emlab.chapters import chapter_data, shipped
 from emlab.cli import main as emlab
-from emlab.data.download import Policy
+from emlab.data.download import Policy, byte_bar
 from emlab.errors import EmlabError
 from tools.book.runs import Runs
 from tools.book.stage import stage
@@ -70,14 +70,15 @@ def fetch_missing() -> None:
     size = sum(data.records()[name].size for name in missing) / 1e6
     print(f"Fetching {len(missing)} data sets of the chapters, {size:.0f} MB ...", flush=True)
     failed: list[str] = []
-    for number, name in enumerate(missing):
-        if number >= 3 and len(failed) == number:  # no network, or one that swallows requests
-            failed = missing
-            break
-        try:
-            data.fetch(name, progress=sys.stderr.isatty(), policy=QUICKLY)
-        except EmlabError:
-            failed.append(name)
+    with byte_bar() as bar:
+        for number, name in enumerate(missing):
+            if number >= 3 and len(failed) == number:  # no network, or one that swallows requests
+                failed = missing
+                break
+            try:
+                data.fetch(name, bar.update, QUICKLY)
+            except EmlabError:
+                failed.append(name)
     if failed:
         print(
             f"{len(failed)} of them cannot be had now ({', '.join(failed)}); `make data` says why. "

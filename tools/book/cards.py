@@ -38,6 +38,7 @@ def _data_card(record: data.Record) -> str:
         ["pixel size", f"{pixel} Å" if pixel is not None else "none"],
         ["remark on the pixel size", record.pixel_size_note],
         ["how to obtain it", _obtained(record)],
+        ["where it is absent", ", ".join(record.instead)],
         ["note", record.note],
         ["hash of the pixels", f"`{record.pixel_sha256}`" if record.pixel_sha256 else ""],
     ]

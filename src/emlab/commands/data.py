@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from emlab.commands.job import report_checks
 from emlab.commands.options import group
 from emlab.errors import InputError
 from emlab.report import format_table
+
+if TYPE_CHECKING:
+    from emlab.data.download import Progress
 
 app = group(
     "List, fetch, verify and locate data sets.\n\n"
@@ -67,43 +71,43 @@ def fetch(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    import tqdm
-
     from emlab.chapters import chapter_data, shipped
     from emlab.data import available, records
     from emlab.data import fetch as fetch_data
+    from emlab.data.download import byte_bar
     from emlab.data.registry import record
 
     wanted = list(records()) if everything else list(names or [])
     if chapters:
         wanted += [name for path in shipped() for name in chapter_data(path.stem)]
-    entries = [name for name in wanted if name.startswith("empiar-")]
-    wanted = [name for name in wanted if name not in entries]
-    if entries and not dry_run:
-        report_checks(entries, lambda name: _fetch_entry(name, micrographs))
-    if entries and not wanted:
-        return
     if not wanted:
         raise InputError("name a data set, or use --all or --chapters; see `emlab data list`")
     wanted = list(dict.fromkeys(wanted))
-    missing = [name for name in wanted if record(name) and not available(name)]
-    megabytes = sum(record(name).size for name in missing) / 1e6
-    typer.echo(f"{len(missing)} of {len(wanted)} data sets are missing: {megabytes:.1f} MB")
+    entries = [name for name in wanted if name.startswith("empiar-")]
+    sets = [name for name in wanted if name not in entries]
+    missing = [record(name) for name in sets if record(name) and not available(name)]
+    if sets:
+        megabytes = sum(entry.size for entry in missing) / 1e6
+        typer.echo(f"{len(missing)} of {len(sets)} data sets are missing: {megabytes:.1f} MB")
+    loaders = {name: _entry_loader(name) for name in entries}
+    if entries:
+        typer.echo(f"{', '.join(entries)}: {micrographs} micrographs each, of unknown size")
     if dry_run:
         return
-    alone = len(wanted) == 1
+
+    def bring(name: str) -> str:
+        if name in entries:
+            return loaders[name](micrographs, bar.update)
+        return ", ".join(str(place) for place in fetch_data(name, bar.update))
+
+    # how many bytes the pieces of a build have is not known before they come
+    known = not entries and not any(file.build for entry in missing for file in entry.files)
     with (
+        byte_bar(sum(entry.size for entry in missing) if known else None) as bar,
         ThreadPoolExecutor(SIDE_BY_SIDE) as pool,
-        tqdm.tqdm(total=len(wanted), unit="set", disable=alone) as bar,
     ):
-        futures = {name: pool.submit(fetch_data, name, alone) for name in wanted}
-        for future in futures.values():
-            future.add_done_callback(lambda _: bar.update())
-
-    def places(name: str) -> str:
-        return ", ".join(str(place) for place in futures[name].result())
-
-    report_checks(wanted, places)
+        futures = {name: pool.submit(bring, name) for name in wanted}
+    report_checks(wanted, lambda name: futures[name].result())
 
 
 @app.command()
@@ -144,16 +148,17 @@ def path(
         typer.echo(str(place))
 
 
-def _fetch_entry(name: str, micrographs: int) -> str:
+def _entry_loader(name: str) -> Callable[[int, Progress], str]:
+    """Return what fetches micrographs of an EMPIAR entry and says what came."""
     from emlab.data.cryoppp import ENTRIES, load_cryoppp
     from emlab.data.empiar import load_empiar_10025
 
     entry = name.removeprefix("empiar-")
     if entry == "10025":
-        return f"{len(load_empiar_10025(micrographs).images)} particles"
+        return lambda n, seen: f"{len(load_empiar_10025(n, progress=seen).images)} particles"
     if entry not in ENTRIES:
         raise InputError(f"no loader for {name!r}; use 10025, {', '.join(ENTRIES)}")
-    return ", ".join(found.name for found in load_cryoppp(entry, micrographs))
+    return lambda n, seen: ", ".join(m.name for m in load_cryoppp(entry, n, progress=seen))
 
 
 def _pixel_size(size: float | tuple[float, ...] | None) -> str:

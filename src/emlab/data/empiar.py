@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emlab import data
-from emlab.data.download import Policy, download
-from emlab.data.hashing import hash_file
+from emlab.data.download import Policy, Progress, download
+from emlab.data.hashing import check_noted, note_hash
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.particles import read_metadata, read_star
 from emlab.data.windows import centre_window, fourier_resize
-from emlab.errors import DataUnavailableError, InputError, IntegrityError
+from emlab.errors import DataUnavailableError, InputError
 from emlab.io import read_image
-from emlab.runtime import atomic_path
 
 EMPIAR = "https://ftp.ebi.ac.uk/empiar/world_availability/10025/data"
 TABLE = "14sep05c_raw_196/run1_shiny_mp007_data_dotstar.txt"
@@ -37,6 +36,7 @@ def load_empiar_10025(
     base_url: str = EMPIAR,
     folder: Path | None = None,
     timeout_seconds: float = 60.0,
+    progress: Progress | None = None,
 ) -> Particles:
     """Cut the particles out of the first frame averages of the entry.
 
@@ -50,6 +50,8 @@ def load_empiar_10025(
         By which the pixels of .66 A are made coarser.
     base_url, folder : str, Path
         The entry's ``data`` folder, and where its files are kept (default: the user's cache).
+    progress : callable, optional
+        Called with the number of bytes of each piece that comes.
 
     Returns
     -------
@@ -69,7 +71,11 @@ def load_empiar_10025(
     if micrographs < 1 or box < 2 or box % 2 or binning < 1:
         raise InputError("give micrographs >= 1, an even box and binning >= 1")
     folder = folder or data.cache_folder() / "empiar" / "10025"
-    table_file = _fetch(base_url, TABLE, folder, timeout_seconds)
+
+    def fetched(name: str) -> Path:
+        return _fetch(f"{base_url}/{name}", folder / name, timeout_seconds, progress)
+
+    table_file = fetched(TABLE)
     table = read_metadata(table_file, pixel_size_angstrom=PIXEL_ANGSTROM)
     rows = next(t for t in read_star(table_file).values() if "rlnImageName" in t)
     if not {"rlnCoordinateX", "rlnCoordinateY"} <= rows.keys():
@@ -79,8 +85,7 @@ def load_empiar_10025(
     chosen: list[int] = []
     windows: list[NDArray[np.float32]] = []
     for exposure in list(dict.fromkeys(exposures))[:micrographs]:
-        name = f"{AVERAGES}/{exposure}_c.mrc"
-        picture = read_image(_fetch(base_url, name, folder, timeout_seconds)).pixels
+        picture = read_image(fetched(f"{AVERAGES}/{exposure}_c.mrc")).pixels
         for number in np.flatnonzero(exposures == exposure):
             cut = _window(picture, places[number], box * binning)
             if cut is not None:
@@ -111,20 +116,16 @@ def _window(
     return picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
-def _fetch(base_url: str, name: str, folder: Path, timeout: float) -> Path:
-    target, url = folder / name, f"{base_url}/{name}"
-    note = target.with_name(f"{target.name}.sha256")
+def _fetch(url: str, target: Path, timeout: float, progress: Progress | None) -> Path:
     if target.is_file():
-        if note.is_file() and hash_file(target) != note.read_text("utf-8").strip():
-            raise IntegrityError(f"{target} has changed since it was received; remove it")
+        check_noted(target)
         return target
     try:
-        download(url, target, policy=Policy(timeout_seconds=timeout, attempts=3))
+        download(url, target, policy=Policy(timeout, attempts=3), progress=progress)
     except DataUnavailableError as problem:
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or put the file into "
             f"{target} yourself"
         ) from problem
-    with atomic_path(note) as temporary:
-        temporary.write_text(hash_file(target) + "\n", "utf-8")
+    note_hash(target)
     return target

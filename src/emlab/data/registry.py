@@ -66,6 +66,8 @@ class Record:
         Says so when the pixel size is recalled and not read from a file.
     how
         How to obtain the files where no URL serves exactly these bytes.
+    instead
+        Real data sets that packages ship, used where this one is absent, before any simulated one.
     pixel_sha256
         Hash of the decoded arrays by `emlab.data.hashing.hash_arrays`; empty if none decode.
     """
@@ -81,6 +83,7 @@ class Record:
     pixel_size_note: str = ""
     how: str = ""
     note: str = ""
+    instead: tuple[str, ...] = ()
     pixel_sha256: str = ""
 
     @property
@@ -104,8 +107,7 @@ def _record(name: str, table: dict[str, Any]) -> Record:
     try:
         files = tuple(DataFile(**entry) for entry in table["files"])
         fields = {key: value for key, value in table.items() if key != "files"}
-        if isinstance(fields.get("pixel_size_angstrom"), list):
-            fields["pixel_size_angstrom"] = tuple(map(float, fields["pixel_size_angstrom"]))
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         record = Record(name=name, files=files, **fields)
     except (KeyError, TypeError) as problem:
         raise InputError(

@@ -18,6 +18,7 @@ from emlab.methods.cellpose3_cases import (
     Case,
     Labeller,
     busiest,
+    halves,
     make_cases,
     part,
     tune_levels,
@@ -123,19 +124,9 @@ def domain_cases(names: Sequence[str], scale: float, side: int, seed: int) -> di
             given = [at_working_size(cell) for cell in cells(name, "test")]
         except DataUnavailableError:
             continue
-        halves = [one for cell in given for one in _halves(cell, side)]
-        found[name] = make_cases(halves, "denoise", {cell.name: scale for cell in halves}, seed)
+        own = [part(one, busiest(one.labels, side)) for cell in given for one in halves(cell)]
+        found[name] = make_cases(own, "denoise", {cell.name: scale for cell in own}, seed)
     return found
-
-
-def _halves(cell: Cell, side: int) -> list[Cell]:
-    middle = cell.image.shape[0] // 2
-    halves = []
-    for name, rows in (("upper", slice(0, middle)), ("lower", slice(middle, None))):
-        half = part(cell, (rows, slice(None)))
-        half = part(half, busiest(half.labels, side))
-        halves.append(replace(half, name=f"{cell.name}_{name}"))
-    return halves
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ other number; time may not, since machines differ and a slow one is no regressio
 ``data`` names the sets that a number came from; none for what the code simulates itself. Where one
 of them was stood in for in a run (``stands_in_for`` in metrics.json), ``stand_in`` holds instead,
 measured with the stand-in; ``{"skipped": "why"}`` there says that such a run has no such number.
+A real set that may stand in beside a simulated one has bounds of its own, by its name::
+
+    "instead": {"stardist_2d": {"denoise.ap_50.ours": {"min": 0.6, "why": "measured 0.7"}}}
+
+Bounds that are not listed there do not judge such a run.
 
 A recorded number whose code, settings or weights have changed since is a failure; see
 `emlab.recorded`.
@@ -124,11 +129,16 @@ def compare(metrics: Source, expected: Source) -> list[Outcome]:
 
 def bounds_of(run: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the bounds that judge a run: those of its stand-ins where it had some."""
-    stood_in_for = {entry["stands_in_for"] for entry in run["data"] if entry["stand_in"]}
-    chosen = {
-        name: bound["stand_in"] if stood_in_for.intersection(bound["data"]) else bound
-        for name, bound in limits["bounds"].items()
-    }
+    stood_in = {e["stands_in_for"]: e["name"].split(" ")[0] for e in run["data"] if e["stand_in"]}
+
+    def holds(name: str, bound: Mapping[str, Any]) -> Mapping[str, Any]:
+        others = [stood_in[wanted] for wanted in bound["data"] if wanted in stood_in]
+        if not others:
+            return bound
+        own = limits.get("instead", {}).get(others[0])
+        return bound["stand_in"] if own is None else own.get(name, {"skipped": others[0]})
+
+    chosen = {name: holds(name, bound) for name, bound in limits["bounds"].items()}
     return {name: bound for name, bound in chosen.items() if "skipped" not in bound}
 
 
