@@ -98,7 +98,7 @@ class Job:
             image = resize(torch.from_numpy(image), fine).numpy()
         found: dict[str, np.ndarray] = {"diameter": np.array(diameter)}
         if restorer is not None:
-            image = restore(image, restorer, diameter * self.factor)
+            image = restore(image, restorer, diameter * self.factor).image
             found["image"] = image
         if self.masks is not None:
             plain = restorer is None

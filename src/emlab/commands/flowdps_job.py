@@ -243,5 +243,5 @@ def _within(
 def _keep(file: Path, found: Retrieval) -> None:
     arrays = {name: getattr(found, name) for name in ARRAYS}
     if arrays["spread"] is None:
-        arrays["spread"] = np.zeros((len(found.phase), 0, 0), np.float32)
+        arrays["spread"] = np.zeros((len(found.image), 0, 0), np.float32)
     keep_arrays(file, {"pixel_size_angstrom": np.array(found.pixel_size_angstrom), **arrays})

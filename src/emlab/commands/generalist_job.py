@@ -32,14 +32,14 @@ from emlab.methods import generalist
 from emlab.methods.generalist import (
     Config,
     OneStepConfig,
-    Restoration,
     deblur_blind,
     load,
     load_config,
 )
-from emlab.methods.generalist_volumes import ONE_ESTIMATE, megabytes, restore_volume, survey
+from emlab.methods.generalist_volumes import megabytes, restore_volume, survey
 from emlab.priors import Prior
 from emlab.runtime import choose_device, choose_threads, make_generator
+from emlab.solvers import ONE_ESTIMATE
 from emlab.solvers.tiling import TiledPrior
 from emlab.tasks import check_crew, hire
 
@@ -278,7 +278,7 @@ class Job:
 
     def _write(
         self,
-        result: Restoration,
+        result: generalist.Found,
         corner: tuple[int, int],
         lateral: int = 1,
         depth: int = 1,
@@ -287,14 +287,14 @@ class Job:
         top, left = (start * lateral for start in corner)
         inside = (..., slice(top, top + height), slice(left, left + width))
         size = self.result_size(lateral, depth)
-        share = result.network_seconds / max(result.seconds, 1e-9)
+        share = result.cost.network_seconds / max(result.cost.seconds, 1e-9)
         rows = {
             "input": str(self.input),
             "task": self.task.replace("_", ", "),
             "prior": f"{self.config.prior}, {self._drawn()}, "
-            f"{count(result.evaluations, 'evaluation')} of the whole image",
+            f"{count(result.cost.evaluations, 'evaluation')} of the whole image",
             "noise sigma": f"{result.noise_sigma:.5g} ({self._noise_origin()})",
-            "seconds": f"{result.seconds:.1f}, {share:.0%} of it in the network",
+            "seconds": f"{result.cost.seconds:.1f}, {share:.0%} of it in the network",
             "written": write_output(self.out, result.image[inside], size),
         }
         if self.spread is not None and result.spread is not None:

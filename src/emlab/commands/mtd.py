@@ -141,7 +141,7 @@ def recover(
         "field": f"{pixels.shape[0]} x {pixels.shape[1]} pixels{unit}",
         "prior": f"{name}, {len(result.candidates)} of {len(drawn)} starts, "
         f"{len(result.trace) - 1} iterations",
-        "sigma": f"{result.sigma:.5g} ({origin})",
+        "sigma": f"{result.noise_sigma:.5g} ({origin})",
         "log-likelihood": f"{result.log_likelihood:.2f}, "
         f"{result.log_likelihood_gain:.1f} more than without copies",
         "occupancy": f"{result.occupancy:.3f} of the patches, about {copies:.0f} copies",

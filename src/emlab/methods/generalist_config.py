@@ -12,15 +12,10 @@ from emlab.methods.settings import read_settings
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.guided_flow import GuidedFlowConfig
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
-from emlab.solvers.one_step import DiffuseBackConfig
+from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
 
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
-
-
-@dataclass(frozen=True)
-class OneStepConfig:
-    """The posterior mean under white noise: one evaluation of the prior, nothing to choose."""
 
 
 Solver = (

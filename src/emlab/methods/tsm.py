@@ -22,7 +22,10 @@ from torch import Tensor
 from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
+from emlab.methods.estimate import Cost, Estimate
 from emlab.methods.tsm_guidance import standardise
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
 from emlab.priors.networks import load_prior
 from emlab.priors.score_matching import ScorePrior
@@ -70,27 +73,6 @@ class Config:
         return max(1, int(self.memory_mb * 1e6 / (_BYTES_PER_PIXEL * self.tile**2)))
 
 
-@dataclass(frozen=True)
-class Denoised:
-    """A denoised micrograph.
-
-    Attributes
-    ----------
-    image : ndarray
-        ``(H, W)`` float32 in the grey levels of the micrograph, background included.
-    sigma : float
-        Noise in these grey levels, at the pixel size that the network worked at.
-    working_angstrom : float
-        That pixel size.
-    seconds : float
-    """
-
-    image: NDArray[np.float32]
-    sigma: float
-    working_angstrom: float
-    seconds: float
-
-
 def load_denoiser(
     name: str = "tsm", device: torch.device | str = "cpu", half: bool | None = None
 ) -> ScorePrior:
@@ -124,7 +106,7 @@ def denoise(
     sigma: float | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> Denoised:
+) -> Estimate[NDArray[np.float32]]:
     """Denoise one micrograph ``(H, W)`` of any size, protein dark.
 
     Pixels smaller than the network's (2.63 A) are made coarser first, by cropping the spectrum,
@@ -168,11 +150,21 @@ def denoise(
     if settings.iteration is None:
         found = tweedie(tiled, image, settings.strength)
     else:
-        found = iterate(tiled, image, settings.strength, settings.iteration)[-1]
+        noise = GaussianNoise(settings.strength)
+        found = iterate(tiled, Identity(), image, noise, settings.iteration).images[0]
     result = standard.restore(found.cpu()).numpy()
+    notes = []
     if coarse.shape != values.shape:
         result = resize(result, values.shape)
-    return Denoised(result, standard.sigma, working, time.perf_counter() - started)
+        notes = [f"denoised at {working:.4g} A"]
+    rounds = 1 if settings.iteration is None else settings.iteration.steps
+    return Estimate(
+        image=result,
+        samples=result[None],
+        noise_sigma=standard.sigma,
+        notes=notes,
+        cost=Cost(time.perf_counter() - started, evaluations=rounds),
+    )
 
 
 def to_working_size(

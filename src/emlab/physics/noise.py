@@ -72,6 +72,14 @@ class GaussianNoise:
         """Return the misfit over the variance."""
         return (measurement - mean) / self.sigma**2
 
+    def precision(self, residual: Tensor) -> Tensor:
+        r""":math:`C^{-1} r`: the residual over the variance."""
+        return residual / self.sigma**2
+
+    def curvature(self, mean: Tensor) -> Tensor:
+        """Return the Fisher information of each pixel, one over the variance."""
+        return torch.full_like(mean, 1 / self.sigma**2)
+
 
 class PoissonGaussianNoise:
     r"""Counted electrons and a noisy amplifier.

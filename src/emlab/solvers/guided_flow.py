@@ -10,7 +10,6 @@ adds the score of the measurement:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,9 +18,16 @@ from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
-from emlab.solvers.plug_and_play import Progress, Samples
+from emlab.solvers.contract import (
+    NoiseSource,
+    Progress,
+    Samples,
+    conjugate_gradients,
+    normal,
+)
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,16 @@ def guided_flow(
     prior: Prior,
     operator: LinearOperator,
     measurement: Tensor,
-    noise_sigma: float,
+    noise: GaussianNoise,
     config: GuidedFlowConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | NoiseSource,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
+    start: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Samples:
-    r"""Draw images from the posterior of ``measurement = A(image) + noise_sigma * noise``.
+    r"""Draw images from the posterior of a measurement with white noise.
 
     The score of the measurement is that of a Gaussian whose moments the prior itself gives
     (moment matching, Rozet et al. 2024, eq. 12): mean :math:`A\hat x_0`, covariance
@@ -74,40 +81,23 @@ def guided_flow(
               \qquad x_{\tau-d} = x_\tau + \frac{d}{\tau}\,(\hat x_0(y) - x_\tau),
 
     which is the equation above without its division by :math:`1-\tau`. Exact for every Gaussian
-    prior as the steps and iterations grow.
-
-    Parameters
-    ----------
-    prior : Prior
-        Differentiable.
-    measurement : Tensor
-        What `operator` returns for one image of `shape`.
-    noise_sigma : float
-        Standard deviation of the measurement's noise, positive.
-    shape : tuple of int
-        Of the image ``(H, W)``.
-    samples : int
-        Independent runs, computed as one batch.
-
-    Returns
-    -------
-    Samples
-        A step is one pass through the network and `iterations` back.
+    prior as the steps and iterations grow. A `Solver`; a step is one pass through a differentiable
+    prior of images and `iterations` back.
 
     Raises
     ------
     InputError
-        A noise level that is not positive.
+        The several priors of a volume, or noise that is not white.
     """
-    if not noise_sigma > 0:
-        raise InputError(f"noise_sigma must be positive, got {noise_sigma}")
-    x = torch.randn((samples, *shape), generator=generator, dtype=measurement.dtype)
-    x = config.tau_max * x.to(measurement.device)
+    if not hasattr(prior, "denoise") or not isinstance(noise, GaussianNoise):
+        raise InputError("guided_flow restores images under white noise; use restore")
+    size = (samples, *(measurement.shape if shape is None else shape))
+    x = config.tau_max * normal(generator, 0, size, measurement)
     times = [config.tau_max * (1 - i / config.steps) for i in range(config.steps + 1)]
     trace = []
     for count, (tau, following) in enumerate(pairwise(times)):
         clean, misfit = conditional_mean(
-            prior, operator, measurement, noise_sigma, x / (1 - tau), tau / (1 - tau),
+            prior, operator, measurement, noise.sigma, x / (1 - tau), tau / (1 - tau),
             config.iterations,
         )  # fmt: skip
         trace.append(misfit)
@@ -145,32 +135,6 @@ def conditional_mean(
             spread = operator.A(covariance(operator.A_adjoint(residual)))
             return spread + noise_sigma**2 * residual
 
-        weights = conjugate_gradients(evidence, misfit, iterations)
+        weights = conjugate_gradients(evidence, misfit, iterations, 1e-12)
         correction = covariance(operator.A_adjoint(weights))
     return clean + correction, misfit.square().mean().sqrt().item()
-
-
-def conjugate_gradients(
-    matrix: Callable[[Tensor], Tensor], target: Tensor, iterations: int
-) -> Tensor:
-    """Solve ``matrix(x) = target`` from zero, each item of the leading axis by itself.
-
-    `matrix` is symmetric and positive; where rounding or a network makes it otherwise, the item
-    keeps what it has.
-    """
-    dims = tuple(range(1, target.ndim))
-    solution, residual, direction = torch.zeros_like(target), target, target
-    power = residual.square().sum(dims, keepdim=True)
-    enough = 1e-12 * power
-    for _ in range(iterations):
-        applied = matrix(direction)
-        curvature = (direction * applied).sum(dims, keepdim=True)
-        going = (curvature > 0) & (power > enough)
-        if not going.any():
-            break
-        step = torch.where(going, power / curvature, 0.0)
-        solution = solution + step * direction
-        residual = residual - step * applied
-        before, power = power, residual.square().sum(dims, keepdim=True)
-        direction = residual + torch.where(going, power / before, 0.0) * direction
-    return solution
