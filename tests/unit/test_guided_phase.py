@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from weak_phase import WeakPhase
 
 from emlab.errors import InputError
 from emlab.metrics import coverage
 from emlab.physics.counting import GaussianCounts, Poisson
 from emlab.physics.ctf import ComplexCTF
-from emlab.physics.exit_wave import ExitWave, WeakPhase
+from emlab.physics.exit_wave import ExitWave
 from emlab.priors import GaussianPrior
 from emlab.priors.scaled import ScaledPrior
 from emlab.solvers.denoiser_spread import (

@@ -123,8 +123,7 @@ def against_closed_form(task, samples=150, **options):
     return ((found.mean - mean) / std).square().mean().sqrt(), ratio
 
 
-def test_all_noise_anew_spreads_too_little_and_little_trust_too_much():
-    assert against_closed_form("denoise", trust=1.0, fresh=1.0)[1] < 0.75
+def test_little_trust_spreads_too_much():
     assert against_closed_form("denoise", trust=0.3)[1] > 1.3
 
 
@@ -228,7 +227,7 @@ def test_published_settings_that_make_no_sense_are_refused(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": 1}, {"sigma_min": 2.0}, {"fresh": 1.5}, {"trust": 0.0}, {"iterations": 0}],
+    [{"steps": 1}, {"sigma_min": 2.0}, {"trust": 0.0}, {"iterations": 0}],
 )
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(InputError):

@@ -17,7 +17,6 @@ from emlab.solvers.contract import conjugate_gradients
 from emlab.solvers.denoiser_spread import WienerSpread
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.flowdps import FlowDPSConfig
-from emlab.solvers.guided_flow import GuidedFlowConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
@@ -114,7 +113,6 @@ CASES = {
     "diffused back": Case(DiffuseBackConfig(100, 0.003), 0.12, (0.95, 1.05), Direct()),
     "half quadratic": Case(HalfQuadraticConfig(sigma_min=0.05, weight=1.0), 0.25, None),
     "restore": Case(RestoreConfig(40, 5.0, trust=1.0), 0.4, (0.75, 1.05)),
-    "guided flow": Case(GuidedFlowConfig(100, 12), 0.12, (0.93, 1.05)),
     "pseudo-inverse": Case(PosteriorConfig(STD, 300), 0.12, (0.93, 1.05), Direct(), 0.0),
     "guided phase": Case(
         GuidedPhaseConfig(10, 20.0, 0.005, iterations=8), 0.12, (0.95, 1.05), options=SPREAD

@@ -10,7 +10,6 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.settings import read_settings
 from emlab.solvers.dps import DPSConfig
-from emlab.solvers.guided_flow import GuidedFlowConfig
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
@@ -23,7 +22,6 @@ Solver = (
     | RestoreConfig
     | PlugAndPlayConfig
     | DPSConfig
-    | GuidedFlowConfig
     | OneStepConfig
     | DiffuseBackConfig
 )
@@ -32,7 +30,6 @@ _SOLVERS: Mapping[str, type] = {
     "restore": RestoreConfig,
     "plug_and_play": PlugAndPlayConfig,
     "dps": DPSConfig,
-    "guided_flow": GuidedFlowConfig,
     "one_step": OneStepConfig,
     "diffuse_back": DiffuseBackConfig,
 }

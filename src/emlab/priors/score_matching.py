@@ -63,30 +63,6 @@ class Preconditioning:
         found = model((x / self.radius(wide))[:, None], v.log())[:, 0].float()
         return self.skip(wide) * x + self.output(wide) * found
 
-    def unit_target(self, clean: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        r"""What F has to return for D to be `clean`: of unit variance, whatever the noise.
-
-        .. math:: \frac{(\sigma^2 + v^2)\,\tilde y - \sigma^2 x}{\sigma v \sqrt{\sigma^2 + v^2}}
-
-        Parameters
-        ----------
-        clean, x : Tensor
-            ``(n, H, W)``.
-        v : Tensor
-            ``(n,)``.
-        """
-        wide = v[:, None, None]
-        return (clean - self.skip(wide) * x) / self.output(wide)
-
-    def unit_weight(self, v: Tensor) -> Tensor:
-        r"""Weight of an error of the surrogate score :math:`-D/\sigma^2` that makes it one of F.
-
-        .. math:: \lambda = \sigma^2 (\sigma^2 + v^2) / v^2
-
-        The paper's equation 26 is not this; with it the effective weight depends on the noise.
-        """
-        return self.sigma_data**2 * (self.sigma_data**2 + v.square()) / v.square()
-
 
 def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
     r"""What D regresses on in denoising score matching: :math:`x - u\,\sigma_n^2/\sigma_a`.

@@ -133,10 +133,6 @@ class RestoreConfig:
         the start, not the start itself.
     curvature : float
         Spacing of the levels, see `noise_levels`.
-    fresh : float, optional
-        Share f of the noise that is drawn anew at each step, 0 (deterministic) to 1. Default: that
-        of the reverse diffusion, :math:`f^2 = 1 - \sigma'^2/\sigma^2`, whose samples spread as
-        the posterior does; with 1, the published scheme's, they spread too little.
     trust : float
         Standard deviation of the prior's answer around the truth, as a share of the noise level;
         larger values follow the measurement sooner.
@@ -148,7 +144,6 @@ class RestoreConfig:
     sigma_max: float = 1.0
     sigma_min: float = 0.02
     curvature: float = 3.0
-    fresh: float | None = None
     trust: float = 0.3
     iterations: int = 10
 
@@ -156,8 +151,6 @@ class RestoreConfig:
         check_fields(self)
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("restoring needs steps >= 2 and 0 < sigma_min < sigma_max")
-        if self.fresh is not None and not 0 <= self.fresh <= 1:
-            raise InputError("restoring needs fresh in [0, 1], or none")
         if self.trust <= 0 or self.iterations < 1:
             raise InputError("restoring needs trust > 0 and iterations >= 1")
 
@@ -182,11 +175,12 @@ def restore(
 
     .. math:: \hat x = \arg\min_x \|y - Ax\|_{C^{-1}}^2 + \|x - D(x_\sigma,\sigma)\|^2/r^2, \qquad
               x_{\sigma'} = \hat x + \sigma'\Big(\sqrt{1-f^2}\,\frac{x_\sigma-\hat x}{\sigma}
-              + f\,\epsilon\Big) .
+              + f\,\epsilon\Big), \qquad f^2 = 1 - \sigma'^2/\sigma^2 .
 
     The minimiser is that of half-quadratic splitting (Zhang et al. 2021, eq. 7), the way back to
-    the next noise level that of Zhu et al. 2023 (DiffPIR, eq. 14). Without a start it begins at
-    zero.
+    the next noise level that of Zhu et al. 2023 (DiffPIR, eq. 14) with the share f of fresh noise
+    of the reverse diffusion: with f = 1, the published scheme's, samples spread too little.
+    Without a start it begins at zero.
     """
     views = views_of(prior)
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
@@ -201,7 +195,7 @@ def restore(
             operator, measurement, noise.precision, denoised, spread, config.iterations
         )
         trace.append(misfit)
-        share = (1 - (following / sigma) ** 2) ** 0.5 if config.fresh is None else config.fresh
+        share = (1 - (following / sigma) ** 2) ** 0.5
         kept = (1 - share**2) ** 0.5 * (x - estimate) / sigma
         x = estimate + following * (kept + share * normal(generator, step + 1, x.shape, x))
         if progress is not None:

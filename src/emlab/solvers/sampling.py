@@ -91,7 +91,7 @@ class PosteriorConfig:
         First and last of them, in units of the image.
     """
 
-    prior_std: float
+    prior_std: float = 1.0
     steps: int = 200
     sigma_max: float = 10.0
     sigma_min: float = 0.01

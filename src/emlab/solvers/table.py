@@ -9,7 +9,6 @@ from emlab.errors import InputError
 from emlab.solvers.contract import Solver
 from emlab.solvers.dps import DPSConfig, dps
 from emlab.solvers.flowdps import FlowDPSConfig, flowdps
-from emlab.solvers.guided_flow import GuidedFlowConfig, guided_flow
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
 from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig, diffuse_back, one_step
@@ -29,7 +28,6 @@ SOLVERS: Mapping[type, Solver] = {
     RestoreConfig: restore,
     PlugAndPlayConfig: plug_and_play_flow,
     DPSConfig: dps,
-    GuidedFlowConfig: guided_flow,
     PosteriorConfig: sample_posterior,
     GuidedPhaseConfig: guided_phase,
     FlowDPSConfig: flowdps,
