@@ -34,7 +34,7 @@ from emlab.methods.settings import PROFILES, read_profile, read_settings
 from emlab.metrics.segmentation import average_precision, mean_diameter
 from emlab.models.residual_unet import ResidualUNet
 from emlab.solvers.mask_flows import flow_targets
-from emlab.solvers.tiled_network import apply_tiled
+from emlab.solvers.tiling import apply_tiled
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import isfinite, prod
@@ -29,6 +28,7 @@ from emlab.errors import InputError
 from emlab.io.tags import PixelSize, simplify
 from emlab.io.volumes import create_volume
 from emlab.methods import generalist
+from emlab.methods.estimate import TimedPrior
 from emlab.methods.generalist import (
     Config,
     OneStepConfig,
@@ -158,7 +158,7 @@ class Job:
         with bar(self.task) as progress:
             prior = self.prior
             if isinstance(self.config.solvers[self.task], OneStepConfig):
-                prior = CountedPrior(prior, self._tiles(padded.shape), progress)
+                prior = TimedPrior(prior, progress, self._tiles(padded.shape))
             result = getattr(generalist, self.task.partition("_")[0])(
                 padded,
                 config=self.config,
@@ -302,24 +302,6 @@ class Job:
         for sentence in result.notes:
             note(sentence)
         _table(rows)
-
-
-class CountedPrior:
-    """A prior that tells how many of the tiles it has seen; a large image then has a bar."""
-
-    def __init__(self, prior: Prior, total: int, progress: Callable[[int, int], None]) -> None:
-        self.prior, self.total, self.progress, self.done = prior, total, progress, 0
-
-    def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Posterior mean; see `Prior.denoise`."""
-        answer = self.prior.denoise(x, sigma)
-        self.done += prod(x.shape[:-2])
-        self.progress(self.done, self.total)
-        return answer
-
-    def score(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Score; see `Prior.score`."""
-        return self.prior.score(x, sigma)
 
 
 def count(number: int, what: str) -> str:

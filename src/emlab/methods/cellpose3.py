@@ -20,7 +20,7 @@ from emlab.models import build
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.solvers.mask_flows import follow_flows
-from emlab.solvers.tiled_network import apply_tiled
+from emlab.solvers.tiling import apply_tiled
 
 DIAMETER = 17.0  # pixels; the size at which the networks know objects
 SEGMENTER = "cellpose3_segmenter"

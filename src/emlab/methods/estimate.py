@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab.priors.base import Prior
+from emlab.priors.base import FromDenoiser, Prior
+from emlab.solvers.contract import Progress
 
 Array = TypeVar("Array", NDArray[np.float32], Tensor)
 
@@ -61,13 +62,20 @@ class Estimate(Generic[Array]):
     cost: Cost = field(default_factory=Cost)
 
 
-class TimedPrior:
-    """A prior that knows how long it took."""
+class TimedPrior(FromDenoiser):
+    """A prior that knows how long it took, and tells how many images or tiles it has seen.
 
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-        self.seconds = 0.0
-        self.started = time.perf_counter()
+    Parameters
+    ----------
+    prior : Prior
+    progress : callable, optional
+        Called with the images seen and their `total`.
+    total : int
+    """
+
+    def __init__(self, prior: Prior, progress: Progress | None = None, total: int = 0) -> None:
+        self.prior, self.progress, self.total = prior, progress, total
+        self.seconds, self.seen, self.started = 0.0, 0, time.perf_counter()
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean; see `Prior.denoise`."""
@@ -76,11 +84,10 @@ class TimedPrior:
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         self.seconds += time.perf_counter() - started
+        self.seen += math.prod(x.shape[:-2])
+        if self.progress is not None:
+            self.progress(self.seen, self.total)
         return answer
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Score; see `Prior.score`."""
-        return (self.denoise(x, sigma) - x) / torch.as_tensor(sigma, device=x.device).square()
 
     def cost(self, evaluations: int) -> Cost:
         """What was spent since the prior was made."""

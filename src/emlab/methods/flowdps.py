@@ -140,11 +140,6 @@ def retrieve(
         Envelope of source, drift and detector: the B factor of the amplitude, 0 for none.
     progress : callable, optional
         Called with (done, total) network evaluations of a batch.
-
-    Raises
-    ------
-    InputError
-        Images and optics that do not fit each other or the prior; one sentence says what to do.
     """
     count = config.samples if samples is None else samples
     if count < 1:

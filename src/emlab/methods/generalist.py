@@ -199,12 +199,6 @@ def solve(
     scale, spectrum, noise : optional
         Grey scale, noise spectrum and a solver's random numbers of a larger volume that
         this image is a block of; default: from the image itself.
-
-    Raises
-    ------
-    InputError
-        Wrong dimensions, values that are not finite, a constant image, a noise level above the
-        image's own contrast.
     """
     grey = _checked(image, (2, 3))
     count = config.samples if samples is None else samples

@@ -150,11 +150,6 @@ def recover(
         ``(B, L, L)``, instead of those that `config` would draw.
     progress : callable, optional
         Called with the iteration and the log-likelihoods of the kept starts.
-
-    Raises
-    ------
-    InputError
-        A field that cannot be cut into patches, NaN, a constant field, sigma <= 0.
     """
     started = time.perf_counter()
     rotations = Rotations(config.rotations, config.size, field.dtype, field.device)

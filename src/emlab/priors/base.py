@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +30,16 @@ class Prior(Protocol):
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images, same shape as `x`."""
         ...
+
+
+class FromDenoiser:
+    """A prior that knows its posterior mean; the score follows by Tweedie's formula."""
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        raise NotImplementedError
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images; see `Prior.score`."""
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        return (self.denoise(x, sigma) - x) / level.square()[..., None, None]

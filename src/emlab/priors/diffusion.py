@@ -80,13 +80,7 @@ class DDPMSchedule:
         return right - 1 + ((level - low) / (high - low)).clamp(0, 1)
 
     def spaced(self, count: int) -> list[int]:
-        """`count` steps from the last to step 0, evenly spaced.
-
-        Raises
-        ------
-        InputError
-            Fewer than 2 or more than there are.
-        """
+        """`count` steps from the last to step 0, evenly spaced."""
         if not 2 <= count <= self.steps:
             raise InputError(f"choose between 2 and {self.steps} sampling steps, not {count}")
         return torch.linspace(self.steps - 1, 0, count).round().int().tolist()

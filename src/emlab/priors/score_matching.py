@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.priors.base import FromDenoiser
 
 VARIANTS = ("centred", "literal")
 
@@ -228,7 +229,7 @@ class ScoreMatching:
         return ((sigma_a.square() / v**4)[:, None, None] * error).mean()
 
 
-class ScorePrior:
+class ScorePrior(FromDenoiser):
     """A network trained by `ScoreMatching`, as a prior; see `emlab.priors.base.Prior`.
 
     Parameters
@@ -263,8 +264,3 @@ class ScorePrior:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             found = self.objective.preconditioning.denoise(self.network, scale * flat, trained)
         return (found / scale).reshape(x.shape)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of the log density of the noisy images."""
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        return (self.denoise(x, sigma) - x) / level.square()[..., None, None]

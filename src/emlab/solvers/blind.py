@@ -107,12 +107,6 @@ def blind_deblur(
         As from the restoration; the evaluations count those of the search.
     Tensor
         The kernel ``(size, size)``.
-
-    Raises
-    ------
-    InputError
-        Not one image, an image smaller than the kernel, or samples of a restoration that draws
-        none.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(

@@ -55,11 +55,6 @@ class BlindSpotConfig:
         Half the side of the neighbourhood that a replacement comes from, Noise2Void.
     grid : int
         Side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
-
-    Raises
-    ------
-    InputError
-        A value out of range.
     """
 
     kind: Kind = "noise2void"
@@ -116,11 +111,6 @@ def denoise_blind_spot(
         ``(H, W)``, finite, any range, at least 16 pixels a side.
     generator : torch.Generator
         On the CPU; decides the network's start, patches and hidden pixels.
-
-    Raises
-    ------
-    InputError
-        Not one image, one that is too small, constant or not finite.
     """
     if image.ndim != 2 or min(image.shape) < MINIMUM:
         raise InputError(

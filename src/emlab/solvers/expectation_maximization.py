@@ -144,11 +144,6 @@ def approximate_em(
         Needed by ``map`` and ``proximal``; ``gradient`` uses it if given.
     progress : callable, optional
         Called with the iteration and the log-likelihoods ``(B,)``.
-
-    Raises
-    ------
-    InputError
-        Starts of the wrong shape or not finite, or a missing prior.
     """
     size = expectation.size
     if starts.ndim != 3 or starts.shape[1:] != (size, size) or not torch.isfinite(starts).all():

@@ -82,11 +82,6 @@ def half_quadratic(
 
     and, with ``last="data"``, a data step at the end. Of several priors the first is left out: the
     planes that it knows are those which the coarse axis leaves intact.
-
-    Raises
-    ------
-    InputError
-        More than one sample.
     """
     if samples > 1:
         raise InputError(

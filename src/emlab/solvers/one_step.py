@@ -40,13 +40,7 @@ def one_step(
     start: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Samples:
-    """Posterior mean ``E[x0 | y]`` of images under white noise: a `Solver` that draws nothing.
-
-    Raises
-    ------
-    InputError
-        Another measurement than the image itself under white noise.
-    """
+    """Posterior mean ``E[x0 | y]`` of images under white noise: a `Solver` that draws nothing."""
     sigma = _level(operator, noise)
     with torch.no_grad():
         return Samples(prior.denoise(measurement, sigma)[None], 1)
@@ -75,11 +69,6 @@ def one_step_spread(
     -------
     Tensor
         Same shape as `measurement`.
-
-    Raises
-    ------
-    InputError
-        A sigma that is not positive, or no probe.
     """
     if not sigma > 0:
         raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
@@ -140,11 +129,6 @@ def diffuse_back(
               + \sigma'\sqrt{1 - \sigma'^2/\sigma^2}\,\epsilon .
 
     A `Solver`. From a level below `sigma_min` the answer is a single denoising.
-
-    Raises
-    ------
-    InputError
-        Another measurement than the image itself under white noise.
     """
     sigma = _level(operator, noise)
     ratio = min(1.0, config.sigma_min / sigma) ** (1 / (config.steps - 1))

@@ -24,13 +24,7 @@ from emlab.solvers.contract import NoiseSource, Progress, Samples, normal
 def noise_levels(
     steps: int, sigma_max: float, sigma_min: float, curvature: float = 7.0
 ) -> list[float]:
-    """`steps` levels from `sigma_max` down to `sigma_min`, denser near the end, then 0.
-
-    Raises
-    ------
-    InputError
-        Fewer than two steps, or levels that do not fall.
-    """
+    """`steps` levels from `sigma_max` down to `sigma_min`, denser near the end, then 0."""
     if steps < 2 or not 0 < sigma_min < sigma_max:
         raise InputError("sampling needs at least 2 steps and 0 < sigma_min < sigma_max")
     high, low = sigma_max ** (1 / curvature), sigma_min ** (1 / curvature)

@@ -58,13 +58,7 @@ class IterationConfig:
 
 
 def tweedie(prior: Prior, x: Tensor, sigma: float) -> Tensor:
-    """One step: posterior mean of images ``(..., H, W)`` with noise `sigma`.
-
-    Raises
-    ------
-    InputError
-        A noise level that is not positive.
-    """
+    """One step: posterior mean of images ``(..., H, W)`` with noise `sigma`."""
     if not sigma > 0:
         raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
     with torch.no_grad():
