@@ -140,8 +140,6 @@ def recover(
         ``(N, N')``, both multiples of ``config.size``; background zero.
     config : Config
         Settings, for example ``Config.named("ours_mnist")``.
-    generator : torch.Generator
-        Source of the starts.
     prior : Prior, optional
         What images look like; required by some settings.
     sigma : float, optional

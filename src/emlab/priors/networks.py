@@ -22,17 +22,18 @@ class EpsilonPrior:
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean; see `Prior.denoise`. Levels outside the trained range are clipped."""
-        flat, level = _flatten(x, sigma)
-        level = level.clamp(self.objective.sigma_min, self.objective.sigma_max)
-        predicted = self.objective.predict(self.network, flat, level)
-        return (flat - level[:, None, None] * predicted).reshape(x.shape)
+        flat, level, predicted = self._predicted(x, sigma)
+        return (flat - level * predicted).reshape(x.shape)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images."""
+        _, level, predicted = self._predicted(x, sigma)
+        return (-predicted / level).reshape(x.shape)
+
+    def _predicted(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         flat, level = _flatten(x, sigma)
         level = level.clamp(self.objective.sigma_min, self.objective.sigma_max)
-        predicted = self.objective.predict(self.network, flat, level)
-        return (-predicted / level[:, None, None]).reshape(x.shape)
+        return flat, level[:, None, None], self.objective.predict(self.network, flat, level)
 
 
 class VPPrior(FromDenoiser):

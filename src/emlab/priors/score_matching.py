@@ -236,7 +236,6 @@ class ScorePrior(FromDenoiser):
     ----------
     network : nn.Module
         F; takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
-    objective : ScoreMatching
     half : bool
         Evaluate the convolutions in bfloat16.
     """

@@ -29,7 +29,7 @@ from emlab.physics.kernels import defocus_kernel
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Blur
 from emlab.priors.base import Prior
-from emlab.solvers.contract import Progress, Samples, normal
+from emlab.solvers.contract import Progress, Samples, normal, told
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.plug_and_play import RestoreConfig, data_step
 from emlab.solvers.sampling import noise_levels
@@ -148,7 +148,7 @@ def estimate_kernel(
     gram, target = torch.zeros_like(torch.outer(weights, weights)), torch.zeros_like(weights)
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, 3.0)
     x = y[None] + levels[0] * normal(generator, 0, (1, *y.shape), y)
-    for step, (sigma, following) in enumerate(pairwise(levels), 1):
+    for step, (sigma, following) in told([*pairwise(levels)], progress):
         with torch.no_grad():
             denoised = prior.denoise(x, sigma)
         blurred, seen = _slopes(denoised[0], y, blurs, config.size)
@@ -161,9 +161,7 @@ def estimate_kernel(
         kernel = (weights[:, None, None] * atoms).sum(0)
         spread = (config.trust * sigma) ** 2
         estimate, _ = data_step(Blur(kernel), y, noise.precision, denoised, spread, 10)
-        x = estimate + following * normal(generator, step, x.shape, x)
-        if progress is not None:
-            progress(step, config.steps)
+        x = estimate + following * normal(generator, step + 1, x.shape, x)
     return kernel
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from emlab.priors.base import Prior
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
+Item = TypeVar("Item")
 NoiseSource = Callable[[int, tuple[int, ...]], Tensor]  # standard normal, of a step and shape
 
 
@@ -96,6 +97,14 @@ def normal(
         drawn = torch.randn(tuple(shape), generator=generator, dtype=like.dtype)
         return drawn.to(like.device)
     return generator(step, tuple(shape)).to(like)
+
+
+def told(items: Sequence[Item], progress: Progress | None) -> Iterator[tuple[int, Item]]:
+    """Number the items from 0, and tell after each that it is done."""
+    for number, item in enumerate(items):
+        yield number, item
+        if progress is not None:
+            progress(number + 1, len(items))
 
 
 def views_of(prior: Prior | Sequence[Prior]) -> Sequence[Prior]:

@@ -18,7 +18,7 @@ from emlab.errors import InputError
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView
-from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, views_of
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told, views_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def dps(
     gamma = config.pull(x[0].numel())
     trace = []
     visited = config.schedule.spaced(config.steps)
-    for count, (step, following) in enumerate(pairwise([*visited, -1])):
+    for count, (step, following) in told([*pairwise([*visited, -1])], progress):
         view = views[count % len(views)]
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
@@ -106,8 +106,6 @@ def dps(
             x = x - gamma * pull
         fresh = normal(generator, count + 1, x.shape, x)
         x = ancestral_step(view, x, epsilon.detach(), step, following, fresh)
-        if progress is not None:
-            progress(count + 1, config.steps)
     return Samples(x, config.steps * samples, trace)
 
 

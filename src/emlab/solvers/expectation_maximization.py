@@ -134,12 +134,8 @@ def approximate_em(
 
     Parameters
     ----------
-    expectation : ExpectationStep
-        Patches, rotations and noise level.
     starts : Tensor
         ``(B, L, L)``.
-    config : EMConfig
-        What to do.
     prior : Prior, optional
         Needed by ``map`` and ``proximal``; ``gradient`` uses it if given.
     progress : callable, optional

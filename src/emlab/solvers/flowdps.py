@@ -31,7 +31,7 @@ from emlab.errors import InputError
 from emlab.physics.counting import CountingNoise
 from emlab.physics.exit_wave import Instrument
 from emlab.priors.base import Prior
-from emlab.solvers.contract import NoiseSource, Progress, Samples, normal
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.guided_phase import conditional
 
@@ -113,7 +113,7 @@ def flowdps(
     size = (samples, *(measurement.shape if shape is None else shape))
     x = normal(generator, 0, size, measurement)
     trace = []
-    for step, (t, following) in enumerate(pairwise(times)):
+    for step, (t, following) in told([*pairwise(times)], progress):
         sigma = (1 - t) / t
         with torch.no_grad():
             answer = prior.denoise(x / t, sigma)
@@ -133,8 +133,6 @@ def flowdps(
         trace.append(misfit)
         fresh = (1 - kept**2) ** 0.5 * normal(generator, step + 1, x.shape, x)
         x = following * image + (1 - following) * (kept * rest + fresh)
-        if progress is not None:
-            progress(step + 1, config.steps)
     return Samples(x, config.steps * x[..., 0, 0].numel(), trace)
 
 

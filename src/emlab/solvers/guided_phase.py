@@ -27,7 +27,7 @@ from emlab.errors import InputError
 from emlab.physics.counting import CountingNoise
 from emlab.physics.exit_wave import Instrument
 from emlab.priors.base import Prior
-from emlab.solvers.contract import Progress, Samples, conjugate_gradients
+from emlab.solvers.contract import Progress, Samples, conjugate_gradients, told
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.sampling import noise_levels
 
@@ -116,7 +116,7 @@ def guided_phase(
     sensitivity = operator.sensitivity()
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
     trace = []
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for _, (sigma, following) in told([*pairwise(levels)], progress):
         with torch.no_grad():
             denoised = prior.denoise(x, sigma)
             clean, misfit = conditional(
@@ -127,8 +127,6 @@ def guided_phase(
         kept = (following / sigma) ** 2
         fresh = following * (1 - kept) ** 0.5 * normal(x.shape, x)
         x = (1 - kept) * clean + kept * x + fresh
-        if progress is not None:
-            progress(step + 1, config.steps)
     return Samples(x, config.steps * x[..., 0, 0].numel(), trace)
 
 

@@ -18,7 +18,7 @@ from emlab.errors import InputError
 from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
-from emlab.solvers.contract import Progress, Samples, views_of
+from emlab.solvers.contract import Progress, Samples, told, views_of
 from emlab.solvers.plug_and_play import data_step
 
 
@@ -93,14 +93,12 @@ def half_quadratic(
     z = (z if start is None else start)[None]
     ratio = (config.sigma_min / config.sigma_max) ** (1 / (config.steps - 1))
     trace, spread = [], 1.0
-    for step in range(config.steps):
+    for step, _ in told(range(config.steps), progress):
         sigma = config.sigma_max * ratio**step
         spread = sigma**2 / config.weight
         x, misfit = data_step(operator, measurement, noise.precision, z, spread, config.iterations)
         trace.append(misfit)
         z = views[step % len(views)].denoise(x, sigma)
-        if progress is not None:
-            progress(step + 1, config.steps)
     if config.last == "data":
         z, _ = data_step(operator, measurement, noise.precision, z, spread, config.iterations)
     return Samples(z, config.steps, trace)

@@ -19,7 +19,7 @@ from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
-from emlab.solvers.contract import NoiseSource, Progress, Samples, normal
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,8 @@ def one_step_spread(
 
     Parameters
     ----------
-    prior : Prior
-        Differentiable.
-    measurement : Tensor
-        ``(..., H, W)``, in the prior's units.
+    prior, measurement
+        Differentiable; ``(..., H, W)`` in its units.
     sigma : float
         Standard deviation of its white noise, positive.
     probes : int
@@ -134,12 +132,10 @@ def diffuse_back(
     ratio = min(1.0, config.sigma_min / sigma) ** (1 / (config.steps - 1))
     levels = [sigma * ratio**step for step in range(config.steps)] if ratio < 1 else [sigma]
     x = measurement.expand(samples, *measurement.shape)
-    for step, (level, following) in enumerate(pairwise([*levels, 0.0])):
+    for step, (level, following) in told([*pairwise([*levels, 0.0])], progress):
         clean, kept = prior.denoise(x, level), (following / level) ** 2
         fresh = normal(generator, step, x.shape, x)
         x = clean + kept * (x - clean) + following * (1 - kept) ** 0.5 * fresh
-        if progress is not None:
-            progress(step + 1, len(levels))
     return Samples(x, len(levels) * samples)
 
 

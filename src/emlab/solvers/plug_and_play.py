@@ -25,6 +25,7 @@ from emlab.solvers.contract import (
     Samples,
     conjugate_gradients,
     normal,
+    told,
     views_of,
 )
 from emlab.solvers.sampling import noise_levels
@@ -106,7 +107,7 @@ def plug_and_play_flow(
     views = views_of(prior)
     x = measurement.new_zeros((samples, *(measurement.shape if shape is None else shape)))
     trace = []
-    for step in range(config.steps):
+    for step, _ in told(range(config.steps), progress):
         t = step / config.steps
         misfit = operator.A(x) - measurement
         trace.append(misfit.square().mean().sqrt().item())
@@ -115,8 +116,6 @@ def plug_and_play_flow(
         t = max(t, 1e-3)
         noisy = x + (1 - t) / t * normal(generator, step, x.shape, x)
         x = views[step % len(views)].denoise(noisy, (1 - t) / t)
-        if progress is not None:
-            progress(step + 1, config.steps)
     return Samples(x, config.steps * samples, trace)
 
 
@@ -188,7 +187,7 @@ def restore(
     x = (x if start is None else start).expand(samples, *x.shape)
     x = x + levels[0] * normal(generator, 0, x.shape, x)
     trace = []
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for step, (sigma, following) in told([*pairwise(levels)], progress):
         denoised = views[step % len(views)].denoise(x, sigma)
         spread = (config.trust * sigma) ** 2
         estimate, misfit = data_step(
@@ -198,8 +197,6 @@ def restore(
         share = (1 - (following / sigma) ** 2) ** 0.5
         kept = (1 - share**2) ** 0.5 * (x - estimate) / sigma
         x = estimate + following * (kept + share * normal(generator, step + 1, x.shape, x))
-        if progress is not None:
-            progress(step + 1, config.steps)
     return Samples(x, config.steps * samples, trace)
 
 

@@ -18,7 +18,7 @@ from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
-from emlab.solvers.contract import NoiseSource, Progress, Samples, normal
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told
 
 
 def noise_levels(
@@ -127,7 +127,7 @@ def sample_posterior(
     size = (samples, *(measurement.shape if shape is None else shape))
     x = config.sigma_max * normal(generator, 0, size, measurement)
     trace = []
-    for count, (sigma, following) in enumerate(pairwise(levels), 1):
+    for count, (sigma, following) in told([*pairwise(levels)], progress):
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             denoised = prior.denoise(x, sigma)
@@ -138,10 +138,8 @@ def sample_posterior(
             guidance = torch.autograd.grad(pulled, x)[0]
         trace.append(misfit.square().mean().sqrt().item())
         score = (denoised.detach() - x.detach()) / sigma**2 + guidance
-        fresh = normal(generator, count, size, x)
+        fresh = normal(generator, count + 1, size, x)
         removed = sigma**2 - following**2
         added = (following**2 * removed / sigma**2) ** 0.5
         x = x.detach() + removed * score + added * fresh
-        if progress is not None:
-            progress(count, config.steps)
     return Samples(x, config.steps * samples, trace)

@@ -23,7 +23,7 @@ from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
-from emlab.solvers.contract import Progress, Samples
+from emlab.solvers.contract import Progress, Samples, told
 
 PAPER_NOISE = 0.338  # noise at which a = .5 has the gain -1.19
 
@@ -36,7 +36,6 @@ class IterationConfig:
     ----------
     a, b : float
         Of the step a + b x, in the units in which the noise has the standard deviation `noise`.
-    steps : int
     noise : float
         Standard deviation of the noise that the image is scaled to first.
     """
@@ -81,10 +80,8 @@ def iterate(
     """The published iteration on images under white noise: a `Solver` that draws nothing."""
     x, unit = measurement, config.noise / noise.sigma
     with torch.no_grad():
-        for step in range(config.steps):
+        for _ in told(range(config.steps), progress):
             # The score of scaled images is that of the images over the scale.
             score = prior.score(x, noise.sigma) / unit
             x = x + (config.a + config.b * unit * x).square() * score / unit
-            if progress is not None:
-                progress(step + 1, config.steps)
     return Samples(x[None], config.steps)
