@@ -38,7 +38,7 @@ class Poisson:
             Negative expected counts.
         """
         if bool((clean < 0).any()):
-            raise InputError("expected counts must not be negative")
+            raise InputError("expected counts must not be negative; use ExitWave, not WeakPhase")
         counts = torch.poisson(clean.to(generator.device), generator=generator)
         return counts.to(clean)
 

@@ -1,5 +1,6 @@
 """The one interface of all priors: the posterior mean under white noise."""
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -32,12 +33,12 @@ class Prior(Protocol):
         ...
 
 
-class FromDenoiser:
+class FromDenoiser(ABC):
     """A prior that knows its posterior mean; the score follows by Tweedie's formula."""
 
+    @abstractmethod
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean; see `Prior.denoise`."""
-        raise NotImplementedError
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images; see `Prior.score`."""
