@@ -36,15 +36,15 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.methods.flowdps_priors import load_in_radians, phase_scale
+from emlab.methods.flowdps_priors import PhaseScale, load_in_radians, phase_scale
 from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
-from emlab.solvers.flowdps import flowdps
-from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
+from emlab.solvers.flowdps import FlowDPSConfig
+from emlab.solvers.table import solver_of
 
 __all__ = [
     "Config",
@@ -246,18 +246,17 @@ def sample(
     progress: Progress | None = None,
 ) -> Samples:
     """Phases in radians ``(samples, n, 64, 64)`` with the published or the guided sampler."""
-    instrument, noise, counts = seen.instrument(), seen.noise(), seen.counts.to(device)
-    shape = (len(counts), FIELD, FIELD)
-    if isinstance(sampler, GuidedPhaseConfig):
-        return guided_phase(
-            prior, instrument, counts, noise, sampler, generator,
-            shape=shape, samples=samples, progress=progress, spread=spread,
-        )  # fmt: skip
-    scale = phase_scale()
-    found = flowdps(
-        ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std),
-        ScaledInstrument(instrument, scale.std, scale.mean),
-        counts, noise, sampler, generator, shape=shape, samples=samples, progress=progress,
+    instrument: Instrument = seen.instrument()
+    noise, counts = seen.noise(), seen.counts.to(device)
+    scale = PhaseScale(mean=0.0, std=1.0)
+    if isinstance(sampler, FlowDPSConfig):  # its steps are meant for images of spread 1
+        scale = phase_scale()
+        prior = ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std)
+        instrument = ScaledInstrument(instrument, scale.std, scale.mean)
+    solver: Callable[..., Samples] = solver_of(sampler)
+    found = solver(
+        prior, instrument, counts, noise, sampler, generator,
+        shape=(len(counts), FIELD, FIELD), samples=samples, progress=progress,
         spread=lambda sigma: spread(sigma * scale.std) / scale.std**2,
     )  # fmt: skip
     return Samples(scale.to_radians(found.images), found.evaluations, found.trace)

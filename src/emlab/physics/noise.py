@@ -101,6 +101,7 @@ class ColouredGaussianNoise:
 
     def __init__(self, power_spectrum: Tensor | Callable[[tuple[int, ...]], Tensor]) -> None:
         self.power_spectrum = power_spectrum
+        self._known: dict[tuple[int, ...], Tensor] = {}  # by shape: solvers ask in every step
         if isinstance(power_spectrum, Tensor):
             _check_spectrum(power_spectrum)
 
@@ -109,8 +110,11 @@ class ColouredGaussianNoise:
         if isinstance(self.power_spectrum, Tensor):
             power = self.power_spectrum
         else:
-            power = self.power_spectrum(tuple(shape[-2:]))
-            _check_spectrum(power)
+            sides = tuple(shape[-2:])
+            if sides not in self._known:
+                self._known[sides] = self.power_spectrum(sides)
+                _check_spectrum(self._known[sides])
+            power = self._known[sides]
         if power.shape != (shape[-2], shape[-1] // 2 + 1):
             raise InputError(
                 f"the spectrum {tuple(power.shape)} does not fit the image {tuple(shape)}: it "

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -179,7 +180,7 @@ class ScoreMatching:
         if not 0 < self.sigma_min <= self.sigma_end <= self.sigma_start:
             raise InputError("auxiliary noise needs 0 < sigma_min <= sigma_end <= sigma_start")
 
-    @property
+    @cached_property
     def preconditioning(self) -> Preconditioning:
         """The wrap around the network."""
         return Preconditioning(self.sigma_data)
