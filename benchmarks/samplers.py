@@ -29,9 +29,9 @@ def network_shares() -> list[Row]:
     kernel = gaussian_kernel(2.0)
     thick = np.stack([IMAGE[:64, :64]] * 8)
 
-    def run(task: Callable[..., generalist.Restoration], *arguments: object) -> float:
+    def run(task: Callable[..., generalist.Found], *arguments: object) -> float:
         found = task(*arguments, make_generator(0), noise_sigma=20.0)
-        return found.network_seconds / found.seconds
+        return found.cost.network_seconds / found.cost.seconds
 
     shares: dict[str, Callable[[], float]] = {
         "generalist, one evaluation": lambda: run(generalist.denoise, IMAGE, ours),
@@ -95,7 +95,7 @@ def _guided() -> float:
     found = flowdps.retrieve(
         counts, rows, config, make_generator(0), prior=prior, spread=spread, dose_per_angstrom2=20.0
     )
-    return found.network_seconds / found.seconds
+    return found.cost.network_seconds / found.cost.seconds
 
 
 def _expectation_maximisation() -> float:

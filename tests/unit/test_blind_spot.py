@@ -34,15 +34,14 @@ def test_independent_noise_is_removed_without_a_clean_image(kind):
     config = BlindSpotConfig(kind=kind, **QUICK)
     found = denoise_blind_spot(noisy(), config, torch.Generator().manual_seed(1))
     before = (noisy() - picture()).square().mean()
-    after = (found.image - picture()).square().mean()
+    after = (found - picture()).square().mean()
     assert after < 0.3 * before
-    assert found.losses[-10:].mean() < found.losses[:5].mean()
 
 
 def test_values_follow_the_input():
     config = BlindSpotConfig(**(QUICK | {"steps": 5}))
-    plain = denoise_blind_spot(noisy(), config, torch.Generator().manual_seed(1)).image
-    scaled = denoise_blind_spot(100 * noisy() - 7, config, torch.Generator().manual_seed(1)).image
+    plain = denoise_blind_spot(noisy(), config, torch.Generator().manual_seed(1))
+    scaled = denoise_blind_spot(100 * noisy() - 7, config, torch.Generator().manual_seed(1))
     torch.testing.assert_close(scaled, 100 * plain - 7, rtol=1e-3, atol=1e-2)
 
 
@@ -51,8 +50,8 @@ def test_the_seed_decides():
     found = [
         denoise_blind_spot(noisy(), config, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
     ]
-    assert torch.equal(found[0].image, found[1].image)
-    assert not torch.equal(found[0].image, found[2].image)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_noise2self_never_shows_a_pixel_to_itself():

@@ -34,7 +34,7 @@ from emlab.methods.settings import PROFILES, read_profile, read_settings
 from emlab.metrics.segmentation import average_precision, mean_diameter
 from emlab.models.residual_unet import ResidualUNet
 from emlab.solvers.mask_flows import flow_targets
-from emlab.solvers.tiled_network import apply_tiled
+from emlab.solvers.tiling import apply_tiled
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_shipped_restorer_makes_noisy_nuclei_findable(segmenter: ResidualUNet) -
     restorer = load_restorer("cellpose3_denoise")
     cell = at_working_size(simulated_cells(1, seed=13)[0])
     noisy = spoilt([cell], "denoise", 4.0)[0]
-    restored = restore(noisy, restorer)
+    restored = restore(noisy, restorer).image
     assert restored.dtype == np.float32
     assert restored.shape == noisy.shape
     before = precision(cell.labels, segment(noisy, segmenter).labels)
@@ -99,7 +99,7 @@ def test_restoration_does_not_depend_on_the_grey_scale() -> None:
     restorer = load_restorer("cellpose3_denoise")
     image = spoilt(simulated_cells(1, seed=14, side=64), "denoise", 6.0)[0]
     np.testing.assert_allclose(
-        restore(300 * image + 40, restorer), restore(image, restorer), atol=2e-3
+        restore(300 * image + 40, restorer).image, restore(image, restorer).image, atol=2e-3
     )
 
 

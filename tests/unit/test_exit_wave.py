@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from weak_phase import WeakPhase
 
 from emlab.errors import InputError
 from emlab.physics.ctf import ComplexCTF
-from emlab.physics.exit_wave import ExitWave, WeakPhase
+from emlab.physics.exit_wave import ExitWave
 
 SIZE = 12
 MULTISLICE = Path(__file__).resolve().parents[1] / "fixtures" / "multislice.npz"

@@ -211,30 +211,6 @@ def test_proximal_is_the_posterior_mean_when_poses_are_certain(weight):
     torch.testing.assert_close(actual, prior.mean + pull.reshape(SIZE, SIZE), rtol=1e-8, atol=1e-8)
 
 
-class Recorder(GaussianPrior):
-    """Remembers the noise levels that it was asked to remove."""
-
-    def __init__(self):
-        super().__init__(torch.zeros(SIZE, SIZE, dtype=torch.float64), 1.0)
-        self.levels = []
-
-    def denoise(self, x, sigma):
-        self.levels.append(float(sigma.max()))
-        return super().denoise(x, sigma)
-
-
-def test_annealing_starts_high_and_ends_at_the_level_of_the_data():
-    truth, upright, expectation = known_poses()
-    prior = Recorder()
-    config = EMConfig(iterations=8, m_step="proximal", anneal_from=1.0, tolerance=0.0)
-    approximate_em(expectation, truth[None], config, prior)
-    floor = expectation.sigma / math.sqrt(len(upright))
-    assert prior.levels[0] == pytest.approx(1.0)
-    assert prior.levels[1] == pytest.approx(10**-0.5)
-    assert prior.levels[4:] == pytest.approx([floor] * 4)
-    assert config.annealed_sigma_at(4) == pytest.approx(0.01)
-
-
 # --- running it
 
 
@@ -313,7 +289,6 @@ def test_the_noise_level_is_estimated_at_the_truth(count, snr, grids):
         ({"prior_weight": -1.0}, "prior_weight must not be negative"),
         ({"prior_weight": math.nan}, "prior_weight must be a finite number"),
         ({"score_sigma": -0.1}, "score_sigma must not be negative"),
-        ({"anneal_from": -1.0}, "anneal_from must not be negative"),
         ({"tolerance": -1e-3}, "tolerance must not be negative"),
     ],
 )

@@ -62,8 +62,8 @@ def scalar(method, snr, samples=20):
     measurement = truth + sigma * draw(SIDE, SIDE, seed=1)
     instrument = Direct(torch.ones(()), torch.zeros(()))
     found = method(
-        WhitePrior(), instrument, GaussianCounts(sigma**2), measurement, generator=generator(2),
-        shape=(SIDE, SIDE), samples=samples,
+        WhitePrior(), instrument, measurement, GaussianCounts(sigma**2), generator=generator(2),
+        samples=samples,
     )  # fmt: skip
     assert found.evaluations == 28 * samples
     exact = 1 / (1 + sigma**2)
@@ -125,8 +125,7 @@ def test_published_steps_are_the_formulas():
     measurement = Poisson().sample(instrument.A(0.1 * draw(2, 8, 8)), generator(4))
     config = FlowDPSConfig(steps=3, time_shift=1.0, step_size=0.3)
     found = flowdps(
-        WhitePrior(), instrument, Poisson(), measurement, config, generator(5), shape=(2, 8, 8),
-        samples=2,
+        WhitePrior(), instrument, measurement, Poisson(), config, generator(5), samples=2,
     )  # fmt: skip
     draws = generator(5)
 
@@ -159,6 +158,6 @@ def test_bad_settings_are_refused():
         FlowDPSConfig(misfit="cube")
     with pytest.raises(InputError, match="spread"):
         flowdps(
-            WhitePrior(), Direct(torch.ones(()), torch.zeros(())), Poisson(), torch.ones(4, 4),
-            FlowDPSConfig(corrected=True), generator(), shape=(4, 4),
+            WhitePrior(), Direct(torch.ones(()), torch.zeros(())), torch.ones(4, 4), Poisson(),
+            FlowDPSConfig(corrected=True), generator(),
         )  # fmt: skip

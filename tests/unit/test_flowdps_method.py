@@ -128,10 +128,10 @@ def centred(images):
 
 def test_electrons_give_phases_within_their_spread(counts, truth, prior):
     found = run(counts, prior, optics(), dose_per_angstrom2=DOSE)
-    assert found.phase.shape == found.spread.shape == (N, 64, 64)
+    assert found.image.shape == found.spread.shape == (N, 64, 64)
     assert found.samples.shape == (6, N, 64, 64)
-    assert np.abs(found.phase.mean((1, 2))).max() < 1e-6
-    error = found.phase - centred(truth).numpy()
+    assert np.abs(found.image.mean((1, 2))).max() < 1e-6
+    error = found.image - centred(truth).numpy()
     assert error.std() < 0.6 * (truth - prior.mean).std()
     doubt = np.sqrt(np.square(found.spread).mean() * (1 + 1 / 6))  # of a mean of six
     assert error.std() == pytest.approx(doubt, rel=0.2)
@@ -141,14 +141,14 @@ def test_electrons_give_phases_within_their_spread(counts, truth, prior):
     assert found.dose_per_angstrom2 == pytest.approx(DOSE)
     assert (found.gain == 1).all()
     assert (found.offset == 0).all()
-    assert found.evaluations == 6 * 6 * N
-    assert 0 < found.network_seconds < found.seconds
+    assert found.cost.evaluations == 6 * 6 * N
+    assert 0 < found.cost.network_seconds < found.cost.seconds
     assert found.pixels == WINDOW**2
 
 
 def test_the_same_seed_gives_the_same_phases_and_another_does_not(counts, prior):
     first, again, other = (
-        run(counts[:1], prior, optics(1), seed=seed, samples=1, dose_per_angstrom2=DOSE).phase
+        run(counts[:1], prior, optics(1), seed=seed, samples=1, dose_per_angstrom2=DOSE).image
         for seed in (3, 3, 4)
     )
     assert np.array_equal(first, again)
@@ -164,7 +164,7 @@ def test_gain_and_offset_of_normalised_particles_are_fitted(normalised, truth, p
     electrons = found.dose_per_angstrom2 * found.pixel_size_angstrom**2
     assert found.gain * electrons**0.5 == pytest.approx(-5, rel=0.12)  # noise of the background
     assert found.gain * electrons + found.offset == pytest.approx(12, abs=1.2)  # empty ice
-    assert (found.phase - centred(truth).numpy()).std() < 0.8 * (truth - prior.mean).std()
+    assert (found.image - centred(truth).numpy()).std() < 0.8 * (truth - prior.mean).std()
     assert any("bright" in note for note in found.notes)
 
 
@@ -173,7 +173,7 @@ def test_grey_levels_and_sign_of_the_file_do_not_matter(normalised, prior):
         run(particles(images[:1]), prior, crop=True, samples=1)
         for images in (normalised, 300 - 7 * normalised)
     )
-    np.testing.assert_allclose(turned.phase, plain.phase, atol=2e-3)
+    np.testing.assert_allclose(turned.image, plain.image, atol=2e-3)
     assert turned.gain == pytest.approx(-7 * plain.gain, rel=1e-2)
 
 
@@ -194,9 +194,9 @@ def test_a_wrong_defocus_shows_in_chi2(counts, prior):
 def test_flowdps_itself_draws_in_radians(counts, truth, prior, corrected):
     config = replace(CONFIG, sampler=FlowDPSConfig(steps=10, corrected=corrected), samples=3)
     found = run(counts, prior, optics(), config, dose_per_angstrom2=DOSE)
-    agreement = np.corrcoef(found.phase.flatten(), truth.flatten())[0, 1]
+    agreement = np.corrcoef(found.image.flatten(), truth.flatten())[0, 1]
     assert agreement > (0.9 if corrected else 0.8)
-    assert found.phase.std() == pytest.approx(truth.std(), rel=0.5)
+    assert found.image.std() == pytest.approx(truth.std(), rel=0.5)
 
 
 def test_a_scaled_instrument_is_the_instrument_of_the_scaled_image():

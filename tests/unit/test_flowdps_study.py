@@ -316,4 +316,4 @@ def test_real_stacks_go_from_file_to_phase(mirror, sampling, tmp_path):
     report = Report("03_flowdps", tmp_path, "smoke", 0)
     stacks = audit.real_particles(sampling, quick, 1, 0, report)
     assert [stack.name for stack in stacks] == list(audit.STACKS)
-    assert all(stack.found.phase.shape == (1, 64, 64) for stack in stacks)
+    assert all(stack.found.image.shape == (1, 64, 64) for stack in stacks)

@@ -8,7 +8,9 @@ import torch
 from emlab import metrics
 from emlab.data.phantoms import neuropil
 from emlab.methods import generalist
+from emlab.methods.estimate import TimedPrior
 from emlab.physics.operators import Downsample
+from emlab.priors import GaussianPrior
 from emlab.runtime import make_generator
 from emlab.solvers.classical import cubic_upsample
 
@@ -45,3 +47,16 @@ def test_published_sampler_reaches_averages_over_blocks():
     found = generalist.upsample(coarse, 4, config, make_generator(0), prior=Believer(), samples=1)
     again = Downsample(4).A(torch.from_numpy(found.image)).numpy()
     assert np.abs(again - coarse).mean() < 0.05 * coarse.std()
+
+
+def test_a_timed_prior_answers_each_image_at_its_own_level_and_counts_them():
+    prior, seen = GaussianPrior(torch.zeros(4, 4), 0.5), []
+    timed = TimedPrior(prior, lambda *at: seen.append(at), 6)
+    x, levels = torch.ones(3, 4, 4), torch.tensor([0.1, 0.5, 2.0])
+    torch.testing.assert_close(
+        timed.score(x, levels),
+        torch.stack([prior.score(image, level) for image, level in zip(x, levels, strict=True)]),
+    )
+    timed.denoise(x, levels)
+    assert seen == [(3, 6), (6, 6)]
+    assert timed.cost(2).evaluations == 2

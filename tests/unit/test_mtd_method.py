@@ -56,7 +56,7 @@ def test_recovery_beats_the_prior_mean_and_nears_known_poses(seed):
     recovered = recover(
         measurement.field, Config.named("ours_gaussian"), generator(1), prior, measurement.sigma
     )
-    assert recovered.sigma == measurement.sigma
+    assert recovered.noise_sigma == measurement.sigma
     assert error(recovered.image, image) < 0.4 * error(prior.mean, image)
     assert error(recovered.image, image) < 1.25 * oracle + 0.01
 
@@ -97,7 +97,7 @@ def test_the_noise_level_is_estimated_when_not_given(snr, tolerance):
     recovered = recover(
         measurement.field, Config.named("ours_gaussian"), generator(1), gaussian_prior()
     )
-    assert recovered.sigma == pytest.approx(measurement.sigma, rel=tolerance)
+    assert recovered.noise_sigma == pytest.approx(measurement.sigma, rel=tolerance)
 
 
 def test_the_same_seed_gives_the_same_result_bit_for_bit():

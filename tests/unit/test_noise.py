@@ -16,7 +16,6 @@ from emlab.physics.noise import (
     ColouredGaussianNoise,
     GaussianNoise,
     NoiseSpectrum,
-    PoissonGaussianNoise,
     estimate_noise_sigma,
     estimate_noise_spectrum,
     noise_correlation,
@@ -47,7 +46,6 @@ def random_spectrum(height, width):
 
 MODELS = {
     "white": GaussianNoise(0.7),
-    "poisson": PoissonGaussianNoise(0.5, 0.8, offset=-6.0),
     "coloured even": ColouredGaussianNoise(random_spectrum(6, 8)),
     "coloured odd": ColouredGaussianNoise(smooth_spectrum(0.6)),
 }
@@ -124,43 +122,6 @@ def test_white_samples_have_their_standard_deviation():
     assert max(map(abs, noise_correlation(noise))) < 0.02
 
 
-# Poisson and Gaussian
-
-
-@pytest.mark.parametrize("grey", [3.0, 20.0, 200.0])
-def test_poisson_gaussian_samples_have_the_mean_and_variance_of_the_model(grey):
-    model = PoissonGaussianNoise(gain=2.5, sigma=4.0, offset=3.0)
-    clean = torch.full((300, 300), grey, dtype=torch.float64)
-    noisy = model.sample(clean, generator())
-    variance = 2.5 * (grey - 3.0) + 16
-    assert float(noisy.mean()) == pytest.approx(grey, abs=4 * math.sqrt(variance) / 300)
-    assert float(noisy.var()) == pytest.approx(variance, rel=0.03)
-    assert float(model.variance(clean)[0, 0]) == pytest.approx(variance)
-
-
-def test_counted_electrons_come_in_whole_numbers():
-    noisy = PoissonGaussianNoise(2.0, 1e-6).sample(torch.full((50, 50), 6.0), generator())
-    assert torch.allclose(noisy / 2, (noisy / 2).round(), atol=1e-4)
-    assert len(noisy.round().unique()) > 5
-
-
-def test_poisson_gaussian_likelihood_is_the_normal_one_with_its_variance():
-    model = PoissonGaussianNoise(0.5, 0.8, offset=-6.0)
-    mean, measurement = normal(4, 5), normal(4, 5, seed=1)
-    deviation = (0.5 * (mean + 6) + 0.64).sqrt()
-    expected = torch.distributions.Normal(mean, deviation).log_prob(measurement).sum()
-    assert float(model.log_likelihood(mean, measurement)) == pytest.approx(float(expected))
-
-
-def test_below_the_offset_only_the_amplifier_is_left():
-    model = PoissonGaussianNoise(0.5, 0.8)
-    mean, measurement = -normal(3, 3).abs() - 0.1, normal(3, 3, seed=1)
-    expected = GaussianNoise(0.8).gradient(mean, measurement)
-    assert torch.allclose(model.gradient(mean, measurement), expected)
-    with pytest.raises(InputError, match="lower the offset"):
-        model.sample(mean, generator())
-
-
 # Coloured
 
 
@@ -229,11 +190,10 @@ def test_a_spectrum_must_fit_the_image_and_be_positive():
         NoiseSpectrum(torch.ones(8, 8))
 
 
-@pytest.mark.parametrize("make", [GaussianNoise, lambda s: PoissonGaussianNoise(1.0, s)])
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf])
-def test_noise_of_no_width_is_refused(make, sigma):
+def test_noise_of_no_width_is_refused(sigma):
     with pytest.raises(InputError, match="positive"):
-        make(sigma)
+        GaussianNoise(sigma)
 
 
 def test_spectra_are_interpolated_to_any_image():
@@ -335,10 +295,6 @@ def test_noise_that_varies_over_the_field_is_averaged():
     sigma = torch.linspace(5, 40, 256, dtype=torch.float64)
     found = estimate_noise_spectrum(phantom() + sigma * normal(256, 256))
     assert found.sigma == pytest.approx(float(sigma.square().mean().sqrt()), rel=0.08)
-    counted = PoissonGaussianNoise(gain=3.0, sigma=3.0)
-    expected = float(counted.variance(phantom()).mean().sqrt())
-    noisy = counted.sample(phantom(), generator())
-    assert estimate_noise_spectrum(noisy).sigma == pytest.approx(expected, rel=0.04)
 
 
 def test_filled_borders_are_not_taken_for_silence():

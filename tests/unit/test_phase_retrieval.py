@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from weak_phase import WeakPhase
 
 from emlab.errors import InputError
 from emlab.physics.counting import GaussianCounts, Poisson
 from emlab.physics.ctf import ComplexCTF
-from emlab.physics.exit_wave import ExitWave, WeakPhase
+from emlab.physics.exit_wave import ExitWave
 from emlab.solvers.denoiser_spread import power_spectrum
 from emlab.solvers.guided_phase import conditional
 from emlab.solvers.phase_projections import ProjectionsConfig, alternate

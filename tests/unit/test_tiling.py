@@ -33,9 +33,6 @@ class Pointwise:
     def score(self, x, sigma):
         return -x / (1 + torch.as_tensor(sigma).square()[..., None, None])
 
-    def velocity(self, x, t):
-        return x * torch.as_tensor(t)[..., None, None]
-
 
 # Positions and weights
 
@@ -96,7 +93,6 @@ def test_tiled_pointwise_prior_equals_the_prior_itself(size, batch):
     for level in (0.4, levels):
         torch.testing.assert_close(tiled.denoise(x, level), prior.denoise(x, level))
         torch.testing.assert_close(tiled.score(x, level), prior.score(x, level))
-        torch.testing.assert_close(tiled.velocity(x, level), prior.velocity(x, level))
     torch.testing.assert_close(tiled.denoise(x[0, 0], 0.4), prior.denoise(x[0, 0], 0.4))
     assert tiled.denoise(x, 0.4).dtype == torch.float32
 
@@ -202,8 +198,6 @@ def test_settings_that_do_not_fit_are_refused(settings):
 
 def test_wrong_input_is_one_clear_error():
     white = GaussianPrior(torch.zeros(8, 8), 1.0)
-    with pytest.raises(InputError, match="give a flow prior"):
-        TiledPrior(white, 8, 2).velocity(normal(8, 8), 0.5)
     for shape in [(5,), (0, 5)]:
         with pytest.raises(InputError, match="images"):
             TiledPrior(white, 8, 2).denoise(torch.zeros(shape), 0.5)

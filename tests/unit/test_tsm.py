@@ -108,7 +108,7 @@ def test_any_size_is_denoised_in_its_own_grey_levels(micrograph, shape):
     assert found.image.shape == shape
     standard = standardise(image, PIXEL, 15.0)
     np.testing.assert_allclose(found.image, standard.restore(standard.image / 3), atol=0.02)
-    assert found.sigma == 15.0
+    assert found.noise_sigma == 15.0
 
 
 def test_finer_pixels_are_made_coarser_and_the_result_is_of_the_given_size(micrograph):

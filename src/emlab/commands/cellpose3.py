@@ -103,7 +103,8 @@ class Planes(Job):
             if self.factor > 1:
                 height, width = (side * self.factor for side in image.shape)
                 image = resize(torch.from_numpy(image), (height, width)).numpy()
-            found["image"] = image = restore(image, restorer, diameter * self.factor)
+            image = restore(image, restorer, diameter * self.factor).image
+            found["image"] = image
         if self.masks is not None:
             whole = diameter * self.factor
             seen = find_objects(image, segmenter, whole, rescale_intensity=restorer is None)

@@ -252,10 +252,10 @@ def _seed(seed: int, number: int) -> int:
 
 
 def _arrays(found: Retrieval) -> dict[str, np.ndarray]:
-    none = np.zeros((len(found.phase), 0, 0), np.float32)
+    none = np.zeros((len(found.image), 0, 0), np.float32)
     return {
         "pixel_size_angstrom": np.array(found.pixel_size_angstrom),
-        "phase": found.phase,
+        "phase": found.image,
         "spread": none if found.spread is None else found.spread,
         **{name: getattr(found, name) for name in NUMBERS},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import isfinite, prod
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from emlab import weights
 from emlab.commands.job import (
@@ -41,10 +39,12 @@ from emlab.commands.options import (
 from emlab.errors import InputError
 from emlab.io.volumes import create_volume
 from emlab.methods import generalist
-from emlab.methods.generalist import Config, OneStepConfig, Restoration, load, load_config
-from emlab.methods.generalist_volumes import ONE_ESTIMATE, megabytes, restore_volume, survey
+from emlab.methods.estimate import TimedPrior
+from emlab.methods.generalist import Config, OneStepConfig, load, load_config
+from emlab.methods.generalist_volumes import megabytes, restore_volume, survey
 from emlab.priors import Prior
 from emlab.runtime import make_generator
+from emlab.solvers import ONE_ESTIMATE
 from emlab.solvers.tiling import TiledPrior
 from emlab.tasks import check_crew, hire
 
@@ -131,7 +131,7 @@ class Restoring(Job):
             if isinstance(self.settings.solvers[self.solved], OneStepConfig):
                 tiled = TiledPrior(prior, self.settings.tile, self.settings.overlap)
                 tiles = prod(padded.shape[:-2]) * tiled.tiles(*padded.shape[-2:])
-                prior = CountedPrior(prior, tiles, progress)
+                prior = TimedPrior(prior, progress, tiles)
             result = getattr(generalist, self.task)(
                 padded,
                 config=self.settings,
@@ -179,21 +179,21 @@ class Restoring(Job):
         return f"mean of {count(self.settings.samples, 'sample')}"
 
     def written(
-        self, result: Restoration, corner: tuple[int, int], lateral: int = 1, depth: int = 1
+        self, result: generalist.Found, corner: tuple[int, int], lateral: int = 1, depth: int = 1
     ) -> dict[str, str]:
         """Write what lies inside the padding; returns what to tell."""
         height, width = (side * lateral for side in self.input.shape[-2:])
         top, left = (start * lateral for start in corner)
         inside = (..., slice(top, top + height), slice(left, left + width))
         size = finer(self.input.pixel_size_angstrom, lateral, depth)
-        share = result.network_seconds / max(result.seconds, 1e-9)
+        share = result.cost.network_seconds / max(result.cost.seconds, 1e-9)
         rows = {
             "input": str(self.input),
             "task": self.solved.replace("_", ", "),
             "prior": f"{self.settings.prior}, {self.drawn()}, "
-            f"{count(result.evaluations, 'evaluation')} of the whole image",
+            f"{count(result.cost.evaluations, 'evaluation')} of the whole image",
             "noise sigma": f"{result.noise_sigma:.5g} ({self.noise_origin})",
-            "seconds": f"{result.seconds:.1f}, {share:.0%} of it in the network",
+            "seconds": f"{result.cost.seconds:.1f}, {share:.0%} of it in the network",
             "written": write_output(self.out, result.image[inside], size),
         }
         if self.spread is not None and result.spread is not None:
@@ -458,21 +458,3 @@ def whole_factor(value: float) -> int:
     if not isfinite(value) or value != int(value) or not 2 <= value <= 64:
         raise InputError(f"--factor must be a whole number from 2 to 64, got {value:g}")
     return int(value)
-
-
-class CountedPrior:
-    """A prior that tells how many of the tiles it has seen; a large image then has a bar."""
-
-    def __init__(self, prior: Prior, total: int, progress: Callable[[int, int], None]) -> None:
-        self.prior, self.total, self.progress, self.done = prior, total, progress, 0
-
-    def denoise(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Posterior mean; see `Prior.denoise`."""
-        answer = self.prior.denoise(x, sigma)
-        self.done += prod(x.shape[:-2])
-        self.progress(self.done, self.total)
-        return answer
-
-    def score(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Score; see `Prior.score`."""
-        return self.prior.score(x, sigma)

@@ -137,7 +137,7 @@ class Recover(Job):
             "field": f"{self.pixels.shape[0]} x {self.pixels.shape[1]} pixels{unit(self.spacing)}",
             "prior": f"{self.name}, {len(result.candidates)} of {len(drawn)} starts, "
             f"{len(result.trace) - 1} iterations",
-            "sigma": f"{result.sigma:.5g} ({origin})",
+            "sigma": f"{result.noise_sigma:.5g} ({origin})",
             "log-likelihood": f"{result.log_likelihood:.2f}, "
             f"{result.log_likelihood_gain:.1f} more than without copies",
             "occupancy": f"{result.occupancy:.3f} of the patches, about {copies:.0f} copies",

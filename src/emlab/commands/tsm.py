@@ -241,11 +241,9 @@ def denoise_file(
     height, width = found.pixels.shape
     told = (
         f"{height} x {width} pixels of {found.pixel_size_angstrom:.4g} A, noise "
-        f"{result.sigma:.4g}, {result.seconds:.1f} s"
+        f"{result.noise_sigma:.4g}, {result.cost.seconds:.1f} s"
     )
-    if abs(result.working_angstrom / found.pixel_size_angstrom - 1) > 0.01:
-        told += f", denoised at {result.working_angstrom:.4g} A"
-    return told
+    return ", ".join([told, *result.notes])
 
 
 def _denoise_apart(source: Path, target: Path, *arguments: Any) -> str:

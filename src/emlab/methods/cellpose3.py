@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,12 @@ from torch.nn import functional
 from emlab import weights
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.methods.estimate import Cost, Estimate
 from emlab.models import build
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.solvers.mask_flows import follow_flows
-from emlab.solvers.tiled_network import apply_tiled
+from emlab.solvers.tiling import apply_tiled
 
 DIAMETER = 17.0  # pixels; the size at which the networks know objects
 SEGMENTER = "cellpose3_segmenter"
@@ -131,7 +133,7 @@ def restore(
     restorer: ResidualUNet,
     diameter: float | None = None,
     config: Config | None = None,
-) -> NDArray[np.float32]:
+) -> Estimate[NDArray[np.float32]]:
     """Restore an image, in grey levels where 0 and 1 are percentiles 1 and 99 of the clean one.
 
     Parameters
@@ -142,17 +144,14 @@ def restore(
         See :func:`load_restorer`.
     diameter : float, optional
         Of the objects in pixels; see :func:`segment`.
-
-    Returns
-    -------
-    ndarray
-        ``(H, W)`` float32.
     """
-    settings = config or Config()
+    settings, started = config or Config(), time.perf_counter()
     pixels = normalise(_checked(image, restorer))
     small = resize(pixels, working_size(pixels.shape, diameter))
     restored = apply_tiled(restorer, small, settings.tile, settings.overlap).float()
-    return resize(restored[0], pixels.shape).cpu().numpy()
+    found = resize(restored[0], pixels.shape).cpu().numpy()
+    seconds = time.perf_counter() - started
+    return Estimate(image=found, samples=found[None], cost=Cost(seconds))
 
 
 def working_size(shape: tuple[int, ...], diameter: float | None) -> tuple[int, int]:

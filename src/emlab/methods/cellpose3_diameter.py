@@ -46,7 +46,7 @@ def estimate_diameter(
         if small.min() == small.max():
             continue
         if restorer is not None:
-            small = restore(small, restorer)
+            small = restore(small, restorer).image
         labels = segment(small, segmenter, rescale_intensity=restorer is None).labels
         found = mean_diameter(labels)
         if found == 0:

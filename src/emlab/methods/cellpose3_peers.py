@@ -59,7 +59,7 @@ def run_peer(name: str, case: Case, settings: Mapping[str, Any]) -> Image:
     if name in BLIND_SPOT:
         config = BlindSpotConfig(kind=name, **settings)  # type: ignore[arg-type]
         noisy = torch.from_numpy(case.degraded)
-        return denoise_blind_spot(noisy, config, case.generator()).image.numpy()
+        return denoise_blind_spot(noisy, config, case.generator()).numpy()
     if name not in _PEERS:
         raise InputError(f"unknown peer {name!r}; use {', '.join((*_PEERS, *BLIND_SPOT))}")
     return _PEERS[name](case, **settings)

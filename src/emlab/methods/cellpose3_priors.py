@@ -161,7 +161,7 @@ def _judge_restorer(
     """PSNR in dB of the restored validation images at each level of a task, and AP at .5."""
     network, numbers = rounded(model), {}
     for task, level in levels.items():
-        restored = [restore(image, network) for image in spoilt(truth, task, level)]
+        restored = [restore(image, network).image for image in spoilt(truth, task, level)]
         name = f"{task}_{level:g}"
         if segmenter is not None:
             seeing = segmenter.to(device)

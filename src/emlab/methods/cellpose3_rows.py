@@ -118,5 +118,5 @@ def _peer(name: str, settings: dict, segmenter: ResidualUNet, case: Case) -> Ans
 
 
 def _restored(restorer: ResidualUNet, segmenter: ResidualUNet, case: Case) -> Answer:
-    image = restore(case.degraded, restorer)
+    image = restore(case.degraded, restorer).image
     return Answer(image, labels_of(image, segmenter, restored=True))

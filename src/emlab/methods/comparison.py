@@ -23,7 +23,7 @@ from emlab.methods.comparison_material import WORKING_ANGSTROM, coarse
 from emlab.methods.tsm import resize
 from emlab.methods.tsm_guidance import CLIP, standardise
 from emlab.models.residual_unet import ResidualUNet
-from emlab.solvers.tiled_network import apply_tiled
+from emlab.solvers.tiling import apply_tiled
 
 Image = NDArray[np.float32]
 SEGMENTER, RESTORER, SQUARES = "particle_segmenter", "particle_restorer", "particle_squares"

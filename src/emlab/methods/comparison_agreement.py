@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from emlab.physics.counting import GaussianCounts
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
 from emlab.priors import GaussianPrior
 from emlab.report import Report
 from emlab.runtime import make_generator
@@ -87,12 +89,13 @@ def agree(samples: int, pairs: int, seed: int) -> Agreement:
     answers = {
         "tsm": tweedie(prior, y, NOISE),
         "generalist": diffuse_back(
-            prior, y, NOISE, DiffuseBackConfig(25, 0.01), generator, samples=samples
+            prior, Identity(), y, GaussianNoise(NOISE), DiffuseBackConfig(25, 0.01), generator,
+            samples=samples,
         ).mean,
         "flowdps": guided_phase(
-            prior, _Identity(), GaussianCounts(NOISE**2), y,
+            prior, _Identity(), y, GaussianCounts(NOISE**2),
             GuidedPhaseConfig(steps=12, sigma_max=20.0, sigma_min=0.02), generator,
-            spread=WienerSpread(power), shape=(SIZE, SIZE), samples=samples,
+            samples=samples, spread=WienerSpread(power),
         ).mean,
         "mtd": _ascend(prior, y),
         "cellpose3": _fitted(prior, y, pairs, generator),

@@ -13,9 +13,8 @@ are evaluated together. The mean of the samples is the estimate, their spread it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.phase_maps import FIELD
 from emlab.errors import InputError
+from emlab.methods.estimate import Estimate, TimedPrior
 from emlab.methods.flowdps_config import Config, Sampler, load_config
 from emlab.methods.flowdps_observation import (
     CONTRASTS,
@@ -36,16 +36,15 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.methods.flowdps_priors import load_in_radians, phase_scale
+from emlab.methods.flowdps_priors import PhaseScale, load_in_radians, phase_scale
 from emlab.methods.flowdps_spread import on_own_draws, spread_of
-from emlab.methods.generalist import TimedPrior
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
+from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
-from emlab.solvers.flowdps import flowdps
-from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
-from emlab.solvers.plug_and_play import Progress, Samples
+from emlab.solvers.flowdps import FlowDPSConfig
+from emlab.solvers.table import solver_of
 
 __all__ = [
     "Config",
@@ -58,19 +57,15 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Retrieval:
-    """Phases of n particles.
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Estimate[NDArray[np.float32]]):
+    """Phases of n particles, ``image`` ``(n, 64, 64)`` in radians.
+
+    Each has mean zero, for a single image does not tell the mean phase, and the spread is that of
+    samples without their means; `samples` are as drawn.
 
     Attributes
     ----------
-    phase : ndarray
-        ``(n, 64, 64)`` float32 in radians, mean of the samples; each has mean zero, for a single
-        image does not tell the mean phase.
-    spread : ndarray or None
-        Standard deviation over the samples, each without its mean; None for a single one.
-    samples : ndarray
-        ``(samples, n, 64, 64)`` as drawn.
     chi2 : ndarray
         ``(n,)`` mean squared misfit of the counts to the samples, in variances of the noise: 1
         where prior and instrument explain the image, with a standard deviation of
@@ -85,17 +80,8 @@ class Retrieval:
         Of the phases.
     pixels : int
         Of the window that was compared.
-    evaluations : int
-        How often the prior saw an image.
-    seconds, network_seconds : float
-        Wall time, and the part of it spent inside the network.
-    notes : list of str
-        What the reader should know.
     """
 
-    phase: NDArray[np.float32]
-    spread: NDArray[np.float32] | None
-    samples: NDArray[np.float32]
     chi2: NDArray[np.float32]
     chi2_low: NDArray[np.float32]
     dose_per_angstrom2: NDArray[np.float32]
@@ -103,10 +89,6 @@ class Retrieval:
     offset: NDArray[np.float32]
     pixel_size_angstrom: float
     pixels: int
-    evaluations: int
-    seconds: float
-    network_seconds: float
-    notes: list[str] = field(default_factory=list)
 
 
 def load(config: Config, device: torch.device | str = "cpu") -> tuple[Prior, Spread, str]:
@@ -158,13 +140,7 @@ def retrieve(
         Envelope of source, drift and detector: the B factor of the amplitude, 0 for none.
     progress : callable, optional
         Called with (done, total) network evaluations of a batch.
-
-    Raises
-    ------
-    InputError
-        Images and optics that do not fit each other or the prior; one sentence says what to do.
     """
-    started = time.perf_counter()
     count = config.samples if samples is None else samples
     if count < 1:
         raise InputError(f"samples must be at least 1, got {count}")
@@ -191,7 +167,7 @@ def retrieve(
         return torch.cat([getattr(part.seen, name) for part in parts]).float().numpy()
 
     return Retrieval(
-        phase=centred.mean(0),
+        image=centred.mean(0),
         spread=deviation(centred, config.independent(count)) if count > 1 else None,
         samples=several,
         chi2=np.concatenate([part.chi2 for part in parts]),
@@ -201,10 +177,8 @@ def retrieve(
         offset=values("offset"),
         pixel_size_angstrom=seen.pixel_size_angstrom,
         pixels=seen.counts[0].numel(),
-        evaluations=sum(part.evaluations for part in parts),
-        seconds=time.perf_counter() - started,
-        network_seconds=timed.seconds,
         notes=notes,
+        cost=timed.cost(sum(part.evaluations for part in parts)),
     )
 
 
@@ -272,19 +246,18 @@ def sample(
     progress: Progress | None = None,
 ) -> Samples:
     """Phases in radians ``(samples, n, 64, 64)`` with the published or the guided sampler."""
-    instrument, noise, counts = seen.instrument(), seen.noise(), seen.counts.to(device)
-    shape = (len(counts), FIELD, FIELD)
-    if isinstance(sampler, GuidedPhaseConfig):
-        return guided_phase(
-            prior, instrument, noise, counts, sampler, generator,
-            spread=spread, shape=shape, samples=samples, progress=progress,
-        )  # fmt: skip
-    scale = phase_scale()
-    found = flowdps(
-        ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std),
-        ScaledInstrument(instrument, scale.std, scale.mean),
-        noise, counts, sampler, generator, shape=shape, samples=samples,
-        spread=lambda sigma: spread(sigma * scale.std) / scale.std**2, progress=progress,
+    instrument: Instrument = seen.instrument()
+    noise, counts = seen.noise(), seen.counts.to(device)
+    scale = PhaseScale(mean=0.0, std=1.0)
+    if isinstance(sampler, FlowDPSConfig):  # its steps are meant for images of spread 1
+        scale = phase_scale()
+        prior = ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std)
+        instrument = ScaledInstrument(instrument, scale.std, scale.mean)
+    solver: Callable[..., Samples] = solver_of(sampler)
+    found = solver(
+        prior, instrument, counts, noise, sampler, generator,
+        shape=(len(counts), FIELD, FIELD), samples=samples, progress=progress,
+        spread=lambda sigma: spread(sigma * scale.std) / scale.std**2,
     )  # fmt: skip
     return Samples(scale.to_radians(found.images), found.evaluations, found.trace)
 

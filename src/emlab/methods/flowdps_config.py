@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
@@ -68,7 +69,7 @@ class Config:
             return self.sampler.independent(samples)
         return samples
 
-    @property
+    @cached_property
     def quick(self) -> Sampler:
         """The sampler in the few steps that the fit of gain and offset takes."""
         return replace(self.sampler, steps=min(self.fit_steps, self.sampler.steps))

@@ -324,9 +324,9 @@ def real(stacks: Sequence[RealStack], most: int = 4) -> Figure:
     for stack in stacks:
         label = stack.name.removeprefix("particles_")
         row: dict[str, Image] = {}
-        for i in range(min(most, len(stack.found.phase))):
+        for i in range(min(most, len(stack.found.image))):
             row[f"image {i + 1}"] = _middle(stack.particles.images[i], stack)
-            row[f"answer {i + 1}"] = stack.found.phase[i]
+            row[f"answer {i + 1}"] = stack.found.image[i]
         rows[label] = row
     figure = grid(rows)
     for axis in figure.axes:

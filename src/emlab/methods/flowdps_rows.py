@@ -15,6 +15,7 @@ from emlab import weights
 from emlab.data.phase_maps import PIXEL_ANGSTROM, poses, project, specimen_volume
 from emlab.errors import InputError
 from emlab.methods import flowdps, flowdps_peers
+from emlab.methods.estimate import TimedPrior
 from emlab.methods.flowdps_bound import refine_poses
 from emlab.methods.flowdps_cases import Cases
 from emlab.methods.flowdps_config import Config
@@ -22,7 +23,6 @@ from emlab.methods.flowdps_peers import MARGIN, library, run_peer, tuned
 from emlab.methods.flowdps_priors import phase_scale
 from emlab.methods.flowdps_scores import Scores, score
 from emlab.methods.flowdps_supervised import Restorer
-from emlab.methods.generalist import TimedPrior
 from emlab.models import build
 from emlab.priors import Prior
 from emlab.priors.networks import wrap

@@ -7,20 +7,17 @@ the prior was trained on.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from emlab.errors import InputError
+from emlab.methods.estimate import Estimate, TimedPrior
 from emlab.methods.generalist_config import TASKS, Config, OneStepConfig, Solver, load_config
 from emlab.methods.generalist_scale import TISSUE_STD, GreyScale
-from emlab.physics.noise import ColouredGaussianNoise
+from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,
     estimate_noise_sigma,
@@ -39,32 +36,22 @@ from emlab.priors import EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
 from emlab.solvers.blind import BlindConfig, blind_deblur
 from emlab.solvers.classical import cubic_axial, cubic_upsample
-from emlab.solvers.dps import DPSConfig, dps
-from emlab.solvers.guided_flow import GuidedFlowConfig, guided_flow
-from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
-from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back, one_step_denoise
-from emlab.solvers.plug_and_play import (
-    NoiseSource,
-    PlugAndPlayConfig,
-    RestoreConfig,
-    Samples,
-    across_axes,
-    plug_and_play_flow,
-    restore,
-)
+from emlab.solvers.contract import NoiseSource, Progress, Samples
+from emlab.solvers.plug_and_play import PlugAndPlayConfig, across_axes
+from emlab.solvers.table import solver_of
 from emlab.solvers.tiling import TiledPrior
 
 # A measurement that claims to have no noise at all is given this share of the tissue's contrast.
 LEAST_NOISE = 0.01
 
-Progress = Callable[[int, int], None]
+Found = Estimate[NDArray[np.float32]]
 
 __all__ = [
     "TASKS",
     "Config",
+    "Estimate",
     "GreyScale",
     "OneStepConfig",
-    "Restoration",
     "Solver",
     "deblur",
     "deblur_blind",
@@ -77,67 +64,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Restoration:
-    """A restored image or volume.
-
-    Attributes
-    ----------
-    image : ndarray
-        float32, mean of the samples, in the grey levels of the input.
-    spread : ndarray or None
-        Standard deviation over the samples in the same units; None for a single one.
-    samples : ndarray
-        ``(n, ...)``.
-    noise_sigma : float
-        Noise of the input that was given or estimated, in its grey levels.
-    evaluations : int
-        How often the prior saw the whole image.
-    seconds, network_seconds : float
-        Wall time, and the part of it spent inside the network.
-    notes : list of str
-        What the reader should know: estimates, padding.
-    """
-
-    image: NDArray[np.float32]
-    spread: NDArray[np.float32] | None
-    samples: NDArray[np.float32]
-    noise_sigma: float
-    evaluations: int
-    seconds: float
-    network_seconds: float
-    notes: list[str] = field(default_factory=list)
-
-
 def load(config: Config, device: torch.device | str = "cpu") -> Prior:
     """Return the configuration's prior, in bfloat16 where that is faster."""
     return load_prior(config.prior, device, half=has_fast_bfloat16(device))
 
 
-class TimedPrior:
-    """A prior that knows how long it took."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior = prior
-        self.seconds = 0.0
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean; see `Prior.denoise`."""
-        started = time.perf_counter()
-        answer = self.prior.denoise(x, sigma)
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
-        self.seconds += time.perf_counter() - started
-        return answer
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Score; see `Prior.score`."""
-        return (self.denoise(x, sigma) - x) / torch.as_tensor(sigma, device=x.device).square()
-
-
-def denoise(
-    image: ArrayLike, config: Config, generator: torch.Generator, **options: Any
-) -> Restoration:
+def denoise(image: ArrayLike, config: Config, generator: torch.Generator, **options: Any) -> Found:
     """Remove noise from ``(H, W)``, or from every plane of ``(D, H, W)``.
 
     Takes the options of `solve`, and ``coloured=True`` for noise whose spectrum is estimated from
@@ -154,7 +86,7 @@ def deblur(
     config: Config,
     generator: torch.Generator,
     **options: Any,
-) -> Restoration:
+) -> Found:
     """Undo a known blur of ``(H, W)``; the kernel is odd, non-negative and sums to 1."""
     operator = Blur(torch.as_tensor(np.asarray(kernel, dtype=np.float32)))
     return solve("deblur", operator, image, config, generator, **options)
@@ -169,28 +101,25 @@ def deblur_blind(
     noise_sigma: float | None = None,
     prior: Prior | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[Restoration, NDArray[np.float32]]:
+) -> tuple[Found, NDArray[np.float32]]:
     """Undo an unknown blur of ``(H, W)``; also returns the kernel that was found."""
     grey = _checked(image, (2,))
     sigma, notes = _noise(grey, noise_sigma)
     scale = GreyScale.of(grey, sigma)
     timed = TimedPrior(load(config, device) if prior is None else prior)
-    level = max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD)
-    started = time.perf_counter()
     result, kernel = blind_deblur(
         _tiled(timed, config),
         scale.to_units(grey, device),
-        level,
+        _white(sigma, scale),
         blind or BlindConfig(),
         generator,
     )
-    restored = _restoration(result, scale, sigma, time.perf_counter() - started, timed, notes)
-    return restored, kernel.cpu().numpy()
+    return _estimate(result, scale, sigma, timed, notes), kernel.cpu().numpy()
 
 
 def upsample(
     image: ArrayLike, factor: int, config: Config, generator: torch.Generator, **options: Any
-) -> Restoration:
+) -> Found:
     """Make ``(H, W)`` finer by a whole factor; its pixels are averages of the fine ones.
 
     Coarse pixels alias fine detail, which an estimate would take for noise: unless `noise_sigma`
@@ -214,7 +143,7 @@ def isotropic(
     *,
     axial: str = "average",
     **options: Any,
-) -> Restoration:
+) -> Found:
     """Make ``(D, H, W)`` as fine along axis 0 as along the others.
 
     Parameters
@@ -248,7 +177,7 @@ def solve(
     scale: GreyScale | None = None,
     spectrum: NoiseSpectrum | None = None,
     noise: NoiseSource | None = None,
-) -> Restoration:
+) -> Found:
     """Restore a measurement: map it to the prior's units, run the task's solver, map it back.
 
     Parameters
@@ -268,14 +197,8 @@ def solve(
     prior : Prior, optional
         Default: the configuration's, loaded anew.
     scale, spectrum, noise : optional
-        Grey scale, noise spectrum and a sampler's noise (of `restore`) of a larger volume that
+        Grey scale, noise spectrum and a solver's random numbers of a larger volume that
         this image is a block of; default: from the image itself.
-
-    Raises
-    ------
-    InputError
-        Wrong dimensions, values that are not finite, a constant image, a noise level above the
-        image's own contrast.
     """
     grey = _checked(image, (2, 3))
     count = config.samples if samples is None else samples
@@ -287,81 +210,46 @@ def solve(
     sigma, notes = (spectrum.sigma, []) if spectrum else _noise(grey, noise_sigma)
     scale = scale or GreyScale.of(grey, sigma)
     y = scale.to_units(grey, device)
-    level = max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD)
-    timed = TimedPrior(load(config, device) if prior is None else prior)
-    turned = EquivariantPrior(_tiled(timed, config), generator)
-    views: Prior | Sequence[Prior] = across_axes(turned) if task == "isotropic" else turned
-    solver, started = config.solvers[task], time.perf_counter()
+    settings = config.solvers[task]
     shape = tuple((grey if start is None else start).shape)
     first = y if start is None else scale.to_units(start, device)
-    precision = None
+    detector: GaussianNoise | ColouredGaussianNoise = _white(sigma, scale)
     if spectrum is not None:
-        precision = ColouredGaussianNoise(spectrum.scaled(1 / scale.scale)).precision
-    common: dict[str, Any] = {"shape": shape, "samples": count, "progress": progress}
-    match solver:
-        case OneStepConfig():
-            clean = one_step_denoise(_tiled(timed, config), y, level)
-            result = Samples(clean[None], 1)
-        case DiffuseBackConfig():
-            result = diffuse_back(
-                turned, y, level, solver, generator, samples=count, noise=noise, progress=progress
-            )
-        case HalfQuadraticConfig():
-            if count > 1:
-                raise InputError(
-                    "this configuration gives one estimate and no samples; take the configuration "
-                    "'samples' for samples and their spread"
-                )
-            planes = views[1:] if isinstance(views, Sequence) else views
-            result = half_quadratic(
-                planes,
-                operator,
-                y,
-                level,
-                solver,
-                shape=shape,
-                start=first,
-                precision=precision,
-                progress=progress,
-            )
-        case RestoreConfig():
-            common |= {"start": first, "precision": precision}
-            result = restore(views, operator, y, level, solver, generator, noise=noise, **common)
-        case PlugAndPlayConfig():
-            # The published step is a gradient step of length 1: it wants an operator of norm 1,
-            # and averages over blocks have a smaller one.
-            unit = 1 / (operator_norm(operator, shape, device=y.device) or 1.0)
-            result = plug_and_play_flow(
-                views, Scaled(operator, unit), unit * y, solver, generator, **common
-            )
-        case DPSConfig():
-            result = dps(views, operator, y, solver, generator, **common)
-        case GuidedFlowConfig():
-            if isinstance(views, Sequence):
-                raise InputError("guided_flow restores images, not volumes; use restore")
-            result = guided_flow(views, operator, y, level, solver, generator, **common)
-    return _restoration(result, scale, sigma, time.perf_counter() - started, timed, notes)
+        detector = ColouredGaussianNoise(spectrum.scaled(1 / scale.scale))
+    timed = TimedPrior(load(config, device) if prior is None else prior)
+    known: Prior = _tiled(timed, config)
+    if not isinstance(settings, OneStepConfig):
+        known = EquivariantPrior(known, generator)
+    if isinstance(settings, PlugAndPlayConfig):
+        # The published step is a gradient step of length 1: it wants an operator of norm 1,
+        # and averages over blocks have a smaller one.
+        unit = 1 / (operator_norm(operator, shape, device=y.device) or 1.0)
+        operator, y = Scaled(operator, unit), unit * y
+    result = solver_of(settings)(
+        across_axes(known) if task == "isotropic" else known,
+        operator, y, detector, settings, noise or generator,
+        shape=shape, samples=count, start=first, progress=progress,
+    )  # fmt: skip
+    return _estimate(result, scale, sigma, timed, notes)
 
 
-def _restoration(
-    result: Samples,
-    scale: GreyScale,
-    sigma: float,
-    seconds: float,
-    timed: TimedPrior,
-    notes: list[str],
-) -> Restoration:
+def _estimate(
+    result: Samples, scale: GreyScale, sigma: float, timed: TimedPrior, notes: list[str]
+) -> Found:
     several = len(result.images) > 1
-    return Restoration(
+    return Estimate(
         image=scale.to_grey(result.mean),
-        spread=result.spread.cpu().numpy() * np.float32(scale.scale) if several else None,
         samples=scale.to_grey(result.images),
+        spread=result.spread.cpu().numpy() * np.float32(scale.scale) if several else None,
         noise_sigma=sigma,
-        evaluations=result.evaluations,
-        seconds=seconds,
-        network_seconds=timed.seconds,
         notes=notes,
+        cost=timed.cost(result.evaluations),
     )
+
+
+def _white(sigma: float, scale: GreyScale) -> GaussianNoise:
+    """White noise in the prior's units."""
+    return GaussianNoise(max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD))
 
 
 def _tiled(prior: Prior, config: Config) -> TiledPrior:

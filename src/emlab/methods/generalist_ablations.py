@@ -14,22 +14,16 @@ from torch import Tensor
 from emlab import metrics
 from emlab.errors import InputError
 from emlab.methods.generalist import GreyScale
-from emlab.methods.generalist_config import OneStepConfig
+from emlab.methods.generalist_config import Solver
 from emlab.methods.generalist_tasks import GREY_RANGE, Task
 from emlab.metrics.fourier import apodisation, radial_frequency
+from emlab.physics import GaussianNoise
 from emlab.priors import Prior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
 from emlab.runtime import Stopwatch, make_generator
-from emlab.solvers.dps import DPSConfig, dps
-from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
-from emlab.solvers.one_step import one_step_denoise
-from emlab.solvers.plug_and_play import (
-    PlugAndPlayConfig,
-    RestoreConfig,
-    Samples,
-    plug_and_play_flow,
-    restore,
-)
+from emlab.solvers import ONE_ESTIMATE, solver_of
+from emlab.solvers.dps import DPSConfig
+from emlab.solvers.plug_and_play import PlugAndPlayConfig
 
 Grey = NDArray[np.float32]
 FINE = 0.2  # periods a pixel: above, there is detail and noise
@@ -77,37 +71,14 @@ class Bench:
         shape, count = tuple(self.truth.shape[1:]), len(self.truth)
         operator, generator = self.task.operator(), make_generator(self.seed)
         with Stopwatch() as watch:
-            match solver:
-                case DPSConfig():
-                    found: Samples = dps(
-                        prior, operator, self.measured, solver, generator,
-                        shape=shape, samples=count,
-                    )  # fmt: skip
-                case PlugAndPlayConfig():
-                    found = plug_and_play_flow(
-                        prior, operator, self.measured, solver, generator,
-                        shape=shape, samples=count,
-                    )  # fmt: skip
-                case OneStepConfig():
-                    found = Samples(one_step_denoise(prior, self.measured, self.noise), count)
-                case HalfQuadraticConfig():
-                    start = self.task.back_to_grid(self.measured)
-                    found = half_quadratic(
-                        prior, operator, self.measured, self.noise, solver,
-                        shape=tuple(self.measured.shape), start=start,
-                    )  # fmt: skip
-                    found = Samples(found.images[0], found.evaluations * count)
-                case RestoreConfig():
-                    start = self.task.back_to_grid(self.measured)
-                    found = restore(
-                        prior, operator, self.measured, self.noise, solver, generator,
-                        shape=shape, samples=count, start=start,
-                    )  # fmt: skip
-        images, steps = self.scale.to_grey(found.images), found.evaluations // count
-        return Run(images, self.truth, watch.seconds, steps)
-
-
-Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig | OneStepConfig | HalfQuadraticConfig
+            one = isinstance(solver, ONE_ESTIMATE)  # all crops as one image then
+            found = solver_of(solver)(
+                prior, operator, self.measured, GaussianNoise(self.noise), solver, generator,
+                shape=None if one else shape, samples=1 if one else count,
+                start=self.task.back_to_grid(self.measured),
+            )  # fmt: skip
+        images = self.scale.to_grey(found.images[0] if one else found.images)
+        return Run(images, self.truth, watch.seconds, found.evaluations // (1 if one else count))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from emlab.physics.operators import Downsample
 from emlab.priors import Prior
 from emlab.runtime import make_generator, peak_memory_mb
 from emlab.solvers.classical import cubic_upsample
-from emlab.solvers.one_step import one_step_denoise, one_step_spread
+from emlab.solvers.one_step import one_step_spread
 from emlab.solvers.tiling import tile_positions
 
 Grey = NDArray[np.float32]
@@ -117,7 +117,7 @@ def stitch(field: Grey, config: Config, prior: Prior, seed: int) -> Stitched:
         for columns in _cuts(field.shape[1], config.tile):
             tile = scale.to_units(field[rows, columns], "cpu")
             level = blended.noise_sigma / scale.scale
-            pasted[rows, columns] = scale.to_grey(one_step_denoise(prior, tile, level))
+            pasted[rows, columns] = scale.to_grey(prior.denoise(tile, level))
     own = [_borders(side, config) for side in field.shape]
     shifted = [_borders(side + shift, config, shift) for side in field.shape]
     cuts = [[cut.start for cut in _cuts(side, config.tile)][1:] for side in field.shape]

@@ -10,17 +10,11 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.settings import read_settings
 from emlab.solvers.dps import DPSConfig
-from emlab.solvers.guided_flow import GuidedFlowConfig
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
-from emlab.solvers.one_step import DiffuseBackConfig
+from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
 
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
-
-
-@dataclass(frozen=True)
-class OneStepConfig:
-    """The posterior mean under white noise: one evaluation of the prior, nothing to choose."""
 
 
 Solver = (
@@ -28,7 +22,6 @@ Solver = (
     | RestoreConfig
     | PlugAndPlayConfig
     | DPSConfig
-    | GuidedFlowConfig
     | OneStepConfig
     | DiffuseBackConfig
 )
@@ -37,7 +30,6 @@ _SOLVERS: Mapping[str, type] = {
     "restore": RestoreConfig,
     "plug_and_play": PlugAndPlayConfig,
     "dps": DPSConfig,
-    "guided_flow": GuidedFlowConfig,
     "one_step": OneStepConfig,
     "diffuse_back": DiffuseBackConfig,
 }

@@ -197,7 +197,7 @@ class BlindRow:
         self.config, self.prior, self.blind = config, prior, blind
         self.kernels: dict[str, list[Grey]] = {}
 
-    def __call__(self, case: Case) -> generalist.Restoration:
+    def __call__(self, case: Case) -> generalist.Found:
         """Find the kernel, then restore as if it had been told."""
         kernel = find_kernel(case, self.config, self.prior, self.blind)
         self.kernels.setdefault(case.task.name, []).append(kernel)
@@ -285,7 +285,7 @@ def simulated_pair(size: int, sigma: float = 0.06) -> RealPair:
 def told_white(config: Config, prior: Prior) -> Method:
     """Our method on a real image, made to believe that its noise is white."""
 
-    def restore(case: Case) -> generalist.Restoration:
+    def restore(case: Case) -> generalist.Found:
         return generalist.denoise(case.measurement, config, case.generator(), prior=prior)
 
     return restore
@@ -310,7 +310,7 @@ def sampled_uncertainty(
         generator = make_generator(seed + number)
         measured = task.measure(torch.from_numpy(crop), generator).numpy()
         found = method(Case(task, Known(task, task.noise), crop, measured, seed + number))
-        assert isinstance(found, generalist.Restoration)
+        assert isinstance(found, generalist.Estimate)
         means.append(found.image)
         spreads.append(found.samples.std(0, ddof=1) * (1 + 1 / count) ** 0.5)
     reach = float(stats.t.ppf(0.95, count - 1))

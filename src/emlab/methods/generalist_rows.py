@@ -46,7 +46,7 @@ class Case:
         return torch.Generator().manual_seed(self.seed)
 
 
-Method = Callable[[Case], "Image | generalist.Restoration"]
+Method = Callable[[Case], "Image | generalist.Found"]
 
 
 def standard_methods(
@@ -86,7 +86,7 @@ def _supervised_row(restorer: Restorer, case: Case) -> Image:
 
 def _ours(
     config: generalist.Config, prior: Prior | None, samples: int | None, case: Case
-) -> generalist.Restoration:
+) -> generalist.Found:
     task, generator = case.task, case.generator()
     told: dict[str, Any] = {"prior": prior, "samples": samples}
     if task is REAL_PAIR:

@@ -225,10 +225,10 @@ def _run_task(
             watch_seconds.append(watch.seconds)
             image = result
             scores = {}
-            if isinstance(result, generalist.Restoration):
+            if isinstance(result, generalist.Estimate):
                 image = result.image
-                evaluations.append(result.evaluations)
-                network.append(result.network_seconds / result.seconds)
+                evaluations.append(result.cost.evaluations)
+                network.append(result.cost.network_seconds / result.cost.seconds)
                 table.samples[task.name][name] = len(result.samples)
                 if len(result.samples) > 1 and task is not REAL_PAIR:
                     covered = metrics.coverage(result.samples, case.truth, interval="normal")

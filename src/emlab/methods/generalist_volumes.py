@@ -16,8 +16,8 @@ from torch import Tensor
 from emlab import weights
 from emlab.errors import InputError
 from emlab.methods import generalist
-from emlab.methods.generalist import Restoration
-from emlab.methods.generalist_config import Config, OneStepConfig
+from emlab.methods.generalist import Found
+from emlab.methods.generalist_config import Config
 from emlab.methods.generalist_scale import GreyScale
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,
@@ -28,10 +28,10 @@ from emlab.priors import Prior
 from emlab.priors.networks import load_prior
 from emlab.runtime import choose_device, has_fast_bfloat16, make_generator
 from emlab.solvers.blocks import BlockRun, Source, block_shape_for, process_blocks
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.noise_field import NoiseField
 from emlab.solvers.one_step import DiffuseBackConfig
 from emlab.solvers.plug_and_play import RestoreConfig
+from emlab.solvers.table import ONE_ESTIMATE
 from emlab.tasks import Crew
 
 # Fine pixels at each face of a block whose result is thrown away, and over which blocks blend.
@@ -40,7 +40,6 @@ MARGIN = 16
 COPIES = 16
 _SURVEYED_PLANES = 16
 # Solvers that draw no samples.
-ONE_ESTIMATE = OneStepConfig | HalfQuadraticConfig
 
 
 class VolumeTarget(Protocol):
@@ -194,7 +193,7 @@ def restore_volume(
     coloured = shared.spectrum is not None
     task = "isotropic" if factor > 1 else "denoise_coloured" if coloured else "denoise"
     solver = config.solvers[task]
-    if not isinstance(solver, ONE_ESTIMATE | RestoreConfig | DiffuseBackConfig):
+    if not isinstance(solver, (*ONE_ESTIMATE, RestoreConfig, DiffuseBackConfig)):
         raise InputError(
             f"a volume that does not fit into {memory_mb:g} MB needs the config ours or samples; "
             f"allow more memory or choose one of those"
@@ -256,7 +255,7 @@ class _Restorer:
             return mean
         return np.stack([mean, np.sqrt(squares / self.samples)], -1).reshape(*mean.shape[:-1], -1)
 
-    def _one(self, block: np.ndarray, origin: tuple[int, int, int], sample: int) -> Restoration:
+    def _one(self, block: np.ndarray, origin: tuple[int, int, int], sample: int) -> Found:
         field = NoiseField(self.seed, sample)
         place = (origin[0] * self.factor, *origin[1:])
 

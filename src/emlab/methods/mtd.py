@@ -8,6 +8,7 @@ start, a single gradient step per iteration and no last step.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.methods.estimate import Cost, Estimate
 from emlab.methods.settings import read_settings
 from emlab.physics.mtd import cut_patches
 from emlab.physics.rotations import Rotations
@@ -95,16 +97,12 @@ class Config:
         return cls(em=em, centre=tuple(centre) if centre else None, **table)
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """A recovered image and how it came about.
+@dataclass(frozen=True, kw_only=True)
+class Recovery(Estimate[Tensor]):
+    """A recovered image ``(L, L)`` and how it came about.
 
     Attributes
     ----------
-    image : Tensor
-        ``(L, L)``, in the grey levels of the field.
-    sigma : float
-        Standard deviation of the noise, given or estimated.
     log_likelihood : float
         Natural logarithm of the density of all patches at `image`.
     log_likelihood_gain : float
@@ -118,8 +116,6 @@ class Recovery:
         ``(kept, L, L)``, where each start ended, before alignment.
     """
 
-    image: Tensor
-    sigma: float
     log_likelihood: float
     log_likelihood_gain: float
     occupancy: float
@@ -144,8 +140,6 @@ def recover(
         ``(N, N')``, both multiples of ``config.size``; background zero.
     config : Config
         Settings, for example ``Config.named("ours_mnist")``.
-    generator : torch.Generator
-        Source of the starts.
     prior : Prior, optional
         What images look like; required by some settings.
     sigma : float, optional
@@ -154,12 +148,8 @@ def recover(
         ``(B, L, L)``, instead of those that `config` would draw.
     progress : callable, optional
         Called with the iteration and the log-likelihoods of the kept starts.
-
-    Raises
-    ------
-    InputError
-        A field that cannot be cut into patches, NaN, a constant field, sigma <= 0.
     """
+    started = time.perf_counter()
     rotations = Rotations(config.rotations, config.size, field.dtype, field.device)
 
     def expectation_at(level: float | None, grids: int = 1) -> ExpectationStep:
@@ -185,13 +175,15 @@ def recover(
     if config.centre is not None and prior is not None:
         image = align_to_prior(image, prior, config.centre, generator, config.rotations)
     if config.refine:
-        refining = replace(config.em, iterations=config.refine, anneal_from=0.0)
+        refining = replace(config.em, iterations=config.refine)
         last = expectation_at(sigma, config.grids)
         final = approximate_em(last, image[None], refining, prior)
         image, best = final.images[0], 0
     return Recovery(
         image=image,
-        sigma=sigma,
+        samples=image[None],
+        noise_sigma=sigma,
+        cost=Cost(time.perf_counter() - started, evaluations=search.trace.numel()),
         log_likelihood=final.log_likelihood[best].item(),
         log_likelihood_gain=final.log_likelihood[best].item() - last.log_likelihood_of_noise,
         occupancy=final.occupancy[best].item(),

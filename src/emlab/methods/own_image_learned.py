@@ -51,7 +51,7 @@ def _flow(question: Question) -> Ready:
 
     def restore(
         image: Grey, config: generalist.Config, random: torch.Generator, seen: Progress | None
-    ) -> generalist.Restoration:
+    ) -> generalist.Found:
         common = {**told, "progress": seen}
         if question.kernel is not None:
             return generalist.deblur(image, question.kernel, config, random, **common)
@@ -109,7 +109,7 @@ def _cells(question: Question) -> Ready:
         """In units of the given image's own range, percentiles 1 and 99."""
         height, width = (side * question.factor for side in image.shape)
         fine = cellpose3.resize(torch.from_numpy(image), (height, width)).numpy()
-        return cellpose3.restore(fine, restorer, whole)
+        return cellpose3.restore(fine, restorer, whole).image
 
     # The network's grey levels are those of a clean image; a straight line brings them back.
     seen_before = bare(question.pixels)

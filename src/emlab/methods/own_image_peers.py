@@ -137,7 +137,7 @@ def _blind_spot(question: Question) -> Ready:
             device=question.device,
             progress=seen,
         )
-        return found.image.numpy()
+        return found.numpy()
 
     return Ready(run, None, [f"trained anew for each image, {config.steps} steps, in its seconds"])
 

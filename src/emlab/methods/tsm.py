@@ -10,8 +10,6 @@ from the *raw* micrograph.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +20,15 @@ from torch import Tensor
 from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
+from emlab.methods.estimate import Estimate, TimedPrior
 from emlab.methods.tsm_guidance import standardise
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
 from emlab.priors.networks import load_prior
 from emlab.priors.score_matching import ScorePrior
 from emlab.runtime import has_fast_bfloat16
+from emlab.solvers.contract import Progress
 from emlab.solvers.tiling import TiledPrior
 from emlab.solvers.tweedie import IterationConfig, iterate, tweedie
 
@@ -70,27 +72,6 @@ class Config:
         return max(1, int(self.memory_mb * 1e6 / (_BYTES_PER_PIXEL * self.tile**2)))
 
 
-@dataclass(frozen=True)
-class Denoised:
-    """A denoised micrograph.
-
-    Attributes
-    ----------
-    image : ndarray
-        ``(H, W)`` float32 in the grey levels of the micrograph, background included.
-    sigma : float
-        Noise in these grey levels, at the pixel size that the network worked at.
-    working_angstrom : float
-        That pixel size.
-    seconds : float
-    """
-
-    image: NDArray[np.float32]
-    sigma: float
-    working_angstrom: float
-    seconds: float
-
-
 def load_denoiser(
     name: str = "tsm", device: torch.device | str = "cpu", half: bool | None = None
 ) -> ScorePrior:
@@ -102,11 +83,6 @@ def load_denoiser(
         ``"tsm"`` (guided by targets), ``"dsm"`` (not), or any name of `emlab weights list`.
     half : bool, optional
         Convolutions in bfloat16; default: where the processor is fast at it.
-
-    Raises
-    ------
-    InputError
-        Unknown weights, or weights that are no score of micrographs.
     """
     chosen = has_fast_bfloat16(device) if half is None else half
     prior = load_prior(NAMES.get(name, name), device, half=chosen)
@@ -123,8 +99,8 @@ def denoise(
     *,
     sigma: float | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> Denoised:
+    progress: Progress | None = None,
+) -> Estimate[NDArray[np.float32]]:
     """Denoise one micrograph ``(H, W)`` of any size, protein dark.
 
     Pixels smaller than the network's (2.63 A) are made coarser first, by cropping the spectrum,
@@ -138,13 +114,7 @@ def denoise(
         Noise in grey levels at the working pixel size, instead of the estimate.
     progress : callable, optional
         ``progress(done, total)`` of the tiles.
-
-    Raises
-    ------
-    InputError
-        Not a finite image of at least 64 pixels a side, or a pixel size that is not positive.
     """
-    started = time.perf_counter()
     settings = Config() if config is None else config
     values = np.asarray(micrograph, dtype=np.float32)
     if values.ndim != 2 or min(values.shape, default=0) < 64:
@@ -156,23 +126,29 @@ def denoise(
     coarse, working = to_working_size(values, pixel_size_angstrom)
     standard = standardise(coarse, working, sigma)
     prior = load_denoiser(device=device) if denoiser is None else denoiser
-    tiled = TiledPrior(
-        prior if progress is None else _Counted(prior, coarse.shape, settings, progress),
-        settings.tile,
-        settings.halo,
-        settings.batch,
-        smallest=64,
-    )
+    rounds = 1 if settings.iteration is None else settings.iteration.steps
+    timed = TimedPrior(prior, progress)
+    tiled = TiledPrior(timed, settings.tile, settings.halo, settings.batch, smallest=64)
+    timed.total = rounds * tiled.tiles(*coarse.shape)
     place = torch.device(device)
     image = standard.image.to(place)
     if settings.iteration is None:
         found = tweedie(tiled, image, settings.strength)
     else:
-        found = iterate(tiled, image, settings.strength, settings.iteration)[-1]
+        noise = GaussianNoise(settings.strength)
+        found = iterate(tiled, Identity(), image, noise, settings.iteration).images[0]
     result = standard.restore(found.cpu()).numpy()
+    notes = []
     if coarse.shape != values.shape:
         result = resize(result, values.shape)
-    return Denoised(result, standard.sigma, working, time.perf_counter() - started)
+        notes = [f"denoised at {working:.4g} A"]
+    return Estimate(
+        image=result,
+        samples=result[None],
+        noise_sigma=standard.sigma,
+        notes=notes,
+        cost=timed.cost(rounds),
+    )
 
 
 def to_working_size(
@@ -201,33 +177,3 @@ def resize(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.flo
         out[-high:, :across] = spectrum[-high:, :across]
     scaled = torch.fft.irfft2(out, s=(rows, columns)) * (rows * columns / (height * width))
     return scaled.numpy()
-
-
-class _Counted:
-    """A prior that says how many tiles it has seen."""
-
-    def __init__(
-        self,
-        prior: Prior,
-        shape: tuple[int, ...],
-        config: Config,
-        progress: Callable[[int, int], None],
-    ) -> None:
-        self.prior, self.progress, self.done = prior, progress, 0
-        rounds = 1 if config.iteration is None else config.iteration.steps
-        tiles = TiledPrior(prior, config.tile, config.halo, smallest=64).tiles(*shape[-2:])
-        self.total = rounds * tiles
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        answer = self.prior.denoise(x, sigma)
-        self._count(len(x))
-        return answer
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        answer = self.prior.score(x, sigma)
-        self._count(len(x))
-        return answer
-
-    def _count(self, tiles: int) -> None:
-        self.done += tiles
-        self.progress(self.done, self.total)

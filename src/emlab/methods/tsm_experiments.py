@@ -14,6 +14,8 @@ from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_bands import band_correlations
 from emlab.metrics import Interval, mean_interval
 from emlab.physics.micrograph import Micrograph
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
 from emlab.priors.score_matching import dsm_target, target_variance
 from emlab.report import Report
@@ -135,8 +137,11 @@ def iteration_study(denoiser: Prior, micrograph: Micrograph, steps: int = 5) -> 
     exact, recovery = {}, {}
     for a in STEPS_A:
         config = IterationConfig(a=a, steps=steps)
-        left = iterate(_White(), noise, 1.0, replace(config, b=0.0))
-        exact[a] = np.array([1.0, *(float(image.std()) for image in left)])
+        left, unit = [noise], GaussianNoise(1.0)
+        for _ in range(steps):
+            once = replace(config, b=0.0, steps=1)
+            left.append(iterate(_White(), Identity(), left[-1], unit, once).images[0])
+        exact[a] = np.array([1.0, *(float(image.std()) for image in left[1:])])
         scores = []
         for count in range(1, steps + 1):
             settings = Config(iteration=replace(config, steps=count))

@@ -117,7 +117,7 @@ def noise2void(image: Image, steps: int, seed: int) -> Image:
     found = denoise_blind_spot(
         torch.from_numpy(image), BlindSpotConfig(steps=steps), make_generator(seed)
     )
-    return found.image.numpy()
+    return found.numpy()
 
 
 def topaz_denoise(images: Sequence[Image], threads: int = 1) -> Denoised:

@@ -8,7 +8,6 @@ from emlab.metrics.image import psnr, ssim
 from emlab.metrics.intervals import Interval, mean_interval, paired_difference, wilson_interval
 from emlab.metrics.naturalness import Naturalness
 from emlab.metrics.registration import Registered, register
-from emlab.metrics.seams import border_indices, seam_index
 
 __all__ = [
     "Curve",
@@ -16,7 +15,6 @@ __all__ = [
     "Naturalness",
     "Registered",
     "Reliability",
-    "border_indices",
     "coverage",
     "decorrelation_resolution",
     "error_against_spread",
@@ -27,7 +25,6 @@ __all__ = [
     "psnr",
     "register",
     "relative_error",
-    "seam_index",
     "ssim",
     "wilson_interval",
 ]

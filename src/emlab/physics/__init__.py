@@ -1,15 +1,14 @@
 """What the instrument does to a specimen: operators with adjoints, and noise."""
 
-from emlab.physics.counting import GaussianCounts, Poisson, SquareRoot
+from emlab.physics.counting import GaussianCounts, Poisson
 from emlab.physics.ctf import ComplexCTF
-from emlab.physics.exit_wave import ExitWave, WeakPhase
+from emlab.physics.exit_wave import ExitWave
 from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.physics.mtd import Measurement, MTDOperator, simulate_measurement
 from emlab.physics.noise import (
     ColouredGaussianNoise,
     GaussianNoise,
     NoiseSpectrum,
-    PoissonGaussianNoise,
     estimate_noise_sigma,
     estimate_noise_spectrum,
     noise_correlation,
@@ -43,10 +42,7 @@ __all__ = [
     "Measurement",
     "NoiseSpectrum",
     "Poisson",
-    "PoissonGaussianNoise",
     "Rotations",
-    "SquareRoot",
-    "WeakPhase",
     "defocus_kernel",
     "delta_kernel",
     "estimate_noise_sigma",

@@ -56,31 +56,6 @@ class Poisson:
         return 1 / mean.clamp_min(FEWEST)
 
 
-class SquareRoot(Poisson):
-    r"""Poisson counts after Anscombe's transform, whose noise is 1/2 everywhere (Anscombe 1948).
-
-    .. math:: \ell = -2\sum\left(\sqrt{y + 3/8} - \sqrt{\lambda + 3/8}\right)^2 + \mathrm{const}
-    """
-
-    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
-        r"""Return :math:`\ell`, summed over the last two axes."""
-        misfit = self._root(measurement) - self._root(mean)
-        return (0.5 * math.log(2 / math.pi) - 2 * misfit.square()).sum((-2, -1))
-
-    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
-        r"""Return :math:`d\ell/d\lambda`."""
-        root = self._root(mean)
-        return 2 * (self._root(measurement) - root) / root
-
-    def curvature(self, mean: Tensor) -> Tensor:
-        r"""Return the Fisher information :math:`1/(\lambda + 3/8)`."""
-        return 1 / (mean + 3 / 8).clamp_min(FEWEST)
-
-    @staticmethod
-    def _root(counts: Tensor) -> Tensor:
-        return (counts + 3 / 8).clamp_min(FEWEST).sqrt()
-
-
 class GaussianCounts:
     """Many electrons: normal noise of a known variance, for counts that need not be whole.
 

@@ -215,17 +215,3 @@ class LinearisedExitWave:
         """Carry a change of the counts ``(..., H, W)`` back to the image."""
         pulled = self.instrument.propagate_adjoint(2 * self.counts * measurement * self.wave)
         return (self.slope.conj() * pulled).real
-
-
-class WeakPhase(ExitWave):
-    r"""The same counts to first order, :math:`N(1 + 2\,x * c)`: what the CTF of textbooks says."""
-
-    def A(self, image: Tensor) -> Tensor:
-        """Expected counts; not bounded below by zero."""
-        return self.linearised(image).expected
-
-    def linearised(self, image: Tensor) -> LinearisedExitWave:
-        """The derivative, the same at every image."""
-        at_nothing = LinearisedExitWave(self, torch.zeros_like(image))
-        at_nothing.expected = at_nothing.expected + at_nothing.A(image)
-        return at_nothing

@@ -26,7 +26,6 @@ __all__ = [
     "GaussianNoise",
     "Noise",
     "NoiseSpectrum",
-    "PoissonGaussianNoise",
     "estimate_noise_sigma",
     "estimate_noise_spectrum",
     "noise_correlation",
@@ -72,63 +71,13 @@ class GaussianNoise:
         """Return the misfit over the variance."""
         return (measurement - mean) / self.sigma**2
 
+    def precision(self, residual: Tensor) -> Tensor:
+        r""":math:`C^{-1} r`: the residual over the variance."""
+        return residual / self.sigma**2
 
-class PoissonGaussianNoise:
-    r"""Counted electrons and a noisy amplifier.
-
-    .. math:: y = g\,\mathrm{Poisson}((m - o) / g) + o + \sigma n
-
-    `sample` draws from this; the likelihood is the usual Gaussian approximation with the variance
-    :math:`v(m) = g \max(m - o, 0) + \sigma^2` (Foi et al. 2008, eq. 4), and `gradient` is the
-    exact derivative of that approximation, of its variance too.
-
-    Parameters
-    ----------
-    gain : float
-        g, grey levels per electron, positive.
-    sigma : float
-        Standard deviation of the amplifier, positive.
-    offset : float
-        o, grey level of no electrons at all.
-
-    Raises
-    ------
-    InputError
-        Bad settings, or, when drawn, an image below the offset.
-    """
-
-    def __init__(self, gain: float, sigma: float, offset: float = 0.0) -> None:
-        _check_positive("gain", gain)
-        _check_positive("sigma", sigma)
-        self.gain, self.sigma, self.offset = gain, sigma, offset
-
-    def variance(self, mean: Tensor) -> Tensor:
-        """Variance of the noise at each pixel."""
-        return self.gain * (mean - self.offset).clamp(min=0) + self.sigma**2
-
-    def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Return counts of the image; pixels below the offset are an `InputError`."""
-        if clean.min() < self.offset:
-            raise InputError(
-                f"the image goes down to {float(clean.min()):.4g}, below the offset "
-                f"{self.offset:g} at which no electron arrives; lower the offset"
-            )
-        rate = ((clean - self.offset) / self.gain).to(generator.device)
-        counts = torch.poisson(rate, generator=generator).to(clean)
-        return self.gain * counts + self.offset + self.sigma * _white(clean, generator)
-
-    def log_likelihood(self, mean: Tensor, measurement: Tensor) -> Tensor:
-        """Return the Gaussian approximation, summed over the last two axes."""
-        variance = self.variance(mean)
-        misfit = (measurement - mean).square() / variance
-        return -0.5 * (misfit + (2 * math.pi * variance).log()).sum((-2, -1))
-
-    def gradient(self, mean: Tensor, measurement: Tensor) -> Tensor:
-        """Return the derivative of that approximation by the mean."""
-        variance = self.variance(mean)
-        pull = (measurement - mean) / variance
-        change = self.gain * (mean > self.offset)
-        return pull + 0.5 * change * (pull.square() - 1 / variance)
+    def curvature(self, mean: Tensor) -> Tensor:
+        """Return the Fisher information of each pixel, one over the variance."""
+        return torch.full_like(mean, 1 / self.sigma**2)
 
 
 class ColouredGaussianNoise:
@@ -152,6 +101,7 @@ class ColouredGaussianNoise:
 
     def __init__(self, power_spectrum: Tensor | Callable[[tuple[int, ...]], Tensor]) -> None:
         self.power_spectrum = power_spectrum
+        self._known: dict[tuple[int, ...], Tensor] = {}  # by shape: solvers ask in every step
         if isinstance(power_spectrum, Tensor):
             _check_spectrum(power_spectrum)
 
@@ -160,8 +110,11 @@ class ColouredGaussianNoise:
         if isinstance(self.power_spectrum, Tensor):
             power = self.power_spectrum
         else:
-            power = self.power_spectrum(tuple(shape[-2:]))
-            _check_spectrum(power)
+            sides = tuple(shape[-2:])
+            if sides not in self._known:
+                self._known[sides] = self.power_spectrum(sides)
+                _check_spectrum(self._known[sides])
+            power = self._known[sides]
         if power.shape != (shape[-2], shape[-1] // 2 + 1):
             raise InputError(
                 f"the spectrum {tuple(power.shape)} does not fit the image {tuple(shape)}: it "

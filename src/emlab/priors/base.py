@@ -1,7 +1,9 @@
 """The one interface of all priors: the posterior mean under white noise."""
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +31,16 @@ class Prior(Protocol):
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images, same shape as `x`."""
         ...
+
+
+class FromDenoiser(ABC):
+    """A prior that knows its posterior mean; the score follows by Tweedie's formula."""
+
+    @abstractmethod
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient of the log density of the noisy images; see `Prior.score`."""
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        return (self.denoise(x, sigma) - x) / level.square()[..., None, None]

@@ -13,7 +13,7 @@ DDPM, step k        sqrt(alpha_bar_k)         sqrt(1 - alpha_bar_k)      sqrt(1/
 ==================  ========================  =========================  =======================
 
 A network trained on one path is exact on all of them: `DDPMView` lets a sampler of the DDPM kind
-use any prior, `DDPMPrior` lets a network trained as a DDPM be any sampler's prior.
+use any prior.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
@@ -32,11 +32,6 @@ from emlab.priors.base import Prior
 def flow_time(sigma: float | Tensor) -> float | Tensor:
     """Time t of the straight path (0 noise, 1 data) where the relative noise is `sigma` >= 0."""
     return 1 / (1 + sigma)
-
-
-def flow_sigma(t: float | Tensor) -> float | Tensor:
-    """Relative noise ``(1 - t)/t`` at time t in (0, 1] of the straight path."""
-    return (1 - t) / t
 
 
 @dataclass(frozen=True)
@@ -85,13 +80,7 @@ class DDPMSchedule:
         return right - 1 + ((level - low) / (high - low)).clamp(0, 1)
 
     def spaced(self, count: int) -> list[int]:
-        """`count` steps from the last to step 0, evenly spaced.
-
-        Raises
-        ------
-        InputError
-            Fewer than 2 or more than there are.
-        """
+        """`count` steps from the last to step 0, evenly spaced."""
         if not 2 <= count <= self.steps:
             raise InputError(f"choose between 2 and {self.steps} sampling steps, not {count}")
         return torch.linspace(self.steps - 1, 0, count).round().int().tolist()
@@ -126,40 +115,3 @@ class DDPMView:
         """The image that `epsilon` leaves of `x`: ``(x - sqrt(1 - alpha_bar) epsilon)/...``."""
         share = self.schedule.alpha_bar[step].item()
         return (x - (1 - share) ** 0.5 * epsilon) / share**0.5
-
-
-class DDPMPrior:
-    """A network trained to predict the noise of a DDPM path, as a `Prior`.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Takes ``(n, 1, H, W)`` on the DDPM path and steps ``(n,)``, returns the noise. Between two
-        steps of its schedule it is given a fractional step.
-    schedule : DDPMSchedule, optional
-        The one that it was trained with. Levels beyond its ends are clipped.
-    """
-
-    def __init__(self, network: nn.Module, schedule: DDPMSchedule | None = None) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.schedule = schedule or DDPMSchedule()
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean; see `Prior.denoise`."""
-        level = self._level(x, sigma)
-        return x + level.square()[..., None, None] * self.score(x, level)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of the log density of the noisy images."""
-        level = self._level(x, sigma)
-        step = self.schedule.step_at(level).to(x).reshape(-1)
-        scale = level.square().add(1).rsqrt()[..., None, None]
-        on_path = (scale * x).reshape(-1, 1, *x.shape[-2:])
-        noise = self.network(on_path, step)[:, 0].reshape(x.shape)
-        return -noise / level[..., None, None]
-
-    def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        ends = self.schedule.sigma[0].item(), self.schedule.sigma[-1].item()
-        return (
-            torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-2]).clamp(*ends)
-        )

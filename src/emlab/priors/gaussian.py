@@ -19,11 +19,6 @@ class GaussianPrior:
         ``(H, W)``.
     covariance : Tensor or float
         ``(H*W, H*W)``, or one variance for all pixels.
-
-    Raises
-    ------
-    InputError
-        Wrong shapes, or a covariance that is not symmetric and positive semi-definite.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor | float) -> None:

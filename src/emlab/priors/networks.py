@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from emlab import weights
 from emlab.errors import InputError
 from emlab.models import MLP, build
+from emlab.priors.base import FromDenoiser
 from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
 from emlab.priors.score_matching import ScoreMatching, ScorePrior
 
@@ -21,20 +22,21 @@ class EpsilonPrior:
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean; see `Prior.denoise`. Levels outside the trained range are clipped."""
-        flat, level = _flatten(x, sigma)
-        level = level.clamp(self.objective.sigma_min, self.objective.sigma_max)
-        predicted = self.objective.predict(self.network, flat, level)
-        return (flat - level[:, None, None] * predicted).reshape(x.shape)
+        flat, level, predicted = self._predicted(x, sigma)
+        return (flat - level * predicted).reshape(x.shape)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images."""
+        _, level, predicted = self._predicted(x, sigma)
+        return (-predicted / level).reshape(x.shape)
+
+    def _predicted(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         flat, level = _flatten(x, sigma)
         level = level.clamp(self.objective.sigma_min, self.objective.sigma_max)
-        predicted = self.objective.predict(self.network, flat, level)
-        return (-predicted / level[:, None, None]).reshape(x.shape)
+        return flat, level[:, None, None], self.objective.predict(self.network, flat, level)
 
 
-class VPPrior:
+class VPPrior(FromDenoiser):
     """A variance-preserving diffusion network (`VPDenoisingScoreMatching`), re-scaled.
 
     Noise of standard deviation ``sigma`` on an image is the diffusion at the time where
@@ -54,12 +56,8 @@ class VPPrior:
         step = (noise / alpha)[:, None, None]
         return (flat + step * scaled_score).reshape(x.shape)
 
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of the log density of the noisy images."""
-        return _tweedie(self.denoise(x, sigma), x, sigma)
 
-
-class FlowPrior:
+class FlowPrior(FromDenoiser):
     r"""A velocity network trained by `FlowMatching`, or by `conditional_flow_matching`.
 
     Noise of standard deviation ``sigma`` on an image is the straight path at the time
@@ -105,10 +103,6 @@ class FlowPrior:
         on_path = t[:, None, None] * flat
         velocity = self.velocity(on_path, t)
         return (on_path + (1 - t)[:, None, None] * velocity).reshape(x.shape)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of the log density of the noisy images."""
-        return _tweedie(self.denoise(x, sigma), x, sigma)
 
 
 class MLPScore:
@@ -167,11 +161,6 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
         ``{"kind": "epsilon" | "vp" | "flow" | "score_matching" | "implicit_score_matching", ...}``;
         the other keys are those of `EpsilonMatching`, `VPSchedule`, `FlowMatching` or
         `ScoreMatching`.
-
-    Raises
-    ------
-    InputError
-        Unknown kind, a key that the kind does not have, or a network that does not fit it.
     """
     arguments = dict(objective)
     kind = arguments.pop("kind", None)
@@ -189,11 +178,6 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
     if kind == "implicit_score_matching" and isinstance(network, MLP):
         return MLPScore(network)
     raise InputError(f"objective {kind!r} does not make a prior of a {type(network).__name__}")
-
-
-def _tweedie(denoised: Tensor, x: Tensor, sigma: float | Tensor) -> Tensor:
-    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-    return (denoised - x) / level.square()[..., None, None]
 
 
 def _flatten(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:

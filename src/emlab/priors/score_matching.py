@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.priors.base import FromDenoiser
 
 VARIANTS = ("centred", "literal")
 
@@ -62,30 +64,6 @@ class Preconditioning:
         wide = v[:, None, None]
         found = model((x / self.radius(wide))[:, None], v.log())[:, 0].float()
         return self.skip(wide) * x + self.output(wide) * found
-
-    def unit_target(self, clean: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        r"""What F has to return for D to be `clean`: of unit variance, whatever the noise.
-
-        .. math:: \frac{(\sigma^2 + v^2)\,\tilde y - \sigma^2 x}{\sigma v \sqrt{\sigma^2 + v^2}}
-
-        Parameters
-        ----------
-        clean, x : Tensor
-            ``(n, H, W)``.
-        v : Tensor
-            ``(n,)``.
-        """
-        wide = v[:, None, None]
-        return (clean - self.skip(wide) * x) / self.output(wide)
-
-    def unit_weight(self, v: Tensor) -> Tensor:
-        r"""Weight of an error of the surrogate score :math:`-D/\sigma^2` that makes it one of F.
-
-        .. math:: \lambda = \sigma^2 (\sigma^2 + v^2) / v^2
-
-        The paper's equation 26 is not this; with it the effective weight depends on the noise.
-        """
-        return self.sigma_data**2 * (self.sigma_data**2 + v.square()) / v.square()
 
 
 def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
@@ -202,7 +180,7 @@ class ScoreMatching:
         if not 0 < self.sigma_min <= self.sigma_end <= self.sigma_start:
             raise InputError("auxiliary noise needs 0 < sigma_min <= sigma_end <= sigma_start")
 
-    @property
+    @cached_property
     def preconditioning(self) -> Preconditioning:
         """The wrap around the network."""
         return Preconditioning(self.sigma_data)
@@ -252,14 +230,13 @@ class ScoreMatching:
         return ((sigma_a.square() / v**4)[:, None, None] * error).mean()
 
 
-class ScorePrior:
+class ScorePrior(FromDenoiser):
     """A network trained by `ScoreMatching`, as a prior; see `emlab.priors.base.Prior`.
 
     Parameters
     ----------
     network : nn.Module
         F; takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
-    objective : ScoreMatching
     half : bool
         Evaluate the convolutions in bfloat16.
     """
@@ -287,8 +264,3 @@ class ScorePrior:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             found = self.objective.preconditioning.denoise(self.network, scale * flat, trained)
         return (found / scale).reshape(x.shape)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of the log density of the noisy images."""
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        return (self.denoise(x, sigma) - x) / level.square()[..., None, None]

@@ -67,11 +67,6 @@ class TargetBank:
         In-plane angles, evenly spread over the circle.
     pixel_size_angstrom : float
         Of the projections and of the patches.
-
-    Raises
-    ------
-    InputError
-        An empty bank, or a box that is not a multiple of four.
     """
 
     def __init__(self, projections: Tensor, angles: int, pixel_size_angstrom: float) -> None:
@@ -104,11 +99,6 @@ class TargetBank:
             ``(n, n, n)``, matter positive.
         low_pass_angstrom : float
             Resolution that the reference is cut to; what is finer guides nobody.
-
-        Raises
-        ------
-        InputError
-            No direction, a low-pass that is not positive, or a volume that is empty.
         """
         if directions < 1 or low_pass_angstrom <= 0:
             raise InputError("a target bank needs a direction and a low-pass in angstrom")

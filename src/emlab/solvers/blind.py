@@ -6,6 +6,9 @@ Noise levels fall as in `restore`. At each, with the kernel k of the moment,
 2. the kernel is refined on :math:`\|\nabla(y - k * \hat x)\|^2`, non-negative and of sum 1;
 3. the data step moves :math:`\hat x` towards the measurement and noise returns.
 
+Kernels are mixtures of centred defocus discs of whole radii, which is every round kernel that falls
+outwards. (The published kernel is free: many more numbers than one small image can tell.)
+
 The kernel is fitted to what the *prior* makes of the noisy image, before the data step. Fitted
 after it, "no blur at all" explains every measurement (Levin et al. 2009); before it,
 :math:`E[y \mid x_\sigma] = k * D(x_\sigma, \sigma)` holds for the true kernel.
@@ -13,23 +16,24 @@ after it, "no blur at all" explains every measurement (Levin et al. 2009); befor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel, delta_kernel
-from emlab.physics.operators import Blur, extend
+from emlab.physics.kernels import defocus_kernel
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Blur
 from emlab.priors.base import Prior
-from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
-from emlab.solvers.plug_and_play import Progress, RestoreConfig, Samples, data_step, restore
+from emlab.solvers.contract import Progress, Samples, normal, told
+from emlab.solvers.half_quadratic import HalfQuadraticConfig
+from emlab.solvers.plug_and_play import RestoreConfig, data_step
 from emlab.solvers.sampling import noise_levels
-
-Family = Literal["disc", "free"]
+from emlab.solvers.table import solver_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,6 @@ class BlindConfig:
     ----------
     size : int
         Odd side of the kernel, 33 as published.
-    family : str
-        ``disc``: mixtures of centred defocus discs of whole radii, which is every round kernel
-        that falls outwards; ``free``: any kernel, as published: many more numbers than one small
-        image can tell.
     steps : int
         Noise levels of the search; each is one network evaluation.
     sigma_max, sigma_min : float
@@ -60,7 +60,6 @@ class BlindConfig:
     """
 
     size: int = 33
-    family: Family = "disc"
     steps: int = 40
     sigma_max: float = 1.0
     sigma_min: float = 0.04
@@ -75,8 +74,6 @@ class BlindConfig:
         check_fields(self)
         if self.size < 3 or self.size % 2 == 0:
             raise InputError(f"a kernel has an odd side of 3 pixels or more, not {self.size}")
-        if self.family not in ("disc", "free"):
-            raise InputError(f"the kernel family is 'disc' or 'free', not {self.family!r}")
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("the search needs steps >= 2 and 0 < sigma_min < sigma_max")
         if not 0 <= self.memory < 1:
@@ -88,7 +85,7 @@ class BlindConfig:
 def blind_deblur(
     prior: Prior,
     measurement: Tensor,
-    noise_sigma: float,
+    noise: GaussianNoise,
     config: BlindConfig,
     generator: torch.Generator,
     *,
@@ -101,8 +98,6 @@ def blind_deblur(
     ----------
     measurement : Tensor
         ``(H, W)``, blurred and noisy, in the prior's units.
-    noise_sigma : float
-        Standard deviation of its white noise, positive.
     samples : int
         Restored images to draw, with a `RestoreConfig`; the kernel is the same for all.
 
@@ -112,12 +107,6 @@ def blind_deblur(
         As from the restoration; the evaluations count those of the search.
     Tensor
         The kernel ``(size, size)``.
-
-    Raises
-    ------
-    InputError
-        Not one image, an image smaller than the kernel, a noise level that is not positive, or
-        samples of a restoration that draws none.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(
@@ -128,34 +117,21 @@ def blind_deblur(
         raise InputError("half-quadratic splitting draws no samples; choose a RestoreConfig")
     total = config.steps + config.restoration.steps
 
-    def searched(done: int, _steps: int) -> None:
-        if progress is not None:
-            progress(done, total)
+    def after(before: int) -> Progress | None:
+        return progress and (lambda done, _: progress(before + done, total))
 
-    kernel = estimate_kernel(prior, measurement, noise_sigma, config, generator, searched)
-
-    def restored(done: int, _steps: int) -> None:
-        searched(config.steps + done, total)
-
-    shape = tuple(measurement.shape)
-    match config.restoration:
-        case HalfQuadraticConfig():
-            found = half_quadratic(
-                prior, Blur(kernel), measurement, noise_sigma, config.restoration,
-                shape=shape, start=measurement, progress=restored,
-            )  # fmt: skip
-        case RestoreConfig():
-            found = restore(
-                prior, Blur(kernel), measurement, noise_sigma, config.restoration, generator,
-                shape=shape, samples=samples, start=measurement, progress=restored,
-            )  # fmt: skip
+    kernel = estimate_kernel(prior, measurement, noise, config, generator, after(0))
+    found = solver_of(config.restoration)(
+        prior, Blur(kernel), measurement, noise, config.restoration, generator,
+        samples=samples, start=measurement, progress=after(config.steps),
+    )  # fmt: skip
     return Samples(found.images, found.evaluations + config.steps, found.trace), kernel
 
 
 def estimate_kernel(
     prior: Prior,
     measurement: Tensor,
-    noise_sigma: float,
+    noise: GaussianNoise,
     config: BlindConfig,
     generator: torch.Generator,
     progress: Progress | None = None,
@@ -165,42 +141,32 @@ def estimate_kernel(
     The levels' equations are added up, each divided by its own residual and by `memory` for every
     level since. The fit is convex and comes before the first data step: no start needs choosing.
     """
-    if not noise_sigma > 0:
-        raise InputError(f"noise_sigma must be positive, got {noise_sigma}")
     y = _centre(measurement, config.window)
-    kernel = delta_kernel(config.size).to(y)
-    atoms = kernel_atoms(config.family, config.size).to(y)
+    atoms = kernel_atoms(config.size).to(y)
+    blurs = [Blur(atom) for atom in atoms]
     weights = torch.full_like(atoms[:, 0, 0], 1 / len(atoms))
     gram, target = torch.zeros_like(torch.outer(weights, weights)), torch.zeros_like(weights)
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, 3.0)
-    x = y[None] + levels[0] * _normal(y[None], generator)
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    x = y[None] + levels[0] * normal(generator, 0, (1, *y.shape), y)
+    for step, (sigma, following) in told([*pairwise(levels)], progress):
         with torch.no_grad():
             denoised = prior.denoise(x, sigma)
-        blurred, seen = _slopes(denoised[0], y, atoms)
+        blurred, seen = _slopes(denoised[0], y, blurs, config.size)
         products, match = blurred @ blurred.T, blurred @ seen
         fit = fit_on_simplex(products, match, weights)
-        residual = (seen - fit @ blurred).square().sum() + 2 * noise_sigma**2 * len(seen)
+        residual = (seen - fit @ blurred).square().sum() + 2 * noise.sigma**2 * len(seen)
         gram = config.memory * gram + products / residual
         target = config.memory * target + match / residual
         weights = fit_on_simplex(gram, target, weights)
         kernel = (weights[:, None, None] * atoms).sum(0)
-        if config.family == "free":
-            kernel = _centred(kernel)
         spread = (config.trust * sigma) ** 2
-        estimate, _ = data_step(
-            Blur(kernel), y, lambda residual: residual / noise_sigma**2, denoised, spread, 10
-        )  # fmt: skip
-        x = estimate + following * _normal(x, generator)
-        if progress is not None:
-            progress(step + 1, config.steps)
+        estimate, _ = data_step(Blur(kernel), y, noise.precision, denoised, spread, 10)
+        x = estimate + following * normal(generator, step + 1, x.shape, x)
     return kernel
 
 
-def kernel_atoms(family: Family, size: int) -> Tensor:
-    """Kernels ``(m, size, size)`` of sum 1 whose mixtures are the family, the narrowest first."""
-    if family == "free":
-        return torch.eye(size**2).reshape(-1, size, size)
+def kernel_atoms(size: int) -> Tensor:
+    """Discs ``(m, size, size)`` of sum 1, the narrowest first."""
     discs = [defocus_kernel(float(radius)) for radius in range(size // 2 + 1)]
     margins = [(size - len(disc)) // 2 for disc in discs]
     return torch.stack(
@@ -235,42 +201,23 @@ def project_on_simplex(values: Tensor) -> Tensor:
     return (values - excess[(ordered > excess).sum() - 1]).clamp_min(0)
 
 
-def _slopes(image: Tensor, y: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences between neighbours of the image blurred by each atom ``(m, n)``, and of `y`.
+def _slopes(image: Tensor, y: Tensor, blurs: Sequence[Blur], size: int) -> tuple[Tensor, Tensor]:
+    """Differences between neighbours of the blurred images ``(m, n)``, and of `y`.
 
     Slopes forgive a prior that is unsure of brightness and shading, which only the widest kernels
     could explain. A margin as wide as the kernel reaches (at most a quarter of the image) is left
     out: what lies beyond the edge is not known.
     """
     height, width = y.shape
-    size = atoms.shape[-1]
     margin = min(size // 2, height // 4, width // 4)
     rows, columns = slice(margin, height - margin), slice(margin, width - margin)
-    if len(atoms) == size**2:
-        for axis in (-2, -1):
-            image = extend(image, axis, size // 2, size // 2, "reflect")
-        shifted = image.unfold(0, size, 1).unfold(1, size, 1)[rows, columns]
-        blurred = shifted.flip(-2, -1).flatten(2).movedim(2, 0)
-    else:
-        blurred = torch.stack([Blur(atom).A(image)[rows, columns] for atom in atoms])
+    blurred = torch.stack([blur.A(image)[rows, columns] for blur in blurs])
     both = torch.cat([blurred, y[None, rows, columns]])
     slopes = torch.cat([both.diff(dim=1).flatten(1), both.diff(dim=2).flatten(1)], dim=1)
     return slopes[:-1], slopes[-1]
-
-
-def _centred(kernel: Tensor) -> Tensor:
-    """Move a kernel by whole pixels so that its centroid is in the middle."""
-    places = torch.arange(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    centroid = [float((kernel.sum(1 - axis) * places).sum()) for axis in (0, 1)]
-    shifts = [len(kernel) // 2 - round(place) for place in centroid]
-    return kernel.roll(shifts, (0, 1))
 
 
 def _centre(image: Tensor, side: int) -> Tensor:
     """The central square of at most this side."""
     top, left = (max(0, (length - side) // 2) for length in image.shape)
     return image[top : top + side, left : left + side]
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)

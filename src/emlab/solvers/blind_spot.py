@@ -17,7 +17,6 @@ Both train on the very image that they denoise: seconds an image, no clean data,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -28,6 +27,7 @@ from torch.nn import functional
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.solvers.contract import Progress, told
 
 Kind = Literal["noise2void", "noise2self"]
 KINDS = ("noise2void", "noise2self")
@@ -46,7 +46,6 @@ class BlindSpotConfig:
         Of Adam, with a cosine that ends at zero.
     batch, crop : int
         Patches a step, and their side in pixels.
-    learning_rate : float
     width : int
         Channels of the first level of the network; the second has twice as many.
     share : float
@@ -55,11 +54,6 @@ class BlindSpotConfig:
         Half the side of the neighbourhood that a replacement comes from, Noise2Void.
     grid : int
         Side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
-
-    Raises
-    ------
-    InputError
-        A value out of range.
     """
 
     kind: Kind = "noise2void"
@@ -84,43 +78,18 @@ class BlindSpotConfig:
             raise InputError("blind spots need a share inside (0, .5) and a learning rate above 0")
 
 
-@dataclass(frozen=True)
-class BlindSpotResult:
-    """A denoised image.
-
-    Attributes
-    ----------
-    image : Tensor
-        ``(H, W)`` float32, in the values of the input.
-    losses : Tensor
-        ``(steps,)`` on hidden pixels, in variances of the image.
-    """
-
-    image: Tensor
-    losses: Tensor
-
-
 def denoise_blind_spot(
     image: Tensor,
     config: BlindSpotConfig,
     generator: torch.Generator,
     *,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> BlindSpotResult:
-    """Train a small network on one noisy image and denoise this image with it.
+    progress: Progress | None = None,
+) -> Tensor:
+    """Train a small network on one noisy image ``(H, W)`` and denoise this image with it.
 
-    Parameters
-    ----------
-    image : Tensor
-        ``(H, W)``, finite, any range, at least 16 pixels a side.
-    generator : torch.Generator
-        On the CPU; decides the network's start, patches and hidden pixels.
-
-    Raises
-    ------
-    InputError
-        Not one image, one that is too small, constant or not finite.
+    Any finite range, at least 16 pixels a side. The generator, on the CPU, decides the network's
+    start, patches and hidden pixels.
     """
     if image.ndim != 2 or min(image.shape) < MINIMUM:
         raise InputError(
@@ -135,10 +104,10 @@ def denoise_blind_spot(
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         network = TwoLevels(config.width).to(device)
-        losses = _train(network, noisy, config, generator, progress)
+        _train(network, noisy, config, generator, progress)
     with torch.no_grad():
         answer = _answer(network.eval(), noisy, config)
-    return BlindSpotResult((answer * deviation + mean).cpu(), torch.tensor(losses))
+    return (answer * deviation + mean).cpu()
 
 
 class TwoLevels(nn.Module):
@@ -211,12 +180,11 @@ def _train(
     noisy: Tensor,
     config: BlindSpotConfig,
     generator: torch.Generator,
-    progress: Callable[[int, int], None] | None,
-) -> list[float]:
+    progress: Progress | None,
+) -> None:
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    losses = []
-    for step in range(config.steps):
+    for _ in told(range(config.steps), progress):
         patches = _patches(noisy, config, generator)
         if config.kind == "noise2void":
             seen, hidden = hide_random(patches, config.share, config.radius, generator)
@@ -228,10 +196,6 @@ def _train(
         loss.backward()
         optimizer.step()
         schedule.step()
-        losses.append(float(loss.detach()))
-        if progress is not None:
-            progress(step + 1, config.steps)
-    return losses
 
 
 def _answer(network: nn.Module, noisy: Tensor, config: BlindSpotConfig) -> Tensor:

@@ -18,7 +18,7 @@ from emlab.errors import InputError
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView
-from emlab.solvers.plug_and_play import Progress, Samples
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told, views_of
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ def dps(
     prior: Prior | Sequence[Prior],
     operator: LinearOperator,
     measurement: Tensor,
+    noise: object,
     config: DPSConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | NoiseSource,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
+    start: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     r"""Draw restored images by diffusion posterior sampling (Chung et al. 2023, algorithm 1).
@@ -80,32 +82,17 @@ def dps(
               x_{k-1} \sim p(x_{k-1} \mid x_k, \hat\epsilon),
 
     the latter with the posterior variance of Ho et al. 2020 (eq. 7). The step length knows
-    nothing of the noise: gamma alone decides how closely the measurement is followed.
-
-    Parameters
-    ----------
-    prior : Prior, or three of them
-        Differentiable. Several are used in turn, as in `plug_and_play_flow`: the first of three
-        takes no pull.
-    measurement : Tensor
-        What `operator` returns for one image of `shape`.
-    shape : tuple of int
-        Of the image ``(H, W)`` or volume ``(D, H, W)``.
-    samples : int
-        Independent runs, computed as one batch.
-
-    Returns
-    -------
-    Samples
-        A step is one pass through the network and one back.
+    nothing of the noise: gamma alone decides how closely the measurement is followed. A `Solver`;
+    a step is one pass through a differentiable prior and one back. Of several priors the first
+    takes no pull, as in `plug_and_play_flow`.
     """
-    views = [DDPMView(each, config.schedule) for each in _sequence(prior)]
-    x = torch.randn((samples, *shape), generator=generator, dtype=measurement.dtype)
-    x = x.to(measurement.device)
+    views = [DDPMView(each, config.schedule) for each in views_of(prior)]
+    size = (samples, *(measurement.shape if shape is None else shape))
+    x = normal(generator, 0, size, measurement)
     gamma = config.pull(x[0].numel())
     trace = []
     visited = config.schedule.spaced(config.steps)
-    for count, (step, following) in enumerate(pairwise([*visited, -1])):
+    for count, (step, following) in told([*pairwise([*visited, -1])], progress):
         view = views[count % len(views)]
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
@@ -117,10 +104,8 @@ def dps(
         x = x.detach()
         if len(views) == 1 or count % len(views):
             x = x - gamma * pull
-        fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        fresh = normal(generator, count + 1, x.shape, x)
         x = ancestral_step(view, x, epsilon.detach(), step, following, fresh)
-        if progress is not None:
-            progress(count + 1, config.steps)
     return Samples(x, config.steps * samples, trace)
 
 
@@ -137,7 +122,3 @@ def ancestral_step(
     left = (1 - there) / (1 - here)
     mean = there**0.5 * (1 - kept) / (1 - here) * view.clean(x, step, epsilon)
     return mean + kept**0.5 * left * x + (left * (1 - kept)) ** 0.5 * fresh
-
-
-def _sequence(prior: Prior | Sequence[Prior]) -> Sequence[Prior]:
-    return prior if isinstance(prior, Sequence) else (prior,)

@@ -10,7 +10,7 @@ Each iteration asks the E-step where the copies are, then moves the image. Four 
     one Newton-like step on :math:`Q + \gamma\log p`, exact for a white Gaussian prior
 ``proximal``
     the posterior mean given the aligned patches: average, then denoise at the noise level that the
-    average still has (plug-and-play), annealed if asked
+    average still has (plug-and-play)
 
 with :math:`\nabla Q = \sigma^{-2} \sum_k R_k^\top (n_k - d_k \circ R_k F)` from the E-step's
 numerators n and denominators d.
@@ -55,9 +55,6 @@ class EMConfig:
         is 0.0446; a score of clean images takes 0.
     prior_precision : float
         Curvature of the negative log prior assumed by ``map``: 1/variance of a pixel.
-    anneal_from : float
-        ``proximal``: denoise at least at this level in the first iteration, falling geometrically
-        to the level of the data over half of the iterations. 0: no annealing.
     learn_occupancy : bool
         Estimate how often a patch sees a copy (exact M-step) instead of assuming all shifts equal.
     tolerance : float
@@ -71,7 +68,6 @@ class EMConfig:
     prior_schedule: str = "constant"
     score_sigma: float = 0.0446
     prior_precision: float = 1.0
-    anneal_from: float = 0.0
     learn_occupancy: bool = True
     tolerance: float = 1e-5
 
@@ -86,7 +82,7 @@ class EMConfig:
         for name in ("step_size", "prior_precision"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("prior_weight", "score_sigma", "anneal_from", "tolerance"):
+        for name in ("prior_weight", "score_sigma", "tolerance"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -95,10 +91,6 @@ class EMConfig:
         if self.prior_schedule == "constant":
             return self.prior_weight
         return self.prior_weight * iteration / max(1, self.iterations - 1)
-
-    def annealed_sigma_at(self, iteration: int) -> float:
-        """Lower bound of the denoising level in iteration 0, 1, ... (falls by 100)."""
-        return self.anneal_from * 10 ** (-4 * iteration / self.iterations)
 
 
 @dataclass(frozen=True)
@@ -142,21 +134,12 @@ def approximate_em(
 
     Parameters
     ----------
-    expectation : ExpectationStep
-        Patches, rotations and noise level.
     starts : Tensor
         ``(B, L, L)``.
-    config : EMConfig
-        What to do.
     prior : Prior, optional
         Needed by ``map`` and ``proximal``; ``gradient`` uses it if given.
     progress : callable, optional
         Called with the iteration and the log-likelihoods ``(B,)``.
-
-    Raises
-    ------
-    InputError
-        Starts of the wrong shape or not finite, or a missing prior.
     """
     size = expectation.size
     if starts.ndim != 3 or starts.shape[1:] != (size, size) or not torch.isfinite(starts).all():
@@ -214,7 +197,7 @@ def maximization_step(
         return average
     assert prior is not None
     left = expectation.sigma * (weight / visibility.mean((-2, -1)).clamp(min=0.1)).sqrt()
-    return prior.denoise(average, left.clamp(min=max(1e-4, config.annealed_sigma_at(iteration))))
+    return prior.denoise(average, left.clamp(min=1e-4))
 
 
 def likelihood_gradient(

@@ -68,11 +68,6 @@ class ExpectationStep:
         Bound on the working memory beyond the patches' spectra; patches are processed in chunks
         of that size (at least one patch). Results do not depend on it beyond rounding; the small
         default keeps a chunk in the processor's cache.
-
-    Raises
-    ------
-    InputError
-        Non-positive `sigma` or `memory_mb`, patches of another size than the rotations.
     """
 
     def __init__(

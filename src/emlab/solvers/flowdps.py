@@ -31,9 +31,9 @@ from emlab.errors import InputError
 from emlab.physics.counting import CountingNoise
 from emlab.physics.exit_wave import Instrument
 from emlab.priors.base import Prior
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.guided_phase import conditional
-from emlab.solvers.plug_and_play import Progress, Samples
 
 
 @dataclass(frozen=True)
@@ -88,60 +88,51 @@ class FlowDPSConfig:
 
 def flowdps(
     prior: Prior,
-    instrument: Instrument,
-    noise: CountingNoise,
+    operator: Instrument,
     measurement: Tensor,
+    noise: CountingNoise,
     config: FlowDPSConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | NoiseSource,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
-    spread: Spread | None = None,
+    start: Tensor | None = None,
     progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Samples:
-    """Sample phases, for all particles and samples at once.
+    """Sample phases, for all particles and samples at once: a `Solver`.
 
-    Parameters
-    ----------
-    spread : Spread, optional
-        As in `guided_phase`; the corrected form needs it.
-
-    Other parameters and the result as in `guided_phase`. The published form makes no use of
-    `noise` but for the trace.
-
-    Raises
-    ------
-    InputError
-        The corrected form without a spread.
+    `operator`, `measurement`, `spread` and the trace are those of `guided_phase`. The published
+    form makes no use of `noise` but for the trace; the corrected one needs a `spread`, else it is
+    an `InputError`.
     """
     if config.corrected and spread is None:
         raise InputError("the corrected form needs the spread of the prior's answers")
     times = config.times()
-    sensitivity = instrument.sensitivity()
-    x = _normal((samples, *shape), measurement, generator)
+    sensitivity = operator.sensitivity()
+    size = (samples, *(measurement.shape if shape is None else shape))
+    x = normal(generator, 0, size, measurement)
     trace = []
-    for step, (t, following) in enumerate(pairwise(times)):
+    for step, (t, following) in told([*pairwise(times)], progress):
         sigma = (1 - t) / t
         with torch.no_grad():
             answer = prior.denoise(x / t, sigma)
             if config.corrected and spread is not None:
                 image, misfit = conditional(
-                    instrument, noise, measurement, answer, spread(sigma), sensitivity,
+                    operator, noise, measurement, answer, spread(sigma), sensitivity,
                     config.iterations,
                 )  # fmt: skip
                 rest = (x - t * image) / (1 - t)
                 left = (1 - following) / following / sigma
                 kept = left
             else:
-                moved, misfit = _descend(instrument, noise, measurement, answer, config)
+                moved, misfit = _descend(operator, noise, measurement, answer, config)
                 image = t * answer + (1 - t) * moved
                 rest = (x - t * answer) / (1 - t)
                 kept = following**0.5
         trace.append(misfit)
-        fresh = (1 - kept**2) ** 0.5 * _normal(x.shape, x, generator)
+        fresh = (1 - kept**2) ** 0.5 * normal(generator, step + 1, x.shape, x)
         x = following * image + (1 - following) * (kept * rest + fresh)
-        if progress is not None:
-            progress(step + 1, config.steps)
     return Samples(x, config.steps * x[..., 0, 0].numel(), trace)
 
 
@@ -165,7 +156,3 @@ def _descend(
             misfit = misfit / misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
         image = image + config.step_size * tangent.A_adjoint(misfit / empty)
     return image, first
-
-
-def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)

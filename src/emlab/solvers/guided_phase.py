@@ -25,10 +25,10 @@ from torch import Tensor
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.counting import CountingNoise
-from emlab.physics.exit_wave import Instrument, Tangent
+from emlab.physics.exit_wave import Instrument
 from emlab.priors.base import Prior
+from emlab.solvers.contract import Progress, Samples, conjugate_gradients, told
 from emlab.solvers.denoiser_spread import Spread
-from emlab.solvers.plug_and_play import Progress, Samples
 from emlab.solvers.sampling import noise_levels
 
 Normal = Callable[[tuple[int, ...], Tensor], Tensor]  # numbers of a shape, on another's device
@@ -48,8 +48,6 @@ class GuidedPhaseConfig:
         Spacing of the levels, see `noise_levels`.
     iterations : int
         Conjugate gradients of a draw, preconditioned in Fourier space.
-    linearisations : int
-        Of each step: 2 or more are Gauss-Newton steps, for strong phases.
     antithetic : bool
         Samples in pairs of opposite noise (antithetic variates, Hammersley and Morton 1956). Each
         is a sample as good as any, but the two err to opposite sides, so that their mean is nearer
@@ -61,15 +59,14 @@ class GuidedPhaseConfig:
     sigma_min: float = 0.01
     curvature: float = 5.0
     iterations: int = 4
-    linearisations: int = 1
     antithetic: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("the guided sampler needs steps >= 2 and 0 < sigma_min < sigma_max")
-        if self.iterations < 1 or self.linearisations < 1:
-            raise InputError("the guided sampler needs iterations >= 1 and linearisations >= 1")
+        if self.iterations < 1:
+            raise InputError("the guided sampler needs iterations >= 1")
 
     def independent(self, samples: int) -> int:
         """How many of so many samples, the first ones, are independent of each other."""
@@ -78,60 +75,58 @@ class GuidedPhaseConfig:
 
 def guided_phase(
     prior: Prior,
-    instrument: Instrument,
-    noise: CountingNoise,
+    operator: Instrument,
     measurement: Tensor,
+    noise: CountingNoise,
     config: GuidedPhaseConfig,
     generator: torch.Generator,
     *,
-    spread: Spread,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
+    start: Tensor | None = None,
     progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Samples:
-    """Draw phases from their posterior, for all particles and samples at once.
+    """Draw phases from their posterior, for all particles and samples at once: a `Solver`.
 
     Parameters
     ----------
     prior : Prior
         In radians (`ScaledPrior`).
-    instrument : Instrument
+    operator : Instrument
         Such as `ExitWave`, of one particle or n.
-    noise : CountingNoise
-        Likelihood of the counts.
     measurement : Tensor
         Counts ``(H, W)`` or ``(n, H, W)``.
-    spread : Spread
-        Variance of the truth around the prior's answer.
-    shape : tuple of int
-        Of the result of one sample: ``(h, w)`` or ``(n, h, w)``.
     samples : int
         Draws: independent ones, or a first half that is, and its opposites (`antithetic`).
+    spread : Spread
+        Variance of the truth around the prior's answer; an `InputError` without.
 
     Returns
     -------
     Samples
-        Images ``(samples, *shape)``; the trace is the root mean square of the misfit in standard
-        deviations of the noise, 1 where the prior's answers explain the counts.
+        The trace is the root mean square of the misfit in standard deviations of the noise, 1
+        where the prior's answers explain the counts.
     """
+    if spread is None:
+        raise InputError("guided_phase needs the spread of the prior's answers")
+    size = (samples, *(measurement.shape if shape is None else shape))
     normal = _normal_numbers(generator, config.antithetic)
-    x = config.sigma_max * normal((samples, *shape), measurement)
-    sensitivity = instrument.sensitivity()
+    x = config.sigma_max * normal(size, measurement)
+    sensitivity = operator.sensitivity()
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
     trace = []
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for _, (sigma, following) in told([*pairwise(levels)], progress):
         with torch.no_grad():
             denoised = prior.denoise(x, sigma)
             clean, misfit = conditional(
-                instrument, noise, measurement, denoised, spread(sigma), sensitivity,
-                config.iterations, config.linearisations, normal,
+                operator, noise, measurement, denoised, spread(sigma), sensitivity,
+                config.iterations, normal,
             )  # fmt: skip
         trace.append(misfit)
         kept = (following / sigma) ** 2
         fresh = following * (1 - kept) ** 0.5 * normal(x.shape, x)
         x = (1 - kept) * clean + kept * x + fresh
-        if progress is not None:
-            progress(step + 1, config.steps)
     return Samples(x, config.steps * x[..., 0, 0].numel(), trace)
 
 
@@ -143,15 +138,13 @@ def conditional(
     variance: Tensor,
     sensitivity: Tensor,
     iterations: int,
-    linearisations: int = 1,
     normal: Normal | None = None,
 ) -> tuple[Tensor, float]:
     r"""Images of known centre and stationary variance, given counts: their mean, or a draw.
 
-    With :math:`x = \mathrm{centre} + C^{1/2}z` the mean solves
-    :math:`(1 + C^{1/2}J^\top W J C^{1/2})\,z = C^{1/2}J^\top(\ell' + W J(x_i - \mathrm{centre}))`,
-    :math:`x_i` the point of linearisation; a draw adds to the right-hand side noise of the
-    covariance of the left-hand side (Papandreou and Yuille 2010).
+    With :math:`x = \mathrm{centre} + C^{1/2}z` and the instrument linearised at the centre the
+    mean solves :math:`(1 + C^{1/2}J^\top W J C^{1/2})\,z = C^{1/2}J^\top\ell'`; a draw adds to the
+    right-hand side noise of the covariance of the left-hand side (Papandreou and Yuille 2010).
 
     Parameters
     ----------
@@ -170,55 +163,30 @@ def conditional(
         Root mean square misfit of the centre in standard deviations of the noise.
     """
     root, sensitivity = variance.to(centre).sqrt(), sensitivity.to(centre)
-    x, misfit = centre, 0.0
-    for turn in range(linearisations):
-        tangent = instrument.linearised(x)
-        weights = noise.curvature(tangent.expected)
-        pull = noise.gradient(tangent.expected, measurement)
-        if turn == 0:
-            misfit = (pull.square() / weights).mean().sqrt().item()
-        else:
-            pull = pull + weights * tangent.A(x - centre)
-        drawn = normal if turn == linearisations - 1 else None
-        if drawn is not None:
-            pull = pull + weights.sqrt() * drawn(pull.shape, pull)
-        target = filtered(tangent.A_adjoint(pull), root)
-        if drawn is not None:
-            target = target + drawn(target.shape, target)
-        level = weights.mean((-2, -1), keepdim=True)
-        inverse = 1 / (1 + root.square() * level * sensitivity)
-        z = _solve(tangent, weights, root, inverse, target, iterations)
-        x = centre + filtered(z, root)
-    return x, misfit
+    tangent = instrument.linearised(centre)
+    weights = noise.curvature(tangent.expected)
+    pull = noise.gradient(tangent.expected, measurement)
+    misfit = (pull.square() / weights).mean().sqrt().item()
+    if normal is not None:
+        pull = pull + weights.sqrt() * normal(pull.shape, pull)
+    target = filtered(tangent.A_adjoint(pull), root)
+    if normal is not None:
+        target = target + normal(target.shape, target)
+    level = weights.mean((-2, -1), keepdim=True)
+    inverse = 1 / (1 + root.square() * level * sensitivity)
+    z = conjugate_gradients(
+        lambda x: x + filtered(tangent.A_adjoint(weights * tangent.A(filtered(x, root))), root),
+        target,
+        iterations,
+        dims=(-2, -1),
+        precondition=lambda residual: filtered(residual, inverse),
+    )
+    return centre + filtered(z, root), misfit
 
 
 def filtered(image: Tensor, gain: Tensor) -> Tensor:
     """Images times a real gain in the Fourier space of `torch.fft.rfft2`."""
     return torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=list(image.shape[-2:]))
-
-
-def _solve(
-    tangent: Tangent,
-    weights: Tensor,
-    root: Tensor,
-    inverse: Tensor,
-    target: Tensor,
-    iterations: int,
-) -> Tensor:
-    """Preconditioned conjugate gradients of `conditional`, each image with its own steps."""
-    z = torch.zeros_like(target)
-    residual = target
-    direction = preconditioned = filtered(residual, inverse)
-    power = (residual * preconditioned).sum((-2, -1), keepdim=True)
-    for _ in range(iterations):
-        pulled = tangent.A_adjoint(weights * tangent.A(filtered(direction, root)))
-        applied = direction + filtered(pulled, root)
-        step = power / (direction * applied).sum((-2, -1), keepdim=True).clamp_min(1e-30)
-        z, residual = z + step * direction, residual - step * applied
-        preconditioned = filtered(residual, inverse)
-        before, power = power, (residual * preconditioned).sum((-2, -1), keepdim=True)
-        direction = preconditioned + power / before.clamp_min(1e-30) * direction
-    return z
 
 
 def _normal_numbers(generator: torch.Generator, antithetic: bool) -> Normal:

@@ -8,17 +8,18 @@ estimate than the mean of a few samples, at a tenth of the evaluations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
-from emlab.solvers.plug_and_play import Progress, Samples, data_step
+from emlab.solvers.contract import Progress, Samples, told, views_of
+from emlab.solvers.plug_and_play import data_step
 
 
 @dataclass(frozen=True)
@@ -63,68 +64,41 @@ def half_quadratic(
     prior: Prior | Sequence[Prior],
     operator: LinearOperator,
     measurement: Tensor,
-    noise_sigma: float,
+    noise: GaussianNoise | ColouredGaussianNoise,
     config: HalfQuadraticConfig,
+    generator: object = None,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
+    samples: int = 1,
     start: Tensor | None = None,
-    precision: Callable[[Tensor], Tensor] | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     r"""Restore one image by alternating between measurement and prior (Zhang et al. 2021, eq. 6).
 
-    At each level :math:`\sigma`, falling,
+    A `Solver` that draws nothing. At each level :math:`\sigma`, falling,
 
     .. math:: x \leftarrow \arg\min_x \|y - Ax\|_{C^{-1}}^2
               + \frac{\lambda}{\sigma^2}\|x - z\|^2, \qquad z \leftarrow D(x, \sigma) ,
 
-    and, with ``last="data"``, a data step at the end.
-    Nothing is drawn at random; behind an `EquivariantPrior` every step sees another turn of the
-    image.
-
-    Parameters
-    ----------
-    prior : Prior, or several
-        Several (the slicing directions of a volume) are used in turn, step by step.
-    operator : LinearOperator
-        Any; its adjoint need not be its inverse.
-    measurement : Tensor
-        What `operator` returns for one image of `shape`.
-    noise_sigma : float
-        Standard deviation of its noise, positive; a noise-free measurement takes a small one.
-    shape : tuple of int
-        Of the image ``(H, W)`` or volume ``(D, H, W)``.
-    start : Tensor, optional
-        First guess ``(*shape)``; default: zeros.
-    precision : callable, optional
-        :math:`C^{-1}` applied to a residual, for noise that is not white.
-
-    Returns
-    -------
-    Samples
-        A single one.
-
-    Raises
-    ------
-    InputError
-        A noise level that is not positive.
+    and, with ``last="data"``, a data step at the end. Of several priors the first is left out: the
+    planes that it knows are those which the coarse axis leaves intact.
     """
-    if noise_sigma <= 0:
-        raise InputError(f"noise_sigma must be positive, got {noise_sigma:g}")
-    weigh = precision or (lambda residual: residual / noise_sigma**2)
-    views = prior if isinstance(prior, Sequence) else (prior,)
-    z = torch.zeros(shape, dtype=measurement.dtype, device=measurement.device)
+    if samples > 1:
+        raise InputError(
+            "half-quadratic splitting gives one estimate and draws no samples; take the "
+            "configuration 'samples', or a RestoreConfig, for samples and their spread"
+        )
+    views = views_of(prior)[1:] or views_of(prior)
+    z = measurement.new_zeros(measurement.shape if shape is None else shape)
     z = (z if start is None else start)[None]
     ratio = (config.sigma_min / config.sigma_max) ** (1 / (config.steps - 1))
     trace, spread = [], 1.0
-    for step in range(config.steps):
+    for step, _ in told(range(config.steps), progress):
         sigma = config.sigma_max * ratio**step
         spread = sigma**2 / config.weight
-        x, misfit = data_step(operator, measurement, weigh, z, spread, config.iterations)
+        x, misfit = data_step(operator, measurement, noise.precision, z, spread, config.iterations)
         trace.append(misfit)
         z = views[step % len(views)].denoise(x, sigma)
-        if progress is not None:
-            progress(step + 1, config.steps)
     if config.last == "data":
-        z, _ = data_step(operator, measurement, weigh, z, spread, config.iterations)
+        z, _ = data_step(operator, measurement, noise.precision, z, spread, config.iterations)
     return Samples(z, config.steps, trace)

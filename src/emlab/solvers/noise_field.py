@@ -30,11 +30,6 @@ class NoiseField:
         From 0 to 2**63 - 1.
     stream : int
         Number of the sample, from 0 to 2**31 - 1; different streams are independent.
-
-    Raises
-    ------
-    InputError
-        A seed or stream outside these ranges.
     """
 
     def __init__(self, seed: int, stream: int = 0) -> None:
@@ -69,11 +64,6 @@ class NoiseField:
         -------
         Tensor
             `shape`, float32, N(0, 1), independent from pixel to pixel.
-
-        Raises
-        ------
-        InputError
-            Other numbers of axes than one to three, or a step out of range.
         """
         axes = len(shape)
         if axes not in CELLS or len(origin) != axes:

@@ -16,28 +16,34 @@ from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
-from emlab.solvers.plug_and_play import NoiseSource, Progress, Samples
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told
 
 
-def one_step_denoise(prior: Prior, measurement: Tensor, sigma: float) -> Tensor:
-    """Posterior mean ``E[x0 | y]`` of images under white noise; no sampling, no smaller error.
+@dataclass(frozen=True)
+class OneStepConfig:
+    """Settings of `one_step`: nothing to choose."""
 
-    Parameters
-    ----------
-    measurement : Tensor
-        ``(..., H, W)``, in the prior's units.
-    sigma : float
-        Standard deviation of its noise, positive.
 
-    Raises
-    ------
-    InputError
-        A sigma that is not positive.
-    """
-    _check(sigma)
+def one_step(
+    prior: Prior,
+    operator: Identity,
+    measurement: Tensor,
+    noise: GaussianNoise,
+    config: OneStepConfig,
+    generator: object = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    samples: int = 1,
+    start: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    """Posterior mean ``E[x0 | y]`` of images under white noise: a `Solver` that draws nothing."""
+    sigma = _level(operator, noise)
     with torch.no_grad():
-        return prior.denoise(measurement, sigma)
+        return Samples(prior.denoise(measurement, sigma)[None], 1)
 
 
 def one_step_spread(
@@ -50,10 +56,10 @@ def one_step_spread(
 
     Parameters
     ----------
-    prior : Prior
-        Differentiable.
-    measurement, sigma
-        As in `one_step_denoise`.
+    prior, measurement
+        Differentiable; ``(..., H, W)`` in its units.
+    sigma : float
+        Standard deviation of its white noise, positive.
     probes : int
         Random signs; the error of a variance falls with their square root.
 
@@ -61,13 +67,9 @@ def one_step_spread(
     -------
     Tensor
         Same shape as `measurement`.
-
-    Raises
-    ------
-    InputError
-        A sigma that is not positive, or no probe.
     """
-    _check(sigma)
+    if not sigma > 0:
+        raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
     if probes < 1:
         raise InputError(f"the spread needs at least one probe, got {probes}")
     with torch.enable_grad():
@@ -105,13 +107,15 @@ class DiffuseBackConfig:
 
 def diffuse_back(
     prior: Prior,
+    operator: Identity,
     measurement: Tensor,
-    sigma: float,
+    noise: GaussianNoise,
     config: DiffuseBackConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | NoiseSource,
     *,
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
-    noise: NoiseSource | None = None,
+    start: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     r"""Draw from the posterior of an image under white noise: the reverse diffusion from *there*.
@@ -122,41 +126,23 @@ def diffuse_back(
     .. math:: x \leftarrow D + \frac{\sigma'^2}{\sigma^2}(x - D)
               + \sigma'\sqrt{1 - \sigma'^2/\sigma^2}\,\epsilon .
 
-    Parameters
-    ----------
-    measurement : Tensor
-        ``(..., H, W)``, in the prior's units.
-    sigma : float
-        Standard deviation of its noise; below `sigma_min` the answer is a single denoising.
-    noise : callable, optional
-        Standard normal noise of a step and shape, instead of the generator's, as in `restore`.
-
-    Returns
-    -------
-    Samples
-        ``(samples, ..., H, W)``.
-
-    Raises
-    ------
-    InputError
-        A sigma that is not positive.
+    A `Solver`. From a level below `sigma_min` the answer is a single denoising.
     """
-    _check(sigma)
+    sigma = _level(operator, noise)
     ratio = min(1.0, config.sigma_min / sigma) ** (1 / (config.steps - 1))
     levels = [sigma * ratio**step for step in range(config.steps)] if ratio < 1 else [sigma]
     x = measurement.expand(samples, *measurement.shape)
-    for step, (level, following) in enumerate(pairwise([*levels, 0.0])):
+    for step, (level, following) in told([*pairwise([*levels, 0.0])], progress):
         clean, kept = prior.denoise(x, level), (following / level) ** 2
-        if noise is None:
-            fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        else:
-            fresh = noise(step, tuple(x.shape)).to(x)
+        fresh = normal(generator, step, x.shape, x)
         x = clean + kept * (x - clean) + following * (1 - kept) ** 0.5 * fresh
-        if progress is not None:
-            progress(step + 1, len(levels))
     return Samples(x, len(levels) * samples)
 
 
-def _check(sigma: float) -> None:
-    if not sigma > 0:
-        raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
+def _level(operator: object, noise: object) -> float:
+    if not isinstance(operator, Identity) or not isinstance(noise, GaussianNoise):
+        raise InputError(
+            "this solver takes white noise off an image and nothing else; choose half_quadratic "
+            "or restore for other instruments and other noise"
+        )
+    return noise.sigma

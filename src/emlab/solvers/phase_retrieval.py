@@ -63,8 +63,6 @@ def sparse_fresnel(
     ----------
     weight : float
         Of the total variation against the log-likelihood, per radian; 0 fits the noise.
-    noise : CountingNoise, optional
-        Likelihood; Poisson by default.
     smoothing : float
         :math:`\epsilon` in radians.
     """
@@ -134,8 +132,6 @@ def nearest_projection(
         ``(n, H, W)``.
     projections : Tensor
         ``(m, H, W)`` phases; each is tried as it is.
-    noise : CountingNoise, optional
-        Likelihood; Poisson by default.
 
     Returns
     -------

@@ -8,7 +8,7 @@ planes when they are given the prior once for each slicing axis (`across_axes`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,41 +16,19 @@ from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
+from emlab.solvers.contract import (
+    NoiseSource,
+    Progress,
+    Samples,
+    conjugate_gradients,
+    normal,
+    told,
+    views_of,
+)
 from emlab.solvers.sampling import noise_levels
-
-Progress = Callable[[int, int], None]
-NoiseSource = Callable[[int, tuple[int, ...]], Tensor]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a sampler returns.
-
-    Attributes
-    ----------
-    images : Tensor
-        ``(n, ..., H, W)``, one restored image or volume a sample.
-    evaluations : int
-        Steps times samples: how often the prior saw the whole image.
-    trace : list of float
-        Root mean square of the misfit to the measurement at each step.
-    """
-
-    images: Tensor
-    evaluations: int
-    trace: list[float] = field(default_factory=list)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the samples ``(..., H, W)``."""
-        return self.images.mean(0)
-
-    @property
-    def spread(self) -> Tensor:
-        """Standard deviation of the samples ``(..., H, W)``; zero for a single one."""
-        return self.images.std(0, correction=0)
 
 
 class PlanesPrior:
@@ -108,47 +86,36 @@ def plug_and_play_flow(
     prior: Prior | Sequence[Prior],
     operator: LinearOperator,
     measurement: Tensor,
+    noise: object,
     config: PlugAndPlayConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | NoiseSource,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
+    start: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Samples:
-    r"""EM Generalist's flow sampler (no gradient through the network).
+    r"""EM Generalist's flow sampler (no gradient through the network), a `Solver`.
 
     .. math:: z = x - (1-t)^\alpha A^\top(Ax - y), \quad
               \tilde z = t z + (1-t)\,\epsilon, \quad
               x \leftarrow \tilde z + (1-t)\,v(\tilde z, t) = E[x_1 \mid \tilde z].
 
-    Parameters
-    ----------
-    prior : Prior, or three of them
-        Several are used in turn, step by step; the first of three (xy planes, which the coarse
-        axis leaves intact) takes no data step, as published.
-    operator : LinearOperator
-        Of norm at most 1.
-    measurement : Tensor
-        What `operator` returns for one image of `shape`.
-    shape : tuple of int
-        Of the image ``(H, W)`` or volume ``(D, H, W)``.
-    samples : int
-        Independent runs, computed as one batch.
+    The operator has a norm of at most 1. Of several priors the first (xy planes, which the coarse
+    axis leaves intact) takes no data step, as published.
     """
-    views = _views(prior)
-    x = torch.zeros((samples, *shape), dtype=measurement.dtype, device=measurement.device)
+    views = views_of(prior)
+    x = measurement.new_zeros((samples, *(measurement.shape if shape is None else shape)))
     trace = []
-    for step in range(config.steps):
+    for step, _ in told(range(config.steps), progress):
         t = step / config.steps
         misfit = operator.A(x) - measurement
         trace.append(misfit.square().mean().sqrt().item())
         if len(views) == 1 or step % len(views):
             x = x - (1 - t) ** config.alpha * operator.A_adjoint(misfit)
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         t = max(t, 1e-3)
-        x = views[step % len(views)].denoise(x + (1 - t) / t * noise, (1 - t) / t)
-        if progress is not None:
-            progress(step + 1, config.steps)
+        noisy = x + (1 - t) / t * normal(generator, step, x.shape, x)
+        x = views[step % len(views)].denoise(noisy, (1 - t) / t)
     return Samples(x, config.steps * samples, trace)
 
 
@@ -165,10 +132,6 @@ class RestoreConfig:
         the start, not the start itself.
     curvature : float
         Spacing of the levels, see `noise_levels`.
-    fresh : float, optional
-        Share f of the noise that is drawn anew at each step, 0 (deterministic) to 1. Default: that
-        of the reverse diffusion, :math:`f^2 = 1 - \sigma'^2/\sigma^2`, whose samples spread as
-        the posterior does; with 1, the published scheme's, they spread too little.
     trust : float
         Standard deviation of the prior's answer around the truth, as a share of the noise level;
         larger values follow the measurement sooner.
@@ -180,7 +143,6 @@ class RestoreConfig:
     sigma_max: float = 1.0
     sigma_min: float = 0.02
     curvature: float = 3.0
-    fresh: float | None = None
     trust: float = 0.3
     iterations: int = 10
 
@@ -188,8 +150,6 @@ class RestoreConfig:
         check_fields(self)
         if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
             raise InputError("restoring needs steps >= 2 and 0 < sigma_min < sigma_max")
-        if self.fresh is not None and not 0 <= self.fresh <= 1:
-            raise InputError("restoring needs fresh in [0, 1], or none")
         if self.trust <= 0 or self.iterations < 1:
             raise InputError("restoring needs trust > 0 and iterations >= 1")
 
@@ -198,71 +158,45 @@ def restore(
     prior: Prior | Sequence[Prior],
     operator: LinearOperator,
     measurement: Tensor,
-    noise_sigma: float,
+    noise: GaussianNoise | ColouredGaussianNoise,
     config: RestoreConfig,
-    generator: torch.Generator,
+    generator: torch.Generator | NoiseSource,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     samples: int = 1,
     start: Tensor | None = None,
-    precision: Callable[[Tensor], Tensor] | None = None,
-    noise: NoiseSource | None = None,
     progress: Progress | None = None,
 ) -> Samples:
-    r"""Plug-and-play restoration with an exact data step.
+    r"""Plug-and-play restoration with an exact data step, a `Solver`.
 
     At each noise level :math:`\sigma`, with D the prior's denoiser and :math:`r` = trust
     :math:`\cdot\,\sigma`,
 
     .. math:: \hat x = \arg\min_x \|y - Ax\|_{C^{-1}}^2 + \|x - D(x_\sigma,\sigma)\|^2/r^2, \qquad
               x_{\sigma'} = \hat x + \sigma'\Big(\sqrt{1-f^2}\,\frac{x_\sigma-\hat x}{\sigma}
-              + f\,\epsilon\Big) .
+              + f\,\epsilon\Big), \qquad f^2 = 1 - \sigma'^2/\sigma^2 .
 
     The minimiser is that of half-quadratic splitting (Zhang et al. 2021, eq. 7), the way back to
-    the next noise level that of Zhu et al. 2023 (DiffPIR, eq. 14).
-
-    Parameters
-    ----------
-    noise_sigma : float
-        Standard deviation of the measurement's noise; a noise-free measurement takes a small one.
-    start : Tensor, optional
-        Where to begin ``(*shape)``, for example the interpolated measurement; default: zeros.
-    precision : callable, optional
-        :math:`C^{-1}` applied to a residual, for noise that is not white; default: division by
-        the square of `noise_sigma`.
-    noise : callable, optional
-        Standard normal noise of a step and shape, from 0 up, instead of the generator's: blocks
-        of a volume share one field.
-
-    Other parameters as in `plug_and_play_flow`; here every step has a data step.
+    the next noise level that of Zhu et al. 2023 (DiffPIR, eq. 14) with the share f of fresh noise
+    of the reverse diffusion: with f = 1, the published scheme's, samples spread too little.
+    Without a start it begins at zero.
     """
-    if noise_sigma <= 0:
-        raise InputError(f"noise_sigma must be positive, got {noise_sigma:g}")
-
-    def draw(step: int) -> Tensor:
-        if noise is not None:
-            return noise(step, tuple(x.shape)).to(x)
-        return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-
-    weigh = precision or (lambda residual: residual / noise_sigma**2)
-    views = _views(prior)
+    views = views_of(prior)
     levels = noise_levels(config.steps, config.sigma_max, config.sigma_min, config.curvature)
-    x = torch.zeros(shape, dtype=measurement.dtype, device=measurement.device)
-    x = (x if start is None else start).expand(samples, *shape)
-    x = x + levels[0] * draw(0)
+    x = measurement.new_zeros(measurement.shape if shape is None else shape)
+    x = (x if start is None else start).expand(samples, *x.shape)
+    x = x + levels[0] * normal(generator, 0, x.shape, x)
     trace = []
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for step, (sigma, following) in told([*pairwise(levels)], progress):
         denoised = views[step % len(views)].denoise(x, sigma)
         spread = (config.trust * sigma) ** 2
         estimate, misfit = data_step(
-            operator, measurement, weigh, denoised, spread, config.iterations
+            operator, measurement, noise.precision, denoised, spread, config.iterations
         )
         trace.append(misfit)
-        share = (1 - (following / sigma) ** 2) ** 0.5 if config.fresh is None else config.fresh
+        share = (1 - (following / sigma) ** 2) ** 0.5
         kept = (1 - share**2) ** 0.5 * (x - estimate) / sigma
-        x = estimate + following * (kept + share * draw(step + 1))
-        if progress is not None:
-            progress(step + 1, config.steps)
+        x = estimate + following * (kept + share * normal(generator, step + 1, x.shape, x))
     return Samples(x, config.steps * samples, trace)
 
 
@@ -280,22 +214,10 @@ def data_step(
     lengths. Returns the minimiser and the root mean square misfit of `image` before the step.
     """
     misfit = measurement - operator.A(image)
-    residual = spread * operator.A_adjoint(precision(misfit))
-    correction, direction = torch.zeros_like(image), residual
-    dims = tuple(range(1, image.ndim))
-    power = residual.square().sum(dims, keepdim=True)
-    first = power
-    for _ in range(iterations):
-        applied = direction + spread * operator.A_adjoint(precision(operator.A(direction)))
-        step = power / (direction * applied).sum(dims, keepdim=True).clamp_min(1e-30)
-        correction = correction + step * direction
-        residual = residual - step * applied
-        before, power = power, residual.square().sum(dims, keepdim=True)
-        if bool((power <= 1e-10 * first).all()):
-            break
-        direction = residual + power / before.clamp_min(1e-30) * direction
+    correction = conjugate_gradients(
+        lambda x: x + spread * operator.A_adjoint(precision(operator.A(x))),
+        spread * operator.A_adjoint(precision(misfit)),
+        iterations,
+        1e-10,
+    )
     return image + correction, misfit.square().mean().sqrt().item()
-
-
-def _views(prior: Prior | Sequence[Prior]) -> Sequence[Prior]:
-    return prior if isinstance(prior, Sequence) else (prior,)

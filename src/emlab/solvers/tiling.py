@@ -24,11 +24,6 @@ def tile_positions(length: int, tile: int, overlap: int) -> list[int]:
     overlap : int
         Pixels that neighbours share at least, from 0 to ``tile - 1``. The tiles are spread evenly
         over the axis, so they usually share a little more.
-
-    Raises
-    ------
-    InputError
-        No length, or an overlap that is negative or not smaller than the tile.
     """
     if length < 1 or not 0 <= overlap < tile:
         raise InputError(
@@ -76,7 +71,7 @@ def blend_weights(positions: Sequence[int], tile: int) -> Tensor:
 class TiledPrior:
     """A prior of small patches, made a prior of images of any size.
 
-    Every answer (posterior mean, velocity, score) is that of overlapping tiles, blended with
+    Every answer (posterior mean, score) is that of overlapping tiles, blended with
     weights that sum to one. A sampler that asks this prior at every step thereby moves *one* image
     with *one* noise, and the tiles agree where they overlap (Bar-Tal et al. 2023, "MultiDiffusion",
     equation 5, with smooth weights). An image smaller than a tile is padded by reflection on both
@@ -96,11 +91,6 @@ class TiledPrior:
     smallest : int, optional
         Shorter axes are padded to this; the tile by default. Networks that take any size lose less
         time with a smaller value, and axes from `smallest` to `tile` are then one shorter tile.
-
-    Raises
-    ------
-    InputError
-        Sizes that do not fit together.
     """
 
     def __init__(
@@ -123,19 +113,6 @@ class TiledPrior:
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean of images ``(..., H, W)`` of any size; see `Prior.denoise`."""
         return self._blend(self.prior.denoise, x, sigma)
-
-    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Velocity at points ``(..., H, W)`` of any size; see `FlowPrior.velocity`.
-
-        Raises
-        ------
-        InputError
-            The prior has no velocity.
-        """
-        velocity = getattr(self.prior, "velocity", None)
-        if velocity is None:
-            raise InputError(f"a {type(self.prior).__name__} has no velocity; give a flow prior")
-        return self._blend(velocity, x, t)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Gradient of the log density of the noisy images ``(..., H, W)`` of any size."""
@@ -161,18 +138,52 @@ class TiledPrior:
         images = reflect_pad(reflect_pad(x.reshape(-1, height, width), tall, -2), broad, -1)
         levels = torch.as_tensor(level, dtype=x.dtype, device=x.device)
         levels = levels.expand(x.shape[:-2]).reshape(-1)
-        vertical = dict(zip(rows, blend_weights(rows, high).to(x), strict=True))
-        horizontal = dict(zip(columns, blend_weights(columns, wide).to(x), strict=True))
         blended = torch.zeros_like(images)
+        weights = _weights(rows, columns, high, wide, x)
         places = product(range(len(images)), rows, columns)
         for chunk in _chunks(places, self.batch):
             patches = torch.stack([images[n, y : y + high, c : c + wide] for n, y, c in chunk])
             answers = answer(patches, levels[[n for n, _, _ in chunk]])
             for (n, y, c), patch in zip(chunk, answers, strict=True):
-                weight = vertical[y][:, None] * horizontal[c]
-                blended[n, y : y + high, c : c + wide] += weight * patch
+                blended[n, y : y + high, c : c + wide] += weights(y, c) * patch
         top, left = (tall - height) // 2, (broad - width) // 2
         return blended[:, top : top + height, left : left + width].reshape(x.shape)
+
+
+@torch.no_grad()
+def apply_tiled(
+    network: Callable[[Tensor], Tensor], image: Tensor, tile: int = 512, overlap: int = 96
+) -> Tensor:
+    """Answers ``(outputs, H, W)`` of a network for an image ``(H, W)``, blended over tiles.
+
+    Parameters
+    ----------
+    network : callable
+        Maps ``(1, h, w)`` to ``(1, outputs, h, w)``; sees an image no larger than a tile whole.
+    tile, overlap : int
+        Side of a tile and pixels that neighbours share at least.
+    """
+    if image.ndim != 2 or image.numel() == 0:
+        raise InputError(f"tiles are cut from an image (H, W), got shape {tuple(image.shape)}")
+    high, wide = (min(tile, length) for length in image.shape)
+    rows = tile_positions(image.shape[0], high, min(overlap, high - 1))
+    columns = tile_positions(image.shape[1], wide, min(overlap, wide - 1))
+    weights, blended = _weights(rows, columns, high, wide, image), torch.zeros(())
+    for y, x in product(rows, columns):
+        answer = network(image[None, y : y + high, x : x + wide])[0]
+        if blended.ndim == 0:
+            blended = answer.new_zeros(len(answer), *image.shape)
+        blended[:, y : y + high, x : x + wide] += weights(y, x) * answer
+    return blended
+
+
+def _weights(
+    rows: list[int], columns: list[int], high: int, wide: int, like: Tensor
+) -> Callable[[int, int], Tensor]:
+    """The weights of a tile by its place."""
+    vertical = dict(zip(rows, blend_weights(rows, high).to(like), strict=True))
+    horizontal = dict(zip(columns, blend_weights(columns, wide).to(like), strict=True))
+    return lambda y, x: vertical[y][:, None] * horizontal[x]
 
 
 def reflect_pad(x: Tensor, length: int, axis: int) -> Tensor:

@@ -20,7 +20,10 @@ from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
+from emlab.solvers.contract import Progress, Samples, told
 
 PAPER_NOISE = 0.338  # noise at which a = .5 has the gain -1.19
 
@@ -33,7 +36,6 @@ class IterationConfig:
     ----------
     a, b : float
         Of the step a + b x, in the units in which the noise has the standard deviation `noise`.
-    steps : int
     noise : float
         Standard deviation of the noise that the image is scaled to first.
     """
@@ -55,40 +57,31 @@ class IterationConfig:
 
 
 def tweedie(prior: Prior, x: Tensor, sigma: float) -> Tensor:
-    """One step: posterior mean of images ``(..., H, W)`` with noise `sigma`.
-
-    Raises
-    ------
-    InputError
-        A noise level that is not positive.
-    """
+    """One step: posterior mean of images ``(..., H, W)`` with noise `sigma`."""
     if not sigma > 0:
         raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
     with torch.no_grad():
         return x + sigma**2 * prior.score(x, sigma)
 
 
-def iterate(prior: Prior, x: Tensor, sigma: float, config: IterationConfig) -> list[Tensor]:
-    """The published iteration on images with noise `sigma`.
-
-    Returns
-    -------
-    list of Tensor
-        The image after each step, in the units of `x`.
-
-    Raises
-    ------
-    InputError
-        A noise level that is not positive.
-    """
-    if not sigma > 0:
-        raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
-    unit = config.noise / sigma
-    found = []
+def iterate(
+    prior: Prior,
+    operator: Identity,
+    measurement: Tensor,
+    noise: GaussianNoise,
+    config: IterationConfig,
+    generator: object = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    samples: int = 1,
+    start: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    """The published iteration on images under white noise: a `Solver` that draws nothing."""
+    x, unit = measurement, config.noise / noise.sigma
     with torch.no_grad():
-        for _ in range(config.steps):
+        for _ in told(range(config.steps), progress):
             # The score of scaled images is that of the images over the scale.
-            score = prior.score(x, sigma) / unit
+            score = prior.score(x, noise.sigma) / unit
             x = x + (config.a + config.b * unit * x).square() * score / unit
-            found.append(x)
-    return found
+    return Samples(x[None], config.steps)
