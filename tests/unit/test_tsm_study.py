@@ -1,6 +1,5 @@
 """The study of chapter 02: what it calls a pick, a map and a control is one."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,7 +128,9 @@ def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
     assert not join(other, {"raw": row("raw", 0.1)})
     assert not other.picks
     mine = fresh()
-    assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": row("gaussian")})
+    shown = row("gaussian") | {"window": SLOW_PEERS.values["bm3d"]["window"]}
+    assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": shown})
+    assert {name: image.shape for name, image in mine.windows.items()} == {"wiener": (220, 220)}
     assert mine.counts("raw").f1() > 0.9
     assert mine.told == {"topaz", "wiener"}
     assert len(mine.bands["wiener"]) == 2

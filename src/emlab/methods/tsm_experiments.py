@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_bands import band_correlations
+from emlab.methods.tsm_guidance import standardise
 from emlab.metrics import Interval, mean_interval
 from emlab.physics.micrograph import Micrograph
 from emlab.priors.base import Prior
@@ -132,16 +133,14 @@ def iteration_study(denoiser: Prior, micrograph: Micrograph, steps: int = 5) -> 
         Simulated; small is enough.
     """
     noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    standard = standardise(micrograph.noisy, PIXEL_ANGSTROM)
     exact, recovery = {}, {}
     for a in STEPS_A:
         config = IterationConfig(a=a, steps=steps)
         left = iterate(_White(), noise, 1.0, replace(config, b=0.0))
         exact[a] = np.array([1.0, *(float(image.std()) for image in left)])
-        scores = []
-        for count in range(1, steps + 1):
-            settings = Config(iteration=replace(config, steps=count))
-            scores.append(_recovery(denoiser, micrograph, settings))
-        recovery[a] = np.array(scores)
+        made = [standard.restore(x) for x in iterate(denoiser, standard.image, 1.0, config)]
+        recovery[a] = np.array([band_correlations(x, micrograph)["mean"] for x in made])
     raw = band_correlations(micrograph.noisy, micrograph)["mean"]
     return Iteration(exact, recovery, _recovery(denoiser, micrograph, Config()), raw)
 
