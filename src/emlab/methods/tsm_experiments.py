@@ -73,7 +73,7 @@ def target_noise(seed: int, size: int = 64, images: int = 32) -> TargetNoise:
 
 def figure_target_noise(found: TargetNoise) -> Figure:
     """Both variances against the auxiliary noise, with the formulas."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(1, 2)
     fine = np.geomspace(found.sigma_a[0], found.sigma_a[-1], 100)
     axes[0].loglog(fine, found.size / fine**2, color="0.6", label="d / σₐ²")
@@ -147,7 +147,7 @@ def iteration_study(denoiser: Prior, micrograph: Micrograph, steps: int = 5) -> 
 
 def figure_iteration(found: Iteration) -> Figure:
     """White noise under an exact score, and the correlation with the truth, step by step."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(1, 2)
     steps = max(map(len, found.recovery.values()))
     for a, values in found.exact.items():

@@ -82,7 +82,7 @@ def recovery(table: Table) -> Figure:
 
 def precision_recall(picks: Mapping[str, Picks], thresholds: Mapping[str, float]) -> Figure:
     """A curve a method, with a dot at the threshold of the validation micrographs."""
-    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.4, 2.8), layout="constrained")
     axis = figure.subplots()
     for name, found in picks.items():
         colour, style = LINES[name]
