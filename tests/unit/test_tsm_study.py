@@ -1,6 +1,5 @@
 """The study of chapter 02: what it calls a pick, a map and a control is one."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -119,7 +118,7 @@ def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
     def row(method, shift=0.0):
         bands = (table.bands[method] + shift).tolist()
         picks = [[[*place, 1.0] for place in m.coordinates] for m in table.micrographs]
-        return {"bands": bands, "cost": 3.0, "picks": picks, "window": None}
+        return {"bands": bands, "cost": 3.0, "picks": picks}
 
     def fresh():
         return study.Table(table.micrographs, {"raw": 0.0}, dict(table.denoised), dict(table.bands))

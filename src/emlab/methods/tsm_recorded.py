@@ -21,6 +21,7 @@ from emlab.methods.tsm_chapter import Image, central, other_set, score_method, u
 from emlab.methods.tsm_material import frames, volume
 from emlab.methods.tsm_peers import (
     LABELS,
+    Denoised,
     Method,
     classical,
     each,
@@ -57,12 +58,8 @@ def _judge(
     pixel: float,
     diameter: float,
     truths: Sequence[Micrograph] = (),
-    shown: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Picks, processor seconds a megapixel and, with a truth, bands; by method.
-
-    Of those `shown` also the middle of the first image.
-    """
+    """Picks, processor seconds a megapixel and, with a truth, bands: numbers by method."""
     made = {name: method(noisy) for name, method in methods.items()}
     picked, _ = pick_all({name: each.images for name, each in made.items()}, pixel, diameter)
     size = sum(image.size for image in noisy)
@@ -74,22 +71,28 @@ def _judge(
                 list(band_correlations(image, truth).values())
                 for image, truth in zip(each.images, truths, strict=False)
             ],
-            "window": _packed(central(each.images[0], truths[0])) if name in shown else None,
         }
         for name, each in made.items()
     }
 
 
 def _measure_slow_peers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """BM3D and Noise2Void on the micrographs of the table."""
+    """BM3D and Noise2Void on the micrographs of the table, and the middle of the first."""
     count, size = settings["micrographs"], settings["size"]
     test = [frame.micrograph for frame in frames("test", count, size)]
     chosen = classical(["bm3d"], settings["peers"])
     steps, seed = settings["noise2void_steps"], settings["seed"]
     chosen["noise2void"] = each(partial(noise2void, steps=steps, seed=seed))
     noisy = [micrograph.noisy.numpy() for micrograph in test]
-    pixel = test[0].pixel_size_angstrom
-    return _judge(noisy, chosen, pixel, DIAMETER_ANGSTROM, test, list(chosen))
+    made = {name: method(noisy) for name, method in chosen.items()}
+    again: dict[str, Method] = {name: partial(_made, each) for name, each in made.items()}
+    rows = _judge(noisy, again, test[0].pixel_size_angstrom, DIAMETER_ANGSTROM, test)
+    windows = {name: central(each.images[0], test[0]) for name, each in made.items()}
+    return {name: {**row, "window": _packed(windows[name])} for name, row in rows.items()}
+
+
+def _made(answer: Denoised, _: Sequence[Image]) -> Denoised:
+    return answer
 
 
 def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,9 +105,7 @@ def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     def judge(micrographs: list[Micrograph], chosen: Mapping[str, Method], known: bool) -> Any:
         noisy = [micrograph.noisy.numpy() for micrograph in micrographs]
-        shown = ("topaz",) if micrographs is test else ()
-        truths = micrographs if known else ()
-        return _judge(noisy, chosen, pixel, DIAMETER_ANGSTROM, truths, shown)
+        return _judge(noisy, chosen, pixel, DIAMETER_ANGSTROM, micrographs if known else ())
 
     ice = [frame.micrograph for frame in frames("test", settings["empty"], size, particles=0)]
     found = {"test": judge(test, every, True), "ice": judge(ice, few, False)}
@@ -224,7 +225,7 @@ def join(table: Table, rows: Mapping[str, Any]) -> bool:
         if len(table.bands.get(name, ())) < len(kept):
             table.bands[name] = np.array(row["bands"], float)
             table.told.add(name)
-        if row["window"]:
+        if "window" in row:
             table.windows[name] = _unpacked(row["window"])
         table.costs[name] = row["cost"]
         table.picks[name] = Picks(picks_of(row), truth, radius)
