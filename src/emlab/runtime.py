@@ -25,6 +25,19 @@ if TYPE_CHECKING:  # torch takes seconds to import; `emlab data list` needs none
 MAX_DEFAULT_THREADS = 4
 
 
+def import_jsonschema() -> Any:
+    """Import jsonschema, without building its grammars of web addresses: that takes two seconds."""
+    grammars = "rfc3987_syntax"
+    if "jsonschema" not in sys.modules and grammars not in sys.modules:
+        sys.modules[grammars] = None  # type: ignore[assignment]  # as if it were not installed
+        import jsonschema
+
+        del sys.modules[grammars]
+    import jsonschema
+
+    return jsonschema
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """Return a device that exists on this machine.
 

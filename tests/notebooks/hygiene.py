@@ -91,7 +91,7 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     if cell["outputs"] or cell["execution_count"] is not None:
         found.append("was committed with outputs or an execution count")
     lines = [line for line in text.splitlines() if line.strip()]
-    hidden = "hide-input" in cell["metadata"].get("tags", [])
+    hidden = {"hide-input", "hide-cell"} & set(cell["metadata"].get("tags", []))
     if len(lines) > MAX_CODE_LINES and not hidden:
         found.append(f"has {len(lines)} lines of code, more than {MAX_CODE_LINES}: use the package")
     return found

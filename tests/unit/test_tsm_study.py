@@ -1,7 +1,5 @@
 """The study of chapter 02: what it calls a pick, a map and a control is one."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -22,7 +20,7 @@ from emlab.methods.tsm_picking import Picks, bin_to, f1_gain, matched_rotations,
 from emlab.methods.tsm_recorded import (
     APOFERRITIN,
     PICKER,
-    add_slow_peers,
+    SLOW_PEERS,
     join,
     join_maps,
     record_memory,
@@ -116,24 +114,6 @@ def test_gain_of_a_method_over_itself_is_nothing(table):
     assert f1_gain(raw.at(0.0), raw.at(2.0)).mean > 0
 
 
-def test_recorded_peers_complete_a_table_of_the_same_micrographs_only(table, micrographs):
-    mine = replace(table, bands=dict(table.bands), picks=dict(table.picks), recorded={})
-    live = mine.bands["wiener"]
-    rows = [live[0].tolist(), [0.5] * live.shape[1]]
-    row = {"bands": rows, "hits": [1, 2], "picks": [3, 3], "truths": [4, 4]}
-    told = {"date": "today", "machine": "here", "rows": {"wiener": row}}
-    mine.picks["wiener"] = mine.picks["raw"]
-    assert "1 of 2 micrographs now" in add_slow_peers(mine, told)[0]
-    assert mine.bands["wiener"].shape == (2, live.shape[1])
-    assert mine.counts("wiener").hits.tolist() == [1, 2]
-    assert mine.gain("tsm", "wiener").low < mine.gain("tsm", "wiener").high
-    assert "0.500" in mine.markdown_picks()  # precision of the recorded counts
-    strange = replace(table, bands=dict(table.bands), recorded={})
-    row["bands"][0] = [0.1] * live.shape[1]
-    assert add_slow_peers(strange, told) == []
-    assert len(strange.bands["wiener"]) == len(micrographs) - 1
-
-
 def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
     def row(method, shift=0.0):
         bands = (table.bands[method] + shift).tolist()
@@ -147,7 +127,9 @@ def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
     assert not join(other, {"raw": row("raw", 0.1)})
     assert not other.picks
     mine = fresh()
-    assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": row("gaussian")})
+    shown = row("gaussian") | {"window": SLOW_PEERS.values["bm3d"]["window"]}
+    assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": shown})
+    assert {name: image.shape for name, image in mine.windows.items()} == {"wiener": (220, 220)}
     assert mine.counts("raw").f1() > 0.9
     assert mine.told == {"topaz", "wiener"}
     assert len(mine.bands["wiener"]) == 2
@@ -159,6 +141,7 @@ def test_recordings_of_the_chapter_are_of_as_many_micrographs_as_it_shows():
     rows = PICKER.values["tables"]["test"]
     assert {len(row["picks"]) for row in rows.values()} == {8}
     assert {"raw", "topaz", "dsm", "tsm"} <= rows.keys()
+    assert {len(row["picks"]) for row in SLOW_PEERS.values.values()} == {8}
     assert set(APOFERRITIN.values) == {"average", "noisy"}
     table = study.Table([], {"raw": 0.0})
     join_maps(table, PICKER.values["maps"])

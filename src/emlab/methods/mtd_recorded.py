@@ -1,4 +1,4 @@
-"""What chapter 04 shows as recorded: the paper's hundred gradient steps, and its schedules."""
+"""What chapter 04 shows as recorded: the paper's gradient steps and schedules, touching copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from emlab.data.digits import load_digits
-from emlab.methods.mtd_experiments import compare_schedules
+from emlab.methods.mtd_experiments import compare_schedules, violate_separation
 from emlab.methods.mtd_study import (
     Method,
     Row,
@@ -57,6 +57,13 @@ def _measure_schedules(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     errors = compare_schedules(prior, start, count, settings["iterations"], seed, workers)
     choose_threads(workers)
     return {name: values.tolist() for name, values in errors.items()}
+
+
+def _measure_separation(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Mean error by density of copies that may touch."""
+    densities = tuple(settings["densities"])
+    errors = violate_separation(densities, settings["targets"], settings["seed"])
+    return {f"{density:g}": error for density, error in errors.items()}
 
 
 def _power(
@@ -104,6 +111,12 @@ SCHEDULES = Recording(
     _measure_schedules,
     {**_READ["recorded"]["schedules"], "configs": _READ["configs"]},
     ("mtd_mnist_vp",),
+)
+SEPARATION = Recording(
+    "04_mtd",
+    "separation",
+    _measure_separation,
+    {**_READ["recorded"]["separation"], "configs": _READ["configs"]},
 )
 
 

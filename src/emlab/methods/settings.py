@@ -51,7 +51,7 @@ def only_first(
 ) -> list[str]:
     """One sentence for every method that a profile's ``first`` gives fewer micrographs."""
     return [
-        f"{labels[name]}: the first {count} micrographs here, all "
+        f"{labels[name]}: {f'the first {count}' if count else 'none'} of the micrographs here, all "
         f"{full['first'].get(name, full['micrographs'])} at full scale"
         for name, count in here["first"].items()
         if count < here["micrographs"]

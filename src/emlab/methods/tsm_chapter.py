@@ -105,13 +105,15 @@ def untrained(seed: int) -> Prior:
 def methods(
     profile: str, scores: Mapping[str, Prior], threads: int, seed: int
 ) -> dict[str, Method]:
-    """Every row of the chapter's table; Topaz-Denoise where it is installed."""
+    """Rows of the chapter's table that a profile runs; Topaz-Denoise where it is installed."""
     chosen = classical(["raw", "gaussian", "wiener", "bm3d"])
-    steps = settings(profile)["noise2void_steps"]
+    here = settings(profile)
+    steps = here["noise2void_steps"]
     chosen["noise2void"] = each(partial(noise2void, steps=steps, seed=seed))
     if topaz.find() is not None:
         chosen["topaz"] = partial(topaz_denoise, threads=threads)
-    return chosen | {name: score_method(score) for name, score in scores.items()}
+    chosen |= {name: score_method(score) for name, score in scores.items()}
+    return {name: method for name, method in chosen.items() if here["first"].get(name) != 0}
 
 
 def other_set(name: str, count: int, size: int, seed: int) -> list[Micrograph]:
@@ -373,6 +375,13 @@ def agreement(
         counts = count([places], [np.zeros(len(places))], [hand], radius)
         found[name] = (counts.precision(), counts.recall(), counts.f1())
     return found
+
+
+def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
+    """A window of a micrograph's image about the particle nearest to its middle."""
+    middle = np.array(image.shape) / 2
+    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
+    return square(image, nearest, min(side, *image.shape))
 
 
 def square(image: Image, place: Sequence[float], side: int) -> Image:

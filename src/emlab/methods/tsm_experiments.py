@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_bands import band_correlations
+from emlab.methods.tsm_guidance import standardise
 from emlab.metrics import Interval, mean_interval
 from emlab.physics.micrograph import Micrograph
 from emlab.physics.noise import GaussianNoise
@@ -74,7 +75,7 @@ def target_noise(seed: int, size: int = 64, images: int = 32) -> TargetNoise:
 
 def figure_target_noise(found: TargetNoise) -> Figure:
     """Both variances against the auxiliary noise, with the formulas."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(1, 2)
     fine = np.geomspace(found.sigma_a[0], found.sigma_a[-1], 100)
     axes[0].loglog(fine, found.size / fine**2, color="0.6", label="d / σₐ²")
@@ -134,26 +135,30 @@ def iteration_study(denoiser: Prior, micrograph: Micrograph, steps: int = 5) -> 
         Simulated; small is enough.
     """
     noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    standard = standardise(micrograph.noisy, PIXEL_ANGSTROM)
     exact, recovery = {}, {}
     for a in STEPS_A:
         config = IterationConfig(a=a, steps=steps)
-        left, unit = [noise], GaussianNoise(1.0)
-        for _ in range(steps):
-            once = replace(config, b=0.0, steps=1)
-            left.append(iterate(_White(), Identity(), left[-1], unit, once).images[0])
-        exact[a] = np.array([1.0, *(float(image.std()) for image in left[1:])])
-        scores = []
-        for count in range(1, steps + 1):
-            settings = Config(iteration=replace(config, steps=count))
-            scores.append(_recovery(denoiser, micrograph, settings))
-        recovery[a] = np.array(scores)
+        left = _after_each_step(_White(), noise, replace(config, b=0.0))
+        exact[a] = np.array([1.0, *(float(image.std()) for image in left)])
+        made = [standard.restore(x) for x in _after_each_step(denoiser, standard.image, config)]
+        recovery[a] = np.array([band_correlations(x, micrograph)["mean"] for x in made])
     raw = band_correlations(micrograph.noisy, micrograph)["mean"]
     return Iteration(exact, recovery, _recovery(denoiser, micrograph, Config()), raw)
 
 
+def _after_each_step(prior: Prior, image: Tensor, config: IterationConfig) -> list[Tensor]:
+    """What the iteration makes of an image with unit noise, step by step: it has no memory."""
+    once, found = replace(config, steps=1), [image]
+    for _ in range(config.steps):
+        made = iterate(prior, Identity(), found[-1], GaussianNoise(1.0), once)
+        found.append(made.images[0])
+    return found[1:]
+
+
 def figure_iteration(found: Iteration) -> Figure:
     """White noise under an exact score, and the correlation with the truth, step by step."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(1, 2)
     steps = max(map(len, found.recovery.values()))
     for a, values in found.exact.items():

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emlab.methods.tsm_bands import BANDS_ANGSTROM
-from emlab.methods.tsm_chapter import radial_power, square
+from emlab.methods.tsm_chapter import central, radial_power
 from emlab.methods.tsm_peers import LABELS
 from emlab.methods.tsm_picking import Picks
 from emlab.methods.tsm_study import Table
@@ -41,20 +41,12 @@ def grey_range(images: Mapping[str, Image], reference: str) -> tuple[float, floa
     return float(low - (high - low)), float(high + (high - low))
 
 
-def window(
-    table: Table, names: Sequence[str], number: int = 0, side: int = 220
-) -> dict[str, Image]:
-    """The same window of every method's image of one micrograph, and the clean one."""
-    truth = table.micrographs[number]
-    middle = np.array(truth.noisy.shape) / 2
-    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
-    side = min(side, *truth.noisy.shape)
-    shown = {
-        LABELS[name]: square(table.denoised[name].images[number], nearest, side)
-        for name in names
-        if name in table.denoised and len(table.denoised[name].images) > number
-    }
-    return {**shown, "clean": square(truth.clean.numpy(), nearest, side)}
+def window(table: Table, names: Sequence[str]) -> dict[str, Image]:
+    """The same window of every method's image of the first micrograph, and of the clean one."""
+    truth, made = table.micrographs[0], table.denoised
+    shown = {n: central(made[n].images[0], truth) for n in names if n in made} | table.windows
+    kept = {LABELS[name]: shown[name] for name in names if name in shown}
+    return {**kept, "clean": central(truth.clean.numpy(), truth)}
 
 
 def spectra(images: Mapping[str, tuple[Image, float]]) -> Figure:
@@ -90,7 +82,7 @@ def recovery(table: Table) -> Figure:
 
 def precision_recall(picks: Mapping[str, Picks], thresholds: Mapping[str, float]) -> Figure:
     """A curve a method, with a dot at the threshold of the validation micrographs."""
-    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.4, 2.8), layout="constrained")
     axis = figure.subplots()
     for name, found in picks.items():
         colour, style = LINES[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,19 +17,26 @@ from emlab.external.topaz import Picked
 from emlab.methods.settings import read_measured, read_profile
 from emlab.methods.tsm import load_denoiser
 from emlab.methods.tsm_bands import band_correlations
-from emlab.methods.tsm_chapter import other_set, score_method, untrained
+from emlab.methods.tsm_chapter import Image, central, other_set, score_method, untrained
 from emlab.methods.tsm_material import frames, volume
-from emlab.methods.tsm_peers import LABELS, Method, classical, topaz_denoise, tuned
+from emlab.methods.tsm_peers import (
+    LABELS,
+    Denoised,
+    Method,
+    classical,
+    each,
+    noise2void,
+    topaz_denoise,
+    tuned,
+)
 from emlab.methods.tsm_picking import HIT, Picks, pick_all
 from emlab.methods.tsm_reconstruction import Reconstruction, extract, reconstruct
 from emlab.methods.tsm_study import DIAMETER_ANGSTROM, Table, run_study
 from emlab.metrics.fourier import Curve
-from emlab.metrics.picking import Counts
 from emlab.physics.micrograph import Micrograph
 from emlab.recorded import Recording
 from emlab.report import Report
 
-_ALIKE = 0.02  # correlation by which a network that is trained twice may differ
 _SAME = 1e-3  # the same micrograph on another machine
 _KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
 _SEED = 7
@@ -65,6 +74,25 @@ def _judge(
         }
         for name, each in made.items()
     }
+
+
+def _measure_slow_peers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """BM3D and Noise2Void on the micrographs of the table, and the middle of the first."""
+    count, size = settings["micrographs"], settings["size"]
+    test = [frame.micrograph for frame in frames("test", count, size)]
+    chosen = classical(["bm3d"], settings["peers"])
+    steps, seed = settings["noise2void_steps"], settings["seed"]
+    chosen["noise2void"] = each(partial(noise2void, steps=steps, seed=seed))
+    noisy = [micrograph.noisy.numpy() for micrograph in test]
+    made = {name: method(noisy) for name, method in chosen.items()}
+    again: dict[str, Method] = {name: partial(_made, each) for name, each in made.items()}
+    rows = _judge(noisy, again, test[0].pixel_size_angstrom, DIAMETER_ANGSTROM, test)
+    windows = {name: central(each.images[0], test[0]) for name, each in made.items()}
+    return {name: {**row, "window": _packed(windows[name])} for name, row in rows.items()}
+
+
+def _made(answer: Denoised, _: Sequence[Image]) -> Denoised:
+    return answer
 
 
 def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +141,21 @@ def _measure_apoferritin(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _packed(image: Image) -> dict[str, Any]:
+    """A square image in 256 grey levels."""
+    low, high = float(image.min()), float(image.max())
+    grey = (255 * (image - low) / (high - low)).round().astype(np.uint8)
+    pixels = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
+    return {"range": [low, high], "pixels": pixels}
+
+
+def _unpacked(kept: Mapping[str, Any]) -> Image:
+    low, high = kept["range"]
+    grey = np.frombuffer(zlib.decompress(b64decode(kept["pixels"])), np.uint8)
+    side = round(grey.size**0.5)
+    return (low + (high - low) / 255 * grey.reshape(side, side)).astype(np.float32)
+
+
 def _plain(curve: Curve) -> dict[str, Any]:
     return {
         "frequency": curve.frequency.tolist(),
@@ -135,6 +178,15 @@ def _settings() -> dict[str, Any]:
 
 
 PICKER = Recording("02_tsm", "picker", _measure_picker, _settings(), ("tsm_dsm", "tsm_tsm"))
+SLOW_PEERS = Recording(
+    "02_tsm",
+    "slow_peers",
+    _measure_slow_peers,
+    {
+        **{key: _settings()[key] for key in ("micrographs", "size", "peers", "seed")},
+        "noise2void_steps": read_profile("tsm_study", "cpu")["noise2void_steps"],
+    },
+)
 APOFERRITIN = Recording(
     "02_tsm", "apoferritin", _measure_apoferritin, _settings(), ("tsm_dsm", "tsm_tsm")
 )
@@ -157,7 +209,7 @@ def apoferritin(frame: str) -> dict[str, list[Picked]]:
 
 
 def join(table: Table, rows: Mapping[str, Any]) -> bool:
-    """Give a table the recorded picks, costs and Topaz-Denoise, if of the same micrographs.
+    """Give a table the recorded picks, costs and slow peers, if of the same micrographs.
 
     Returns
     -------
@@ -173,6 +225,8 @@ def join(table: Table, rows: Mapping[str, Any]) -> bool:
         if len(table.bands.get(name, ())) < len(kept):
             table.bands[name] = np.array(row["bands"], float)
             table.told.add(name)
+        if "window" in row:
+            table.windows[name] = _unpacked(row["window"])
         table.costs[name] = row["cost"]
         table.picks[name] = Picks(picks_of(row), truth, radius)
     table.bands = {name: table.bands[name] for name in LABELS if name in table.bands}
@@ -207,11 +261,10 @@ def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> li
     list of str
         What was recorded, and how well a picker that is run now agrees; empty if nothing was.
     """
-    if not (wanted and join(table, PICKER.values["tables"]["test"])):
+    if not (wanted and join(table, PICKER.values["tables"]["test"] | SLOW_PEERS.values)):
         table.pick(threads)
         return []
-    said = [report.recorded(PICKER)]
-    said += [report.shortcut(sentence) for sentence in add_slow_peers(table)]
+    said = [report.recorded(PICKER), report.recorded(SLOW_PEERS)]
     if topaz.find() is not None:
         gap = report.value("picking.live_difference", pick_again(table, threads), n=1)
         said.append(f"Topaz, run now on TSM's first micrograph: F1 differs by {gap:.3f}")
@@ -236,43 +289,6 @@ def study_sets(
             table.pick(threads)
         found[name] = table
     return found
-
-
-def add_slow_peers(table: Table, found: dict[str, Any] | None = None) -> list[str]:
-    """Give BM3D and Noise2Void all micrographs of a table that ran them on the first ones only.
-
-    Recorded numbers are taken only if there is one for every micrograph of the table, and where
-    both were measured they agree: they are then of the same micrographs.
-
-    Parameters
-    ----------
-    found : dict, optional
-        Default: what tools/measure_tsm_slow_peers.py wrote.
-
-    Returns
-    -------
-    list of str
-        A sentence for each method that was completed.
-    """
-    told = read_measured("tsm_slow_peers") if found is None else found
-    said = []
-    for name, row in told["rows"].items():
-        bands, live = np.array(row["bands"], float), table.bands.get(name)
-        if live is None or len(bands) != len(table.micrographs) or len(live) >= len(bands):
-            continue
-        if np.abs(bands[: len(live)] - live).max() > _ALIKE:
-            continue
-        table.bands[name] = bands
-        table.told.add(name)
-        if table.picks:
-            table.recorded[name] = Counts(
-                *(np.array(row[key], np.int64) for key in ("hits", "picks", "truths"))
-            )
-        said.append(
-            f"{LABELS[name]}: {len(live)} of {len(bands)} micrographs now, all of them on "
-            f"{told['date']} ({told['machine']})"
-        )
-    return said
 
 
 def memory() -> dict[str, Any]:

@@ -37,10 +37,8 @@ class Table:
         By method; ``bands`` holds ``(micrographs, bands + 1)``, the last is the mean.
     picks, maps : dict
         By method; empty where Topaz is not installed.
-    recorded : dict
-        By method, counts of picks that a tool measured once, see `emlab.methods.tsm_recorded`.
-    costs : dict
-        By method, recorded processor seconds a megapixel.
+    costs, windows : dict
+        By method, recorded processor seconds a megapixel, and the middle of the first image.
     told : set
         Methods whose bands were recorded, at least in part: marked in tables.
     picker_seconds : float
@@ -53,8 +51,8 @@ class Table:
     bands: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     picks: dict[str, Picks] = field(default_factory=dict)
     maps: dict[str, Reconstruction] = field(default_factory=dict)
-    recorded: dict[str, Counts] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
+    windows: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
     picker_seconds: float = 0.0
 
@@ -78,13 +76,11 @@ class Table:
 
     def counts(self, method: str) -> Counts:
         """Picks of each micrograph at the method's threshold, hits among them, and particles."""
-        if method in self.recorded:
-            return self.recorded[method]
         return self.picks[method].at(self.threshold(method))
 
     def judged(self) -> list[str]:
-        """Methods with picks or with counts of picks."""
-        return [name for name in LABELS if name in self.picks or name in self.recorded]
+        """Methods with picks."""
+        return [name for name in LABELS if name in self.picks]
 
     def chance(self) -> float:
         """F1 of places drawn blindly, as many as there are particles."""
@@ -145,9 +141,7 @@ class Table:
         ]
         for name in self.judged():
             counts = self.counts(name)
-            precise = ""
-            if name not in self.recorded:
-                precise = f"{self.picks[name].curve().average_precision:.3f}"
+            precise = f"{self.picks[name].curve().average_precision:.3f}"
             f1 = counts.interval("f1") if len(counts.hits) > 1 else Interval(*3 * (counts.f1(),))
             lines.append(
                 f"| {LABELS[name]} | {self.threshold(name):.2f} | {counts.picks.sum()} "
@@ -207,9 +201,8 @@ class Table:
             for number in ("precision", "recall", "f1"):
                 report.value(f"picking.{number}.{name}", getattr(counts, number)())
             report.value(f"picking.macro_f1.{name}", counts.f1("macro"))
-            if name not in self.recorded:
-                precise = self.picks[name].curve().average_precision
-                report.value(f"picking.average_precision.{name}", precise)
+            precise = self.picks[name].curve().average_precision
+            report.value(f"picking.average_precision.{name}", precise)
             if name != "tsm" and "tsm" in self.picks:
                 for number in ("f1", "precision", "recall"):
                     gain = self.picking_gain("tsm", name, number)

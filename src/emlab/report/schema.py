@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emlab.errors import InputError
+from emlab.runtime import import_jsonschema
 
 
 def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -46,8 +47,7 @@ def validate(content: Any, kind: str, where: str) -> None:
     InputError
         The first breach of the schema, or a number that is not finite.
     """
-    import jsonschema
-
+    jsonschema = import_jsonschema()
     problem = jsonschema.exceptions.best_match(
         jsonschema.Draft202012Validator(_schema(kind)).iter_errors(content)
     )

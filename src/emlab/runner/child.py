@@ -24,6 +24,9 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 def main(job_path: str) -> int:
     """Execute the notebook of a job; returns the exit status."""
+    from emlab.runtime import import_jsonschema
+
+    import_jsonschema()  # as papermill would, but quickly
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError

@@ -122,7 +122,10 @@ def train(
     with torch.random.fork_rng(), stop_signals() as stop_asked, bar:
         while state.step < config.steps:
             step_seed = _step_seed(config.seed, state.step, team.rank)
-            torch.manual_seed(step_seed)
+            if team.device.type == "cpu":  # manual_seed keeps a stack trace for all other kinds
+                torch.default_generator.manual_seed(step_seed)
+            else:
+                torch.manual_seed(step_seed)
             generator = torch.Generator().manual_seed(step_seed)
             share = config.batch_size // team.size
             batch = images[torch.randint(len(images), (share,), generator=generator)]
