@@ -27,7 +27,7 @@ Labeller = Callable[[Image], Labels]
 STARTS = {"denoise": (8.0, 0.5), "deblur": (7.0, 2.0), "upsample": (5.0, 2.0)}
 HARDER = 0.25  # share of the photons of the "hard" noise
 MOST_FACTOR = 30.0  # of decimation: a nucleus is two thirds of a pixel then
-_RECORDS = {"stardist": "stardist_2d", "plant": "maize", "bacteria": "omnipose"}
+RECORDS = {"stardist": "stardist_2d", "plant": "maize", "bacteria": "omnipose"}
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def record_cells(report: Report, found: Sequence[Cell]) -> None:
         elif domain == "dsb2018":
             report.data(data.load("nuclei_test"), wanted="nuclei_test")
         else:
-            report.data(data.load(_RECORDS[domain]), note="another domain")
+            report.data(data.load(RECORDS[domain]), note="another domain")
 
 
 def _ap(truth: Labels, labels: Labels) -> float:
