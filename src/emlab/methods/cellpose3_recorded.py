@@ -19,7 +19,13 @@ from emlab.methods.cellpose3_cases import (
     tune_levels,
 )
 from emlab.methods.cellpose3_peers import BLIND_SPOT
-from emlab.methods.cellpose3_rows import RESTORERS, labels_of, peer_rows, trained_rows
+from emlab.methods.cellpose3_rows import (
+    RESTORERS,
+    labels_of,
+    peer_rows,
+    reference_rows,
+    trained_rows,
+)
 from emlab.methods.cellpose3_study import (
     LABELS,
     Method,
@@ -56,7 +62,8 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         cases = make_cases(some, own, LEVELS.values[own], settings["seed"])
         cases = [harder(case) for case in cases] if task == "hard" else cases
         peers = [name for name in names if name in settings["peers"][task] or name in BLIND_SPOT]
-        methods = peer_rows(task, peers, segmenter) | trained_rows(task, segmenter, names)
+        methods = reference_rows(task, segmenter, settings["seed"])
+        methods |= peer_rows(task, peers, segmenter) | trained_rows(task, segmenter, names)
         kept[task] = {name: [_row(methods[name], case) for case in cases] for name in names}
     return kept
 
@@ -101,8 +108,8 @@ LEVELS = Recording(
 ROWS, SLOW = _rows("rows"), _rows("slow")
 
 
-def spread(found: Sequence[Cell], count: int) -> list[Cell]:
-    """So many of the cells, every second or third."""
+def spread(found: Sequence[Any], count: int) -> list[Any]:
+    """So many, every second or third."""
     return list(found[:: max(1, len(found) // count)][:count])
 
 
