@@ -21,6 +21,7 @@ from emlab.methods import cellpose3_diameter as diameter
 from emlab.methods import cellpose3_experiments as lab
 from emlab.methods import cellpose3_figures as draw
 from emlab.methods import cellpose3_peers as peers
+from emlab.methods import cellpose3_recorded as recorded
 from emlab.methods import cellpose3_rows as rows
 from emlab.methods import cellpose3_study as study
 from emlab.methods.cellpose3_claims import TARGETS, claims, verdicts
@@ -161,7 +162,7 @@ def test_nuclei_that_a_package_ships_come_before_simulated_ones(mirror, monkeypa
         assert entry["stands_in_for"] == "nuclei_test"
 
 
-def test_counts_are_those_of_the_metric(cases, table):
+def test_counts_are_those_of_the_metric(cases):
     found = label(cases[1].degraded)
     counts = study.count_objects(cases[1].labels, found)
     matched = average_precision(cases[1].labels, found)
@@ -169,8 +170,6 @@ def test_counts_are_those_of_the_metric(cases, table):
     np.testing.assert_allclose(scores.ap[0], matched.ap)
     assert scores.fp[0] == matched.fp[0]
     assert scores.fn[0] == matched.fn[0]
-    again = study.from_counts(study.to_counts(table.scores["degraded"]))
-    np.testing.assert_array_equal(again.ap, table.scores["degraded"].ap)
 
 
 def test_objects_on_nothing_are_counted():
@@ -236,31 +235,25 @@ def test_a_study_refuses_what_it_cannot_score(cases):
         study.run_study("denoise", cases, wrong)
 
 
-def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, table, monkeypatch):
-    counts = study.to_counts(table.scores["gaussian"])
-    images = {
-        case.name: {"level": DENOISE, "shape": list(case.labels.shape), "counts": row, "seconds": 2}
-        for case, row in zip(cases, counts, strict=True)
-    }
-    kept = {
-        "date": "a day",
-        "seed": 0,
-        "segmenter": "hash",
-        "methods": {"denoise": {"bm3d": images}},
-    }
-    monkeypatch.setattr(lab, "read_settings", lambda _: kept)
-    monkeypatch.setattr(lab.weights, "card", lambda _: SimpleNamespace(sha256="hash"))
-    scores, date = lab.recorded("denoise", "bm3d", cases, 0)
-    assert date == "a day"
-    assert scores.seconds == 8
-    assert lab.difference(scores, table.scores["gaussian"]) == 0
-    joined, told = lab.with_recorded(table, ("bm3d", "noise2void"), 0)
-    assert list(joined.scores)[:3] == ["clean", "degraded", "bm3d"]
-    assert len(told) == 1
-    assert lab.recorded("denoise", "bm3d", cases, 1) is None
-    assert lab.recorded("denoise", "bm3d", [replace(cases[0], level=3.0), *cases[1:]], 0) is None
-    kept["segmenter"] = "another"
-    assert lab.recorded("denoise", "bm3d", cases, 0) is None
+def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, monkeypatch, tmp_path):
+    kept = {"gaussian": [recorded._row(METHODS["gaussian"], case) for case in cases]}
+    kept["noise2void"] = kept["gaussian"]
+    fake = SimpleNamespace(values={"denoise": kept}, name="rows", stale=False)
+    monkeypatch.setattr(recorded, "ROWS", fake)
+    monkeypatch.setattr(recorded, "SLOW", SimpleNamespace(values={}, name="slow", stale=False))
+    report = Report("05_cellpose3", tmp_path, "smoke", 0)
+    monkeypatch.setattr(report, "recorded", lambda recording: f"recorded: {recording.name}")
+    slow = ("noise2void", "noise2self")
+    table, told = recorded.study(report, "denoise", cases, METHODS, slow)
+    assert table.recorded == {"gaussian", "noise2void"}
+    assert told == ["† recorded: rows"]
+    assert "Gaussian † |" in table.markdown()
+    assert list(table.scores)[:2] == ["clean", "degraded"]
+    assert report.metrics()["values"]["recorded.apart.denoise.gaussian"]["value"] == 0
+    for other in (replace(cases[0], level=3.0), replace(cases[0], seed=1)):
+        assert recorded.recorded("denoise", "gaussian", [other, *cases[1:]]) is None
+    fake.stale = True
+    assert recorded.recorded("denoise", "gaussian", cases) is None
 
 
 # Peers and rows
@@ -369,7 +362,7 @@ def test_every_figure_is_drawn(table, cases):
         draw.examples(table, 0, list(METHODS)),
         draw.curves({"a": table, "b": table}, ("clean", "degraded", "ours")),
         draw.changes(table, ("gaussian", "ours")),
-        draw.rates(table, ("degraded", "ours")),
+        draw.rates({"a": table, "b": table}, ("degraded", "ours")),
         draw.level_histograms({"denoise": {"a": 3.0, "b": 9.0}, "upsample": {"a": 2, "b": 5}}),
         draw.domains({"nuclei": table, "plant": table}, ("clean", "ours")),
         draw.nothing(noise, ("degraded",)),

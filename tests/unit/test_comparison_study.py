@@ -93,6 +93,29 @@ def test_the_segmenter_judges_and_pairs_are_of_what_both_saw(judged, tmp_path):
     assert judged.markdown_gains().count("\n") == 1 + 3
 
 
+def test_recorded_picks_join_the_very_same_micrographs_only(
+    judged, micrographs, segmenter, monkeypatch
+):
+    places = [[[9.0, 9.0, 1.0]], [[5.0, 5.0, 1.0], [9.0, 9.0, -1.0]]]
+    row = {"cost": 2.0, "bands": judged.table.bands["raw"].tolist(), "picks": places}
+    whole = row | {"rings": judged.rings["raw"].tolist(), "own": [[], places[1]]}
+    monkeypatch.setattr(topaz, "find", lambda: None)
+    raw = peers.classical(["raw"])
+
+    def again(kept):
+        return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, kept=kept)
+
+    joined = again({"raw": row, "bm3d": whole})
+    assert joined.table.told == {"bm3d"}
+    assert [len(each.scores) for each in joined.own["bm3d"].picked] == [0, 2]
+    assert "| BM3D † |" in joined.markdown()
+    ice = {"ice": {"raw": [3], "bm3d": [4]}}
+    nothing = study.audit({"ice": micrographs[:1]}, raw, joined, segmenter, kept=ice)
+    assert {name: counts.tolist() for name, counts in nothing.topaz["ice"].items()} == {"raw": [3]}
+    other = row | {"bands": (judged.table.bands["raw"] + 0.1).tolist()}
+    assert not again({"raw": other, "bm3d": whole}).table.picks
+
+
 def test_what_is_made_of_nothing_is_counted_and_refusals_are_kept(
     judged, segmenter, monkeypatch, tmp_path
 ):

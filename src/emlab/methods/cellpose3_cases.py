@@ -27,7 +27,7 @@ Labeller = Callable[[Image], Labels]
 STARTS = {"denoise": (8.0, 0.5), "deblur": (7.0, 2.0), "upsample": (5.0, 2.0)}
 HARDER = 0.25  # share of the photons of the "hard" noise
 MOST_FACTOR = 30.0  # of decimation: a nucleus is two thirds of a pixel then
-_RECORDS = {"stardist": "stardist_2d", "plant": "maize", "bacteria": "omnipose"}
+RECORDS = {"stardist": "stardist_2d", "plant": "maize", "bacteria": "omnipose"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def chapter_cells(
     try:
         found = cells("dsb2018", split)
     except DataUnavailableError:
-        if split == "test" and data.at_hand("nuclei_test") == _RECORDS["stardist"]:
+        if split == "test" and data.at_hand("nuclei_test") == RECORDS["stardist"]:
             found = [half for cell in cells("stardist", split) for half in halves(cell)]
         else:
             found = simulated_cells(images or 8, {"test": 91, "validation": 92}[split])
@@ -274,7 +274,7 @@ def record_cells(report: Report, found: Sequence[Cell]) -> None:
         elif domain == "dsb2018":
             report.data(data.load("nuclei_test"), wanted="nuclei_test")
         else:
-            name = _RECORDS[domain]
+            name = RECORDS[domain]
             wanted = "nuclei_test" if data.at_hand("nuclei_test") == name else name
             report.data(data.load(name), wanted, note="another domain" if wanted == name else "")
 

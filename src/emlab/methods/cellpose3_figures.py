@@ -68,7 +68,7 @@ def examples(table: Table, number: int, names: Sequence[str], columns: int = 4) 
     place = busiest(case.labels, WINDOW)
     shown = [name for name in names if number in table.answers.get(name, {})]
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(8.6, rows * 2.35 + 0.3), layout="constrained")
+    figure = Figure(figsize=(8.6, rows * (8.4 / columns + 0.2) + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, shown, strict=False):
         answer = table.answers[name][number]
@@ -136,25 +136,21 @@ def changes(table: Table, names: Sequence[str]) -> Figure:
     return figure
 
 
-def rates(table: Table, names: Sequence[str]) -> Figure:
-    """Found, wrong and missed objects for each true one."""
-    figure = Figure(figsize=(9.0, 0.8 + 0.24 * len(names)), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    shown = [name for name in names if name in table.scores][::-1]
-    for axis, kind, title, colour in zip(
-        axes,
-        ("tp", "fp", "fn"),
-        ("found (TP)", "wrong (FP)", "missed (FN)"),
-        (RIGHT, WRONG, MISSED),
-        strict=True,
-    ):
+def rates(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+    """Found and wrong objects for each true one, two panels a table."""
+    shown = [name for name in names if all(name in t.scores for t in tables.values())][::-1]
+    figure = Figure(figsize=(9.0, 0.8 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.subplots(1, 2 * len(tables), sharey=True)
+    panels = [(title, table, kind) for title, table in tables.items() for kind in ("tp", "fp")]
+    for axis, (title, table, kind) in zip(axes, panels, strict=True):
         found = [table.rate(name, kind) for name in shown]
         mean = np.array([one.mean for one in found])
         error = np.abs(np.array([[one.low, one.high] for one in found]).T - mean)
-        axis.barh(range(len(shown)), mean, xerr=error, color=COLOURS[colour], height=0.7)
+        colour = COLOURS[RIGHT if kind == "tp" else WRONG]
+        axis.barh(range(len(shown)), mean, xerr=error, color=colour, height=0.7)
         if kind == "fp":
             axis.axvline(table.rate("degraded", "fp").mean, color="grey", lw=0.8, ls=":")
-        axis.set(title=f"{title}, for each true object")
+        axis.set_title(f"{title}:\n{'found (TP)' if kind == 'tp' else 'wrong (FP)'}", size=8)
         axis.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(shown)), [LABELS[name] for name in shown], size=8)
     return figure

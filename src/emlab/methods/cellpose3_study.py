@@ -118,12 +118,15 @@ class Table:
         By method, all of the same images.
     answers : dict
         By method, of the images that are shown.
+    recorded : set of str
+        Methods whose scores were measured before, on the same cases.
     """
 
     task: str
     cases: list[Case]
     scores: dict[str, Scores] = field(default_factory=dict)
     answers: dict[str, dict[int, Answer]] = field(default_factory=dict)
+    recorded: set[str] = field(default_factory=set)
 
     def ap(self, method: str) -> metrics.Interval:
         """AP at .5, mean over images."""
@@ -169,20 +172,20 @@ class Table:
         return metrics.wilson_interval(int(below.sum()), len(below))
 
     def markdown(self) -> str:
-        """A row a method."""
+        """A row a method; a dagger marks what was recorded."""
         lines = [
-            "| method | AP at .5 | of the lost AP | ours is better by | AP at .75 | TP | FP | FN "
-            "| on nothing | s an image |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| method | AP at .5 | of the lost AP | ours is better by | TP | FP | on nothing "
+            "| s an image |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for name, scores in self.scores.items():
+            label = LABELS[name] + " †" * (name in self.recorded)
             gain = "" if name == "ours" or "ours" not in self.scores else self.gain("ours", name)
             share = f"{self.recovered(name).mean:.0%}" if name != "clean" else ""
-            kinds = ("tp", "fp", "fn", "lonely")
-            rates = " | ".join(f"{self.rate(name, kind).mean:.3f}" for kind in kinds)
+            rates = [f"{self.rate(name, kind).mean:.3f}" for kind in ("tp", "fp", "lonely")]
             lines.append(
-                f"| {LABELS[name]} | {_text(self.ap(name))} | {share} | {_text(gain)} "
-                f"| {scores.ap[:, 5].mean():.3f} | {rates} | {scores.seconds / len(scores):.2g} |"
+                f"| {label} | {_text(self.ap(name))} | {share} | {_text(gain)} "
+                f"| {' | '.join(rates)} | {scores.seconds / len(scores):.2g} |"
             )
         return "\n".join(lines)
 
@@ -273,11 +276,6 @@ def from_counts(counts: Sequence[Sequence[int]], seconds: float = 0.0) -> Scores
     """Scores of rows as `count_objects` returns them."""
     found, true, lonely, *matched = np.asarray(counts, np.int64).T
     return Scores(np.array(matched).T, found, true, lonely, seconds)
-
-
-def to_counts(scores: Scores) -> list[list[int]]:
-    """Rows of numbers, the inverse of `from_counts`."""
-    return np.column_stack([scores.found, scores.true, scores.lonely, scores.tp]).tolist()
 
 
 def _text(interval: metrics.Interval | str) -> str:

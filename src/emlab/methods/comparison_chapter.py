@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from emlab import data, weights
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.data.phase_maps import PIXEL_ANGSTROM
-from emlab.errors import DataUnavailableError
+from emlab.external.topaz import Picked
 from emlab.methods import generalist, tsm
 from emlab.methods.cellpose3 import load_restorer
 from emlab.methods.comparison import RESTORER, SQUARES, restore
 from emlab.methods.settings import only_first, read_profile, read_settings, smaller
-from emlab.methods.tsm_chapter import RealStudy, cut, score_method, square, study_real
+from emlab.methods.tsm_chapter import RealStudy, at_hand, cut, score_method, square, study_real
 from emlab.methods.tsm_material import frames, volume
 from emlab.methods.tsm_peers import LABELS, Method, classical, each, tuned
 from emlab.models import build
@@ -156,7 +156,11 @@ def window(
 
 
 def study_apoferritin(
-    chosen: Mapping[str, Method], side: int, report: Report, threads: int = 1
+    chosen: Mapping[str, Method],
+    side: int,
+    report: Report,
+    threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
 ) -> RealStudy | None:
     """EMPIAR-10146, the average of its frames, judged and recorded as ``apoferritin.*``.
 
@@ -166,13 +170,13 @@ def study_apoferritin(
     ----------
     side : int
         Of the corner that is used; 0 for all of it, below that nothing is done.
+    kept : dict, optional
+        Recorded picks by method.
     """
-    if side < 0:
+    name = "apoferritin_10146"
+    if (side < 0 and data.available(name)) or not at_hand(name, report):
         return None
-    try:
-        report.data(data.load("apoferritin_10146"))
-    except DataUnavailableError:
-        return None
-    study = study_real(cut(apoferritin_micrograph("average"), side), chosen, thresholds(), threads)
+    seen = cut(apoferritin_micrograph("average"), side)
+    study = study_real(seen, chosen, thresholds(), threads, kept)
     study.record(report, "apoferritin")
     return study

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from emlab.methods.comparison_study import BAND_ANGSTROM, Judged, Nothing
-from emlab.methods.tsm_figures import LINES
+from emlab.methods.tsm_figures import LINES, grey_range
 from emlab.methods.tsm_peers import LABELS
-from emlab.viz import COLOURS
+from emlab.viz import COLOURS, show_images
+
+Image = NDArray[np.float32]
 
 
 def rings(judged: Judged, names: Sequence[str]) -> Figure:
@@ -56,3 +59,10 @@ def inventions(nothing: Nothing, names: Sequence[str]) -> Figure:
     axes[0].invert_yaxis()
     axes[-1].legend(fontsize=8)
     return figure
+
+
+def corners(images: Mapping[str, Image], side: int, pixel_size_angstrom: float) -> Figure:
+    """The upper left of a real micrograph through several methods, at the grey range of TSM's."""
+    shown = {LABELS[name]: image[:side, :side] for name, image in images.items()}
+    limits = grey_range(shown, LABELS["tsm"])
+    return show_images(shown, limits, pixel_size_angstrom=pixel_size_angstrom, columns=3)

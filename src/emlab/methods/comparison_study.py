@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from emlab.methods.comparison_priors import own_picks
 from emlab.methods.tsm_bands import RADIUS_ANGSTROM, band_correlations, band_pass
 from emlab.methods.tsm_peers import LABELS, Method
 from emlab.methods.tsm_picking import Picks, f1_gain, pick_all
+from emlab.methods.tsm_recorded import join, picks_of
 from emlab.methods.tsm_study import DIAMETER_ANGSTROM, NOTE, Table, run_study
 from emlab.metrics import Interval, fourier_ring_correlation, mean_interval, paired_difference
 from emlab.metrics.picking import Counts
@@ -99,18 +101,20 @@ class Judged:
         return paired_difference(first[:n], second[:n])
 
     def markdown(self) -> str:
-        """A row a method."""
+        """A row a method; a dagger marks what was recorded."""
+        mark = " †" * bool(self.table.costs)
         lines = [
-            "| method | correlation in particles | FRC 80 to 10 A | FRC .5 [A] | F1, Topaz "
-            "| F1, segmenter | micrographs | CPU-s a megapixel |",
+            f"| method | correlation in particles | FRC 80 to 10 A | FRC .5 [A] | F1, Topaz{mark} "
+            f"| F1, segmenter | micrographs | CPU-s a megapixel{mark} |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for name in self.table.bands:
             picks = self.table.picks.get(name)
             f1 = f"{picks.at(self.table.threshold(name)).f1():.3f}" if picks else "-"
             own = f"{self.own[name].at(ANY_SCORE).f1():.3f}" if name in self.own else "-"
+            label = LABELS[name] + " †" * (name in self.table.told)
             lines.append(
-                f"| {LABELS[name]} | {_text(self.table.recovery(name))} "
+                f"| {label} | {_text(self.table.recovery(name))} "
                 f"| {_text(_mean(self.agreement(name)))} | {self.resolution(name):.0f} | {f1} "
                 f"| {own} | {self.seen(name)} | {self.table.cost(name):.2g} |"
             )
@@ -188,11 +192,12 @@ def judge(
     first: Mapping[str, int] | None = None,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
+    kept: Mapping[str, Any] | None = None,
 ) -> Judged:
     """Denoise with every method and judge; Topaz picks where it is installed.
 
     Parameters as in `run_study`; ``segmenter`` is the frozen one that the restorer was trained
-    through.
+    through, ``kept`` are recorded rows: their picks, if they are of these very micrographs.
     """
     table = run_study(micrographs, methods, thresholds, first=first, progress=progress)
     rings, own, frequency = {}, {}, np.zeros(0)
@@ -202,7 +207,12 @@ def judge(
         frequency = curves[0][0]
         rings[name] = np.array([curve[1] for curve in curves])
         own[name] = own_picks(made.images, seen, segmenter)
-    table.pick(threads)
+    rows = kept or {}
+    if not (rows and join(table, rows)):
+        table.pick(threads)
+    for name in table.told:
+        rings[name] = np.array(rows[name]["rings"])
+        own[name] = replace(table.picks[name], picked=picks_of({"picks": rows[name]["own"]}))
     return Judged(table, frequency, rings, own, _constant(table.micrographs[0], segmenter))
 
 
@@ -299,8 +309,12 @@ def audit(
     judged: Judged,
     segmenter: ResidualUNet,
     threads: int = 1,
+    kept: Mapping[str, Mapping[str, list[int]]] | None = None,
 ) -> Nothing:
-    """Give methods nothing, and count what two pickers find in their answers."""
+    """Give methods nothing, and count what two pickers find in their answers.
+
+    What Topaz finds is read from ``kept`` where its other picks were, too.
+    """
     denoised: dict[str, dict[str, list]] = {}
     refused: dict[str, str] = {}
     for kind, micrographs in fields.items():
@@ -319,7 +333,12 @@ def audit(
     }
     particles = {name: _within_particles(judged.table, name) for name in methods}
     counts: dict[str, dict[str, NDArray[np.int64]]] = {}
-    if topaz.find() is not None:
+    if kept and judged.table.costs:
+        counts = {
+            kind: {name: np.array(each) for name, each in found.items() if name in methods}
+            for kind, found in kept.items()
+        }
+    elif topaz.find() is not None:
         together = {
             f"{kind} {name}": images
             for kind, every in denoised.items()
@@ -333,8 +352,8 @@ def audit(
             counts.setdefault(kind, {})[name] = np.array(
                 [(each.scores >= level).sum() for each in picked]
             )
-    kept = {kind: list(every) for kind, every in fields.items()}
-    return Nothing(kept, denoised, counts, own, particles, refused)
+    given = {kind: list(every) for kind, every in fields.items()}
+    return Nothing(given, denoised, counts, own, particles, refused)
 
 
 def _numbers(picks: Picks, level: float) -> NDArray[np.int64]:

@@ -256,7 +256,7 @@ def record_set(report: Report, name: str, table: Table) -> None:
 
 def real_k2(side: int, report: Report) -> RealMicrograph | None:
     """The K2 frame, or its corner, recorded as used; None where it is not on this machine."""
-    if not _recorded("k2_micrograph", report):
+    if not at_hand("k2_micrograph", report):
         return None
     return cut(k2_micrograph(), side)
 
@@ -284,7 +284,7 @@ def study_apoferritin(
     kept : dict, optional
         Recorded picks by method: neither Topaz nor Topaz-Denoise is run then.
     """
-    if not _recorded("apoferritin_10146", report):
+    if not at_hand("apoferritin_10146", report):
         return None
     seen = cut(apoferritin_micrograph(frame), side)
     chosen = classical(["raw"])
@@ -299,7 +299,7 @@ def study_apoferritin(
 
 def real_betagal(report: Report) -> dict[str, tuple[float, float, float]]:
     """Precision, recall and F1 of three programs' picks in EMPIAR-10017; empty without the data."""
-    if not _recorded("betagal_10017", report):
+    if not at_hand("betagal_10017", report):
         return {}
     micrograph, programs = betagal_micrograph()
     assert micrograph.coordinates is not None
@@ -319,7 +319,8 @@ def record_training(report: Report) -> str:
     return "; ".join(said)
 
 
-def _recorded(name: str, report: Report) -> bool:
+def at_hand(name: str, report: Report) -> bool:
+    """Record a data set as used, or as absent; returns whether it is here."""
     try:
         report.data(data.load(name))
     except DataUnavailableError:

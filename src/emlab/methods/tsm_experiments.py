@@ -147,7 +147,9 @@ def iteration_study(denoiser: Prior, micrograph: Micrograph, steps: int = 5) -> 
     return Iteration(exact, recovery, _recovery(denoiser, micrograph, Config()), raw)
 
 
-def _after_each_step(prior: Prior, image: Tensor, config: IterationConfig) -> list[Tensor]:
+def _after_each_step(
+    prior: Prior, image: torch.Tensor, config: IterationConfig
+) -> list[torch.Tensor]:
     """What the iteration makes of an image with unit noise, step by step: it has no memory."""
     once, found = replace(config, steps=1), [image]
     for _ in range(config.steps):
