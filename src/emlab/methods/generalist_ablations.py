@@ -104,7 +104,7 @@ class Bench:
                         shape=shape, samples=count, start=start,
                     )  # fmt: skip
         images, steps = self.scale.to_grey(found.images), found.evaluations // count
-        return Run(images, self.truth, watch.seconds, steps)
+        return Run.of(images, self.truth, watch.seconds, steps)
 
 
 Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig | OneStepConfig | HalfQuadraticConfig
@@ -116,34 +116,31 @@ class Run:
 
     Attributes
     ----------
-    images, truth : ndarray
-        ``(n, H, W)``, grey levels 0..255.
+    images : ndarray
+        ``(n, H, W)``, grey levels 0..255; of a recorded run the first.
+    psnr : ndarray
+        Of each crop in dB; an image that ran away counts as 0 dB.
+    fine_power : float
+        Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise.
     seconds : float
         For all crops.
     steps : int
     """
 
     images: Grey
-    truth: Grey
+    psnr: NDArray[np.float64]
+    fine_power: float
     seconds: float
     steps: int
 
-    @property
-    def psnr(self) -> NDArray[np.float64]:
-        """PSNR of each crop in dB; an image that ran away counts as 0 dB."""
-        return np.array(
-            [
-                max(metrics.psnr(image, truth, GREY_RANGE), 0.0)
-                if np.isfinite(image).all()
-                else 0.0
-                for image, truth in zip(self.images, self.truth, strict=True)
-            ]
-        )
-
-    @property
-    def fine_power(self) -> float:
-        """Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise."""
-        return fine_power(self.images) / fine_power(self.truth)
+    @classmethod
+    def of(cls, images: Grey, truth: Grey, seconds: float, steps: int) -> Run:
+        """Score images ``(n, H, W)``."""
+        psnr = [
+            max(metrics.psnr(image, clean, GREY_RANGE), 0.0) if np.isfinite(image).all() else 0.0
+            for image, clean in zip(images, truth, strict=True)
+        ]
+        return cls(images, np.array(psnr), fine_power(images) / fine_power(truth), seconds, steps)
 
 
 def fine_power(images: Grey) -> float:
