@@ -102,12 +102,12 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
         Bench.of(task("denoise_10"), small, seed),
         Bench.of(task("deblur"), small, seed),
     )
-    racers = {
+    racers: dict[str, Any] = {
         "flow": PlugAndPlayConfig(steps, 0.3),
         "ours": config.solvers["deblur"],
         "dps": DPSConfig(settings["dps_steps"], 15.0),
     }
-    runs = {
+    runs: dict[str, Mapping[Any, Run]] = {
         "step_size": step_sizes(noisy, prior, settings["step_sizes"], settings["ablation_steps"]),
         "alpha": alphas(blurred, prior, settings["alphas"], steps),
         "flow_steps": flow_steps(blurred, prior, settings["flow_steps"], 0.3),

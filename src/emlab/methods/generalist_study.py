@@ -241,8 +241,8 @@ def _run_task(
     table.tasks[task.name], table.cases[task.name] = task, cases
     before = kept(task, cases) if kept else {}
     table.recorded[task.name] = [name for name in methods if name in before]
-    for kept in (table.values, table.images, table.seconds, table.evaluations):
-        kept[task.name] = {}
+    for by_task in (table.values, table.images, table.seconds, table.evaluations):
+        by_task[task.name] = {}
     table.network_share[task.name], table.samples[task.name] = {}, {}
     for name, method in methods.items():
         if row := before.get(name):
