@@ -236,20 +236,6 @@ def kernel_error(found: NDArray, true: NDArray) -> float:
 # --- tables
 
 
-def summary(table: Table) -> str:
-    """Markdown: PSNR with its interval, SSIM and resolution of every method in every task."""
-    lines = ["| task | method | PSNR [dB] | SSIM | FRC .5 [nm] |", "|---|---|---|---|---|"]
-    for name, methods in table.values.items():
-        for method in methods:
-            mean, low, high = table.interval(name, method)
-            ssim, frc = (table.interval(name, method, metric).mean for metric in ("ssim", "frc_nm"))
-            lines.append(
-                f"| {table.tasks[name].label} | {table.label(name, method)} | {mean:.2f} "
-                f"[{low:.2f}, {high:.2f}] | {ssim:.3f} | {frc:.0f} |"
-            )
-    return "\n".join(lines)
-
-
 def joined(*tables: Table) -> Table:
     """All tasks of several tables in one."""
     whole = Table()

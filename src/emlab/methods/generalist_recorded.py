@@ -33,6 +33,7 @@ from emlab.methods.generalist_experiments import (
     sampled_uncertainty,
 )
 from emlab.methods.generalist_rows import Case, Method, standard_methods
+from emlab.methods.generalist_scores import score
 from emlab.methods.generalist_specimens import crops, real_pair
 from emlab.methods.generalist_study import KeptRow, Table, run_real_pair, run_study
 from emlab.methods.generalist_tasks import (
@@ -44,6 +45,7 @@ from emlab.methods.generalist_tasks import (
 )
 from emlab.methods.settings import read_settings
 from emlab.recorded import Recording
+from emlab.report import Report
 
 Grey = NDArray[np.float32]
 SHOWN = 128  # pixels along a side of a kept picture: its upper left corner
@@ -188,6 +190,20 @@ def rows(which: Task, cases: Sequence[Case]) -> dict[str, KeptRow]:
         )
         for name, row in kept["rows"].items()
     }
+
+
+def told(table: Table, report: Report) -> list[str]:
+    """Tell a report of a table's recorded rows; the first case of each is restored here again."""
+    lines = []
+    for name, methods in table.recorded.items():
+        for method in methods:
+            case, value = table.cases[name][0], f"recorded.apart.{name}.{method}"
+            again = np.asarray(standard_methods(case.task)[method](case))
+            apart = score(case.task, again, case.truth)["psnr"][0]
+            apart -= table.values[name][method]["psnr"][0]
+            report.value(value, apart, unit="dB", note="this run's first case over the recorded")
+            lines.append(f"† {table.tasks[name].label}, first crop: {apart:+.3f} dB from recorded")
+    return [*lines, f"† {report.recorded(ROWS)}"] if lines else []
 
 
 def kernels(blind: BlindRow, table: Table, which: Task) -> tuple[NDArray, NDArray, list[float]]:

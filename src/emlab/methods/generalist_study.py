@@ -109,40 +109,39 @@ class Table:
             raise InputError(f"no classical peer was run for {task!r}")
         return max(ran, key=lambda name: self.interval(task, name).mean)
 
-    def markdown(self, task: str) -> str:
-        """A row a method: PSNR and interval, SSIM, resolution, gain over the best peer, seconds.
+    def markdown(self, *tasks: str) -> str:
+        """A row a method: of each task PSNR, SSIM and resolution; of more than three PSNR alone.
 
-        The head says how many samples our answers are means of; a volume's PSNR and SSIM are means
-        of those in xz and yz, which are shown beside it.
+        A single task has its interval, the gain over its best peer and seconds as well.
         """
-        reference, volume = self.best_classical(task), self.tasks[task].kind == "isotropic"
-        samples = self.samples[task].get("ours")
-        said = "" if samples is None else f" (ours: n = {samples})"
-        heads = [
-            f"{self.tasks[task].label}{said}",
-            "PSNR [dB]",
-            *(["xz / yz [dB]"] if volume else []),
-            "SSIM",
-            f"{'FSC' if volume else 'FRC'} .5 [nm]",
-            f"against {LABELS[reference]} [dB]",
-            "seconds",
-        ]
-        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for name in self.values[task]:
-            psnr, gain = self.interval(task, name), self.gain(task, name, reference)
-            ssim, frc = (self.interval(task, name, metric).mean for metric in METRICS[1:])
-            cells = [self.label(task, name), f"{psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}]"]
-            if volume:
-                xz, yz = (self.interval(task, name, f"psnr_{view}").mean for view in ("xz", "yz"))
-                cells.append(f"{xz:.2f} / {yz:.2f}")
-            cells += [
-                f"{ssim:.3f}",
-                f"{frc:.1f}",
-                f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]",
-                f"{self.seconds[task][name]:.2g}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+        heads, lines = (
+            ["method"],
+            {name: [self.label(tasks[0], name)] for name in self.values[tasks[0]]},
+        )
+        for task in tasks:
+            volume = self.tasks[task].kind == "isotropic"
+            heads.append(f"{self.tasks[task].label}: PSNR [dB]")
+            if len(tasks) <= 3:
+                heads += ["SSIM", f"{'FSC' if volume else 'FRC'} .5 [nm]"]
+            if len(tasks) == 1:
+                reference = self.best_classical(task)
+                heads += [f"against {LABELS[reference]} [dB]", "seconds"]
+            for name, cells in lines.items():
+                psnr, ssim, frc = (self.interval(task, name, metric) for metric in METRICS)
+                if len(tasks) > 1:
+                    cells.append(f"{psnr.mean:.2f} ± {(psnr.high - psnr.low) / 2:.2f}")
+                else:
+                    cells.append(f"{psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}]")
+                if len(tasks) <= 3:
+                    cells += [f"{ssim.mean:.3f}", f"{frc.mean:.1f}"]
+                if len(tasks) == 1:
+                    gain, seconds = self.gain(task, name, reference), self.seconds[task][name]
+                    cells += [
+                        f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]",
+                        f"{seconds:.2g}",
+                    ]
+        rows = [heads, ["---"] * len(heads), *lines.values()]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def record(self, report: Report, ours: str = "ours") -> None:
         """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.over_METHOD`` of ours."""
