@@ -151,21 +151,6 @@ def fine_power(images: Grey) -> float:
     return float(power[..., radial_frequency(images.shape[-2:]) > FINE].mean())
 
 
-def step_sizes(bench: Bench, prior: Prior, sizes: Sequence[float], steps: int) -> dict[float, Run]:
-    """Diffusion posterior sampling at several step sizes gamma."""
-    return {size: bench.run(DPSConfig(steps, size), prior) for size in sizes}
-
-
-def alphas(bench: Bench, prior: Prior, values: Sequence[float], steps: int) -> dict[float, Run]:
-    """Plug-and-play flow at several exponents of the data's weight ``(1 - t)**alpha``."""
-    return {value: bench.run(PlugAndPlayConfig(steps, value), prior) for value in values}
-
-
-def flow_steps(bench: Bench, prior: Prior, counts: Sequence[int], alpha: float) -> dict[int, Run]:
-    """Plug-and-play flow with several numbers of steps."""
-    return {count: bench.run(PlugAndPlayConfig(count, alpha), prior) for count in counts}
-
-
 @dataclass(frozen=True)
 class Meeting:
     """Where one noise level lies on two paths, and what one network answers on both."""

@@ -32,7 +32,7 @@ def grid(rows: Mapping[str, Mapping[str, Grey]], title: str = "") -> Figure:
     columns = max(len(row) for row in rows.values())
     shapes = [next(iter(row.values())).shape for row in rows.values()]
     heights = [shape[0] / shape[1] for shape in shapes]
-    width = min(1.55 * columns + 0.4, 9.5)
+    width = min(1.35 * columns + 0.4, 8.2)
     each = (width - 0.4) / columns
     figure = Figure(
         figsize=(width, sum(each * h + 0.22 for h in heights) + (0.3 if title else 0.05)),
@@ -62,7 +62,7 @@ def of_table(table: Table, task: str, methods: Sequence[str]) -> dict[str, Grey]
 def gains(table: Table, methods: Sequence[str]) -> Figure:
     """PSNR over the best classical peer, task by task, with intervals."""
     tasks = list(table.values)
-    figure = Figure(figsize=(8, 0.42 * len(tasks) + 1.0), layout="constrained")
+    figure = Figure(figsize=(8, 0.28 * len(tasks) + 0.8), layout="constrained")
     axis = figure.subplots()
     for offset, name in zip(np.linspace(-0.2, 0.2, len(methods)), methods, strict=True):
         rows = [i for i, task in enumerate(tasks) if name in table.values[task]]
@@ -148,7 +148,7 @@ def training(run: Training) -> Figure:
 
 def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
     """True kernels over those that were found blindly."""
-    figure = Figure(figsize=(1.1 * len(pairs) + 0.3, 2.3), layout="constrained")
+    figure = Figure(figsize=(0.9 * len(pairs) + 0.3, 1.9), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False)
     for column, (label, (true, found)) in enumerate(pairs.items()):
         side = max(true.shape[0], found.shape[0])
@@ -166,7 +166,7 @@ def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
 
 def stitching(found: Stitched, zoom: int) -> Figure:
     """A corner of tiles, pasted and blended, and the seam index of each border."""
-    figure = Figure(figsize=(8.5, 3.0), layout="constrained")
+    figure = Figure(figsize=(8.5, 2.4), layout="constrained")
     first, second, last = figure.subplots(1, 3)
     row = found.pasted_borders[0][0] - zoom // 2
     column = found.pasted_borders[1][0] - zoom // 2
@@ -217,7 +217,7 @@ def uncertainty(
 
 def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     """Decorrelation resolution and naturalness against PSNR; one colour a cause."""
-    figure = Figure(figsize=(8.5, 2.9), layout="constrained")
+    figure = Figure(figsize=(8.5, 2.3), layout="constrained")
     axes = figure.subplots(1, 2)
     judged = [item for item in judged if item.psnr < 60]  # the truth itself has no place
     kinds = dict.fromkeys(item.kind for item in judged)
@@ -236,14 +236,6 @@ def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     axes[0].set_title("lower is meant to be better")
     axes[1].legend()
     return figure
-
-
-def sections(volumes: Mapping[str, Grey], at: int) -> dict[str, dict[str, Grey]]:
-    """Rows of `grid`: the xz and the yz section through the middle, of volumes ``(D, H, W)``."""
-    return {
-        "xz": {name: volume[:, at] for name, volume in volumes.items()},
-        "yz": {name: volume[:, :, at] for name, volume in volumes.items()},
-    }
 
 
 def _image(axis: Axes, image: Grey, label: str, limits: tuple[float, ...] = GREY) -> None:

@@ -19,9 +19,6 @@ from emlab.methods.generalist_ablations import (
     DPSConfig,
     PlugAndPlayConfig,
     Run,
-    alphas,
-    flow_steps,
-    step_sizes,
 )
 from emlab.methods.generalist_config import load_config
 from emlab.methods.generalist_experiments import (
@@ -104,30 +101,28 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
         Bench.of(task("denoise_10"), small, seed),
         Bench.of(task("deblur"), small, seed),
     )
-    racers: dict[str, Any] = {
-        "flow": PlugAndPlayConfig(steps, 0.3),
-        "ours": config.solvers["deblur"],
-        "dps": DPSConfig(settings["dps_steps"], 15.0),
+    solvers: dict[str, dict[Any, Any]] = {
+        "step_size": {g: DPSConfig(settings["ablation_steps"], g) for g in settings["step_sizes"]},
+        "alpha": {alpha: PlugAndPlayConfig(steps, alpha) for alpha in settings["alphas"]},
+        "flow_steps": {count: PlugAndPlayConfig(count, 0.3) for count in settings["flow_steps"]},
+        "race": {
+            "flow": PlugAndPlayConfig(steps, 0.3),
+            "ours": config.solvers["deblur"],
+            "dps": DPSConfig(settings["dps_steps"], 15.0),
+        },
     }
-    runs: dict[str, Mapping[Any, Run]] = {
-        "step_size": step_sizes(noisy, prior, settings["step_sizes"], settings["ablation_steps"]),
-        "alpha": alphas(blurred, prior, settings["alphas"], steps),
-        "flow_steps": flow_steps(blurred, prior, settings["flow_steps"], 0.3),
-        "race": {name: blurred.run(racer, prior) for name, racer in racers.items()},
-    }
-    kept = {
-        name: {
-            f"{value:g}" if isinstance(value, float) else str(value): {
+    kept: dict[str, Any] = {name: {} for name in solvers}
+    for name, table in solvers.items():
+        bench = noisy if name == "step_size" else blurred
+        for value, solver in table.items():
+            run = bench.run(solver, prior)
+            kept[name][f"{value:g}" if isinstance(value, float) else str(value)] = {
                 "images": _packed(run.images[0]),
                 "psnr": run.psnr.tolist(),
                 "fine_power": run.fine_power,
                 "seconds": run.seconds,
                 "steps": run.steps,
             }
-            for value, run in table.items()
-        }
-        for name, table in runs.items()
-    }
     return {
         "runs": kept,
         "measured": _packed(noisy.scale.to_grey(noisy.measured[0])),
