@@ -156,12 +156,15 @@ def test_recorded_runs_are_told_by_their_settings():
 def test_a_recorded_row_belongs_to_its_very_cases(mirror):
     tissue = crops("test", 12, 96)
     wanted, quick = task("deblur"), lambda _: {"bm3d_lucy": lambda case: case.measurement}
-    kept = run_study([wanted], quick, tissue, kept=recorded.rows)
+    told = []
+    rows = recorded.rows(SimpleNamespace(recorded=told.append))
+    kept = run_study([wanted], quick, tissue, kept=rows)
+    assert told == [recorded.ROWS]
     assert kept.recorded == {"deblur": ["bm3d_lucy"]}
     assert kept.values["deblur"]["bm3d_lucy"]["psnr"].mean() > 30
     assert "BM3D, then Richardson-Lucy †" in kept.markdown("deblur")
     for other in (crops("test", 3, 96), crops("test", 12, 48)):
-        live = run_study([wanted], quick, other, kept=recorded.rows)
+        live = run_study([wanted], quick, other, kept=rows)
         assert live.recorded == {"deblur": []}
 
 

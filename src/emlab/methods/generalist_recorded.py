@@ -32,7 +32,7 @@ from emlab.methods.generalist_experiments import (
 from emlab.methods.generalist_rows import Case, Method, standard_methods
 from emlab.methods.generalist_scores import score
 from emlab.methods.generalist_specimens import crops, real_pair
-from emlab.methods.generalist_study import KeptRow, Table, run_real_pair, run_study
+from emlab.methods.generalist_study import Kept, KeptRow, Table, run_real_pair, run_study
 from emlab.methods.generalist_tasks import (
     REAL_PAIR,
     STRANGE_BLUR,
@@ -170,25 +170,30 @@ INTERVALS = Recording(
 )
 
 
-def rows(which: Task, cases: Sequence[Case]) -> dict[str, KeptRow]:
-    """Recorded rows by name, if they were measured on these very cases; else none."""
-    kept = ROWS.values.get(which.name)
-    if kept is None or len(cases) > len(kept["power"]):
-        return {}
-    if not np.allclose(_power(cases), kept["power"][: len(cases)], rtol=1e-5):
-        return {}
-    return {
-        name: KeptRow(
-            {metric: np.array(values) for metric, values in row["values"].items()},
-            _unpacked(row["image"]),
-            row["seconds"],
-        )
-        for name, row in kept["rows"].items()
-    }
+def rows(report: Report) -> Kept:
+    """What finds recorded rows that were measured on the very cases of a task, and reports so."""
+
+    def of(which: Task, cases: Sequence[Case]) -> dict[str, KeptRow]:
+        kept = ROWS.values.get(which.name)
+        if kept is None or len(cases) > len(kept["power"]):
+            return {}
+        if not np.allclose(_power(cases), kept["power"][: len(cases)], rtol=1e-5):
+            return {}
+        report.recorded(ROWS)
+        return {
+            name: KeptRow(
+                {metric: np.array(values) for metric, values in row["values"].items()},
+                _unpacked(row["image"]),
+                row["seconds"],
+            )
+            for name, row in kept["rows"].items()
+        }
+
+    return of
 
 
 def told(table: Table, report: Report) -> list[str]:
-    """Tell a report of a table's recorded rows; the first case of each is restored here again."""
+    """Restore the first case of each recorded row again; a sentence for each."""
     lines = []
     for name, methods in table.recorded.items():
         for method in methods:
@@ -198,7 +203,7 @@ def told(table: Table, report: Report) -> list[str]:
             apart -= table.values[name][method]["psnr"][0]
             report.value(value, apart, unit="dB", note="this run's first case over the recorded")
             lines.append(f"† {table.tasks[name].label}, first crop: {apart:+.3f} dB from recorded")
-    return [*lines, f"† {report.recorded(ROWS)}"] if lines else []
+    return [*lines, f"† {ROWS}"] if lines else []
 
 
 def kernels(blind: BlindRow, table: Table, which: Task) -> tuple[NDArray, NDArray, list[float]]:
