@@ -148,7 +148,7 @@ def training(run: Training) -> Figure:
 
 def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
     """True kernels over those that were found blindly."""
-    figure = Figure(figsize=(0.9 * len(pairs) + 0.3, 1.9), layout="constrained")
+    figure = Figure(figsize=(1.5 * len(pairs) + 0.3, 3.1), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False)
     for column, (label, (true, found)) in enumerate(pairs.items()):
         side = max(true.shape[0], found.shape[0])
