@@ -14,17 +14,18 @@ from emlab.methods import generalist_ablations as ablations
 from emlab.methods import generalist_audit as audit
 from emlab.methods import generalist_blindscores as blindscores
 from emlab.methods import generalist_experiments as lab
+from emlab.methods import generalist_recorded as recorded
 from emlab.methods import generalist_structure as structure
 from emlab.methods.generalist_claims import claims
 from emlab.methods.generalist_config import OneStepConfig, load_config
-from emlab.methods.generalist_specimens import block
-from emlab.methods.generalist_study import Table
+from emlab.methods.generalist_specimens import block, crops
+from emlab.methods.generalist_study import Table, run_study
 from emlab.methods.generalist_tasks import defocus_tasks, task
 from emlab.methods.settings import PROFILES
 from emlab.models import build
 from emlab.priors import FlowPrior, GaussianPrior
 from emlab.runtime import make_generator
-from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
+from emlab.solvers.plug_and_play import RestoreConfig
 
 
 class Smoother:
@@ -57,21 +58,21 @@ def test_every_profile_has_all_settings_and_sizes_that_divide():
     for profile in PROFILES:
         settings = lab.settings(profile)
         assert settings["crop"] % 12 == 0
-        assert settings["ablation_crop"] <= settings["crop"]
+        assert settings["draw_side"] <= settings["crop"]
         assert [settings["block"][0] % factor for factor in settings["factors"]] == [0] * len(
             settings["factors"]
         )
-        assert settings["flow"] in settings["flow_steps"]
-        assert 0.3 in settings["alphas"]
         assert settings["field"] > settings["field_tile"]
 
 
 def test_a_profile_says_what_it_does_less_of():
-    assert lab.shortcuts("paper") == []
+    recorded = lab.shortcuts("paper")
+    assert recorded
+    assert all("as recorded" in sentence for sentence in recorded)
     said = "\n".join(lab.shortcuts("smoke"))
-    for name in ("crops", "dps_steps"):
-        here, full = (lab.settings(profile)[name] for profile in ("smoke", "paper"))
-        assert f"{here} here, {full} at full scale" in said
+    here, full = (lab.settings(profile)["crops"] for profile in ("smoke", "paper"))
+    assert f"{here} here, {full} at full scale" in said
+    assert "\n".join(recorded) in said
 
 
 def test_hurrying_changes_steps_and_samples_only():
@@ -123,19 +124,7 @@ def test_fine_power_tells_smooth_from_noisy(tissue):
 
 def test_an_image_that_ran_away_counts_as_nothing(tissue):
     broken = np.full_like(tissue, np.nan)
-    assert ablations.Run(broken, tissue, 1.0, 1).psnr.tolist() == [0.0, 0.0]
-
-
-def test_sweeps_run_what_they_are_named_after(tissue):
-    bench = ablations.Bench.of(task("deblur"), tissue[:, :24, :24], 0)
-    sizes = ablations.step_sizes(bench, Smoother(), (0.1, 2.0), 50)
-    assert sizes[2.0].psnr.mean() > sizes[0.1].psnr.mean()
-    steps = ablations.flow_steps(bench, Smoother(), (2, 5), 0.3)
-    assert [run.steps for run in steps.values()] == [2, 5]
-    exponents = ablations.alphas(bench, Smoother(), (0.3,), 5)
-    np.testing.assert_array_equal(exponents[0.3].images, steps[5].images)
-    direct = bench.run(PlugAndPlayConfig(5, 0.3), Smoother())
-    np.testing.assert_array_equal(direct.images, steps[5].images)
+    assert ablations.Run.of(broken, tissue, 1.0, 1).psnr.tolist() == [0.0, 0.0]
 
 
 def test_paths_meet_at_the_noise_level_of_both():
@@ -150,6 +139,33 @@ def test_paths_meet_at_the_noise_level_of_both():
     gaussian = GaussianPrior(torch.zeros(16, 16), 1.0)
     with pytest.raises(InputError, match="no velocity"):
         ablations.where_paths_meet(gaussian, clean, (100,), make_generator(1))
+
+
+def test_recorded_runs_are_told_by_their_settings():
+    sizes = recorded.ablation("step_size")
+    assert list(sizes) == recorded.ABLATIONS.settings["step_sizes"]
+    assert sizes[15.0].psnr.max() < 60
+    assert recorded.below_best("step_size", 1.0) > 0
+    row = recorded.ablation_images("step_size", "gamma")
+    assert {image.shape for image in row.values()} == {(48, 48)}
+    assert list(row)[1:3] == ["gamma 1", "gamma 3"]
+    assert set(recorded.ablation("race")) == {"flow", "ours", "dps"}
+    assert all(0.5 < one.coverage < 1 for one in recorded.intervals().values())
+
+
+def test_a_recorded_row_belongs_to_its_very_cases(mirror):
+    tissue = crops("test", 12, 96)
+    wanted, quick = task("deblur"), lambda _: {"bm3d_lucy": lambda case: case.measurement}
+    told = []
+    rows = recorded.rows(SimpleNamespace(recorded=told.append))
+    kept = run_study([wanted], quick, tissue, kept=rows)
+    assert told == [recorded.ROWS]
+    assert kept.recorded == {"deblur": ["bm3d_lucy"]}
+    assert kept.values["deblur"]["bm3d_lucy"]["psnr"].mean() > 30
+    assert "BM3D, then Richardson-Lucy †" in kept.markdown("deblur")
+    for other in (crops("test", 3, 96), crops("test", 12, 48)):
+        live = run_study([wanted], quick, other, kept=rows)
+        assert live.recorded == {"deblur": []}
 
 
 # --- structure
@@ -326,7 +342,8 @@ def test_tables_are_joined_and_summarised():
         tables.append(one)
     whole = lab.joined(*tables)
     assert list(whole.values) == ["denoise_10", "deblur"]
-    assert "| white noise .1 | ours | 30.50 [" in lab.summary(whole)
+    text = whole.markdown("denoise_10", "deblur")
+    assert "| ours | 30.50 ± 0.50 | 1.000 | 1.0 | 30.50 ± 0.50 |" in text
 
 
 def test_claims_show_numbers_or_a_dash():

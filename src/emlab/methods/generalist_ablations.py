@@ -22,8 +22,6 @@ from emlab.priors import Prior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers import ONE_ESTIMATE, solver_of
-from emlab.solvers.dps import DPSConfig
-from emlab.solvers.plug_and_play import PlugAndPlayConfig
 
 Grey = NDArray[np.float32]
 FINE = 0.2  # periods a pixel: above, there is detail and noise
@@ -78,7 +76,8 @@ class Bench:
                 start=self.task.back_to_grid(self.measured),
             )  # fmt: skip
         images = self.scale.to_grey(found.images[0] if one else found.images)
-        return Run(images, self.truth, watch.seconds, found.evaluations // (1 if one else count))
+        steps = found.evaluations // (1 if one else count)
+        return Run.of(images, self.truth, watch.seconds, steps)
 
 
 @dataclass(frozen=True)
@@ -87,34 +86,31 @@ class Run:
 
     Attributes
     ----------
-    images, truth : ndarray
-        ``(n, H, W)``, grey levels 0..255.
+    images : ndarray
+        ``(n, H, W)``, grey levels 0..255; of a recorded run the first.
+    psnr : ndarray
+        Of each crop in dB; an image that ran away counts as 0 dB.
+    fine_power : float
+        Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise.
     seconds : float
         For all crops.
     steps : int
     """
 
     images: Grey
-    truth: Grey
+    psnr: NDArray[np.float64]
+    fine_power: float
     seconds: float
     steps: int
 
-    @property
-    def psnr(self) -> NDArray[np.float64]:
-        """PSNR of each crop in dB; an image that ran away counts as 0 dB."""
-        return np.array(
-            [
-                max(metrics.psnr(image, truth, GREY_RANGE), 0.0)
-                if np.isfinite(image).all()
-                else 0.0
-                for image, truth in zip(self.images, self.truth, strict=True)
-            ]
-        )
-
-    @property
-    def fine_power(self) -> float:
-        """Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise."""
-        return fine_power(self.images) / fine_power(self.truth)
+    @classmethod
+    def of(cls, images: Grey, truth: Grey, seconds: float, steps: int) -> Run:
+        """Score images ``(n, H, W)``."""
+        psnr = [
+            max(metrics.psnr(image, clean, GREY_RANGE), 0.0) if np.isfinite(image).all() else 0.0
+            for image, clean in zip(images, truth, strict=True)
+        ]
+        return cls(images, np.array(psnr), fine_power(images) / fine_power(truth), seconds, steps)
 
 
 def fine_power(images: Grey) -> float:
@@ -123,21 +119,6 @@ def fine_power(images: Grey) -> float:
     centred = images - images.mean((-2, -1), keepdims=True)
     power = np.abs(np.fft.rfft2(centred * window)) ** 2
     return float(power[..., radial_frequency(images.shape[-2:]) > FINE].mean())
-
-
-def step_sizes(bench: Bench, prior: Prior, sizes: Sequence[float], steps: int) -> dict[float, Run]:
-    """Diffusion posterior sampling at several step sizes gamma."""
-    return {size: bench.run(DPSConfig(steps, size), prior) for size in sizes}
-
-
-def alphas(bench: Bench, prior: Prior, values: Sequence[float], steps: int) -> dict[float, Run]:
-    """Plug-and-play flow at several exponents of the data's weight ``(1 - t)**alpha``."""
-    return {value: bench.run(PlugAndPlayConfig(steps, value), prior) for value in values}
-
-
-def flow_steps(bench: Bench, prior: Prior, counts: Sequence[int], alpha: float) -> dict[int, Run]:
-    """Plug-and-play flow with several numbers of steps."""
-    return {count: bench.run(PlugAndPlayConfig(count, alpha), prior) for count in counts}
 
 
 @dataclass(frozen=True)

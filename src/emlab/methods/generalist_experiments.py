@@ -19,13 +19,13 @@ from emlab.methods import generalist
 from emlab.methods.generalist_audit import Uncertainty
 from emlab.methods.generalist_config import Config, load_config
 from emlab.methods.generalist_peers import Known, run_peer, tuned
-from emlab.methods.generalist_rows import LABELS, Case, Method, ours_row, standard_methods
+from emlab.methods.generalist_rows import Case, Method, ours_row, standard_methods
 from emlab.methods.generalist_scores import match_grey_levels
 from emlab.methods.generalist_specimens import RealPair
 from emlab.methods.generalist_study import Table
 from emlab.methods.generalist_supervised import Restorer
 from emlab.methods.generalist_tasks import GREY_RANGE, Defocus, Task
-from emlab.methods.settings import read_profile
+from emlab.methods.settings import read_profile, read_settings
 from emlab.models import build
 from emlab.priors import Prior
 from emlab.priors.networks import FlowPrior, wrap
@@ -42,20 +42,22 @@ _SHIPPED = {
     "defocus_crops": "crops a degree of defocus",
     "blind_steps": "steps of the search for a kernel",
     "block": "voxels (z, y, x) of the volume",
+    "field": "pixels along a side of the large field",
+    "calibration_crops": "crops behind a coverage",
+    "calibration_crop": "pixels along a side of those",
+    "calibration_probes": "random signs behind a spread of denoising",
+    "pair": "pixels along a side of the real pair",
+    "planes": "planes for the scores without truth",
+}
+_RECORDED = {
     "ablation_steps": "steps in the step-size ablation",
     "ablation_crops": "crops in the ablations",
     "ablation_crop": "pixels along a side of those",
     "alphas": "values of alpha",
     "flow_steps": "numbers of steps of the flow sampler",
-    "dps_steps": "steps of diffusion posterior sampling",
-    "field": "pixels along a side of the large field",
-    "calibration_crops": "crops behind a coverage",
-    "calibration_crop": "pixels along a side of those",
-    "calibration_steps": "noise levels of a sample behind a coverage",
-    "calibration_probes": "random signs behind a spread of denoising",
-    "calibration_samples": "samples behind a spread",
-    "pair": "pixels along a side of the real pair",
-    "planes": "planes for the scores without truth",
+    "interval_crops": "crops behind a coverage of samples",
+    "interval_crop": "pixels along a side of those",
+    "interval_samples": "samples behind a spread",
 }
 
 
@@ -66,10 +68,13 @@ def settings(profile: str) -> dict[str, Any]:
 
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
-    here, full = settings(profile), settings("paper")
+    recorded = read_settings("generalist")["recorded"]
+    here = settings(profile) | recorded["ablations"] | recorded["intervals"]
+    full = settings("paper") | recorded["full_scale"]
     return [
-        f"{text}: {here[key]} here, {full[key]} at full scale"
-        for key, text in _SHIPPED.items()
+        f"{text}: {here[key]} {place}, {full[key]} at full scale"
+        for texts, place in ((_SHIPPED, "here"), (_RECORDED, "as recorded"))
+        for key, text in texts.items()
         if here[key] != full[key]
     ]
 
@@ -229,21 +234,6 @@ def kernel_error(found: NDArray, true: NDArray) -> float:
 
 
 # --- tables
-
-
-def summary(table: Table) -> str:
-    """Markdown: PSNR with its interval, SSIM and resolution of every method in every task."""
-    lines = ["| task | method | PSNR [dB] | SSIM | FRC .5 [nm] |", "|---|---|---|---|---|"]
-    for name, methods in table.values.items():
-        for method in methods:
-            mean, low, high = table.interval(name, method)
-            ssim, frc = (table.interval(name, method, metric).mean for metric in ("ssim", "frc_nm"))
-            label = LABELS.get(method, method)
-            lines.append(
-                f"| {table.tasks[name].label} | {label} | {mean:.2f} [{low:.2f}, {high:.2f}] | "
-                f"{ssim:.3f} | {frc:.0f} |"
-            )
-    return "\n".join(lines)
 
 
 def joined(*tables: Table) -> Table:

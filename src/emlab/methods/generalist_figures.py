@@ -13,6 +13,7 @@ from emlab.methods.generalist_ablations import Run
 from emlab.methods.generalist_audit import Stitched, Uncertainty
 from emlab.methods.generalist_blindscores import Judged
 from emlab.methods.generalist_curve import Training
+from emlab.methods.generalist_recorded import KeptIntervals
 from emlab.methods.generalist_rows import LABELS
 from emlab.methods.generalist_study import Table
 from emlab.viz import COLOURS
@@ -31,7 +32,7 @@ def grid(rows: Mapping[str, Mapping[str, Grey]], title: str = "") -> Figure:
     columns = max(len(row) for row in rows.values())
     shapes = [next(iter(row.values())).shape for row in rows.values()]
     heights = [shape[0] / shape[1] for shape in shapes]
-    width = min(1.55 * columns + 0.4, 9.5)
+    width = min(1.35 * columns + 0.4, 8.2)
     each = (width - 0.4) / columns
     figure = Figure(
         figsize=(width, sum(each * h + 0.22 for h in heights) + (0.3 if title else 0.05)),
@@ -61,7 +62,7 @@ def of_table(table: Table, task: str, methods: Sequence[str]) -> dict[str, Grey]
 def gains(table: Table, methods: Sequence[str]) -> Figure:
     """PSNR over the best classical peer, task by task, with intervals."""
     tasks = list(table.values)
-    figure = Figure(figsize=(8, 0.42 * len(tasks) + 1.0), layout="constrained")
+    figure = Figure(figsize=(8, 0.28 * len(tasks) + 0.8), layout="constrained")
     axis = figure.subplots()
     for offset, name in zip(np.linspace(-0.2, 0.2, len(methods)), methods, strict=True):
         rows = [i for i, task in enumerate(tasks) if name in table.values[task]]
@@ -84,7 +85,7 @@ def gains(table: Table, methods: Sequence[str]) -> Figure:
 
 def correlation_curves(curves: Mapping[str, tuple[NDArray, NDArray]], ylabel: str) -> Figure:
     """Fourier correlation against frequency, ``{method: (frequency per nm, correlation)}``."""
-    figure = Figure(figsize=(4.8, 2.8), layout="constrained")
+    figure = Figure(figsize=(4.8, 2.2), layout="constrained")
     axis = figure.subplots()
     palette = [COLOURS[name] for name in ("sky", "blue", "green", "vermilion", "purple")]
     for (name, (frequency, correlation)), colour in zip(curves.items(), palette, strict=False):
@@ -96,31 +97,31 @@ def correlation_curves(curves: Mapping[str, tuple[NDArray, NDArray]], ylabel: st
     return figure
 
 
-def sweep(
-    runs: Mapping[float, Run], xlabel: str, log: bool = True, second: str = "fine detail / truth's"
-) -> Figure:
-    """PSNR of every crop and power of fine detail against a setting."""
-    figure = Figure(figsize=(7.2, 2.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    values = list(runs)
-    scores = np.array([run.psnr for run in runs.values()])
-    left.plot(values, scores, "o", ms=3, color=COLOURS["sky"])
-    left.plot(values, scores.mean(1), "-o", color=COLOURS["blue"], label="mean")
-    left.set(xlabel=xlabel, ylabel="PSNR (dB)")
-    right.plot(values, [run.fine_power for run in runs.values()], "-o", color=COLOURS["vermilion"])
-    right.axhline(1, color="grey", lw=0.8, ls=":")
-    right.set(xlabel=xlabel, ylabel=second, yscale="log")
-    for axis in (left, right):
-        if log:
-            axis.set_xscale("log")
-        axis.set_xticks(values, [f"{value:g}" for value in values])
-        axis.minorticks_off()
+def sweeps(settings: Mapping[str, Mapping[float, Run]]) -> Figure:
+    """PSNR of every crop and power of fine detail against one setting or several."""
+    figure = Figure(figsize=(min(7.2 * len(settings), 9.5), 2.1), layout="constrained")
+    axes = figure.subplots(1, 2 * len(settings))
+    for left, right, (label, runs) in zip(axes[::2], axes[1::2], settings.items(), strict=True):
+        values = list(runs)
+        scores = np.array([run.psnr for run in runs.values()])
+        left.plot(values, scores, "o", ms=3, color=COLOURS["sky"])
+        left.plot(values, scores.mean(1), "-o", color=COLOURS["blue"])
+        fine = [run.fine_power for run in runs.values()]
+        right.plot(values, fine, "-o", color=COLOURS["vermilion"])
+        right.axhline(1, color="grey", lw=0.8, ls=":")
+        left.set(xlabel=label, ylabel="PSNR (dB)")
+        right.set(xlabel=label, ylabel="fine detail / truth's", yscale="log")
+        for axis in (left, right):
+            if min(values) > 0:
+                axis.set_xscale("log")
+            axis.set_xticks(values, [f"{value:g}" for value in values])
+            axis.minorticks_off()
     return figure
 
 
 def samples_curve(once: float, means: NDArray) -> Figure:
     """PSNR of the mean of n samples, and the line that one evaluation draws."""
-    figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+    figure = Figure(figsize=(4.6, 2.2), layout="constrained")
     axis = figure.subplots()
     counts = np.arange(1, len(means) + 1)
     axis.plot(counts, means, "-o", ms=3, color=COLOURS["blue"], label="mean of n samples")
@@ -132,7 +133,7 @@ def samples_curve(once: float, means: NDArray) -> Figure:
 
 def training(run: Training) -> Figure:
     """Denoising PSNR on validation patches against steps; the last doubling is shaded."""
-    figure = Figure(figsize=(7.2, 2.5), layout="constrained")
+    figure = Figure(figsize=(7.2, 2.0), layout="constrained")
     for axis, (level, scores) in zip(
         np.atleast_1d(figure.subplots(1, len(run.scores))), run.scores.items(), strict=True
     ):
@@ -165,7 +166,7 @@ def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
 
 def stitching(found: Stitched, zoom: int) -> Figure:
     """A corner of tiles, pasted and blended, and the seam index of each border."""
-    figure = Figure(figsize=(8.5, 3.0), layout="constrained")
+    figure = Figure(figsize=(8.5, 2.4), layout="constrained")
     first, second, last = figure.subplots(1, 3)
     row = found.pasted_borders[0][0] - zoom // 2
     column = found.pasted_borders[1][0] - zoom // 2
@@ -185,43 +186,38 @@ def stitching(found: Stitched, zoom: int) -> Figure:
     return figure
 
 
-def uncertainty(found: Uncertainty, noisy: Grey, number: int = 0) -> Figure:
-    """Mean, spread and error of a crop, and error against spread of all of them."""
-    figure = Figure(figsize=(9, 2.5), layout="constrained")
-    axes = figure.subplots(1, 4)
-    error = np.abs(found.mean - found.truth)[number]
+def uncertainty(
+    found: Uncertainty, noisy: Grey, judged: Mapping[str, Uncertainty | KeptIntervals]
+) -> Figure:
+    """Mean, spread and error of the first crop; error of pixels of similar spread, by task."""
+    figure = Figure(figsize=(9.5, 2.2), layout="constrained")
+    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
+    error = np.abs(found.mean - found.truth)[0]
     top = float(np.percentile(error, 99.5))
     _image(axes[0], noisy, "measured")
-    _image(axes[1], found.mean[number], "posterior mean")
+    _image(axes[1], found.mean[0], "posterior mean")
     for axis, values, label in (
-        (axes[2], found.spread[number], "stated spread"),
+        (axes[2], found.spread[0], "stated spread"),
         (axes[3], error, "actual error"),
     ):
         axis.imshow(values, cmap="magma", vmin=0, vmax=top)
         axis.set(xticks=[], yticks=[])
         axis.set_title(f"{label}, 0 to {top:.0f}", fontsize=8)
         axis.grid(False)
-    return figure
-
-
-def calibration(found: Mapping[str, Uncertainty]) -> Figure:
-    """Error of pixels of similar spread, against that spread."""
-    figure = Figure(figsize=(3.6, 3.2), layout="constrained")
-    axis = figure.subplots()
     top = 0.0
-    for (label, one), colour in zip(found.items(), COLOURS.values(), strict=False):
+    for (label, one), colour in zip(judged.items(), COLOURS.values(), strict=False):
         curve = one.reliability()
-        axis.plot(curve.spread, curve.error, "-o", ms=3, color=colour, label=label)
+        axes[4].plot(curve.spread, curve.error, "-o", ms=2, lw=1, color=colour, label=label)
         top = max(top, *curve.spread, *curve.error)
-    axis.plot([0, top], [0, top], color="grey", lw=0.8, ls=":", label="calibrated")
-    axis.set(xlabel="stated spread (grey levels)", ylabel="actual rms error")
-    axis.legend()
+    axes[4].plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
+    axes[4].set(xlabel="stated spread (grey levels)", ylabel="actual rms error")
+    axes[4].legend(fontsize=7)
     return figure
 
 
 def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     """Decorrelation resolution and naturalness against PSNR; one colour a cause."""
-    figure = Figure(figsize=(8.5, 2.9), layout="constrained")
+    figure = Figure(figsize=(8.5, 2.3), layout="constrained")
     axes = figure.subplots(1, 2)
     judged = [item for item in judged if item.psnr < 60]  # the truth itself has no place
     kinds = dict.fromkeys(item.kind for item in judged)
@@ -240,14 +236,6 @@ def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     axes[0].set_title("lower is meant to be better")
     axes[1].legend()
     return figure
-
-
-def sections(volumes: Mapping[str, Grey], at: int) -> dict[str, dict[str, Grey]]:
-    """Rows of `grid`: the xz and the yz section through the middle, of volumes ``(D, H, W)``."""
-    return {
-        "xz": {name: volume[:, at] for name, volume in volumes.items()},
-        "yz": {name: volume[:, :, at] for name, volume in volumes.items()},
-    }
 
 
 def _image(axis: Axes, image: Grey, label: str, limits: tuple[float, ...] = GREY) -> None:

@@ -17,6 +17,7 @@ from skimage.filters import sato
 from emlab import data
 from emlab.errors import DataUnavailableError, InputError
 from emlab.metrics import Interval, wilson_interval
+from emlab.report import Report
 
 Grey = NDArray[np.float32]
 VESICLE_SIGMA = 1.8  # pixels of 10 nm: dark blobs of about 50 nm
@@ -155,6 +156,16 @@ class Detection:
     def count_ratio(self) -> float:
         """Blobs found over blobs there are."""
         return self.found / self.true
+
+    def record(self, report: Report, task: str, method: str) -> None:
+        """Tell a report ``TASK.blobs.WHAT.METHOD``."""
+        rates = {"recall": self.recall, "precision": self.precision}
+        for what, rate in rates.items():
+            name = f"{task}.blobs.{what}.{method}"
+            report.value(name, *rate, note="Wilson 95 %", n=self.true)
+        report.value(f"{task}.blobs.count_ratio.{method}", self.count_ratio)
+        name, note = f"{task}.blobs.roundness.{method}", "1: as the truth's"
+        report.value(name, self.roundness, note=note)
 
     def __str__(self) -> str:
         return (

@@ -7,7 +7,7 @@ plays the part of a crop when intervals are drawn. Neighbouring columns are not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,18 @@ from emlab.runtime import Stopwatch
 Image = NDArray[np.float32]
 METRICS = ("psnr", "ssim", "frc_nm")
 UNITS = {"psnr": "dB", "psnr_xz": "dB", "psnr_yz": "dB", "frc_nm": "nm"}
+
+
+@dataclass(frozen=True)
+class KeptRow:
+    """A row of a table that was measured before: scores by metric, an image, seconds a case."""
+
+    values: dict[str, NDArray[np.float64]]
+    image: Image
+    seconds: float
+
+
+Kept = Callable[[Task, Sequence[Case]], Mapping[str, KeptRow]]
 
 
 @dataclass
@@ -52,6 +64,8 @@ class Table:
         Mean of each case, by ``[task][method]``; the last two for methods with a network.
     samples : dict
         ``samples[task]``: how many were averaged.
+    recorded : dict
+        ``recorded[task]``: the methods that did not run; of their images a corner may be kept.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -62,6 +76,12 @@ class Table:
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
     network_share: dict[str, dict[str, float]] = field(default_factory=dict)
     samples: dict[str, dict[str, int]] = field(default_factory=dict)
+    recorded: dict[str, list[str]] = field(default_factory=dict)
+
+    def label(self, task: str, method: str) -> str:
+        """A method's name for readers, with a dagger if its row is recorded."""
+        recorded = method in self.recorded.get(task, ())
+        return LABELS.get(method, method) + " †" * recorded
 
     def interval(self, task: str, method: str, metric: str = "psnr") -> metrics.Interval:
         """Mean over targets with its 95 % bootstrap interval; a single target has no width."""
@@ -89,46 +109,46 @@ class Table:
             raise InputError(f"no classical peer was run for {task!r}")
         return max(ran, key=lambda name: self.interval(task, name).mean)
 
-    def markdown(self, task: str) -> str:
-        """A row a method: PSNR and interval, SSIM, resolution, gain over the best peer, seconds.
+    def markdown(self, *tasks: str) -> str:
+        """A row a method: of each task PSNR, SSIM and resolution; of more than three PSNR alone.
 
-        The head says how many samples our answers are means of; a volume's PSNR and SSIM are means
-        of those in xz and yz, which are shown beside it.
+        A single task has its interval, the gain over its best peer and seconds as well.
         """
-        reference, volume = self.best_classical(task), self.tasks[task].kind == "isotropic"
-        samples = self.samples[task].get("ours")
-        said = "" if samples is None else f" (ours: n = {samples})"
-        heads = [
-            f"{self.tasks[task].label}{said}",
-            "PSNR [dB]",
-            *(["xz / yz [dB]"] if volume else []),
-            "SSIM",
-            f"{'FSC' if volume else 'FRC'} .5 [nm]",
-            f"against {LABELS[reference]} [dB]",
-            "seconds",
-        ]
-        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for name in self.values[task]:
-            psnr, gain = self.interval(task, name), self.gain(task, name, reference)
-            ssim, frc = (self.interval(task, name, metric).mean for metric in METRICS[1:])
-            cells = [LABELS.get(name, name), f"{psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}]"]
-            if volume:
-                xz, yz = (self.interval(task, name, f"psnr_{view}").mean for view in ("xz", "yz"))
-                cells.append(f"{xz:.2f} / {yz:.2f}")
-            cells += [
-                f"{ssim:.3f}",
-                f"{frc:.1f}",
-                f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]",
-                f"{self.seconds[task][name]:.2g}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+        heads, lines = (
+            ["method"],
+            {name: [self.label(tasks[0], name)] for name in self.values[tasks[0]]},
+        )
+        for task in tasks:
+            volume = self.tasks[task].kind == "isotropic"
+            heads.append(f"{self.tasks[task].label}: PSNR [dB]")
+            if len(tasks) <= 3:
+                heads += ["SSIM", f"{'FSC' if volume else 'FRC'} .5 [nm]"]
+            if len(tasks) == 1:
+                reference = self.best_classical(task)
+                heads += [f"against {LABELS[reference]} [dB]", "seconds"]
+            for name, cells in lines.items():
+                psnr, ssim, frc = (self.interval(task, name, metric) for metric in METRICS)
+                if len(tasks) > 1:
+                    cells.append(f"{psnr.mean:.2f} ± {(psnr.high - psnr.low) / 2:.2f}")
+                else:
+                    cells.append(f"{psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}]")
+                if len(tasks) <= 3:
+                    cells += [f"{ssim.mean:.3f}", f"{frc.mean:.1f}"]
+                if len(tasks) == 1:
+                    gain, seconds = self.gain(task, name, reference), self.seconds[task][name]
+                    cells += [
+                        f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]",
+                        f"{seconds:.2g}",
+                    ]
+        rows = [heads, ["---"] * len(heads), *lines.values()]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def record(self, report: Report, ours: str = "ours") -> None:
         """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.over_METHOD`` of ours."""
-        note = "95 % bootstrap interval over targets"
         for task, methods in self.values.items():
             for name, scores in methods.items():
+                note = "95 % bootstrap interval over targets"
+                note += "; recorded" * (name in self.recorded.get(task, ()))
                 for metric, values in scores.items():
                     mean, low, high = self.interval(task, name, metric)
                     guessed = metric == "frc_nm" and task == REAL_PAIR.name
@@ -157,6 +177,7 @@ def run_study(
     volume: Specimen | None = None,
     *,
     seed: int = 0,
+    kept: Kept | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Table:
     """Run every method on every measurement.
@@ -169,6 +190,8 @@ def run_study(
         Crops for the two-dimensional tasks.
     volume : Specimen, optional
         Block for the isotropic tasks.
+    kept : callable, optional
+        Rows by name that were measured on these very cases before, and do not run.
 
     Raises
     ------
@@ -182,7 +205,7 @@ def run_study(
             wanted = "a volume" if task.kind == "isotropic" else "images"
             raise InputError(f"the task {task.name!r} needs {wanted}")
         truths = [specimen.grey] if task.kind == "isotropic" else list(specimen.grey)
-        _run_task(table, task, _measure(task, truths, seed), methods(task), progress)
+        _run_task(table, task, _measure(task, truths, seed), methods(task), kept, progress)
     return table
 
 
@@ -191,6 +214,7 @@ def run_real_pair(
     methods: Mapping[str, Method],
     *,
     seed: int = 0,
+    kept: Kept | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Table:
     """The same table for the real pair: whole image restored, scored in tiles.
@@ -201,7 +225,7 @@ def run_real_pair(
     """
     table = Table()
     case = Case(REAL_PAIR, known_of_real(pair.noisy), pair.clean, pair.noisy, seed)
-    _run_task(table, REAL_PAIR, [case], methods, progress)
+    _run_task(table, REAL_PAIR, [case], methods, kept, progress)
     return table
 
 
@@ -210,13 +234,20 @@ def _run_task(
     task: Task,
     cases: list[Case],
     methods: Mapping[str, Method],
+    kept: Kept | None,
     progress: Callable[[str], None] | None,
 ) -> None:
     table.tasks[task.name], table.cases[task.name] = task, cases
-    for kept in (table.values, table.images, table.seconds, table.evaluations):
-        kept[task.name] = {}
+    before = kept(task, cases) if kept else {}
+    table.recorded[task.name] = [name for name in methods if name in before]
+    for by_task in (table.values, table.images, table.seconds, table.evaluations):
+        by_task[task.name] = {}
     table.network_share[task.name], table.samples[task.name] = {}, {}
     for name, method in methods.items():
+        if row := before.get(name):
+            table.values[task.name][name] = row.values
+            table.images[task.name][name], table.seconds[task.name][name] = row.image, row.seconds
+            continue
         collected: dict[str, list[float]] = {}
         watch_seconds, evaluations, network = [], [], []
         for number, case in enumerate(cases):

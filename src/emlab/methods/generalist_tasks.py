@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -134,6 +134,7 @@ _ALL = (
     *(Task(f"isotropic_{f}", f"{f}x isotropic", "isotropic", factor=f) for f in (4, 6, 10)),
 )
 TASKS = {task.name: task for task in _ALL}
+STRANGE_BLUR = replace(TASKS["deblur"], name="blind_gaussian", label="Gaussian, 2 px: no disc")
 REAL_PAIR = Task("real_pair", "real SEM pair", "denoise")  # its noise is its own
 
 
