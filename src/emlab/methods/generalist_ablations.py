@@ -14,7 +14,6 @@ from torch import Tensor
 from emlab import metrics
 from emlab.errors import InputError
 from emlab.methods.generalist import GreyScale
-from emlab.methods.generalist_config import OneStepConfig
 from emlab.methods.generalist_tasks import GREY_RANGE, Task
 from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.priors import Prior
@@ -22,13 +21,10 @@ from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers.dps import DPSConfig, dps
 from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
-from emlab.solvers.one_step import one_step_denoise
 from emlab.solvers.plug_and_play import (
     PlugAndPlayConfig,
-    RestoreConfig,
     Samples,
     plug_and_play_flow,
-    restore,
 )
 
 Grey = NDArray[np.float32]
@@ -88,8 +84,6 @@ class Bench:
                         prior, operator, self.measured, solver, generator,
                         shape=shape, samples=count,
                     )  # fmt: skip
-                case OneStepConfig():
-                    found = Samples(one_step_denoise(prior, self.measured, self.noise), count)
                 case HalfQuadraticConfig():
                     start = self.task.back_to_grid(self.measured)
                     found = half_quadratic(
@@ -97,17 +91,11 @@ class Bench:
                         shape=tuple(self.measured.shape), start=start,
                     )  # fmt: skip
                     found = Samples(found.images[0], found.evaluations * count)
-                case RestoreConfig():
-                    start = self.task.back_to_grid(self.measured)
-                    found = restore(
-                        prior, operator, self.measured, self.noise, solver, generator,
-                        shape=shape, samples=count, start=start,
-                    )  # fmt: skip
         images, steps = self.scale.to_grey(found.images), found.evaluations // count
         return Run.of(images, self.truth, watch.seconds, steps)
 
 
-Solver = DPSConfig | PlugAndPlayConfig | RestoreConfig | OneStepConfig | HalfQuadraticConfig
+Solver = DPSConfig | PlugAndPlayConfig | HalfQuadraticConfig
 
 
 @dataclass(frozen=True)
