@@ -17,7 +17,7 @@ from emlab.methods import generalist_experiments as lab
 from emlab.methods import generalist_recorded as recorded
 from emlab.methods import generalist_structure as structure
 from emlab.methods.generalist_claims import claims
-from emlab.methods.generalist_config import OneStepConfig, load_config
+from emlab.methods.generalist_config import load_config
 from emlab.methods.generalist_specimens import block, crops
 from emlab.methods.generalist_study import Table, run_study
 from emlab.methods.generalist_tasks import defocus_tasks, task
@@ -25,7 +25,7 @@ from emlab.methods.settings import PROFILES
 from emlab.models import build
 from emlab.priors import FlowPrior, GaussianPrior
 from emlab.runtime import make_generator
-from emlab.solvers.plug_and_play import RestoreConfig
+from emlab.solvers.plug_and_play import PlugAndPlayConfig
 
 
 class Smoother:
@@ -105,13 +105,12 @@ def test_an_untrained_prior_has_the_network_of_the_card_and_no_knowledge(monkeyp
 
 def test_a_bench_scores_its_own_crops(tissue):
     bench = ablations.Bench.of(task("denoise_10"), tissue, 0)
-    once = bench.run(OneStepConfig(), Smoother())
-    run = bench.run(RestoreConfig(4), Smoother())
-    assert (once.steps, run.steps) == (1, 4)
+    run = bench.run(PlugAndPlayConfig(4, 0.3), Smoother())
+    assert run.steps == 4
     assert run.images.shape == tissue.shape
     expected = [metrics.psnr(a, b, 255.0) for a, b in zip(run.images, tissue, strict=True)]
     np.testing.assert_allclose(run.psnr, expected)
-    again = bench.run(RestoreConfig(4), Smoother())
+    again = bench.run(PlugAndPlayConfig(4, 0.3), Smoother())
     np.testing.assert_array_equal(run.images, again.images)
 
 

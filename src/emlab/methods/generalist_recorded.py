@@ -41,6 +41,7 @@ from emlab.methods.generalist_tasks import (
 from emlab.methods.settings import read_settings
 from emlab.recorded import Recording
 from emlab.report import Report
+from emlab.runtime import choose_threads
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig
 
@@ -112,6 +113,8 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
         },
     }
     kept: dict[str, Any] = {name: {} for name in solvers}
+    threads = choose_threads()
+    choose_threads(1)  # a race of several threads is lost to whatever else the machine does
     for name, table in solvers.items():
         bench = noisy if name == "step_size" else blurred
         for value, solver in table.items():
@@ -123,6 +126,7 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "seconds": run.seconds,
                 "steps": run.steps,
             }
+    choose_threads(threads)
     return {
         "runs": kept,
         "measured": _packed(noisy.scale.to_grey(noisy.measured[0])),
