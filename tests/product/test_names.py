@@ -109,7 +109,7 @@ def prepare(place: Path) -> None:
     notebook.cells[0].metadata["tags"] = ["parameters"]
     (place / "notebooks é").mkdir()
     nbformat.write(notebook, place / "notebooks é" / "00_tiny.ipynb")
-    bound = {"error": {"max": 1.0, "why": "a number for a test"}}
+    bound = {"error": {"max": 1.0, "data": [], "why": "a number for a test"}}
     (place / "bounds é.json").write_text(json.dumps({"bounds": bound}))
 
 

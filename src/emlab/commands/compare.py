@@ -29,7 +29,7 @@ from emlab.commands.job import (
     unit,
     write_output,
 )
-from emlab.commands.options import Device, Invert, Resume, Seed, argument, command, group, option
+from emlab.commands.options import Device, Resume, Seed, argument, command, group, option
 from emlab.errors import InputError
 from emlab.io import WRITABLE
 from emlab.methods.own_image import (
@@ -94,7 +94,7 @@ class Compare(Job):
     )
     methods: str | None = option(None, "Only these, also where they do not fit.", metavar="A,B")
     diameter: float | None = option(None, "Of cells in pixels.", shown="estimated")
-    invert: Invert = False
+    invert: bool = option(False, "Particles are bright.")
     spread: int = option(128, "Side of the crop whose posterior is sampled; 0: none.", min=0)
     save: Path | None = option(None, "Also write the restored images here.", metavar="FOLDER")
     resume: Resume = False

@@ -85,7 +85,7 @@ class Job(ABC):
         journal = Journal(folder, dict(facts), axes, lasting=True)
         with journal.opened(fresh=False):
             yield Pieces(journal, count, journal.written)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

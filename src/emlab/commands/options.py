@@ -14,7 +14,6 @@ T = TypeVar("T", bound=Any)  # a dataclass whose objects are called
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-Invert = Annotated[bool, typer.Option("--invert", help="Particles are bright.")]
 Profile = Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")]
 PriorName = Annotated[
     str | None, typer.Option(help="A name of `emlab weights list`.", show_default="of the config")
@@ -32,16 +31,14 @@ Scheduler = Annotated[
 ]
 
 
-def group(text: str | None = None, **settings: Any) -> typer.Typer:
+def group(text: str | None = None) -> typer.Typer:
     """Return a typer application, of one command or with a text that explains several."""
-    names = {"help_option_names": ["-h", "--help"]}
     return typer.Typer(
         help=text,
         no_args_is_help=text is not None,
         add_completion=False,
-        context_settings=names,
+        context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="markdown",
-        **settings,
     )
 
 

@@ -189,7 +189,7 @@ class Denoise(Job):
     def run(self) -> dict[str, str]:
         """Denoise what is not there yet; each result appears whole."""
         pairs = [
-            (source.path.absolute(), target.absolute())
+            (source.path, target)
             for source, target in zip(self.sources, self.targets, strict=True)
             if not (self.resume and target.exists())
         ]
@@ -197,7 +197,7 @@ class Denoise(Job):
         if model.lower().endswith(".safetensors"):
             model = str(Path(model).absolute())
         arguments = model, self.pixel_size, self.noise, self.invert, self.config, self.device
-        calls = [(*pair, *arguments) for pair in pairs]
+        calls = [(one.absolute(), other.absolute(), *arguments) for one, other in pairs]
         lines: Iterator[str]
         with hire(self.workers, self.scheduler) as crew, bar("denoise") as progress:
             if crew is None:

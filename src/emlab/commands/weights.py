@@ -43,11 +43,11 @@ def card(name: Name) -> None:
 
     **Example:** `emlab weights card NAME`
     """
-    import tomli_w
-
     from emlab import weights
 
-    typer.echo(tomli_w.dumps({"name": name, **weights.card(name).raw}).rstrip())
+    weights.card(name)  # refuses what is no card
+    file = weights.path(name).parents[1] / "cards" / f"{name}.toml"
+    typer.echo(f'name = "{name}"\n{file.read_text(encoding="utf-8")}'.rstrip())
 
 
 @app.command()
