@@ -25,7 +25,7 @@ from emlab.runtime import Stopwatch, atomic_path, choose_device, choose_threads,
 from emlab.solvers.block_journal import Journal, keep_arrays, kept_arrays
 from emlab.solvers.block_layout import BlockAxis
 
-ARRAYS = ("phase", "spread", "chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
+ARRAYS = ("image", "spread", "chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
 UNSEEN = 2.0  # electrons per square angstrom below which the user is told
 NEAR_FOCUS = 1000.0  # angstrom below which a defocus is hardly meant
 
@@ -121,10 +121,10 @@ class Job:
         shutil.rmtree(folder)
 
     def _write(self, whole: dict[str, np.ndarray], pixel: float) -> None:
-        write_image(self.out, whole["phase"], pixel)
+        write_image(self.out, whole["image"], pixel)
         if self.spread is not None:
             write_image(self.spread, whole["spread"], pixel)
-        side = whole["phase"].shape[-1]
+        side = whole["image"].shape[-1]
         centred = replace(self.particles, pixel_size_angstrom=pixel, shifts_angstrom=None)
         write_star(self.star, centred, self.out.name, side)
         names = ("chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
@@ -167,8 +167,8 @@ class Job:
             "coarse chi^2": f"{middle:.2f} median, {chi2.min():.2f} to {chi2.max():.2f}; "
             f"above {warn_above:g} are 5 % of the prior's own particles",
             "seconds": f"{seconds:.1f}, {len(data) - done} particles now",
-            "written": f"{self.out}, phases {whole['phase'].min():.3g} to "
-            f"{whole['phase'].max():.3g} rad{unit(pixel)}",
+            "written": f"{self.out}, phases {whole['image'].min():.3g} to "
+            f"{whole['image'].max():.3g} rad{unit(pixel)}",
             "beside it": f"{self.star}, {self.table}",
         }
         if self.spread is not None:
