@@ -14,6 +14,7 @@ from scipy import ndimage
 from emlab import cli, weights
 from emlab.commands import cellpose3
 from emlab.io import read_array, read_image, write_image
+from emlab.methods.estimate import Estimate
 from emlab.models import build
 
 NAMES = ("denoise", "deblur", "upsample", "oneclick", "segmenter")
@@ -47,7 +48,8 @@ def emlab(capsys, monkeypatch, folder):
 
     def keep(image, restorer, diameter):
         asked.append((image.shape, diameter))
-        return ((image - image.min()) / np.ptp(image)).astype(np.float32)
+        found = ((image - image.min()) / np.ptp(image)).astype(np.float32)
+        return Estimate(image=found, samples=found[None])
 
     monkeypatch.setattr(cellpose3, "restore", keep)
     monkeypatch.setattr(cellpose3, "find_objects", threshold)
