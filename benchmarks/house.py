@@ -13,8 +13,8 @@ import tomllib
 from pathlib import Path
 
 from benchmarks.measuring import ROOT, Row
+from emlab import settings
 from emlab.chapters import BUDGETS
-from emlab.methods import settings
 from emlab.runtime import Stopwatch
 
 PROFILES = Path(settings.__file__).parent / "profiles"

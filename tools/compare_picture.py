@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from emlab import cli
+from emlab.app import cli
 from emlab.data.phantoms import neuropil
 from emlab.io import write_image
 from emlab.runtime import atomic_path

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import tomli_w
 
-from emlab.methods import tsm_ablations
-from emlab.methods.settings import read_settings
-from emlab.methods.tsm_ablations import Bench, ablate, variants
-from emlab.methods.tsm_bands import band_correlations
+from emlab.chapters.tsm import ablations as tsm_ablations
+from emlab.chapters.tsm.ablations import Bench, ablate, variants
+from emlab.metrics.particle_bands import band_correlations
 from emlab.runtime import atomic_path, environment_stamp
+from emlab.settings import read_settings
 
 TARGET = Path(tsm_ablations.__file__).parent / "profiles" / "tsm_ablations.toml"
 HEAD = "# Written by tools/measure_tsm_ablations.py.\n\n"

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+from emlab.chapters.tsm import recorded as tsm_recorded
 from emlab.external import topaz
 from emlab.external.process import Finished, run_program
 from emlab.io import write_image
-from emlab.methods import tsm_recorded
-from emlab.methods.tsm_material import frames
+from emlab.recipes.tsm_material import frames
 from emlab.runtime import atomic_path, environment_stamp
 
 TARGET = Path(tsm_recorded.__file__).parent / "profiles" / "tsm_memory.toml"
@@ -54,7 +54,7 @@ def _ours(pixels: np.ndarray, pixel_size_angstrom: float) -> Finished:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_image(folder / "in.mrc", pixels, pixel_size_angstrom)
-        call = "import sys; from emlab.cli import main; sys.exit(main(sys.argv[1:]))"
+        call = "import sys; from emlab.app.cli import main; sys.exit(main(sys.argv[1:]))"
         words = [sys.executable, "-c", call, "tsm", "denoise", "in.mrc", "out.mrc"]
         return run_program([*words, "--device", "cpu"], folder, environment={"EMLAB_THREADS": "1"})
 

@@ -13,14 +13,18 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+from emlab.chapters.tsm import (
+    cases as tsm_chapter,
+    peers as tsm_peers,
+    refinement as tsm_refinement,
+)
+from emlab.chapters.tsm.study import run_study
 from emlab.external import relion
-from emlab.methods import tsm_chapter, tsm_peers, tsm_refinement
-from emlab.methods.settings import read_measured, read_profile
 from emlab.methods.tsm import load_denoiser
-from emlab.methods.tsm_material import frames, volume
-from emlab.methods.tsm_study import run_study
 from emlab.physics.micrograph import Micrograph
+from emlab.recipes.tsm_material import frames, volume
 from emlab.runtime import atomic_path, environment_stamp
+from emlab.settings import read_measured, read_profile
 
 TARGET = Path(tsm_refinement.__file__).parent / "profiles" / "tsm_refinement.toml"
 ROWS = ("truth", "tsm", "raw")

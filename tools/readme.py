@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from emlab import chapters
-from emlab.runner.fingerprint import code_hash
+from emlab.app.runner.fingerprint import code_hash
 from tools.book import notebooks
-from tools.book.markdown import PLACEHOLDER, table
-from tools.book.markdown import filled as with_numbers
+from tools.book.markdown import PLACEHOLDER, filled as with_numbers, table
 from tools.book.runs import Runs
 from tools.release import BRANCH, PLACE
 

@@ -13,10 +13,10 @@ import torch
 from emlab.weights.toml import dump_toml
 
 from emlab import weights
-from emlab.methods import cellpose3_peers as peers
+from emlab.chapters.cellpose3 import peers
+from emlab.chapters.cellpose3.cases import chapter_cells, harder, make_cases, tune_levels
+from emlab.chapters.cellpose3.rows import labels_of
 from emlab.methods.cellpose3 import SEGMENTER, load_segmenter
-from emlab.methods.cellpose3_cases import chapter_cells, harder, make_cases, tune_levels
-from emlab.methods.cellpose3_rows import labels_of
 from emlab.physics.degradations import TASKS
 from emlab.runtime import atomic_path, choose_threads
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from emlab.methods import comparison_chapter as chapter
+from emlab.chapters.compare import cases as chapter
+from emlab.chapters.tsm.peers import Method
+from emlab.chapters.tsm.study import choose_threshold, run_study
 from emlab.methods import generalist
 from emlab.methods.cellpose3 import load_restorer
-from emlab.methods.comparison import RESTORER, SQUARES
-from emlab.methods.tsm_bands import band_correlations
-from emlab.methods.tsm_material import frames
-from emlab.methods.tsm_peers import Method
-from emlab.methods.tsm_study import choose_threshold, run_study
+from emlab.metrics.particle_bands import band_correlations
+from emlab.recipes.particles_network import RESTORER, SQUARES
+from emlab.recipes.tsm_material import frames
 from emlab.runtime import atomic_path
 
 TARGET = Path(chapter.__file__).parent / "profiles" / "comparison_peers.toml"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from emlab.methods import generalist_peers
+from emlab.chapters.em_generalist import peers as generalist_peers
 from emlab.runtime import atomic_path
 
 TARGET = Path(generalist_peers.__file__).parent / "profiles" / "generalist_peers.toml"

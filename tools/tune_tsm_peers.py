@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from emlab.methods import tsm_chapter, tsm_peers
+from emlab.chapters.tsm import cases as tsm_chapter, peers as tsm_peers
+from emlab.chapters.tsm.study import choose_threshold, run_study
 from emlab.methods.tsm import load_denoiser
-from emlab.methods.tsm_bands import BANDS_ANGSTROM, band_correlations
-from emlab.methods.tsm_material import frames
-from emlab.methods.tsm_study import choose_threshold, run_study
+from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
+from emlab.recipes.tsm_material import frames
 from emlab.runtime import atomic_path
 
 TARGET = Path(tsm_peers.__file__).parent / "profiles" / "tsm_peers.toml"

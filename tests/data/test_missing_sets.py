@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from emlab import data
+from emlab.app.runner import run_chapter
+from emlab.bench import load_metrics
 from emlab.chapters import chapter_data, shipped
-from emlab.report import load_metrics
-from emlab.runner import run_chapter
 
 CASES = [(path.stem, name) for path in shipped() for name in (*chapter_data(path.stem), "")]
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: nothing can be fetched

@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from hygiene import INSTALL, breaches
 
-from emlab.report import load_expected, load_metrics
-from emlab.runner import run_chapter
+from emlab.app.runner import run_chapter
+from emlab.bench import load_expected, load_metrics
 from tools.new_method import SLUG
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from emlab import cli
+from emlab.app import cli
 from emlab.io import write_image
 from emlab.io.volumes import create_volume, open_volume
 
@@ -21,7 +21,7 @@ distributed = pytest.importorskip("distributed")
 # What every worker loads first: the functions that compute then leave a line before and after.
 COUNTING = """
 import os, time
-from emlab.commands import tsm
+from emlab.app.commands import tsm
 from emlab.solvers import blocks
 
 def note(word, what):
@@ -88,7 +88,7 @@ def cluster(tmp_path, monkeypatch):
 
 def run_and_kill(address, log, *words):
     """Run a command; kill a worker while it computes, after both have finished something."""
-    command = [sys.executable, "-c", "import sys; from emlab.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from emlab.app.cli import main; sys.exit(main())"]
     with subprocess.Popen(
         [*command, *map(str, words), "--scheduler", address],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browsing import DESKTOP, Visit, chromium, new_tab, violations
 
-from emlab import cli
+from emlab.app import cli
 from emlab.io import read_image
 
 METHODS = ("tsm", "gaussian", "wiener")

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from emlab.data import registry
 registry.REGISTRY = Path(sys.argv[1])
-from emlab.cli import main
+from emlab.app.cli import main
 sys.exit(main(sys.argv[2:]))
 """
 

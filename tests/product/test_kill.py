@@ -72,7 +72,7 @@ def writing_again(checkpoint: Path, before: int) -> bool:
 
 CHAPTER = """
 import os, pathlib, time
-from emlab.report import Report
+from emlab.bench import Report
 started = pathlib.Path(OUT_DIR, "started")
 first = not started.exists()
 started.write_text(str(os.getpid()))

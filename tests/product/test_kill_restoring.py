@@ -11,8 +11,8 @@ from killing import environment, finish, kill_at, run, start
 
 from emlab import weights
 from emlab.io import read_image, write_image
-from emlab.methods.tsm_training import Trained
 from emlab.models import build
+from emlab.recipes.tsm_own import Trained
 
 MODEL = {"kind": "unet", "widths": [8], "patch": 2, "embedding": 16}
 FLOW = {"kind": "unet", "widths": [8], "embedding": 16}

@@ -13,18 +13,18 @@ import torch
 from killing import environment, run
 
 from emlab import weights
-from emlab.cli import COMMANDS
+from emlab.app.cli import COMMANDS
 from emlab.data.particles import draw_metadata, write_star
 from emlab.io import read_image, write_image
-from emlab.methods.tsm_training import Trained
 from emlab.models import build
+from emlab.recipes.tsm_own import Trained
 
 PLACE = "données é 日本 – two  words"
 EVERY_COMMAND = """
 import sys
 from dataclasses import replace
 from emlab import cli
-from emlab.commands import flowdps
+from emlab.app.commands import flowdps
 
 load = flowdps.load_config
 
@@ -101,7 +101,7 @@ def prepare(place: Path) -> None:
     notebook = nbformat.v4.new_notebook()
     code = (
         'PROFILE = "cpu"\nSEED = 0\nDEVICE = "auto"\nOUT_DIR = "runs"',
-        "from emlab.report import Report\n"
+        "from emlab.bench import Report\n"
         'report = Report("00_tiny", OUT_DIR, PROFILE, SEED, "cpu")\n'
         'report.value("error", 0.4)\nreport.save()',
     )

@@ -60,8 +60,8 @@ from emlab.errors import EmlabError
 from emlab.io import read_image, write_image
 from emlab.io.headers import write_like
 from emlab.io.volumes import create_volume
-from emlab.report import Report
-from emlab.solvers.block_journal import keep_arrays
+from emlab.bench import Report
+from emlab.app.block_journal import keep_arrays
 from emlab.training import TrainingConfig
 from emlab.training.state import State
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from emlab.cli import COMMANDS
+from emlab.app.cli import COMMANDS
 from tools import environments
 from tools.release import VERSION
 

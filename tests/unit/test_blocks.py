@@ -13,11 +13,11 @@ import pytest
 import torch
 from scipy import ndimage
 
+from emlab.app.block_journal import Journal
+from emlab.app.blocks import block_shape_for, process_blocks
+from emlab.app.noise_field import NoiseField
 from emlab.errors import EmlabError, InputError
 from emlab.io.volumes import create_volume, open_volume
-from emlab.solvers.block_journal import Journal
-from emlab.solvers.blocks import block_shape_for, process_blocks
-from emlab.solvers.noise_field import NoiseField
 
 RNG = np.random.default_rng(3)
 VOLUME = RNG.normal(size=(13, 21, 18)).astype(np.float32)
@@ -186,7 +186,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from emlab.io.volumes import create_volume, open_volume
-from emlab.solvers.blocks import process_blocks
+from emlab.app.blocks import process_blocks
 
 folder = Path(sys.argv[1])
 
@@ -370,7 +370,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from emlab.io.volumes import create_volume, open_volume
-from emlab.solvers.blocks import block_shape_for, process_blocks
+from emlab.app.blocks import block_shape_for, process_blocks
 
 folder, memory = Path(sys.argv[1]), float(sys.argv[2])
 

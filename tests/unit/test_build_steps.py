@@ -17,7 +17,7 @@ import pytest
 import tifffile
 from serving import serving
 
-from emlab import cli
+from emlab.app import cli
 from emlab.data import access, build, fetch, load, paths, records, registry
 from emlab.data.download import Policy
 from emlab.data.hashing import hash_arrays, hash_file, hash_images

@@ -21,18 +21,18 @@ from emlab.methods.cellpose3 import (
     restore,
     segment,
 )
-from emlab.methods.cellpose3_material import (
+from emlab.metrics.segmentation import average_precision, mean_diameter
+from emlab.models.residual_unet import ResidualUNet
+from emlab.recipes import recipes
+from emlab.recipes.cellpose3 import spoilt
+from emlab.recipes.cellpose3_material import (
     Augmentation,
     Material,
     at_working_size,
     drawing_order,
     training_windows,
 )
-from emlab.methods.cellpose3_priors import spoilt
-from emlab.methods.recipes import recipes
-from emlab.methods.settings import PROFILES, read_profile, read_settings
-from emlab.metrics.segmentation import average_precision, mean_diameter
-from emlab.models.residual_unet import ResidualUNet
+from emlab.settings import PROFILES, read_profile, read_settings
 from emlab.solvers.mask_flows import flow_targets
 from emlab.solvers.tiling import apply_tiled
 

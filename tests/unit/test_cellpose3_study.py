@@ -11,24 +11,26 @@ import torch
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from emlab.bench import Report, format_targets
+from emlab.chapters.cellpose3 import (
+    audit,
+    cases as cases_of,
+    experiments as lab,
+    figures as draw,
+    peers,
+    recorded,
+    rows,
+    study,
+)
+from emlab.chapters.cellpose3.claims import TARGETS, claims, verdicts
 from emlab.data import access, records
 from emlab.data.cells import Cell, simulated_cells
 from emlab.data.download import Policy
 from emlab.errors import InputError
-from emlab.methods import cellpose3_audit as audit
-from emlab.methods import cellpose3_cases as cases_of
 from emlab.methods import cellpose3_diameter as diameter
-from emlab.methods import cellpose3_experiments as lab
-from emlab.methods import cellpose3_figures as draw
-from emlab.methods import cellpose3_peers as peers
-from emlab.methods import cellpose3_recorded as recorded
-from emlab.methods import cellpose3_rows as rows
-from emlab.methods import cellpose3_study as study
-from emlab.methods.cellpose3_claims import TARGETS, claims, verdicts
-from emlab.methods.settings import PROFILES
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import degrade_fixed, normalise
-from emlab.report import Report, format_targets
+from emlab.settings import PROFILES
 
 DENOISE = 12.0
 

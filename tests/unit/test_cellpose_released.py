@@ -10,11 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from emlab import weights
-from emlab.commands.weights import app
+from emlab.app.commands.weights import app
 from emlab.errors import InputError
 from emlab.methods.cellpose3 import load_segmenter
-from emlab.methods.cellpose3_authors import converted, import_released
 from emlab.models import build
+from emlab.recipes.cellpose3_authors import converted, import_released
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "cellpose_oracle.npz"
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from emlab import chapters, cli
+from emlab import chapters
+from emlab.app import cli
 from emlab.errors import InputError
 from tools.book.runs import Runs
 from tools.readme import with_times

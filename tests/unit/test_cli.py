@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from emlab import cli
+from emlab.app import cli
+from emlab.bench import Report
 from emlab.errors import DataUnavailableError, InputError
-from emlab.report import Report
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def raising(monkeypatch):
         def load(path):
             raise problem
 
-        monkeypatch.setattr("emlab.report.load_metrics", load)
+        monkeypatch.setattr("emlab.bench.load_metrics", load)
 
     return arrange
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
     code = (
-        "import sys, time; from emlab.cli import main; main(['--help']); main(['run', '--help']);"
+        "import sys, time; from emlab.app.cli import main; main(['--help']); main(['run', '--help']);"
         "heavy = {'torch', 'matplotlib', 'papermill', 'skimage', 'scipy', 'numpy'};"
         "print(heavy & set(sys.modules), time.process_time() < 1, file=sys.stderr)"
     )
@@ -128,7 +128,7 @@ def test_run_wants_chapters_or_all_and_well_formed_parameters(emlab, arguments):
 
 def test_run_passes_its_options_on(emlab, monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr("emlab.runner.run_all", lambda **options: seen.update(options) or [])
+    monkeypatch.setattr("emlab.app.runner.run_all", lambda **options: seen.update(options) or [])
     monkeypatch.chdir(tmp_path)
     arguments = ["run", "04", "--profile", "smoke", "--seed", "3", "-p", "N=5", "-p", "KIND=a=b"]
     assert emlab(*arguments)[0] == 0
@@ -143,7 +143,7 @@ def recipe(monkeypatch):
     calls = []
     card = SimpleNamespace(name="tiny", steps=2, seconds=1.0, evaluation={"loss": 0.5})
     monkeypatch.setattr(
-        "emlab.methods.recipes.recipes",
+        "emlab.recipes.recipes",
         lambda: {"tiny": lambda **given: calls.append(given) or card},
     )
     return calls

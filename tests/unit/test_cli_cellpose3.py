@@ -11,8 +11,9 @@ import tifffile
 from PIL import Image as Picture
 from scipy import ndimage
 
-from emlab import cli, weights
-from emlab.commands import cellpose3
+from emlab import weights
+from emlab.app import cli
+from emlab.app.commands import cellpose3
 from emlab.io import read_array, read_image, write_image
 from emlab.methods.estimate import Estimate
 from emlab.models import build

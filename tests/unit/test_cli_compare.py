@@ -10,11 +10,11 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from emlab import cli
-from emlab.commands import compare
+from emlab.app import cli
+from emlab.app.commands import compare
+from emlab.app.own_image.asked import Answer
 from emlab.io import read_image, write_image
 from emlab.io.volumes import create_volume, open_volume
-from emlab.methods.own_image import Answer
 
 SHAPE = (96, 112)
 FORMATS = (".mrc", ".mrcs", ".tif", ".ome.tif", ".png", ".npy", ".zarr", ".flat.zarr")

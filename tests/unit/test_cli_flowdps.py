@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from emlab import cli, data, weights
+from emlab import data, weights
+from emlab.app import cli
 from emlab.data.metadata import Metadata
 from emlab.data.particles import read_metadata, write_star
 from emlab.io import read_image, write_image
@@ -48,7 +49,7 @@ def few_steps(name):
 @pytest.fixture
 def emlab(capsys, monkeypatch, folder):
     """Run `emlab flowdps retrieve ...` in few steps; returns (exit status, stdout, stderr)."""
-    monkeypatch.setattr("emlab.commands.flowdps.load_config", few_steps)
+    monkeypatch.setattr("emlab.app.commands.flowdps.load_config", few_steps)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
     monkeypatch.setenv("EMLAB_CACHE", str(folder / "cache"))
@@ -201,7 +202,7 @@ def interrupt(monkeypatch, batch):
             raise KeyboardInterrupt
         return flowdps.retrieve(*arguments, **options)
 
-    monkeypatch.setattr("emlab.commands.flowdps.retrieve", counted)
+    monkeypatch.setattr("emlab.app.commands.flowdps.retrieve", counted)
     return calls
 
 

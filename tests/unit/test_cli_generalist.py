@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from emlab import cli, weights
+from emlab import weights
+from emlab.app import cli
+from emlab.app.noise_field import NoiseField
 from emlab.data.phantoms import neuropil
 from emlab.io import read_image, write_image
 from emlab.io.volumes import create_volume, open_volume
@@ -15,7 +17,6 @@ from emlab.methods import generalist
 from emlab.methods.generalist_config import load_config
 from emlab.models import build
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
-from emlab.solvers.noise_field import NoiseField
 from emlab.solvers.one_step import DiffuseBackConfig
 from emlab.solvers.plug_and_play import RestoreConfig
 
@@ -56,7 +57,7 @@ def few_steps(name):
 @pytest.fixture
 def emlab(capsys, monkeypatch, folder):
     """Run `emlab generalist ...` in few steps; returns (exit status, stdout, stderr)."""
-    monkeypatch.setattr("emlab.commands.generalist.load_config", few_steps)
+    monkeypatch.setattr("emlab.app.commands.generalist.load_config", few_steps)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
 

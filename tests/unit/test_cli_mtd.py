@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from emlab import cli, weights
+from emlab import weights
+from emlab.app import cli
 from emlab.io import read_image, write_image
 from emlab.methods.mtd import Config
 from emlab.methods.mtd_field import concerns, random_starts, settings_for, sigma_from_snr

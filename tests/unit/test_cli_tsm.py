@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from emlab import cli
+from emlab.app import cli
 from emlab.io import write_image
-from emlab.methods.tsm_training import Trained
 from emlab.models import build
+from emlab.recipes.tsm_own import Trained
 
 MODEL = {"kind": "unet", "widths": [8], "patch": 2, "embedding": 16}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from emlab.cli import main
-from emlab.commands import tsm_picking
+from emlab.app.cli import main
+from emlab.app.commands import tsm_picking
 from emlab.data.coordinates import Coordinates, read_coordinates, write_coordinates
 from emlab.external import topaz
 from emlab.io import write_image

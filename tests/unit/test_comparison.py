@@ -7,10 +7,10 @@ import torch
 from emlab import weights
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
-from emlab.methods import comparison
-from emlab.methods import comparison_priors as priors
 from emlab.methods.cellpose3 import load_restorer, load_segmenter
-from emlab.methods.comparison_material import (
+from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
+from emlab.recipes import particles as priors, particles_network as comparison, recipes
+from emlab.recipes.particles_material import (
     WORKING_ANGSTROM,
     Crops,
     Field,
@@ -19,10 +19,8 @@ from emlab.methods.comparison_material import (
     disc_targets,
     field_of,
 )
-from emlab.methods.recipes import recipes
-from emlab.methods.settings import PROFILES, read_profile
-from emlab.methods.tsm_material import Frame
-from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
+from emlab.recipes.tsm_material import Frame
+from emlab.settings import PROFILES, read_profile
 
 
 @pytest.fixture(scope="module")

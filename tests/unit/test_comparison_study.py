@@ -7,24 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+from emlab.bench import Report
+from emlab.chapters.compare import cases as chapter, study
+from emlab.chapters.compare.agreement import LABELS as SOLVERS, agree
+from emlab.chapters.compare.claims import STATEMENTS, Statement, statements_table
+from emlab.chapters.compare.figures import inventions, rings
+from emlab.chapters.compare.real import halves, split
+from emlab.chapters.compare.table import ROWS, decision_table, methods_table, training_table
+from emlab.chapters.tsm import peers
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.external.topaz import Picked
-from emlab.methods import comparison_chapter as chapter
-from emlab.methods import comparison_study as study
-from emlab.methods import tsm_peers as peers
 from emlab.methods.cellpose3 import load_segmenter
-from emlab.methods.comparison import SEGMENTER
-from emlab.methods.comparison_agreement import LABELS as SOLVERS
-from emlab.methods.comparison_agreement import agree
-from emlab.methods.comparison_claims import STATEMENTS, Statement, statements_table
-from emlab.methods.comparison_figures import inventions, rings
-from emlab.methods.comparison_real import halves, split
-from emlab.methods.comparison_table import ROWS, decision_table, methods_table, training_table
-from emlab.methods.settings import PROFILES
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
-from emlab.report import Report
+from emlab.recipes.particles_network import SEGMENTER
+from emlab.settings import PROFILES
 
 
 @pytest.fixture(scope="module")

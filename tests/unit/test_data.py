@@ -13,7 +13,8 @@ import pytest
 import tqdm
 from serving import serving
 
-from emlab import chapters, cli
+from emlab import chapters
+from emlab.app import cli
 from emlab.data import (
     access,
     cryoppp,

@@ -11,11 +11,15 @@ import torch
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.windows import fourier_resize
 from emlab.errors import InputError
-from emlab.methods import flowdps as method
-from emlab.methods import flowdps_spread
+from emlab.methods import flowdps as method, flowdps_spread
 from emlab.methods.flowdps import ScaledInstrument, load_config, prepare, retrieve
 from emlab.methods.flowdps_config import Config
-from emlab.methods.flowdps_observation import PIXEL_ANGSTROM, find_contrast, observe, observe_counts
+from emlab.methods.flowdps_observation import (
+    PIXEL_ANGSTROM,
+    find_contrast,
+    observe,
+    observe_counts,
+)
 from emlab.metrics import coverage
 from emlab.physics import ComplexCTF, ExitWave, Poisson
 from emlab.solvers.denoiser_spread import MeasuredSpread, WienerSpread

@@ -5,11 +5,10 @@ import torch
 
 from emlab.data.phase_maps import phase_maps
 from emlab.errors import InputError
-from emlab.methods import flowdps_priors
-from emlab.methods.flowdps_priors import Material, PhaseScale, phase_scale, turn
-from emlab.methods.recipes import recipes
-from emlab.methods.settings import PROFILES, read_profile
 from emlab.priors import load_prior
+from emlab.recipes import flowdps as flowdps_priors, recipes
+from emlab.recipes.flowdps import Material, PhaseScale, phase_scale, turn
+from emlab.settings import PROFILES, read_profile
 
 
 @pytest.fixture

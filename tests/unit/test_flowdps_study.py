@@ -9,19 +9,21 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from emlab.bench import Report
+from emlab.chapters.flowdps import (
+    audit,
+    cases as cases_of,
+    experiments as lab,
+    peers,
+    recorded as kept,
+    rows,
+)
+from emlab.chapters.flowdps.claims import claims
+from emlab.chapters.flowdps.scores import finer_by, misfit, score, unpacked
+from emlab.chapters.flowdps.study import run_study
 from emlab.data.phase_maps import PIXEL_ANGSTROM, held_out_direction, project, specimen_volume
-from emlab.methods import flowdps_audit as audit
-from emlab.methods import flowdps_cases as cases_of
-from emlab.methods import flowdps_experiments as lab
-from emlab.methods import flowdps_peers as peers
-from emlab.methods import flowdps_recorded as kept
-from emlab.methods import flowdps_rows as rows
-from emlab.methods.flowdps_claims import claims
-from emlab.methods.flowdps_scores import finer_by, misfit, score, unpacked
-from emlab.methods.flowdps_study import run_study
-from emlab.methods.settings import PROFILES
 from emlab.physics import Poisson
-from emlab.report import Report
+from emlab.settings import PROFILES
 from emlab.solvers.denoiser_spread import WienerSpread, power_spectrum
 from emlab.solvers.guided_phase import filtered
 
@@ -106,8 +108,8 @@ def test_the_truth_scores_perfectly_and_misfit_is_one(cases):
 
 def test_a_pose_two_degrees_off_is_found_again(cases, monkeypatch):
     monkeypatch.setattr("emlab.data.phase_maps._PADDING", 2.0)
-    monkeypatch.setattr("emlab.methods.flowdps_bound.ROUNDS", 9)
-    monkeypatch.setattr("emlab.methods.flowdps_bound.CANDIDATES", 24)
+    monkeypatch.setattr("emlab.chapters.flowdps.bound.ROUNDS", 9)
+    monkeypatch.setattr("emlab.chapters.flowdps.bound.CANDIDATES", 24)
     case = cases_of.make_cases("barrel", 1, 5, (400.0,))
     found = rows.refined_view(case).phases
     off = Rotation.from_rotvec([2.0, 0.0, 0.0], degrees=True).as_matrix()

@@ -8,23 +8,25 @@ import torch
 from scipy import ndimage
 
 from emlab import metrics
+from emlab.bench.tissue import block, crops
+from emlab.chapters.em_generalist import (
+    ablations,
+    audit,
+    blindscores,
+    experiments as lab,
+    recorded,
+    structure,
+)
+from emlab.chapters.em_generalist.claims import claims
+from emlab.chapters.em_generalist.study import Table, run_study
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
-from emlab.methods import generalist_ablations as ablations
-from emlab.methods import generalist_audit as audit
-from emlab.methods import generalist_blindscores as blindscores
-from emlab.methods import generalist_experiments as lab
-from emlab.methods import generalist_recorded as recorded
-from emlab.methods import generalist_structure as structure
-from emlab.methods.generalist_claims import claims
 from emlab.methods.generalist_config import load_config
-from emlab.methods.generalist_specimens import block, crops
-from emlab.methods.generalist_study import Table, run_study
-from emlab.methods.generalist_tasks import defocus_tasks, task
-from emlab.methods.settings import PROFILES
 from emlab.models import build
 from emlab.priors import FlowPrior, GaussianPrior
+from emlab.recipes.generalist_tasks import defocus_tasks, task
 from emlab.runtime import make_generator
+from emlab.settings import PROFILES
 from emlab.solvers.plug_and_play import PlugAndPlayConfig
 
 

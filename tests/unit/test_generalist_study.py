@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from emlab import metrics
+from emlab.bench import Report
+from emlab.bench.tissue import RealPair, Specimen, block, crops, real_pair
+from emlab.chapters.em_generalist import peers as generalist_peers
+from emlab.chapters.em_generalist.peers import GRIDS, best_peer, known_of, run_peer, tuned
+from emlab.chapters.em_generalist.rows import LABELS, ours_row, standard_methods
+from emlab.chapters.em_generalist.scores import match_grey_levels, score, slice_correlation
+from emlab.chapters.em_generalist.study import run_real_pair, run_study
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
-from emlab.methods import generalist, generalist_peers
-from emlab.methods.generalist_peers import GRIDS, best_peer, known_of, run_peer, tuned
-from emlab.methods.generalist_rows import LABELS, ours_row, standard_methods
-from emlab.methods.generalist_scores import match_grey_levels, score, slice_correlation
-from emlab.methods.generalist_specimens import RealPair, Specimen, block, crops, real_pair
-from emlab.methods.generalist_study import run_real_pair, run_study
-from emlab.methods.generalist_tasks import GREY_RANGE, REAL_PAIR, TASKS, task
-from emlab.report import Report
+from emlab.methods import generalist
+from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, TASKS, task
 
 
 def specimen(shape=(3, 48, 48), seed=1):

@@ -10,11 +10,10 @@ from torch import nn
 from emlab import weights
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
-from emlab.methods import generalist_supervised as supervised
-from emlab.methods.generalist_tasks import TASKS, Task
-from emlab.methods.recipes import recipes
-from emlab.methods.settings import PROFILES, read_profile, read_settings
 from emlab.metrics import psnr
+from emlab.recipes import generalist_supervised as supervised, recipes
+from emlab.recipes.generalist_tasks import TASKS, Task
+from emlab.settings import PROFILES, read_profile, read_settings
 from emlab.solvers.classical import cubic_axial, cubic_upsample
 
 SCALES = tuple(read_settings(supervised.NAME)["recipes"][supervised.NAME]["objective"]["scales"])

@@ -6,14 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emlab.bench import format_targets, targets_met
+from emlab.chapters.em_generalist import (
+    claims as generalist_claims,
+    targets as generalist_targets,
+)
+from emlab.chapters.em_generalist.curve import Training
+from emlab.chapters.em_generalist.experiments import (
+    BlindRow,
+    blind_search,
+    defocus_rows,
+    kernel_error,
+)
+from emlab.chapters.em_generalist.figures import training
+from emlab.chapters.em_generalist.peers import tuned
 from emlab.errors import InputError
-from emlab.methods import generalist_claims, generalist_targets
-from emlab.methods.generalist_curve import Training
-from emlab.methods.generalist_experiments import BlindRow, blind_search, defocus_rows, kernel_error
-from emlab.methods.generalist_figures import training
-from emlab.methods.generalist_peers import tuned
-from emlab.methods.generalist_tasks import defocus_tasks, task
-from emlab.report import format_targets, targets_met
+from emlab.recipes.generalist_tasks import defocus_tasks, task
 from tools.book import scorecard
 
 SCORECARD = Path(__file__).resolve().parents[2] / "book" / "scorecard.toml"

@@ -28,7 +28,7 @@ def loaded(*modules: str) -> set[str]:
 
 
 def test_the_package_and_its_command_line_leave_torch_and_numpy_alone() -> None:
-    found = loaded("emlab", "emlab.cli", "emlab.errors", "emlab.runtime")
+    found = loaded("emlab", "emlab.app.cli", "emlab.errors", "emlab.runtime")
     assert "emlab.runtime" in found
     assert {"torch", "numpy", "scipy", "skimage"} & found == set()
 

@@ -8,9 +8,7 @@ import pytest
 import tifffile
 
 from emlab.errors import EmlabError, InputError
-from emlab.io import arrays as io_arrays
-from emlab.io import read_image, write_image
-from emlab.io import volumes as io_volumes
+from emlab.io import arrays as io_arrays, read_image, volumes as io_volumes, write_image
 from emlab.io.arrays import RawArray
 from emlab.io.volumes import create_volume, open_volume
 

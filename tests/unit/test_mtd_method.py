@@ -8,19 +8,13 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.methods.mtd import (
-    Config,
-    align_to_prior,
-    draw_starts,
-    estimate_noise_level,
-    recover,
-)
-from emlab.methods.mtd_priors import gaussian_prior
-from emlab.methods.settings import read_settings
+from emlab.methods.mtd import Config, align_to_prior, draw_starts, estimate_noise_level, recover
 from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 from emlab.physics.rotations import Rotations
 from emlab.priors.gaussian import GaussianMixturePrior
+from emlab.recipes.mtd import gaussian_prior
+from emlab.settings import read_settings
 from emlab.solvers.expectation_maximization import EMConfig
 
 SIZE = 5

@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from emlab.data.digits import load_digits
-from emlab.errors import InputError
-from emlab.methods import mtd_recorded, mtd_study
-from emlab.methods.mtd_priors import gaussian_prior
-from emlab.methods.mtd_recorded import (
-    ROWS,
-    recorded_rows,
-    study_with_recorded,
-    untrained_study,
-)
-from emlab.methods.mtd_study import (
+from emlab.chapters.mtd import recorded as mtd_recorded, study as mtd_study
+from emlab.chapters.mtd.recorded import ROWS, recorded_rows, study_with_recorded, untrained_study
+from emlab.chapters.mtd.study import (
     LABELS,
     Study,
     StudySettings,
@@ -23,8 +15,11 @@ from emlab.methods.mtd_study import (
     standard_methods,
     targets,
 )
-from emlab.methods.settings import PROFILES
+from emlab.data.digits import load_digits
+from emlab.errors import InputError
 from emlab.metrics import relative_error
+from emlab.recipes.mtd import gaussian_prior
+from emlab.settings import PROFILES
 
 
 @pytest.fixture(scope="module")

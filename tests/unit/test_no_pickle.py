@@ -13,8 +13,8 @@ import torch
 
 from emlab import weights
 from emlab.errors import EmlabError
-from emlab.methods.cellpose3_authors import import_released
-from emlab.methods.tsm_training import load_trained
+from emlab.recipes.cellpose3_authors import import_released
+from emlab.recipes.tsm_own import load_trained
 from emlab.training import TrainingConfig
 from emlab.training.state import State
 

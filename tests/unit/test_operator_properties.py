@@ -3,8 +3,7 @@ r"""Operators of random sizes and settings: linear, with exact transposes, of th
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from emlab.physics.kernels import defocus_kernel, gaussian_kernel
 from emlab.physics.operators import (

@@ -10,8 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from emlab.errors import InputError
-from emlab.methods.own_image import (
+from emlab.app.own_image.asked import (
     Answer,
     Entrant,
     Question,
@@ -21,10 +20,11 @@ from emlab.methods.own_image import (
     guess_specimen,
     middle,
 )
-from emlab.methods.own_image_learned import never
-from emlab.methods.own_image_page import Comparison, as_json, page
-from emlab.methods.own_image_peers import choose, peers, stein_width
-from emlab.methods.own_image_scores import error_left, remarks, score, score_untouched
+from emlab.app.own_image.learned import never
+from emlab.app.own_image.page import Comparison, as_json, page
+from emlab.app.own_image.peers import choose, peers, stein_width
+from emlab.app.own_image.scores import error_left, remarks, score, score_untouched
+from emlab.errors import InputError
 from emlab.physics.kernels import gaussian_kernel
 from emlab.solvers import classical
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from emlab import chapters, runtime
+from emlab.app.runner import child
 from emlab.external.process import run_program
 from emlab.io.arrays import RawArray, as_box
-from emlab.runner import child
 from tools import public
 from tools.release import ROOT
 

@@ -7,10 +7,10 @@ from emlab import weights
 from emlab.data.digits import load_digits
 from emlab.data.hashing import hash_images
 from emlab.errors import InputError
-from emlab.methods import mtd_priors, recipe
-from emlab.methods.mtd_priors import recipes
-from emlab.methods.settings import PROFILES, read_profile
 from emlab.priors import load_prior
+from emlab.recipes import lesson as recipe, mtd as mtd_priors
+from emlab.recipes.mtd import recipes
+from emlab.settings import PROFILES, read_profile
 
 
 @pytest.fixture(scope="module")

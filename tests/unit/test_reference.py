@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emlab.cli import COMMANDS
+from emlab.app.cli import COMMANDS
 from tools import public
 from tools.book import api, commands
 
@@ -44,8 +44,8 @@ def test_constants_are_shown_with_their_values(package: Path) -> None:
 def test_longest_prefix_takes_a_module() -> None:
     places = api.assignment(ROOT)
     assert places["emlab.io.volumes"] == "io"
-    assert places["emlab.methods.tsm_priors"] == "methods.tsm"
-    assert places["emlab.methods.recipe"] == "methods"
+    assert places["emlab.recipes.tsm"] == "methods.tsm"
+    assert places["emlab.recipes.lesson"] == "methods"
 
 
 def test_a_module_without_a_page_fails_the_build(tmp_path: Path) -> None:

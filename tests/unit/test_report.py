@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from emlab.errors import InputError
-from emlab.report import (
+from emlab.bench import (
     PROFILES,
     Report,
     check,
@@ -19,7 +18,8 @@ from emlab.report import (
     load_expected,
     load_metrics,
 )
-from emlab.report.checking import TRIVIAL
+from emlab.bench.bounds import TRIVIAL
+from emlab.errors import InputError
 
 EXPECTED = Path(__file__).parents[1] / "expected"
 

@@ -14,9 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from emlab.errors import InputError
-from emlab.report import Report
-from emlab.runner import (
+from emlab.app.runner import (
     ChapterResult,
     chapter_path,
     chapters,
@@ -25,15 +23,17 @@ from emlab.runner import (
     run_all,
     run_chapter,
 )
-from emlab.runner.fingerprint import code_hash, fingerprint
-from emlab.runner.process import ERROR_LINES, _environment, end_all
-from emlab.runner.reach import reached
+from emlab.app.runner.fingerprint import code_hash, fingerprint
+from emlab.app.runner.process import ERROR_LINES, _environment, end_all
+from emlab.app.runner.reach import reached
+from emlab.bench import Report
+from emlab.errors import InputError
 from emlab.runtime import REFERENCE_PROBE_SECONDS
 
 PARAMETERS = 'PROFILE = "cpu"\nSEED = 0\nDEVICE = "auto"\nOUT_DIR = "../runs/cpu"'
 GOOD = """
 import json, os, sys
-from emlab.report import Report
+from emlab.bench import Report
 report = Report("00_good", OUT_DIR, PROFILE, SEED, "cpu")
 report.value("error", 0.4)
 report.save()
@@ -83,7 +83,7 @@ def wait_for(path, seconds=180):
 def stub(monkeypatch):
     """Replace papermill by a function that copies the notebook and records error = 0.4."""
     calls = []
-    monkeypatch.setattr("emlab.runner.execution.probe_machine", lambda: REFERENCE_PROBE_SECONDS)
+    monkeypatch.setattr("emlab.app.runner.execution.probe_machine", lambda: REFERENCE_PROBE_SECONDS)
 
     def execute(notebook, output, parameters, log, threads=None, timeout=None):
         calls.append(notebook.stem)
@@ -95,7 +95,7 @@ def stub(monkeypatch):
         report.save()
         return []
 
-    monkeypatch.setattr("emlab.runner.execution.execute", execute)
+    monkeypatch.setattr("emlab.app.runner.execution.execute", execute)
     return calls
 
 
@@ -168,7 +168,7 @@ def test_an_interrupt_ends_the_kernel_and_leaves_no_half_result(tmp_path, number
     # what runs in the background of a shell inherits that SIGINT is ignored
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from emlab.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from emlab.app.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "run", str(path), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -239,7 +239,9 @@ def test_all_chapters_run_after_a_failure_and_status_json_tells(tmp_path, stub):
 
 
 def test_the_status_tells_how_fast_the_machine_is(tmp_path, stub, monkeypatch):
-    monkeypatch.setattr("emlab.runner.execution.probe_machine", lambda: 3 * REFERENCE_PROBE_SECONDS)
+    monkeypatch.setattr(
+        "emlab.app.runner.execution.probe_machine", lambda: 3 * REFERENCE_PROBE_SECONDS
+    )
     write_notebook(tmp_path / "notebooks" / "00_good.ipynb", GOOD)
     run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks")
     assert json.loads((tmp_path / "out" / "status.json").read_text())["times_reference"] == 3
@@ -275,8 +277,8 @@ def test_chapters_run_side_by_side_and_share_the_cores(tmp_path, stub, monkeypat
         seen.append(threads)
         return ChapterResult(path.stem, "smoke", "passed", 1.0)
 
-    monkeypatch.setattr("emlab.runner.execution.run_chapter", run)
-    monkeypatch.setattr("emlab.runner.execution.usable_cores", lambda: 4)
+    monkeypatch.setattr("emlab.app.runner.execution.run_chapter", run)
+    monkeypatch.setattr("emlab.app.runner.execution.usable_cores", lambda: 4)
     for slug in ("00_a", "01_b", "02_c", "03_d"):
         write_notebook(tmp_path / "notebooks" / f"{slug}.ipynb", GOOD)
     results = run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks")

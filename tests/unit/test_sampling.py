@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from emlab.chapters.start_here import cases as lab
 from emlab.errors import InputError
-from emlab.methods import start_here as lab
 from emlab.physics.noise import GaussianNoise
 from emlab.priors import FlowPrior, GaussianPrior, VPPrior
 from emlab.priors.objectives import VPSchedule

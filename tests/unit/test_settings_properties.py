@@ -9,8 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from emlab.errors import InputError
 from emlab.methods import flowdps_config, generalist_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emlab.methods.cellpose3_figures import hues
+from emlab.chapters.cellpose3.figures import hues
 from tools.book import landing, notebooks, pages, scorecard, scores
 from tools.book.runs import Runs
 

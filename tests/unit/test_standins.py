@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emlab.report import Report
+from emlab.bench import Report
 from tools.standins import main
 
 

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
+from emlab.app.blocks import process_blocks
+from emlab.app.tasks import check_crew, hire
 from emlab.errors import EmlabError, InputError
-from emlab.solvers.blocks import process_blocks
-from emlab.tasks import check_crew, hire
 
 VOLUME = np.random.default_rng(3).normal(size=(13, 21, 18)).astype(np.float32)
 
@@ -96,6 +96,6 @@ def test_what_is_no_crew_is_refused(workers, scheduler, said):
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("emlab.tasks.PATIENCE", 0.3)
+    monkeypatch.setattr("emlab.app.tasks.PATIENCE", 0.3)
     with pytest.raises(EmlabError, match="dask scheduler"), hire(1, "tcp://127.0.0.1:9"):
         pass

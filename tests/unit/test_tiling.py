@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from emlab.app.noise_field import NoiseField
 from emlab.errors import InputError
 from emlab.models import UNet
 from emlab.priors import FlowPrior, GaussianPrior
-from emlab.solvers.noise_field import NoiseField
 from emlab.solvers.tiling import TiledPrior, blend_weights, reflect_pad, tile_positions
 
 SIZES = [(16, 16), (40, 40), (37, 51), (5, 90), (16, 17), (1, 1), (2, 33)]

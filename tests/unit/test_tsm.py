@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from emlab.chapters.tsm.experiments import LEVELS, iteration_study, target_noise
 from emlab.data.potentials import barrel
 from emlab.errors import InputError
 from emlab.methods.tsm import Config, denoise, resize, to_working_size
-from emlab.methods.tsm_bands import band_correlations
-from emlab.methods.tsm_experiments import LEVELS, iteration_study, target_noise
 from emlab.methods.tsm_guidance import guide, standardise
-from emlab.methods.tsm_priors import BankConfig, GuidedLoss, make_matchers
-from emlab.methods.tsm_training import Optics, load_trained, read_reference, train_on
+from emlab.metrics.particle_bands import band_correlations
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import TargetBank
+from emlab.recipes.tsm import BankConfig, GuidedLoss, make_matchers
+from emlab.recipes.tsm_own import Optics, load_trained, read_reference, train_on
 from emlab.solvers.tweedie import IterationConfig
 
 PIXEL = 5.26
@@ -216,7 +216,7 @@ def test_refused(wrong):
 
 
 def test_optics_are_kept_in_the_lens(volume):
-    from emlab.methods.tsm_training import lens_of
+    from emlab.recipes.tsm_own import lens_of
 
     lens = lens_of(Optics(9000.0, 200.0), 3.0)
     assert (lens.defocus_angstrom, lens.voltage_kv, lens.pixel_size_angstrom) == (9000, 200, 3.0)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from emlab.methods.tsm_ablations import (
+from emlab.bench import Report
+from emlab.chapters.tsm.ablations import (
     Bench,
     ablate,
     figure_traces,
@@ -14,8 +15,7 @@ from emlab.methods.tsm_ablations import (
     record,
     variants,
 )
-from emlab.methods.tsm_material import frames
-from emlab.report import Report
+from emlab.recipes.tsm_material import frames
 
 
 def test_variants_differ_from_the_default_in_what_they_say():

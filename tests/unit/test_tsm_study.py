@@ -4,20 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from emlab.data.phase_maps import project
-from emlab.data.potentials import barrel as simulated_barrel
-from emlab.errors import InputError
-from emlab.external import relion, topaz
-from emlab.external.process import Finished
-from emlab.external.topaz import Picked
-from emlab.methods import tsm_controls as controls
-from emlab.methods import tsm_peers as peers
-from emlab.methods import tsm_reconstruction as rebuild
-from emlab.methods import tsm_refinement
-from emlab.methods import tsm_study as study
-from emlab.methods.settings import read_measured
-from emlab.methods.tsm_picking import Picks, bin_to, f1_gain, matched_rotations, pick_all
-from emlab.methods.tsm_recorded import (
+from emlab.bench import Report
+from emlab.chapters.tsm import (
+    controls,
+    peers,
+    reconstruction as rebuild,
+    refinement as tsm_refinement,
+    study,
+)
+from emlab.chapters.tsm.recorded import (
     APOFERRITIN,
     PICKER,
     SLOW_PEERS,
@@ -25,10 +20,17 @@ from emlab.methods.tsm_recorded import (
     join_maps,
     record_memory,
 )
+from emlab.data.phase_maps import project
+from emlab.data.potentials import barrel as simulated_barrel
+from emlab.errors import InputError
+from emlab.external import relion, topaz
+from emlab.external.picking import Picks, bin_to, f1_gain, matched_rotations, pick_all
+from emlab.external.process import Finished
+from emlab.external.topaz import Picked
 from emlab.metrics.fourier import fourier_shell_correlation
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import MicrographConfig, random_rotations, simulate_micrograph
-from emlab.report import Report
+from emlab.settings import read_measured
 from emlab.solvers.fourier_insertion import insert_slices
 
 

@@ -5,7 +5,8 @@ import tomllib
 import pytest
 import torch
 
-from emlab import cli, weights
+from emlab import weights
+from emlab.app import cli
 from emlab.errors import InputError, IntegrityError
 
 FIELDS = {

@@ -15,8 +15,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from emlab import data
+from emlab.app.cli import main as emlab
 from emlab.chapters import chapter_data, shipped
-from emlab.cli import main as emlab
 from emlab.data.download import Policy, byte_bar
 from emlab.errors import EmlabError
 from tools.book.runs import Runs

@@ -9,10 +9,10 @@ from typing import Any
 
 from typer.main import get_command
 
-from emlab.cli import COMMANDS
+from emlab.app.cli import COMMANDS
 from tools.book.markdown import table
 
-PREFIX = "emlab.commands."
+PREFIX = "emlab.app.commands."
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emlab.bench.tissue import Specimen, crops
 from emlab.errors import InputError
-from emlab.methods.generalist_specimens import Specimen, crops
-from emlab.methods.settings import read_profile, smaller
 from emlab.metrics.image import psnr
 from emlab.physics.noise import GaussianNoise
+from emlab.settings import read_profile, smaller
 from emlab.solvers import classical
 
 GREY_RANGE = 255.0

@@ -1,6 +1,6 @@
 """Simulated neural tissue for readers without data: drawn from formulas, nothing of it is real.
 
-Results on it are to be labelled as simulated (`emlab.report.Report.simulated`).
+Results on it are to be labelled as simulated (`emlab.bench.Report.simulated`).
 """
 
 from __future__ import annotations

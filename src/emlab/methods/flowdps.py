@@ -36,11 +36,11 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.methods.flowdps_priors import PhaseScale, load_in_radians, phase_scale
 from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
+from emlab.recipes.flowdps import PhaseScale, load_in_radians, phase_scale
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import FlowDPSConfig

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.methods.settings import read_settings
+from emlab.settings import read_settings
 from emlab.solvers.flowdps import FlowDPSConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
 

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emlab.chapters.flowdps.misfit import MISFIT
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.data.windows import centre_window, resample
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import Config
-from emlab.methods.flowdps_misfit import MISFIT
 from emlab.physics.counting import (
     CountingNoise,
     GaussianCounts,

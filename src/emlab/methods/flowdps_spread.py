@@ -17,9 +17,9 @@ from torch import Tensor
 from emlab import weights
 from emlab.data import cache_folder
 from emlab.data.phase_maps import FIELD, phase_maps
-from emlab.methods.flowdps_priors import load_in_radians, phase_scale
 from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
+from emlab.recipes.flowdps import load_in_radians, phase_scale
 from emlab.recorded import Recording
 from emlab.runtime import atomic_path, make_generator
 from emlab.solvers.denoiser_spread import MeasuredSpread, Spread, measure_spread

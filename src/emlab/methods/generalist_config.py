@@ -8,7 +8,7 @@ from typing import Any
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.methods.settings import read_settings
+from emlab.settings import read_settings
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig

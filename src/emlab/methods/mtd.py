@@ -19,10 +19,10 @@ from torch.nn import functional
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
-from emlab.methods.settings import read_settings
 from emlab.physics.mtd import cut_patches
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
+from emlab.settings import read_settings
 from emlab.solvers.expectation_maximization import EMConfig, approximate_em, estimate_noise
 from emlab.solvers.expectation_step import ExpectationStep
 from emlab.solvers.sampling import sample_prior

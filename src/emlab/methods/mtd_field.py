@@ -11,11 +11,11 @@ from torch import Tensor
 from emlab import weights
 from emlab.errors import InputError
 from emlab.methods.mtd import Config
-from emlab.methods.mtd_priors import gaussian_prior
-from emlab.methods.settings import read_settings
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import GaussianPrior
 from emlab.priors.networks import MLPScore, load_prior
+from emlab.recipes.mtd import gaussian_prior
+from emlab.settings import read_settings
 
 TYPICAL_DENSITY = 0.1
 IMAGE_SIZES = {"mnist": 28, "gaussian": 5}  # by the data of a recipe

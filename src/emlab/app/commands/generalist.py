@@ -1,0 +1,460 @@
+"""``emlab generalist``: denoise, deblur, upsample, make volumes isotropic, with one prior."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from emlab import weights
+from emlab.app.commands.job import (
+    Job,
+    bar,
+    check_outputs,
+    check_positive,
+    count,
+    finer,
+    note,
+    parse_kernel,
+    read_input,
+    unit,
+    write_output,
+)
+from emlab.app.commands.options import (
+    Device,
+    PriorName,
+    Resume,
+    Scheduler,
+    Seed,
+    Workers,
+    argument,
+    command,
+    group,
+    option,
+)
+from emlab.app.tasks import check_crew, hire
+from emlab.app.volumes import megabytes, restore_volume, survey
+from emlab.errors import InputError
+from emlab.io.volumes import create_volume
+from emlab.methods import generalist
+from emlab.methods.estimate import TimedPrior
+from emlab.methods.generalist import Config, OneStepConfig, load, load_config
+from emlab.priors import Prior
+from emlab.runtime import make_generator
+from emlab.solvers import ONE_ESTIMATE
+from emlab.solvers.tiling import TiledPrior
+
+# Side of the patches that the networks were trained on; smaller images are padded to it.
+PATCH = 64
+app = group(
+    "One prior of electron micrographs of tissue, every restoration task.\n\n"
+    "**Try it:** `emlab generalist denoise noisy.tif clean.tif`, "
+    "`emlab generalist isotropic sections.mrc isotropic.mrc --factor 4`\n\n"
+    "Files: tif, mrc, png, npy and (volumes) zarr. Results are float32 in the grey levels of the "
+    "input, with the pixel size of the result in the header. What the prior was trained on, and "
+    "where not to use it: `emlab weights card generalist_flow`. A restored image is an estimate; "
+    "look at --spread before you count anything in it."
+)
+
+
+@dataclass(kw_only=True)
+class Restoring(Job):
+    """What all tasks ask for, and do."""
+
+    source: Path = argument("tif, mrc, png, npy or zarr.", metavar="IN")
+    out: Path = argument("tif, mrc, png, npy or zarr.", metavar="OUT")
+    noise: float | None = option(
+        None, "Standard deviation of the noise in grey levels of the input.", shown="estimated"
+    )
+    samples: int | None = option(
+        None,
+        "Draw so many from the posterior and write their mean.",
+        min=1,
+        shown="one estimate, nothing drawn",
+    )
+    spread: Path | None = option(
+        None, "Also write the standard deviation over samples; draws 4 unless told.", metavar="OUT2"
+    )
+    prior: PriorName = None
+    config: str = option("ours", "ours, samples, paper or paper_dps.")
+    tile: int | None = option(
+        None, "Side in pixels of what the network sees at once.", min=16, shown="of the config"
+    )
+    seed: Seed = 0
+    device: Device = "auto"
+
+    task: ClassVar[str]
+    dimensions: ClassVar[tuple[int, ...]] = (2,)
+
+    @property
+    def solved(self) -> str:
+        """Name of the task's solver in a config."""
+        return self.task
+
+    def open(self) -> None:
+        """Refuse what cannot work, then load the settings, the prior and the input."""
+        self.settings: Config = load_config(self.config)
+        if self.noise is not None and not (self.noise >= 0 and isfinite(self.noise)):
+            raise InputError(f"--noise must be 0 or more, got {self.noise}")
+        if self.samples is not None or self.spread is not None:
+            self._draw_samples()
+        if self.prior is not None:
+            self.settings = replace(self.settings, prior=self.prior)
+        if self.tile is not None:
+            overlap = min(self.settings.overlap, self.tile // 4)
+            self.settings = replace(self.settings, tile=self.tile, overlap=overlap)
+        self.input = read_input(self.source, self.dimensions, self.task)
+        volume = len(self.input.shape) == 3
+        check_outputs(self.out, self.spread, inputs=[self.source], volume=volume)
+        self.loaded: Prior = load(self.settings, self.place)
+
+    def _draw_samples(self) -> None:
+        """Take a sampler where the config gives one estimate."""
+        if isinstance(self.settings.solvers[self.solved], ONE_ESTIMATE):
+            sampling = load_config("samples")
+            solvers = {**self.settings.solvers, self.solved: sampling.solvers[self.solved]}
+            self.settings = replace(self.settings, solvers=solvers, samples=sampling.samples)
+        if self.samples is not None:
+            self.settings = replace(self.settings, samples=self.samples)
+        if self.spread is not None and self.settings.samples < 2:
+            raise InputError("--spread is over samples; give --samples 2 or more")
+
+    def restored(self, lateral: int = 1, depth: int = 1, **options: Any) -> dict[str, str]:
+        """Restore what fits into memory, and write it; the factors are those of the result."""
+        padded, corner = self.padded()
+        with bar(self.solved) as progress:
+            prior = self.loaded
+            if isinstance(self.settings.solvers[self.solved], OneStepConfig):
+                tiled = TiledPrior(prior, self.settings.tile, self.settings.overlap)
+                tiles = prod(padded.shape[:-2]) * tiled.tiles(*padded.shape[-2:])
+                prior = TimedPrior(prior, progress, tiles)
+            result = getattr(generalist, self.task)(
+                padded,
+                config=self.settings,
+                generator=make_generator(self.seed),
+                noise_sigma=self.noise,
+                samples=self.settings.samples,
+                prior=prior,
+                device=self.place,
+                progress=progress,
+                **options,
+            )
+        return self.written(result, corner, lateral, depth)
+
+    def padded(self) -> tuple[np.ndarray, tuple[int, int]]:
+        """The pixels, mirrored up to a patch (noise is not estimated from mirrored ones).
+
+        With them, how many rows and columns were put before the first.
+        """
+        pixels = self.input.load()
+        missing = [max(0, PATCH - side) for side in pixels.shape[-2:]]
+        if not any(missing):
+            return pixels, (0, 0)
+        if self.noise_origin == "estimated":
+            raise InputError(
+                f"{self.source} is too small to estimate its noise, less than {PATCH} pixels a "
+                f"side; give --noise"
+            )
+        before = missing[0] // 2, missing[1] // 2
+        ends = [(first, whole - first) for first, whole in zip(before, missing, strict=True)]
+        rows, columns = pixels.shape[-2:]
+        note(f"{rows} x {columns} pixels are less than a patch; mirrored at the edges to {PATCH}")
+        return np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + ends, mode="symmetric"), before
+
+    @property
+    def noise_origin(self) -> str:
+        """How the noise is known."""
+        if self.noise is not None:
+            return "given"
+        return "assumed" if self.task == "upsample" else "estimated"
+
+    def drawn(self) -> str:
+        """How the result came about, in words."""
+        if isinstance(self.settings.solvers[self.solved], ONE_ESTIMATE):
+            return "one estimate"
+        return f"mean of {count(self.settings.samples, 'sample')}"
+
+    def written(
+        self, result: generalist.Found, corner: tuple[int, int], lateral: int = 1, depth: int = 1
+    ) -> dict[str, str]:
+        """Write what lies inside the padding; returns what to tell."""
+        height, width = (side * lateral for side in self.input.shape[-2:])
+        top, left = (start * lateral for start in corner)
+        inside = (..., slice(top, top + height), slice(left, left + width))
+        size = finer(self.input.pixel_size_angstrom, lateral, depth)
+        share = result.cost.network_seconds / max(result.cost.seconds, 1e-9)
+        rows = {
+            "input": str(self.input),
+            "task": self.solved.replace("_", ", "),
+            "prior": f"{self.settings.prior}, {self.drawn()}, "
+            f"{count(result.cost.evaluations, 'evaluation')} of the whole image",
+            "noise sigma": f"{result.noise_sigma:.5g} ({self.noise_origin})",
+            "seconds": f"{result.cost.seconds:.1f}, {share:.0%} of it in the network",
+            "written": write_output(self.out, result.image[inside], size),
+        }
+        if self.spread is not None and result.spread is not None:
+            rows["spread"] = write_output(self.spread, result.spread[inside], size)
+        for sentence in result.notes:
+            note(sentence)
+        return rows
+
+
+@dataclass(kw_only=True)
+class RestoringVolumes(Restoring):
+    """What tasks ask for that take volumes larger than memory."""
+
+    memory: float = option(2048, "Working memory in MB; larger volumes go block by block.")
+    resume: Resume = False
+    workers: Workers = 1
+    scheduler: Scheduler = None
+
+    def open(self) -> None:
+        """Also refuse what cannot be shared among workers."""
+        check_crew(self.workers, self.scheduler)
+        check_positive(memory=self.memory)
+        super().open()
+
+    def in_blocks(self, factor: int = 1) -> bool:
+        """Whether to go block by block."""
+        needed = megabytes(prod(self.input.shape) * factor, self.settings.samples)
+        shared = self.workers > 1 or self.scheduler is not None
+        if self.input.volume is not None and (needed > self.memory or shared):
+            return True
+        if shared:
+            raise InputError("--workers and --scheduler are for volumes; leave them out for images")
+        if self.resume:
+            raise InputError("--resume is for volumes that need more than --memory; leave it out")
+        return False
+
+    def restored_in_blocks(self, factor: int = 1, axial: str = "average") -> dict[str, str]:
+        """Restore a volume block by block; what is done stays if the run is interrupted."""
+        volume = self.input.volume
+        assert volume is not None
+        size = finer(self.input.pixel_size_angstrom, depth=factor)
+        depth, height, width = self.input.shape
+        shared = survey(
+            volume,
+            noise_sigma=self.noise,
+            coloured=self.solved == "denoise_coloured",
+            memory_mb=self.memory / 4,
+        )
+        with ExitStack() as stack:
+            targets = []
+            for path in filter(None, (self.out, self.spread)):
+                shape = depth * factor, height, width
+                target = create_volume(path, shape, "float32", size, resume=True)
+                if target.resumed and not self.resume:
+                    raise InputError(
+                        f"{target.partial} is left of an interrupted run; add --resume to go on "
+                        f"with it, or delete it"
+                    )
+                targets.append(stack.enter_context(target))
+            crew = stack.enter_context(hire(self.workers, self.scheduler))
+            done = restore_volume(
+                volume,
+                targets[0],
+                self.settings,
+                shared,
+                factor=factor,
+                axial=axial,
+                samples=self.settings.samples,
+                spread=targets[1] if len(targets) > 1 else None,
+                seed=self.seed,
+                memory_mb=self.memory / (1 if self.scheduler else self.workers),
+                prior=self.loaded if crew is None else None,
+                device=self.place if crew is None else self.device,
+                settings={"weights": weights.card(self.settings.prior).sha256},
+                progress=stack.enter_context(bar("blocks")),
+                crew=crew,
+            )
+        rows = {
+            "input": str(self.input),
+            "prior": f"{self.settings.prior}, {self.drawn()}",
+            "noise sigma": f"{shared.noise_sigma:.5g} ({self.noise_origin})",
+            "blocks": f"{done.blocks}, {done.computed} of them now",
+            "seconds": f"{done.seconds:.1f}",
+            "written": f"{self.out}{unit(size)}",
+        }
+        return rows if self.spread is None else {**rows, "spread": str(self.spread)}
+
+
+@command(app, "denoise")
+@dataclass(kw_only=True)
+class Denoise(RestoringVolumes):
+    """Remove noise from an image, or from every plane of a stack or volume.
+
+    **Example:** `emlab generalist denoise noisy.mrc clean.mrc --coloured`
+
+    White noise takes one evaluation of the network: the posterior mean. --coloured is for noise
+    that neighbouring pixels share, as in most scanning microscopes, and takes a few more. Stacks
+    that need more than --memory are read and written block by block.
+    """
+
+    coloured: bool = option(False, "Neighbouring pixels share noise: estimate how.")
+
+    task = "denoise"
+    dimensions = (2, 3)
+
+    @property
+    def solved(self) -> str:
+        """Of white or coloured noise."""
+        return "denoise_coloured" if self.coloured else "denoise"
+
+    def open(self) -> None:
+        """Also refuse a level beside an estimated spectrum."""
+        if self.coloured and self.noise is not None:
+            raise InputError(
+                "give --noise or --coloured: the spectrum is estimated with its strength"
+            )
+        super().open()
+
+    def run(self) -> dict[str, str]:
+        """At once, or block by block."""
+        return (
+            self.restored_in_blocks() if self.in_blocks() else self.restored(coloured=self.coloured)
+        )
+
+
+@command(app, "deblur")
+@dataclass(kw_only=True)
+class Deblur(Restoring):
+    """Undo the blur of one image, by a kernel that is known or found with the image.
+
+    **Example:** `emlab generalist deblur soft.tif sharp.tif --kernel 2`
+
+    **A defocused lens:** `--kernel disc:3`. **Unknown:** `--blind`, which also writes
+    `sharp.kernel.tif`; compare it with what you know of the instrument.
+    """
+
+    kernel: str | None = option(
+        None, "Blur: a Gaussian sigma in pixels (2) or nm (20nm), disc:R, or an image file."
+    )
+    blind: bool = option(False, "Find the kernel too; it is written beside OUT.")
+
+    task = "deblur"
+
+    def open(self) -> None:
+        """Also read the kernel, or see where a found one can be written."""
+        if (self.kernel is None) == (not self.blind):
+            raise InputError("say what blurred the image: either --kernel KERNEL or --blind")
+        if self.blind and (self.samples is not None or self.spread is not None):
+            raise InputError("--blind draws no samples; leave out --samples and --spread")
+        super().open()
+        self.found = self.out.with_name(f"{self.out.stem}.kernel.tif")
+        if self.kernel is None:
+            check_outputs(self.found, inputs=[self.source])
+        else:
+            size = self.input.pixel_size_angstrom
+            self.blur = parse_kernel(self.kernel, size, self.source).numpy()
+
+    def run(self) -> dict[str, str]:
+        """Undo the known blur, or find it and write both."""
+        if self.kernel is not None:
+            return self.restored(kernel=self.blur)
+        padded, corner = self.padded()
+        result, kernel = generalist.deblur_blind(
+            padded,
+            self.settings,
+            make_generator(self.seed),
+            noise_sigma=self.noise,
+            prior=self.loaded,
+            device=self.place,
+        )
+        rows = self.written(result, corner)
+        rows["kernel"] = write_output(self.found, kernel, self.input.pixel_size_angstrom)
+        return rows
+
+
+@command(app, "upsample")
+@dataclass(kw_only=True)
+class Upsample(Restoring):
+    """Make one image finer; its pixels are taken as averages of the fine ones.
+
+    **Example:** `emlab generalist upsample coarse.tif fine.tif --factor 3 --spread doubt.tif`
+
+    The pixel size in the header is divided by the factor. Detail that the coarse pixels do not
+    hold is drawn from the prior: the spread shows where.
+    """
+
+    factor: float = option(2, "How many times finer, a whole number.")
+
+    task = "upsample"
+
+    def open(self) -> None:
+        """Also check the factor."""
+        self.whole = whole_factor(self.factor)
+        super().open()
+
+    def run(self) -> dict[str, str]:
+        """At once."""
+        return self.restored(lateral=self.whole, factor=self.whole)
+
+
+@command(app, "isotropic")
+@dataclass(kw_only=True)
+class Isotropic(RestoringVolumes):
+    """Make a volume (D, H, W) as fine along axis 0 as along the others: (D * factor, H, W).
+
+    **Example:** `emlab generalist isotropic sections.mrc fine.zarr --factor 4 --memory 4000`
+
+    Volumes that need more than --memory are restored in overlapping blocks that share one noise
+    field, without seams. Such a run can be interrupted; --resume goes on where it stopped.
+    """
+
+    factor: float | None = option(
+        None,
+        "Thickness of a slice in pixels of rows and columns, a whole number.",
+        shown="from the pixel size",
+    )
+    axial: str = option("average", "A slice is the `average` of its planes, or one: `decimate`.")
+
+    task = "isotropic"
+    dimensions = (3,)
+
+    def open(self) -> None:
+        """Also find the factor, and say how the result's voxels differ from cubes."""
+        if self.axial not in ("average", "decimate"):
+            raise InputError(f"--axial is average or decimate, not {self.axial!r}")
+        given = None if self.factor is None else whole_factor(self.factor)
+        super().open()
+        self.whole = self._factor_from_pixel_size() if given is None else given
+        size = self.input.pixel_size_angstrom
+        if size is None:
+            note(f"{self.source} does not tell its pixel size; the result will not either")
+        elif not isinstance(size, tuple):
+            note(
+                f"the header tells one pixel size; slices are taken as {self.whole} times as thick"
+            )
+        elif len(size) == 3 and abs(size[0] / self.whole / size[2] - 1) > 0.05:
+            result = unit(finer(size, depth=self.whole))
+            note(f"with factor {self.whole} the voxels will be no cubes{result}")
+
+    def run(self) -> dict[str, str]:
+        """At once, or block by block."""
+        if self.in_blocks(self.whole):
+            return self.restored_in_blocks(self.whole, self.axial)
+        return self.restored(depth=self.whole, factor=self.whole, axial=self.axial)
+
+    def _factor_from_pixel_size(self) -> int:
+        """Thickness of a slice in pixels, from the header."""
+        size = self.input.pixel_size_angstrom
+        if not isinstance(size, tuple) or len(size) != 3:
+            raise InputError(f"{self.source} does not tell how thick a slice is; give --factor")
+        ratio = size[0] / size[2]
+        if round(ratio) < 2 or abs(ratio - round(ratio)) > 0.02 * ratio:
+            raise InputError(
+                f"a slice of {self.source} is {ratio:.4g} pixels thick, no whole number from 2; "
+                f"resample it, or give --factor"
+            )
+        return whole_factor(round(ratio))
+
+
+def whole_factor(value: float) -> int:
+    """Return a factor that upsampling takes; anything else is an `InputError`."""
+    if not isfinite(value) or value != int(value) or not 2 <= value <= 64:
+        raise InputError(f"--factor must be a whole number from 2 to 64, got {value:g}")
+    return int(value)

@@ -1,0 +1,350 @@
+"""The report of a comparison: one HTML file without a request, and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from emlab import weights
+from emlab.app.own_image.asked import Answer, Entrant, Grey, Question, middle
+from emlab.app.own_image.scores import (
+    COLUMNS,
+    FRC_THRESHOLD,
+    Column,
+    Numbers,
+    halves_curve,
+    on_fine_grid,
+    pixel_nm,
+    remarks,
+    score,
+    score_untouched,
+    untouched,
+)
+from emlab.metrics.fourier import apodisation, radial_frequency
+from emlab.runtime import environment_stamp
+from emlab.viz import COLOURS, Picture, curtain_markup, plain_picture, show, use_style
+
+OVERVIEW_SIDE = 192
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A question with everybody's answer.
+
+    ``name`` is that of the file; ``facts`` say what was read and compared, in words; ``entrants``
+    and ``answers`` are who took part and what came of it, refusals included; ``left_out`` has
+    reasons by label; ``spread_side`` is that of the crop whose spread was drawn; ``settings`` are
+    seed and options.
+    """
+
+    name: str
+    question: Question
+    facts: Mapping[str, str]
+    entrants: Sequence[Entrant]
+    answers: Sequence[Answer]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    spread_side: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def pairs(self) -> list[tuple[Entrant, Answer]]:
+        """Those that gave an image."""
+        both = zip(self.entrants, self.answers, strict=True)
+        return [(entrant, answer) for entrant, answer in both if answer.image is not None]
+
+    def refusals(self) -> dict[str, str]:
+        """Label to reason, of those that were left out or refused."""
+        both = zip(self.entrants, self.answers, strict=True)
+        refused = {e.label: f"it refused: {a.problem}" for e, a in both if a.image is None}
+        return {**refused, **self.left_out}
+
+    def numbers(self) -> dict[str, Numbers]:
+        """By method name; ``input`` is the image itself."""
+        scored = {e.name: score(a, self.question) for e, a in self.pairs()}
+        return {"input": score_untouched(self.question), **scored}
+
+
+def as_json(comparison: Comparison, numbers: Mapping[str, Numbers]) -> dict[str, Any]:
+    """Everything in the report but the pictures."""
+    question = comparison.question
+    noise = question.noise
+    return {
+        "image": comparison.name,
+        "task": question.task,
+        "specimen": question.specimen,
+        "pixel_size_angstrom": question.pixel_size_angstrom,
+        "length_unit": _length_unit(question),
+        "facts": dict(comparison.facts),
+        "noise": {
+            "sigma": noise.sigma,
+            "origin": noise.origin,
+            "coloured": noise.coloured,
+            "neighbour_correlation_y_x": list(noise.correlation),
+            "over_contrast": noise.sigma / question.contrast,
+        },
+        "columns": {column.key: column.meaning for column in COLUMNS},
+        "input": numbers["input"],
+        "methods": [
+            {
+                "name": entrant.name,
+                "label": entrant.label,
+                "kind": entrant.kind,
+                "numbers": numbers.get(entrant.name, {}),
+                "remarks": remarks(numbers.get(entrant.name, {}), question),
+                "notes": answer.notes,
+                "problem": answer.problem,
+                "weights": {name: weights.card(name).sha256 for name in entrant.weights},
+            }
+            for entrant, answer in zip(comparison.entrants, comparison.answers, strict=True)
+        ],
+        "left_out": dict(comparison.left_out),
+        "settings": dict(comparison.settings),
+        "environment": environment_stamp(),
+    }
+
+
+def page(comparison: Comparison, numbers: Mapping[str, Numbers]) -> str:
+    """The report: HTML with its pictures and styles inside."""
+    question, pairs, stamp = comparison.question, comparison.pairs(), environment_stamp()
+    here, count = Path(__file__), len(comparison.pairs())
+    grey = _grey_range(question, [a.image for _, a in pairs if a.image is not None])
+    verb = {"denoise": "denoised", "deblur": "deblurred", "upsample": "upsampled"}[question.task]
+    links = {"noise": "Noise", "overview": "Overview", "table": "Numbers"}
+    links |= {f"m-{e.name}": e.label for e, _ in pairs}
+    links |= {"left-out": "Left out", "reading": "How to read this"}
+    shown = [c for c in COLUMNS if any(row.get(c.key) is not None for row in numbers.values())]
+    made = [f"{key} {stamp[key]}" for key in ("emlab", "commit", "torch", "cpu", "utc")]
+    told = [f"{key} {value}" for key, value in comparison.settings.items()]
+    names = [name for entrant in comparison.entrants for name in entrant.weights]
+    return Template(here.with_name("own_image.html").read_text(encoding="utf-8")).substitute(
+        title=_text(f"{comparison.name}: {question.task} compared"),
+        style=here.with_name("own_image.css").read_text(encoding="utf-8"),
+        heading=_text(f"{comparison.name}, {verb} by {count} method{'' if count == 1 else 's'}"),
+        facts=_definitions(comparison.facts),
+        contents="".join(
+            f'<li><a href="#{place}">{_text(name)}</a></li>' for place, name in links.items()
+        ),
+        noise=_text(_noise_words(question)),
+        plots="".join(_plots(comparison)),
+        side=OVERVIEW_SIDE,
+        grey=f"{grey[0]:.4g} to {grey[1]:.4g}",
+        overview="".join(_overview(comparison, grey)),
+        columns="".join(_column(column, _length_unit(question)) for column in shown),
+        numbers="".join(_number_rows(comparison, numbers, shown)),
+        meanings=_definitions({column.title: column.meaning for column in shown}),
+        methods="".join(_method(e, a, comparison, numbers[e.name], grey) for e, a in pairs),
+        refusals="".join(
+            f'<tr><th scope="row">{_text(label)}</th><td class="text">{_text(reason)}</td></tr>'
+            for label, reason in comparison.refusals().items()
+        ),
+        made=_text(f"{', '.join(made)}; {', '.join(told)}"),
+        weights=_definitions({name: weights.card(name).sha256 for name in names}),
+    )
+
+
+def _noise_words(question: Question) -> str:
+    noise = question.noise
+    y, x = noise.correlation
+    colour = (
+        f"coloured: neighbouring pixels correlate by {y:.2f} (y) and {x:.2f} (x), and methods that "
+        "can are told the spectrum"
+        if noise.coloured
+        else f"taken as white (neighbours correlate by {y:.2f} in y, {x:.2f} in x)"
+    )
+    return (
+        f"Standard deviation {noise.sigma:.4g} grey levels ({noise.origin}), "
+        f"{noise.sigma / question.contrast:.2g} times the contrast of the image without it; "
+        f"{colour}. Noise that changes with brightness is averaged, and what is slower than seven "
+        "pixels a period is not told from structure."
+    )
+
+
+def _plots(comparison: Comparison) -> Iterator[str]:
+    question = comparison.question
+    raw = {"raw": untouched(question), **{e.label: a for e, a in comparison.pairs()}}
+    for picture in (spectra(question), curves(raw, question)):
+        if picture is not None:
+            yield f'<figure class="plot">{picture._repr_html_()}</figure>'
+
+
+def _overview(comparison: Comparison, grey: tuple[float, float]) -> Iterator[str]:
+    def small(pixels: Grey, label: str) -> str:
+        cut = middle(pixels, OVERVIEW_SIDE)
+        shown = plain_picture(cut, f"Middle of the image, {label}", grey)._repr_html_()
+        return f"{shown}<span>{_text(label)}</span>"
+
+    question = comparison.question
+    yield f"<div>{small(on_fine_grid(question, question.pixels), 'Input')}</div>"
+    for entrant, answer in comparison.pairs():
+        assert answer.image is not None
+        yield f'<a href="#m-{entrant.name}">{small(answer.image, entrant.label)}</a>'
+
+
+def _column(column: Column, length: str) -> str:
+    unit = length if column.unit == "period" else column.unit
+    return f'<th scope="col">{_text(column.title)}<small>{_text(unit)}</small></th>'
+
+
+def _number_rows(
+    comparison: Comparison, numbers: Mapping[str, Numbers], columns: Sequence[Column]
+) -> Iterator[str]:
+    labels = {e.name: f'<a href="#m-{e.name}">{_text(e.label)}</a>' for e in comparison.entrants}
+    for name, row in numbers.items():
+        values = [row.get(column.key) for column in columns]
+        cells = "".join(f"<td>{'–' if v is None else f'{v:.3g}'}</td>" for v in values)
+        yield f'<tr><th scope="row">{labels.get(name, "the image as it is")}</th>{cells}</tr>'
+
+
+def _method(
+    entrant: Entrant,
+    answer: Answer,
+    comparison: Comparison,
+    numbers: Numbers,
+    grey: tuple[float, float],
+) -> str:
+    question, image = comparison.question, answer.image
+    assert image is not None
+    shown = curtain_markup(
+        on_fine_grid(question, question.pixels),
+        image,
+        ("input", entrant.label),
+        f"the image before and after {entrant.label}, in one grey range",
+        grey,
+    )
+    warned = "".join(f"<p>{_text(sentence)}</p>" for sentence in remarks(numbers, question))
+    words = [_sentence(entrant.kind), entrant.about, _sentence("; ".join(answer.notes))]
+    return (
+        f'<section class="method"><h2 id="m-{entrant.name}">{_text(entrant.label)}</h2>'
+        f'<p class="quiet">{_text(" ".join(words))}</p>'
+        f"{f'<div class={chr(34)}warning{chr(34)}>{warned}</div>' if warned else ''}"
+        f'<div class="sides">{shown}<div class="evidence">'
+        f"{''.join(_evidence(entrant, answer, comparison, grey))}</div></div></section>"
+    )
+
+
+def _evidence(
+    entrant: Entrant, answer: Answer, comparison: Comparison, grey: tuple[float, float]
+) -> Iterator[str]:
+    def figure(pixels: Grey, alt: str, limits: tuple[float, float], caption: str) -> str:
+        shown = plain_picture(pixels, alt, limits)._repr_html_()
+        return f"<figure>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
+
+    question, label, sigma = comparison.question, entrant.label, comparison.question.noise.sigma
+    if question.task == "denoise" and answer.image is not None:
+        yield figure(
+            question.pixels - answer.image,
+            f"Input minus {label}",
+            (-3 * sigma, 3 * sigma),
+            "What it took away, from −3 to 3 noise deviations: it should look like noise.",
+        )
+    if answer.blanks:
+        half, level = (grey[1] - grey[0]) / 2, float(answer.blanks[0].mean())
+        yield figure(
+            answer.blanks[0],
+            f"Pure noise restored by {label}",
+            (level - half, level + half),
+            "What it makes of pure noise, in the contrast of the image above: it should be even "
+            "grey.",
+        )
+    if answer.spread is not None:
+        white = float(np.percentile(answer.spread, 99.5))
+        yield figure(
+            answer.spread,
+            f"Posterior spread of {label}",
+            (0.0, white),
+            f"Spread over samples in the middle {comparison.spread_side} pixels, white is "
+            f"{white / sigma:.2g} noise deviations.",
+        )
+
+
+def spectra(question: Question) -> Picture:
+    """Power of the window and of its noise over frequency, mean over rings."""
+    pixels = question.pixels
+    window = apodisation(pixels.shape)
+    power = np.abs(np.fft.rfft2((pixels - pixels.mean()) * window)) ** 2 / (window**2).sum()
+    frequency = radial_frequency(pixels.shape)
+    rings = np.rint(frequency * min(pixels.shape)).astype(int)
+    kept = slice(1, min(pixels.shape) // 2)
+    noise = question.noise.spectrum(pixels.shape).double().numpy()
+    x = np.arange(rings.max() + 1)[kept] / min(pixels.shape) / pixel_nm(question)
+    figure, axis = _axis("power (grey levels²)", question)
+    for values, label, colour in (
+        (power, "image", COLOURS["blue"]),
+        (noise, "noise", COLOURS["vermilion"]),
+    ):
+        total = np.bincount(rings.ravel(), values.ravel())[kept]
+        axis.semilogy(
+            x, total / np.bincount(rings.ravel())[kept], label=label, color=colour,
+            linestyle="-" if label == "image" else "--",
+        )  # fmt: skip
+    axis.set_title("Where image and noise have their power")
+    axis.legend()
+    kind = "coloured" if question.noise.coloured else "white"
+    return show(
+        figure,
+        f"Power of the image falls with frequency towards that of its noise, which is {kind}.",
+    )
+
+
+def curves(answers: Mapping[str, Answer], question: Question) -> Picture | None:
+    """Fourier ring correlation of the halves, raw and restored; None where there are none."""
+    found = {label: halves_curve(answer, question) for label, answer in answers.items()}
+    drawn = {label: curve for label, curve in found.items() if curve is not None}
+    if not drawn:
+        return None
+    figure, axis = _axis("correlation of the halves", question)
+    styles = ("-", "--", ":", "-.")
+    for number, (label, curve) in enumerate(drawn.items()):
+        axis.plot(
+            curve.frequency,
+            curve.correlation,
+            label=label,
+            linestyle=styles[number // 4 % len(styles)],
+            linewidth=2.2 if number == 0 else 1.2,
+            color="black" if number == 0 else None,
+        )
+    axis.axhline(FRC_THRESHOLD, color="#777777", linewidth=0.8)
+    axis.set(ylim=(-0.1, 1.05))
+    axis.set_title("Fourier ring correlation of the two halves; line: 1/7")
+    axis.legend(fontsize=6.5, ncols=2)
+    return show(figure, "Correlation of the two halves over frequency, raw and for each method.")
+
+
+def _axis(ylabel: str, question: Question) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    use_style()
+    figure = Figure(figsize=(5.0, 3.1))
+    axis = figure.subplots()
+    unit = "1/pixel" if question.pixel_size_angstrom is None else "1/nm"
+    axis.set(xlabel=f"spatial frequency ({unit})", ylabel=ylabel)
+    return figure, axis
+
+
+def _grey_range(question: Question, images: Sequence[Grey]) -> tuple[float, float]:
+    """Black and white for all: what the results span, without the outermost half per cent."""
+    pooled = np.concatenate([i.ravel()[::7] for i in images or [question.pixels]])
+    low, high = np.percentile(pooled, [0.5, 99.5])
+    room = 0.05 * (high - low) or question.noise.sigma
+    return float(low - room), float(high + room)
+
+
+def _length_unit(question: Question) -> str:
+    return "pixels" if question.pixel_size_angstrom is None else "nm"
+
+
+def _definitions(texts: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in texts.items())
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,183 @@
+"""Execute a notebook in a child process with a controlled environment, kernel, time and end."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emlab.errors import InputError
+from emlab.viz.explorers import SWITCH
+
+MAX_DEFAULT_THREADS = 4
+ERROR_LINES = 8
+_THREAD_VARIABLES = ("EMLAB_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_running: set[subprocess.Popen[bytes]] = set()
+_interrupted: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """End every notebook that runs; in the threads that wait for them it is a KeyboardInterrupt."""
+    for child in list(_running):
+        _interrupted.add(child)
+        _end(child)
+
+
+def execute(
+    notebook: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    log: Path,
+    threads: int | None = None,
+    timeout: float | None = None,
+) -> list[str]:
+    """Execute a notebook in a new process; return what went wrong, in a few lines (empty: nothing).
+
+    The notebook runs in the folder of `output`, so that it can lean on no file beside itself, with
+    a kernel of this very interpreter. On a time-out, an interrupt or an error here, the child and
+    its kernel are ended.
+
+    Parameters
+    ----------
+    notebook, output
+        Input, and where the executed copy goes (also after a failure, as far as it got).
+    parameters
+        Values for the notebook's parameters cell.
+    log
+        File for what the child and native libraries print.
+    threads
+        Threads of torch and of the numerical libraries.
+    timeout
+        Seconds for the whole notebook.
+    """
+    for module in ("papermill", "ipykernel"):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"running a chapter needs {module}: pip install 'emlab-book[notebooks]'"
+            )
+    progress = sys.stderr.isatty()
+    with tempfile.TemporaryDirectory(prefix="emlab-run-") as scratch, open(log, "wb") as log_stream:
+        error = Path(scratch, "error.json")
+        job = {
+            "input": str(notebook),
+            "output": str(output),
+            "parameters": dict(parameters),
+            "cwd": str(output.parent),
+            "progress": progress,
+            "error": str(error),
+            "parent": os.getpid(),
+        }
+        job_path = Path(scratch, "job.json")
+        job_path.write_text(json.dumps(job), encoding="utf-8")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "emlab.app.runner.child", str(job_path)],
+            env=_environment(Path(scratch), threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log_stream,
+            stderr=None if progress else log_stream,
+            start_new_session=True,
+        )
+        _running.add(child)
+        try:
+            status = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return [f"stopped after {timeout:g} s (time-out)"]
+        finally:
+            _running.discard(child)
+            _end(child)
+        if child in _interrupted:
+            raise KeyboardInterrupt
+        if error.is_file():
+            return _describe(json.loads(error.read_text(encoding="utf-8")))
+    if status == 0:
+        return []
+    last = tail(log)
+    return [f"the runner ended with status {status}: {last[-1] if last else 'no message'}", *last]
+
+
+def tail(log: Path) -> list[str]:
+    """Return the last lines of a log."""
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-ERROR_LINES:]
+
+
+def _describe(error: Mapping[str, Any]) -> list[str]:
+    where = "" if error["cell"] is None else f"cell {error['cell']}: "
+    message = error["message"].strip() or "(no message)"
+    last_of_trace = [line for line in error["lines"] if line.strip()][-ERROR_LINES:]
+    return [f"{where}{error['name']}: {message.splitlines()[0]}", *last_of_trace]
+
+
+def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
+    """Return the child's environment: threads, absolute paths, and a kernel that is this Python."""
+    environment = dict(os.environ)
+    environment.pop("MPLBACKEND", None)
+    count = str(_thread_count(threads))
+    for name in _THREAD_VARIABLES:
+        if threads is not None or not environment.get(name):
+            environment[name] = count
+    for name in ("EMLAB_MIRROR", "EMLAB_CACHE", "EMLAB_WEIGHTS", "EMLAB_EXPECTED"):
+        if environment.get(name):
+            environment[name] = str(Path(environment[name]).expanduser().resolve())
+    if environment.get("PYTHONPATH"):
+        folders = environment["PYTHONPATH"].split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(
+            str(Path(folder).resolve()) for folder in folders
+        )
+    kernel = scratch / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher"]
+    specification = {
+        "argv": [*command, "-f", "{connection_file}"],
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    (kernel / "kernel.json").write_text(json.dumps(specification), encoding="utf-8")
+    others = environment.get("JUPYTER_PATH", "")
+    environment["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(scratch), others]))
+    environment["JUPYTER_RUNTIME_DIR"] = str(scratch / "runtime")
+    environment["IPYTHONDIR"] = str(scratch / "ipython")
+    environment["PYTHONHASHSEED"] = "0"
+    environment[SWITCH] = "off"  # nobody is there to move a slider
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    return environment
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"the number of threads must be at least 1, not {threads}")
+        return threads
+    text = os.environ.get("EMLAB_THREADS", "")
+    if text and (not text.isdigit() or int(text) < 1):
+        raise InputError(f"EMLAB_THREADS={text} is not a number; set it to 1 or more")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(text) if text else min(cores or 1, MAX_DEFAULT_THREADS)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child that still runs and everything below it; the kernel has a session of its own."""
+    if child.poll() is not None:
+        return
+    import psutil  # type: ignore[import-untyped]
+
+    below = psutil.Process(child.pid).children(recursive=True)
+    child.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
+    try:
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for process in below:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(below, 5)

@@ -1,0 +1,292 @@
+"""The figures of the Cellpose3 chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from skimage.segmentation import find_boundaries
+
+from emlab import metrics
+from emlab.chapters.cellpose3.audit import Brightness, Nothing
+from emlab.chapters.cellpose3.cases import Case, Image, Labels, busiest
+from emlab.chapters.cellpose3.study import LABELS, Answer, Table
+from emlab.methods.cellpose3 import Segmentation
+from emlab.metrics.segmentation import THRESHOLDS, intersection_over_union
+from emlab.viz import COLOURS, Picture, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LINES = {
+    "clean": ("black", ":"),
+    "degraded": ("black", "-"),
+    "gaussian": ("sky", ":"),
+    "bm3d": ("sky", "-"),
+    "noise2void": ("blue", "-"),
+    "noise2self": ("blue", "--"),
+    "richardson_lucy": ("blue", "-"),
+    "cubic": ("sky", "-"),
+    "noisy_segmenter": ("purple", "-"),
+    "reconstruction": ("orange", "-"),
+    "perceptual": ("orange", ":"),
+    "segmentation": ("green", "--"),
+    "oneclick": ("green", "-"),
+    "ours": ("vermilion", "-"),
+}
+RIGHT, WRONG, MISSED = "green", "vermilion", "sky"
+COMPASS = ("orange", "vermilion", "blue", "sky")  # right, down, left, up
+WINDOW = 140  # side of what is shown of an image
+
+
+def outlined(image: Image, labels: Labels, truth: Labels) -> NDArray[np.float64]:
+    """Grey image ``(H, W, 3)`` with outlines: green found, red wrong, blue missed."""
+    grey = np.clip(image, 0, 1.3)[..., None] / 1.3 * np.ones(3)
+    right, wrong, missed = sorted_objects(labels, truth)
+    for mask, colour in ((missed, MISSED), (wrong, WRONG), (right, RIGHT)):
+        grey[find_boundaries(mask, mode="inner")] = to_rgb(COLOURS[colour])
+    return grey
+
+
+def sorted_objects(labels: Labels, truth: Labels) -> tuple[Labels, Labels, Labels]:
+    """Objects that match a true one at .5, those that match none, and true ones that are missed."""
+    overlap = intersection_over_union(truth, labels) >= 0.5
+    true, found = (np.unique(image[image > 0]) for image in (truth, labels))
+    right = np.isin(labels, found[overlap.any(0)])
+    missed = np.isin(truth, true[~overlap.any(1)])
+    return labels * right, labels * ~right, truth * missed
+
+
+def examples(table: Table, number: int, names: Sequence[str], columns: int = 4) -> Figure:
+    """One case through every method that was kept, with outlines, and the clean image."""
+    case = table.cases[number]
+    place = busiest(case.labels, WINDOW)
+    shown = [name for name in names if number in table.answers.get(name, {})]
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(8.6, rows * (8.4 / columns + 0.2) + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, shown, strict=False):
+        answer = table.answers[name][number]
+        picture = outlined(answer.image[place], answer.labels[place], case.labels[place])
+        score = table.scores[name].ap[number, 0]
+        _picture(axis, picture, f"{LABELS[name]}: {score:.2f}")
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    _legend(figure)
+    return figure
+
+
+def strip_picture(case: Case, labels: Labels, ap: float) -> Picture:
+    """A degraded image with outlines, for a slider through levels."""
+    place = busiest(case.labels, WINDOW)
+    figure = Figure(figsize=(3.2, 3.3), layout="constrained")
+    axis = figure.subplots()
+    picture = outlined(case.degraded[place], labels[place], case.labels[place])
+    _picture(axis, picture, f"level {case.level:.3g}: AP {ap:.2f}")
+    return show(figure, f"Nuclei at level {case.level:.3g} with what was found outlined")
+
+
+def curves(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+    """AP against the overlap that counts as a match, a panel a task."""
+    figure = Figure(figsize=(2.6 + 2.9 * len(tables), 3.0), layout="constrained")
+    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axis, (title, table) in zip(axes, tables.items(), strict=True):
+        for name in names:
+            if name not in table.scores:
+                continue
+            colour, style = LINES[name]
+            ap = table.scores[name].ap[:, :-1]
+            axis.plot(THRESHOLDS[:-1], ap.mean(0), style, color=COLOURS[colour], label=LABELS[name])
+            if name in ("ours", "reconstruction", "degraded"):
+                low, high = np.array([metrics.mean_interval(one)[1:] for one in ap.T]).T
+                axis.fill_between(
+                    THRESHOLDS[:-1], low, high, color=COLOURS[colour], alpha=0.12, lw=0
+                )
+        axis.set(xlabel="overlap (IoU) that counts", ylim=(0, 1), title=title)
+    axes[0].set_ylabel("average precision")
+    handles = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    return figure
+
+
+def changes(table: Table, names: Sequence[str]) -> Figure:
+    """AP of every image before and after restoration."""
+    shown = [name for name in names if name in table.scores]
+    figure = Figure(figsize=(9.0, 2.5), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    before = table.scores["degraded"].ap[:, 0]
+    for axis, name in zip(axes, shown, strict=True):
+        after = table.scores[name].ap[:, 0]
+        worse = after < before - 1e-9
+        axis.plot(before[~worse], after[~worse], "o", ms=3, color=COLOURS["blue"])
+        axis.plot(before[worse], after[worse], "v", ms=4, color=COLOURS["vermilion"])
+        axis.plot([0, 1], [0, 1], color="grey", lw=0.8, ls=":")
+        axis.set(xlabel="AP, noisy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+        axis.set_title(f"{LABELS[name].split(':')[0]}\n{worse.sum()} of {len(worse)} worse", size=8)
+    axes[0].set_ylabel("AP, restored")
+    return figure
+
+
+def rates(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+    """Found and wrong objects for each true one, two panels a table."""
+    shown = [name for name in names if all(name in t.scores for t in tables.values())][::-1]
+    figure = Figure(figsize=(9.0, 0.8 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.subplots(1, 2 * len(tables), sharey=True)
+    panels = [(title, table, kind) for title, table in tables.items() for kind in ("tp", "fp")]
+    for axis, (title, table, kind) in zip(axes, panels, strict=True):
+        found = [table.rate(name, kind) for name in shown]
+        mean = np.array([one.mean for one in found])
+        error = np.abs(np.array([[one.low, one.high] for one in found]).T - mean)
+        colour = COLOURS[RIGHT if kind == "tp" else WRONG]
+        axis.barh(range(len(shown)), mean, xerr=error, color=colour, height=0.7)
+        if kind == "fp":
+            axis.axvline(table.rate("degraded", "fp").mean, color="grey", lw=0.8, ls=":")
+        axis.set_title(f"{title}:\n{'found (TP)' if kind == 'tp' else 'wrong (FP)'}", size=8)
+        axis.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(shown)), [LABELS[name] for name in shown], size=8)
+    return figure
+
+
+def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
+    """How strongly images had to be spoilt."""
+    names = {
+        "denoise": "photons at brightness 1",
+        "deblur": "blur scale",
+        "upsample": "factor of decimation",
+    }
+    figure = Figure(figsize=(8.4, 2.2), layout="constrained")
+    axes = figure.subplots(1, len(levels), squeeze=False)[0]
+    for axis, (task, found) in zip(axes, levels.items(), strict=True):
+        values = np.array(list(found.values()))
+        edges = np.geomspace(values.min() / 1.1, values.max() * 1.1, 15)
+        if task == "upsample":
+            edges = np.arange(values.min() - 0.5, values.max() + 1)
+        else:
+            axis.set_xscale("log")
+            axis.minorticks_off()
+            ticks = [float(f"{t:.2g}") for t in np.geomspace(edges[0], edges[-1], 4)]
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.hist(values, edges, color=COLOURS["blue"])
+        axis.set(xlabel=names[task], title=task)
+    axes[0].set_ylabel("images")
+    return figure
+
+
+def domains(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+    """AP at .5 in every domain, for restorers of one and of all domains."""
+    figure = Figure(figsize=(7.6, 2.6), layout="constrained")
+    axis = figure.subplots()
+    shown = [name for name in names if all(name in table.scores for table in tables.values())]
+    width = 0.8 / len(shown)
+    for i, name in enumerate(shown):
+        x = np.arange(len(tables)) + (i - (len(shown) - 1) / 2) * width
+        y = [table.scores[name].ap[:, 0].mean() for table in tables.values()]
+        colour, style = LINES[name]
+        axis.bar(x, y, width * 0.92, color=COLOURS[colour], label=LABELS[name],
+                 alpha=0.45 if style == ":" else 1.0)  # fmt: skip
+    axis.set_xticks(range(len(tables)), list(tables))
+    axis.set(ylabel="AP at .5", ylim=(0, 1))
+    axis.grid(axis="x", visible=False)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def nothing(found: Nothing, names: Sequence[str], most: int = 3) -> Figure:
+    """Images without any object, and what every method makes of them, objects outlined in red."""
+    shown = [name for name in names if name in found.answers]
+    rows = min(most, len(found.images))
+    figure = Figure(figsize=(9.0, 1.55 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, len(shown), squeeze=False)
+    for line, number in zip(axes, range(rows), strict=True):
+        for axis, name in zip(line, shown, strict=True):
+            answer = found.answers[name][number]
+            empty = np.zeros_like(answer.labels)
+            title = fill(LABELS[name].split(":")[0], 18) if number == 0 else ""
+            _picture(axis, outlined(answer.image, answer.labels, empty), title)
+    return figure
+
+
+def brightness(found: Brightness, names: Sequence[str]) -> Figure:
+    """Measured against true brightness of every object."""
+    figure = Figure(figsize=(2.3 * len(names), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    top = float(np.percentile(found.truth, 99.5)) * 1.15
+    for axis, name in zip(axes, names, strict=True):
+        axis.plot(found.truth, found.measured[name], ".", ms=2, alpha=0.5, color=COLOURS["blue"])
+        axis.plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
+        slope = found.slope(name).mean
+        label = {"raw": "raw counts"}.get(name, LABELS.get(name, name)).split(":")[0]
+        axis.set_title(f"{label}\nslope {slope:.2f}", size=8)
+        axis.set(xlabel="true brightness", xlim=(0, top), ylim=(-0.05, top))
+    axes[0].set_ylabel("measured")
+    return figure
+
+
+def flow_pictures(case: Case, flows: NDArray, found: Segmentation) -> dict[str, NDArray]:
+    """Truth and prediction of a segmenter: direction as hue, probability as grey."""
+    place = busiest(case.labels, WINDOW)
+    probability = 1 / (1 + np.exp(-found.cell_probability))
+    return {
+        "true outlines": outlined(case.clean, case.labels, case.labels)[place],
+        "true flows": hues(flows)[place],
+        "predicted flows": hues(found.flows / 5)[place],
+        "probability": probability[place],
+        "objects": outlined(case.clean, found.labels, case.labels)[place],
+    }
+
+
+def hues(flows: NDArray) -> NDArray[np.float64]:
+    """Direction of ``(2, H, W)`` as hue and length, at most 1, as brightness.
+
+    Columns run from blue to yellow and rows from light to dark hues, which all eyes tell apart.
+    """
+    y, x = flows
+    turns = (np.arctan2(y, x) / (2 * np.pi)) % 1
+    corners = np.array([to_rgb(COLOURS[name]) for name in (*COMPASS, COMPASS[0])])
+    at = np.linspace(0, 1, len(corners))
+    wheel = np.stack([np.interp(turns, at, channel) for channel in corners.T], -1)
+    return wheel * np.clip(np.hypot(y, x), 0, 1)[..., None]
+
+
+def grid(pictures: Mapping[str, NDArray], columns: int) -> Figure:
+    """Pictures ``(H, W)`` or ``(H, W, 3)`` in 0..1 side by side."""
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(9.0, rows * 9.2 / columns + 0.2), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
+        _picture(axis, picture, title)
+    for axis in axes[len(pictures) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def pair(case: Case, answer: Answer) -> tuple[Image, Image]:
+    """The part of a degraded and a restored image that is shown."""
+    place = busiest(case.labels, 2 * WINDOW)
+    return case.degraded[place], answer.image[place]
+
+
+def _picture(axis: Axes, picture: NDArray, title: str) -> None:
+    axis.imshow(picture, cmap="gray", interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=8)
+    axis.grid(False)
+
+
+def _legend(figure: Figure) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLOURS[colour], label=label)
+        for colour, label in ((RIGHT, "found"), (WRONG, "wrong"), (MISSED, "missed"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)

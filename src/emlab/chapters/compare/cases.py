@@ -1,0 +1,182 @@
+"""What chapter 06 computes: how much of it, which methods, which fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emlab import data, weights
+from emlab.bench import Report
+from emlab.chapters.tsm.cases import RealStudy, at_hand, cut, score_method, square, study_real
+from emlab.chapters.tsm.peers import LABELS, Method, classical, each, tuned
+from emlab.data.micrographs import apoferritin_micrograph
+from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.external.topaz import Picked
+from emlab.methods import generalist, tsm
+from emlab.methods.cellpose3 import load_restorer
+from emlab.models import build
+from emlab.models.residual_unet import ResidualUNet
+from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
+from emlab.priors.base import Prior
+from emlab.recipes.particles_network import RESTORER, SQUARES, restore
+from emlab.recipes.tsm_material import frames, volume
+from emlab.runtime import make_generator
+from emlab.settings import only_first, read_profile, read_settings, smaller
+
+Image = NDArray[np.float32]
+_TOLD = {
+    "micrographs": "simulated test micrographs",
+    "size": "pixels a side",
+    "empty": "fields without particles, of each kind",
+    "samples": "samples of each sampler on the Gaussian prior",
+    "real_side": "pixels a side of the real micrograph",
+}
+
+
+def settings(profile: str) -> dict[str, Any]:
+    """A profile's table of ``profiles/comparison_study.toml``."""
+    return read_profile("comparison_study", profile)
+
+
+def shortcuts(profile: str) -> list[str]:
+    """One sentence for everything that is smaller than in the ``paper`` profile."""
+    here, full = settings(profile), settings("paper")
+    found = smaller(_TOLD, here, full) + only_first(LABELS, here, full)
+    if here["apoferritin_side"] < 0:
+        found.append("apoferritin: not looked at here")
+    return found
+
+
+def thresholds() -> dict[str, float]:
+    """Scores that a pick of Topaz needs, by method, all from validation micrographs."""
+    return {**tuned()["thresholds"], **read_settings("comparison_peers")["thresholds"]}
+
+
+def methods(
+    profile: str,
+    device: torch.device | str,
+    seed: int,
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+) -> dict[str, Method]:
+    """Every row of the chapter's table in a profile."""
+    chosen = classical(settings(profile)["classical"])
+    chosen["generalist"] = generalist_method(device, seed, pixel_size_angstrom)
+    chosen["tsm"] = score_method(tsm.load_denoiser("tsm", device), pixel_size_angstrom)
+    for name, weights_name in (("squares", SQUARES), ("cellpose3", RESTORER)):
+        chosen[name] = restorer_method(load_restorer(weights_name, device), pixel_size_angstrom)
+    chosen["untrained_restorer"] = restorer_method(untrained(seed), pixel_size_angstrom)
+    return chosen
+
+
+def restorer_method(restorer: ResidualUNet, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> Method:
+    """A trained restorer."""
+    return each(lambda image: restore(image, restorer, pixel_size_angstrom=pixel_size_angstrom))
+
+
+def untrained(seed: int) -> ResidualUNet:
+    """The restorer before its training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build(weights.card(RESTORER).model).eval().requires_grad_(False)
+    assert isinstance(network, ResidualUNet)
+    return network
+
+
+def generalist_method(
+    device: torch.device | str,
+    seed: int,
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+    prior: Prior | None = None,
+    working_angstrom: float | None = None,
+) -> Method:
+    """EM Generalist, one step under white noise, at a pixel size of its own.
+
+    Parameters
+    ----------
+    working_angstrom : float, optional
+        Pixel size at which the prior sees the micrograph; default: that of the largest correlation
+        on validation micrographs.
+    """
+    config = generalist.load_config()
+    loaded = generalist.load(config, device) if prior is None else prior
+    seen = (
+        working_angstrom
+        or read_settings("comparison_peers")["peers"]["generalist"]["working_angstrom"]
+    )
+
+    def clean(image: Image) -> Image:
+        sides = [max(64, 2 * round(side * pixel_size_angstrom / seen / 2)) for side in image.shape]
+        small = tsm.resize(image, (sides[0], sides[1]))
+        found = generalist.denoise(small, config, make_generator(seed), prior=loaded, device=device)
+        return tsm.resize(found.image, image.shape)
+
+    return each(clean)
+
+
+def empty_fields(count: int, size: int, seed: int) -> dict[str, list[Micrograph]]:
+    """Ice without particles, as in chapter 02, and counts of an even beam through nothing."""
+    ice = [frame.micrograph for frame in frames("test", count, size, particles=0)]
+    potential, _ = volume("t20s")
+    beam = MicrographConfig(
+        size=size, pixel_size_angstrom=PIXEL_ANGSTROM, particles=0, contaminants=0,
+        background=0.0, ice_phase=0.0, gradient=0.0,
+    )  # fmt: skip
+    noise = [
+        simulate_micrograph(beam, potential, make_generator(seed + 70 + n)) for n in range(count)
+    ]
+    return {"ice": ice, "noise": noise}
+
+
+def field_at(
+    dose_per_angstrom2: float, defocus_um: float, seed: int, size: int = 256
+) -> Micrograph:
+    """A field of proteasomes at any dose and defocus: the same particles for the same seed."""
+    config = MicrographConfig(
+        size=size, pixel_size_angstrom=PIXEL_ANGSTROM, dose_per_angstrom2=dose_per_angstrom2,
+        defocus_angstrom=1e4 * defocus_um, particles=round(110 * (size / 1024) ** 2),
+        contaminants=0,
+    )  # fmt: skip
+    return simulate_micrograph(config, volume("t20s")[0], make_generator(seed + 90))
+
+
+def window(
+    images: Mapping[str, Image], micrograph: Micrograph, side: int = 220
+) -> dict[str, Image]:
+    """The same window about a particle of every image, by label, and the clean one."""
+    middle = np.array(micrograph.noisy.shape) / 2
+    distance = np.linalg.norm(micrograph.coordinates - middle, axis=1)
+    place = micrograph.coordinates[distance.argmin()]
+    side = min(side, *micrograph.noisy.shape)
+    shown = {LABELS[name]: square(image, place, side) for name, image in images.items()}
+    return {**shown, "clean": square(micrograph.clean.numpy(), place, side)}
+
+
+def study_apoferritin(
+    chosen: Mapping[str, Method],
+    side: int,
+    report: Report,
+    threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
+) -> RealStudy | None:
+    """EMPIAR-10146, the average of its frames, judged and recorded as ``apoferritin.*``.
+
+    None where it is not on this machine.
+
+    Parameters
+    ----------
+    side : int
+        Of the corner that is used; 0 for all of it, below that nothing is done.
+    kept : dict, optional
+        Recorded picks by method.
+    """
+    name = "apoferritin_10146"
+    if (side < 0 and data.available(name)) or not at_hand(name, report):
+        return None
+    seen = cut(apoferritin_micrograph("average"), side)
+    study = study_real(seen, chosen, thresholds(), threads, kept)
+    study.record(report, "apoferritin")
+    return study

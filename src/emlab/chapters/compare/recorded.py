@@ -1,0 +1,91 @@
+"""What chapter 06 shows as recorded: Topaz's picks, and the row of BM3D."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emlab.chapters.compare.cases import empty_fields, methods, settings, thresholds
+from emlab.chapters.compare.study import Judged, audit, judge
+from emlab.chapters.tsm.cases import study_real
+from emlab.chapters.tsm.peers import classical
+from emlab.chapters.tsm.recorded import picks_of
+from emlab.data.micrographs import apoferritin_micrograph
+from emlab.external.topaz import Picked
+from emlab.methods.cellpose3 import load_segmenter
+from emlab.recipes.particles_network import RESTORER, SEGMENTER, SQUARES
+from emlab.recipes.tsm_material import frames
+from emlab.recorded import Recording
+from emlab.settings import read_settings
+
+_REAL = ("raw", "generalist", "tsm", "squares", "cellpose3")
+
+
+def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of the test micrographs; picks of fields without particles and of apoferritin."""
+    size, seed, segmenter = settings["size"], settings["seed"], load_segmenter(SEGMENTER)
+    test = [frame.micrograph for frame in frames("test", settings["micrographs"], size)]
+    every = classical(["bm3d"]) | methods("cpu", "cpu", seed)
+    some = {name: every[name] for name in settings["rows"]}
+    judged = judge(test, some, thresholds(), segmenter)
+    found: dict[str, Any] = {"rows": {name: _row(judged, name) for name in some}}
+    if settings["empty"]:
+        nothing = audit(empty_fields(settings["empty"], size, seed), some, judged, segmenter)
+        found["nothing"] = {
+            kind: {name: counts.tolist() for name, counts in each.items()}
+            for kind, each in nothing.topaz.items()
+        }
+        real = apoferritin_micrograph("average")
+        own = methods("cpu", "cpu", seed, real.pixel_size_angstrom)
+        study = study_real(real, {name: own[name] for name in _REAL}, thresholds())
+        found["apoferritin"] = {name: _places(picks.picked) for name, picks in study.picks.items()}
+    return found
+
+
+def _row(judged: Judged, name: str) -> dict[str, Any]:
+    """As `tsm_recorded.join` wants it; a row that no run makes again is whole."""
+    table = judged.table
+    row: dict[str, Any] = {"cost": table.cost(name), "bands": table.bands[name].tolist()}
+    row["picks"] = _places(table.picks[name].picked)
+    if name == "bm3d":
+        row |= {"rings": judged.rings[name].tolist(), "own": _places(judged.own[name].picked)}
+    return row
+
+
+def _places(picked: Sequence[Picked]) -> list[Any]:
+    return [np.c_[each.coordinates, each.scores].tolist() for each in picked]
+
+
+_HERE = settings("cpu")
+ROWS = ("raw", "gaussian", "wiener", "generalist", "tsm", "squares", "cellpose3")
+_KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {
+    "seed": 0,
+    "thresholds": thresholds(),
+    "generalist": read_settings("comparison_peers")["peers"]["generalist"],
+}
+PICKS = Recording(
+    "06_compare",
+    "picks",
+    _measure,
+    {**_KEPT, "rows": list(ROWS), "empty": _HERE["empty"]},
+    ("generalist_flow", "tsm_tsm", SEGMENTER, SQUARES, RESTORER),
+)
+BM3D = Recording(
+    "06_compare", "bm3d", _measure, {**_KEPT, "rows": ["bm3d"], "empty": 0}, (SEGMENTER,)
+)
+
+
+def kept(here: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+    """Recorded ``rows``, ``nothing`` and ``apoferritin``, if they are of such a run; else empty."""
+    wanted = {key: PICKS.settings[key] for key in ("micrographs", "size", "empty", "seed")}
+    if any(({**here, "seed": seed})[key] != value for key, value in wanted.items()):
+        return {}
+    if PICKS.stale or BM3D.stale:
+        return {}
+    found = dict(PICKS.values) | {"rows": {**PICKS.values["rows"], **BM3D.values["rows"]}}
+    if here["apoferritin_side"] == 0:
+        real = {name: picks_of({"picks": each}) for name, each in found["apoferritin"].items()}
+        return found | {"apoferritin": real}
+    return found | {"apoferritin": None}

@@ -1,0 +1,250 @@
+"""The figures of the EM Generalist chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from emlab.chapters.em_generalist.ablations import Run
+from emlab.chapters.em_generalist.audit import Stitched, Uncertainty
+from emlab.chapters.em_generalist.blindscores import Judged
+from emlab.chapters.em_generalist.curve import Training
+from emlab.chapters.em_generalist.recorded import KeptIntervals
+from emlab.chapters.em_generalist.rows import LABELS
+from emlab.chapters.em_generalist.study import Table
+from emlab.viz import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Grey = NDArray[np.float32]
+GREY = (20.0, 235.0)
+NAMES = {**LABELS, "input": "measured"}
+NETWORKS = {"ours": "vermilion", "supervised": "purple", "untrained": "black"}
+
+
+def grid(rows: Mapping[str, Mapping[str, Grey]], title: str = "") -> Figure:
+    """Rows of labelled images at one grey range: ``{row: {column: (H, W)}}``."""
+    columns = max(len(row) for row in rows.values())
+    shapes = [next(iter(row.values())).shape for row in rows.values()]
+    heights = [shape[0] / shape[1] for shape in shapes]
+    width = min(1.35 * columns + 0.4, 8.2)
+    each = (width - 0.4) / columns
+    figure = Figure(
+        figsize=(width, sum(each * h + 0.22 for h in heights) + (0.3 if title else 0.05)),
+        layout="constrained",
+    )
+    axes = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for line, (label, row) in zip(axes, rows.items(), strict=True):
+        for axis, (name, image) in zip(line, row.items(), strict=False):
+            _image(axis, image, NAMES.get(name, name))
+        for axis in line[len(row) :]:
+            axis.set_visible(False)
+        line[0].set_ylabel(label, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def of_table(table: Table, task: str, methods: Sequence[str]) -> dict[str, Grey]:
+    """First case of a task as a row of `grid`: the methods that ran, then the truth."""
+    case = table.cases[task][0]
+    shown = {name: table.images[task][name] for name in methods if name in table.images[task]}
+    return {**shown, "truth": case.truth}
+
+
+def gains(table: Table, methods: Sequence[str]) -> Figure:
+    """PSNR over the best classical peer, task by task, with intervals."""
+    tasks = list(table.values)
+    figure = Figure(figsize=(8, 0.28 * len(tasks) + 0.8), layout="constrained")
+    axis = figure.subplots()
+    for offset, name in zip(np.linspace(-0.2, 0.2, len(methods)), methods, strict=True):
+        rows = [i for i, task in enumerate(tasks) if name in table.values[task]]
+        found = np.array([table.gain(tasks[i], name, table.best_classical(tasks[i])) for i in rows])
+        if not len(found):
+            continue
+        error = np.abs(found[:, 1:].T - found[:, 0])
+        colour = COLOURS[NETWORKS.get(name, "blue")]
+        axis.errorbar(
+            found[:, 0], np.array(rows) + offset, xerr=error, fmt="o", ms=4, color=colour,
+            label=NAMES.get(name, name), capsize=2,
+        )  # fmt: skip
+    axis.axvline(0, color="black", lw=1)
+    axis.set_yticks(range(len(tasks)), [table.tasks[task].label for task in tasks])
+    axis.invert_yaxis()
+    axis.set(xlabel="PSNR over the best classical peer (dB)")
+    figure.legend(loc="outside upper right", ncols=len(methods))
+    return figure
+
+
+def correlation_curves(curves: Mapping[str, tuple[NDArray, NDArray]], ylabel: str) -> Figure:
+    """Fourier correlation against frequency, ``{method: (frequency per nm, correlation)}``."""
+    figure = Figure(figsize=(4.8, 2.2), layout="constrained")
+    axis = figure.subplots()
+    palette = [COLOURS[name] for name in ("sky", "blue", "green", "vermilion", "purple")]
+    for (name, (frequency, correlation)), colour in zip(curves.items(), palette, strict=False):
+        axis.plot(1000 * frequency, correlation, color=colour, label=NAMES.get(name, name))
+    axis.axhline(0.5, color="grey", lw=0.8, ls=":")
+    axis.axhline(1 / 7, color="grey", lw=0.8, ls=":")
+    axis.set(xlabel="frequency (1/µm)", ylabel=ylabel, ylim=(-0.1, 1.02))
+    axis.legend()
+    return figure
+
+
+def sweeps(settings: Mapping[str, Mapping[float, Run]]) -> Figure:
+    """PSNR of every crop and power of fine detail against one setting or several."""
+    figure = Figure(figsize=(min(7.2 * len(settings), 9.5), 2.1), layout="constrained")
+    axes = figure.subplots(1, 2 * len(settings))
+    for left, right, (label, runs) in zip(axes[::2], axes[1::2], settings.items(), strict=True):
+        values = list(runs)
+        scores = np.array([run.psnr for run in runs.values()])
+        left.plot(values, scores, "o", ms=3, color=COLOURS["sky"])
+        left.plot(values, scores.mean(1), "-o", color=COLOURS["blue"])
+        fine = [run.fine_power for run in runs.values()]
+        right.plot(values, fine, "-o", color=COLOURS["vermilion"])
+        right.axhline(1, color="grey", lw=0.8, ls=":")
+        left.set(xlabel=label, ylabel="PSNR (dB)")
+        right.set(xlabel=label, ylabel="fine detail / truth's", yscale="log")
+        for axis in (left, right):
+            if min(values) > 0:
+                axis.set_xscale("log")
+            axis.set_xticks(values, [f"{value:g}" for value in values])
+            axis.minorticks_off()
+    return figure
+
+
+def samples_curve(once: float, means: NDArray) -> Figure:
+    """PSNR of the mean of n samples, and the line that one evaluation draws."""
+    figure = Figure(figsize=(4.6, 2.2), layout="constrained")
+    axis = figure.subplots()
+    counts = np.arange(1, len(means) + 1)
+    axis.plot(counts, means, "-o", ms=3, color=COLOURS["blue"], label="mean of n samples")
+    axis.axhline(once, color=COLOURS["vermilion"], label="one evaluation: posterior mean")
+    axis.set(xlabel="samples n", ylabel="PSNR (dB)", xticks=counts[:: max(1, len(counts) // 8)])
+    axis.legend(loc="lower right")
+    return figure
+
+
+def training(run: Training) -> Figure:
+    """Denoising PSNR on validation patches against steps; the last doubling is shaded."""
+    figure = Figure(figsize=(7.2, 2.0), layout="constrained")
+    for axis, (level, scores) in zip(
+        np.atleast_1d(figure.subplots(1, len(run.scores))), run.scores.items(), strict=True
+    ):
+        axis.plot(run.steps, scores, "-o", ms=3, color=COLOURS["blue"])
+        axis.axvspan(run.steps[-1] / 2, run.steps[-1], color=COLOURS["sky"], alpha=0.2, lw=0)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(run.steps[[0, -1]], [f"{step:g}" for step in run.steps[[0, -1]]])
+        title = f"noise {level}: last doubling {run.last_doubling(level):+.2f} dB"
+        axis.set(xlabel="training steps", ylabel="PSNR (dB)", title=title)
+    return figure
+
+
+def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
+    """True kernels over those that were found blindly."""
+    figure = Figure(figsize=(1.5 * len(pairs) + 0.3, 3.1), layout="constrained")
+    axes = figure.subplots(2, len(pairs), squeeze=False)
+    for column, (label, (true, found)) in enumerate(pairs.items()):
+        side = max(true.shape[0], found.shape[0])
+        top = float(true.max())
+        for axis, kernel, what in zip(
+            axes[:, column], (true, found), ("true", "found"), strict=True
+        ):
+            axis.imshow(_padded(kernel, side), cmap="gray", vmin=0, vmax=top)
+            axis.set(xticks=[], yticks=[], title=label if what == "true" else "")
+            axis.grid(False)
+            if column == 0:
+                axis.set_ylabel(what)
+    return figure
+
+
+def stitching(found: Stitched, zoom: int) -> Figure:
+    """A corner of tiles, pasted and blended, and the seam index of each border."""
+    figure = Figure(figsize=(8.5, 2.4), layout="constrained")
+    first, second, last = figure.subplots(1, 3)
+    row = found.pasted_borders[0][0] - zoom // 2
+    column = found.pasted_borders[1][0] - zoom // 2
+    place = (slice(max(row, 0), row + zoom), slice(max(column, 0), column + zoom))
+    limits = tuple(np.percentile(found.blended[place], [0.5, 99.5]))
+    _image(first, found.pasted[place], "tiles side by side", limits)
+    _image(second, found.blended[place], "blended", limits)
+    for values, colour, label in (
+        (found.pasted_indices(), "vermilion", "side by side"),
+        (found.indices(), "blue", "blended"),
+    ):
+        last.plot(np.sort(values), "o-", ms=3, color=COLOURS[colour], label=label)
+    chance = np.percentile(found.indices_elsewhere(), [0.5, 99.5])
+    last.axhspan(*chance, color=COLOURS["green"], alpha=0.2, lw=0, label="99 % of other places")
+    last.set(xlabel="tile border, sorted", ylabel="seam index", title="1 = like anywhere else")
+    last.legend()
+    return figure
+
+
+def uncertainty(
+    found: Uncertainty, noisy: Grey, judged: Mapping[str, Uncertainty | KeptIntervals]
+) -> Figure:
+    """Mean, spread and error of the first crop; error of pixels of similar spread, by task."""
+    figure = Figure(figsize=(9.5, 2.2), layout="constrained")
+    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
+    error = np.abs(found.mean - found.truth)[0]
+    top = float(np.percentile(error, 99.5))
+    _image(axes[0], noisy, "measured")
+    _image(axes[1], found.mean[0], "posterior mean")
+    for axis, values, label in (
+        (axes[2], found.spread[0], "stated spread"),
+        (axes[3], error, "actual error"),
+    ):
+        axis.imshow(values, cmap="magma", vmin=0, vmax=top)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"{label}, 0 to {top:.0f}", fontsize=8)
+        axis.grid(False)
+    top = 0.0
+    for (label, one), colour in zip(judged.items(), COLOURS.values(), strict=False):
+        curve = one.reliability()
+        axes[4].plot(curve.spread, curve.error, "-o", ms=2, lw=1, color=colour, label=label)
+        top = max(top, *curve.spread, *curve.error)
+    axes[4].plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
+    axes[4].set(xlabel="stated spread (grey levels)", ylabel="actual rms error")
+    axes[4].legend(fontsize=7)
+    return figure
+
+
+def scores_without_truth(judged: Sequence[Judged]) -> Figure:
+    """Decorrelation resolution and naturalness against PSNR; one colour a cause."""
+    figure = Figure(figsize=(8.5, 2.3), layout="constrained")
+    axes = figure.subplots(1, 2)
+    judged = [item for item in judged if item.psnr < 60]  # the truth itself has no place
+    kinds = dict.fromkeys(item.kind for item in judged)
+    for axis, name, label in (
+        (axes[0], "decorrelation_nm", "decorrelation resolution (nm)"),
+        (axes[1], "naturalness", "NIQE"),
+    ):
+        for kind, colour in zip(kinds, COLOURS.values(), strict=False):
+            those = [item for item in judged if item.kind == kind]
+            axis.plot(
+                [item.psnr for item in those], [getattr(item, name) for item in those],
+                "o-", ms=4, color=colour, label=kind,
+            )  # fmt: skip
+        axis.set(xlabel="PSNR (dB)", ylabel=label)
+    axes[0].set_yscale("log")
+    axes[0].set_title("lower is meant to be better")
+    axes[1].legend()
+    return figure
+
+
+def _image(axis: Axes, image: Grey, label: str, limits: tuple[float, ...] = GREY) -> None:
+    axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(label, fontsize=8)
+    axis.grid(False)
+
+
+def _padded(kernel: NDArray, side: int) -> NDArray:
+    edge = (side - kernel.shape[0]) // 2
+    return np.pad(kernel, edge)

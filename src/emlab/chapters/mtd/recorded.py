@@ -1,0 +1,184 @@
+"""What chapter 04 shows as recorded: the paper's gradient steps and schedules, touching copies."""
+
+from __future__ import annotations
+
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from emlab.chapters.mtd.experiments import compare_schedules, violate_separation
+from emlab.chapters.mtd.study import (
+    Method,
+    Row,
+    Study,
+    StudySettings,
+    answer,
+    draw_tasks,
+    run_study,
+    standard_methods,
+    untrained_row,
+)
+from emlab.data.digits import load_digits
+from emlab.priors.networks import load_prior
+from emlab.recorded import Recording
+from emlab.runtime import choose_threads
+from emlab.settings import read_settings
+
+
+def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Each study's rows, what tells its fields apart, and the digits that starts came from."""
+    workers, seed = choose_threads(), settings["seed"]
+    choose_threads(1)
+    found = {}
+    for name, study in settings["studies"].items():
+        kind, split = study["kind"], study["split"]
+        size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
+        methods = standard_methods(kind, seed, torch.zeros(1, 1, 1))  # ours is not asked
+        if "starts" in study:
+            methods["ours_untrained"] = untrained_row(study["starts"], seed)
+        tasks = draw_tasks(kind, size, seed, split)
+        rows = {row: _packed(answer(methods[row], tasks, workers)) for row in study["rows"]}
+        found[name] = {"power": _power(kind, size, seed, split), "rows": rows}
+    choose_threads(workers)
+    return {"studies": found, "starts_from": load_digits("train").source}
+
+
+def _measure_schedules(settings: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Errors of validation digits by schedule, from the mean of ten training digits."""
+    workers = choose_threads()
+    choose_threads(1)
+    start = torch.from_numpy(load_digits("train").images[:10].mean(0))
+    prior, count, seed = load_prior("mtd_mnist_vp"), settings["targets"], settings["seed"]
+    errors = compare_schedules(prior, start, count, settings["iterations"], seed, workers)
+    choose_threads(workers)
+    return {name: values.tolist() for name, values in errors.items()}
+
+
+def _measure_separation(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Mean error by density of copies that may touch."""
+    densities = tuple(settings["densities"])
+    errors = violate_separation(densities, settings["targets"], settings["seed"])
+    return {f"{density:g}": error for density, error in errors.items()}
+
+
+def _power(
+    kind: str, size: StudySettings, seed: int, split: str, device: torch.device | str = "cpu"
+) -> list[float]:
+    """Mean squared grey level of each target's first field at the highest SNR."""
+    first = replace(size, draws=1, snrs=(max(size.snrs),))
+    tasks = draw_tasks(kind, first, seed, split, device)
+    return [task.measurement.field.square().mean().item() for task in tasks]
+
+
+def _packed(row: Row) -> dict[str, Any]:
+    """Errors as lists; digits of the first draw at the lowest and the highest SNR as bytes."""
+    seen = {snr: row.images[snr] for snr in (min(row.images), max(row.images))}
+    images = {}
+    for snr, image in seen.items():
+        if image.shape[-1] == 28:
+            grey = (255 * image[:, 0].clip(0, 1)).round().astype(np.uint8)
+            images[f"{snr:g}"] = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
+    return {"errors": {f"{k:g}": v.tolist() for k, v in row.errors.items()}, "images": images}
+
+
+def _unpacked(kept: Mapping[str, Any], size: StudySettings) -> Row:
+    errors = {snr: np.array(kept["errors"][f"{snr:g}"]) for snr in size.snrs}
+    row = Row({snr: found[: size.targets, : size.draws] for snr, found in errors.items()})
+    for snr in size.snrs:
+        if f"{snr:g}" in kept["images"]:
+            pixels = zlib.decompress(b64decode(kept["images"][f"{snr:g}"]))
+            grey = np.frombuffer(pixels, np.uint8).reshape(-1, 1, 28, 28)
+            row.images[snr] = grey[: size.targets] / 255
+    return row
+
+
+_READ = read_settings("mtd")
+ROWS = Recording(
+    "04_mtd",
+    "rows",
+    _measure_rows,
+    {**_READ["recorded"]["rows"], "configs": _READ["configs"]},
+    ("mtd_gaussian_mlp", "mtd_mnist_vp", "mtd_mnist_epsilon"),
+)
+SCHEDULES = Recording(
+    "04_mtd",
+    "schedules",
+    _measure_schedules,
+    {**_READ["recorded"]["schedules"], "configs": _READ["configs"]},
+    ("mtd_mnist_vp",),
+)
+SEPARATION = Recording(
+    "04_mtd",
+    "separation",
+    _measure_separation,
+    {**_READ["recorded"]["separation"], "configs": _READ["configs"]},
+)
+
+
+def recorded_rows(
+    kind: str, size: StudySettings, seed: int = 0, device: torch.device | str = "cpu"
+) -> dict[str, Row]:
+    """Recorded rows by name, if they were measured on the very fields of this study; else none."""
+    found: dict[str, Row] = {}
+    for name, kept in ROWS.values["studies"].items():
+        of = ROWS.settings["studies"][name]
+        if of["kind"] != kind or not set(size.snrs) <= set(of["snrs"]):
+            continue
+        if size.targets > of["targets"] or size.draws > of["draws"]:
+            continue
+        # At the recorded top SNR, which a smaller study need not have.
+        here = _power(kind, replace(size, snrs=tuple(of["snrs"])), seed, "test", device)
+        if np.allclose(here, kept["power"][: size.targets], rtol=1e-4):
+            found |= {row: _unpacked(packed, size) for row, packed in kept["rows"].items()}
+    return found
+
+
+def study_with_recorded(
+    kind: str,
+    size: StudySettings,
+    methods: dict[str, Method],
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 1,
+) -> Study:
+    """`run_study`, but with recorded rows where there are some of the same fields.
+
+    Of each of those the first field is run again and compared, unless its start came from other
+    digits than the recorded one; see `Study.recorded`.
+    """
+    kept = recorded_rows(kind, size, seed, device)
+    kept = {name: row for name, row in kept.items() if name in methods}
+    live = {name: method for name, method in methods.items() if name not in kept}
+    study = run_study(kind, size, live, seed=seed, device=device, workers=workers)
+    same = kind == "gaussian" or load_digits("train").source == ROWS.values["starts_from"]
+    # All targets are drawn and one is kept: a Gaussian target depends on how many there are.
+    first = draw_tasks(kind, replace(size, draws=1, snrs=size.snrs[:1]), seed, device=device)[:1]
+    for name, row in kept.items():
+        study.rows[name], study.recorded[name] = row, None
+        if same:
+            here = answer(methods[name], first).errors[size.snrs[0]][0, 0, 0]
+            study.recorded[name] = float(here / row.errors[size.snrs[0]][0, 0, 0])
+    return study
+
+
+def untrained_study(
+    size: StudySettings,
+    starts: int,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 1,
+) -> Study:
+    """The row of a network that was never trained: recorded, or run from so many starts."""
+    kept = recorded_rows("mnist", size, seed, device).get("ours_untrained")
+    if kept is None:
+        methods = {"ours_untrained": untrained_row(starts, seed, device)}
+        return run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
+    empty = run_study("mnist", size, {}, seed=seed, device=device)
+    return replace(empty, rows={"ours_untrained": kept}, recorded={"ours_untrained": None})

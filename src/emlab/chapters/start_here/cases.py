@@ -1,0 +1,330 @@
+"""What the first chapter is made of: priors, instruments and answers that are known exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emlab import weights
+from emlab.errors import InputError
+from emlab.models import build
+from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
+from emlab.priors.networks import NetworkPrior, wrap
+from emlab.priors.objectives import VPSchedule
+from emlab.settings import read_profile
+from emlab.training import Loss, TrainingConfig, train
+
+NORMAL_90 = 1.6448536
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much the chapter computes; one table of ``profiles/start_here.toml``."""
+
+    points: int
+    steps: int
+    hidden: int
+    draws: int
+    truths: int
+    samples: int
+    levels: int
+    digits: int
+    completion: dict[str, int]
+
+    @classmethod
+    def of(cls, profile: str) -> Scale:
+        """Read a profile; an unknown one is an `InputError`."""
+        return cls(**read_profile("start_here", profile))
+
+    def shortcuts(self) -> list[str]:
+        """Return one sentence for everything that is smaller than at full scale."""
+        full = Scale.of("paper")
+        lines = [
+            (self.points, full.points, "training points"),
+            (self.steps, full.steps, "training steps of each small network"),
+            (self.hidden, full.hidden, "hidden units a layer"),
+            (self.draws, full.draws, "samples of each two-dimensional prior"),
+            (self.truths, full.truths, "Gaussian images in the check of the posterior"),
+            (self.samples, full.samples, "posterior samples an image"),
+            (self.levels, full.levels, "noise levels a posterior sample"),
+            (self.digits, full.digits, "digits denoised"),
+            (self.completion["levels"], full.completion["levels"], "levels to complete a digit"),
+        ]
+        return [
+            f"{text}: {here} here, {there} at full scale"
+            for here, there, text in lines
+            if here < there
+        ]
+
+
+def two_heights() -> GaussianMixturePrior:
+    """A prior of one number, as ``(n, 1, 1)``: a carbon film is either thin or thick."""
+    means = torch.tensor([-1.0, 1.2]).reshape(2, 1, 1)
+    return GaussianMixturePrior(means, torch.tensor([0.25, 0.5]), torch.tensor([0.4, 0.6]))
+
+
+def three_islands() -> GaussianMixturePrior:
+    """A prior of two numbers, as ``(n, 1, 2)``: three kinds of specimen, unequally common."""
+    means = torch.tensor([[[-1.0, 1.2]], [[-0.7, -1.1]], [[1.3, 0.2]]])
+    return GaussianMixturePrior(
+        means, torch.tensor([0.3, 0.45, 0.35]), torch.tensor([0.3, 0.4, 0.3])
+    )
+
+
+def smooth_images(size: int, correlation: float) -> GaussianPrior:
+    """Gaussian images of unit variance whose pixels are alike over `correlation` pixels."""
+    axis = torch.arange(size, dtype=torch.float32)
+    where = torch.cartesian_prod(axis, axis)
+    covariance = torch.exp(-torch.cdist(where, where).square() / (2 * correlation**2))
+    return GaussianPrior(torch.zeros(size, size), covariance + 1e-3 * torch.eye(size**2))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself.
+
+    Attributes
+    ----------
+    seen : Tensor
+        ``(H, W)`` of zeros and ones.
+    """
+
+    seen: Tensor
+
+    def A(self, image: Tensor) -> Tensor:
+        """Return the image with zeros where nothing is seen."""
+        return image * self.seen
+
+    def A_adjoint(self, measurement: Tensor) -> Tensor:
+        """Return the measurement with zeros where nothing is seen."""
+        return measurement * self.seen
+
+    def measure(self, image: Tensor, noise_sigma: float, generator: torch.Generator) -> Tensor:
+        """``A(image)`` plus white noise on the pixels that are seen."""
+        noise = torch.randn(image.shape, generator=generator).to(image)
+        return self.A(image + noise_sigma * noise)
+
+
+def gaussian_posterior(
+    prior: GaussianPrior, mask: Mask, measurement: Tensor, noise_sigma: float
+) -> tuple[Tensor, Tensor]:
+    r"""Exact posterior mean and standard deviation of every pixel, both ``(H, W)``.
+
+    .. math:: \mu + G(y - A\mu),\quad \Sigma - G A \Sigma,\quad
+              G = \Sigma A^\top (A\Sigma A^\top + \sigma_y^2)^{-1} .
+    """
+    if noise_sigma <= 0:
+        raise InputError(f"the noise level must be positive, got {noise_sigma}")
+    seen = mask.seen.flatten().bool()
+    covariance = ((prior.basis * prior.variances) @ prior.basis.T).double()
+    inner = covariance[seen][:, seen] + noise_sigma**2 * torch.eye(int(seen.sum())).double()
+    gain = torch.linalg.solve(inner, covariance[seen]).T
+    misfit = (measurement - prior.mean).flatten()[seen].double()
+    mean = prior.mean.flatten() + gain @ misfit
+    variance = covariance.diagonal() - (gain * covariance[:, seen]).sum(1)
+    shape = prior.mean.shape
+    return mean.float().reshape(shape), variance.clamp(min=0).sqrt().float().reshape(shape)
+
+
+def coverage(samples: Tensor, mean: Tensor, std: Tensor) -> float:
+    """Share of the exact posterior N(mean, std^2) inside the central 90 % of samples, (n, H, W)."""
+    low, high = (torch.quantile(samples, q, dim=0) for q in (0.05, 0.95))
+    inside = torch.special.ndtr((high - mean) / std) - torch.special.ndtr((low - mean) / std)
+    return inside.mean().item()
+
+
+def coverage_with_wrong_noise(prior_std: float, noise_sigma: float, assumed: float) -> float:
+    """Exact coverage of 90 % intervals of a white Gaussian prior that trust a wrong noise level."""
+    gain = prior_std**2 / (prior_std**2 + assumed**2)
+    claimed = assumed * math.sqrt(gain)
+    true = math.sqrt(((1 - gain) * prior_std) ** 2 + (gain * noise_sigma) ** 2)
+    return math.erf(NORMAL_90 * claimed / true / math.sqrt(2))
+
+
+class PointNetwork(nn.Module):
+    """Four linear layers for points of two numbers in the image layout ``(..., 1, 2)``."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Linear(3, hidden), nn.SiLU()),
+            *(nn.Linear(hidden, hidden), nn.SiLU()),
+            *(nn.Linear(hidden, hidden), nn.SiLU()),
+            nn.Linear(hidden, 2),
+        )
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Map points ``(n, ..., 2)`` and a scalar each, ``(n,)``, to points."""
+        return self.layers(torch.cat([x.reshape(-1, 2), condition[:, None]], 1)).reshape(x.shape)
+
+
+def train_on_points(
+    network: nn.Module, loss: Loss, points: Tensor, steps: int, seed: int
+) -> nn.Module:
+    """Train on points ``(n, 1, 2)`` and return the network with its averaged weights."""
+    config = TrainingConfig(steps, 512, 3e-3, 50, precision="float32", seed=seed)
+    result = train(network, loss, points, config, progress=False)
+    network.load_state_dict(result.weights)
+    return network.eval()
+
+
+def relative_rms(estimate: Tensor, exact: Tensor) -> float:
+    """``|estimate - exact| / |exact|`` over all entries."""
+    return ((estimate - exact).norm() / exact.norm()).item()
+
+
+def score_error(
+    score: Callable[[Tensor, float], Tensor],
+    exact: GaussianMixturePrior,
+    sigma: float,
+    seed: int = 0,
+) -> float:
+    """Relative error of a score function where the noisy points of level `sigma` are."""
+    generator = torch.Generator().manual_seed(seed)
+    x = exact.sample(4000, generator)
+    x = x + sigma * torch.randn(x.shape, generator=generator)
+    with torch.no_grad():
+        return relative_rms(score(x, sigma), exact.score(x, sigma))
+
+
+def contour_level(exact: GaussianMixturePrior, sigma: float, share: float = 0.99) -> float:
+    """Log density above which this share of the noisy points of level `sigma` lies."""
+    generator = torch.Generator().manual_seed(0)
+    x = exact.sample(4000, generator)
+    x = x + sigma * torch.randn(x.shape, generator=generator)
+    return exact.log_density(x, sigma).quantile(1 - share).item()
+
+
+class ExactVelocity(nn.Module):
+    """The velocity that flow matching would find for a known prior: for `FlowPrior`."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity at points x ``(n, 1, D)`` and times t ``(n,)`` below 1."""
+        time = t.reshape(-1, *[1] * (x.ndim - 1))
+        denoised = self.prior.denoise((x / time)[:, 0], (1 - t) / t)[:, None]
+        return (denoised - x) / (1 - time)
+
+
+class ExactDiffusion(nn.Module):
+    """What a variance-preserving network would learn of a known prior: for `VPPrior`."""
+
+    def __init__(self, prior: Prior, schedule: VPSchedule) -> None:
+        super().__init__()
+        self.prior, self.schedule = prior, schedule
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return minus the noise expected in points x ``(n, 1, D)`` at times t ``(n,)``."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        scale = alpha.reshape(-1, *[1] * (x.ndim - 1))
+        level = sigma.reshape(scale.shape)
+        return (scale * self.prior.denoise((x / scale)[:, 0], sigma / alpha)[:, None] - x) / level
+
+
+def grid(half_width: float, n: int) -> Tensor:
+    """Points ``(n, n, 1, 2)`` of a square; the first axis is the second coordinate, upwards."""
+    axis = torch.linspace(-half_width, half_width, n)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([columns, rows], dim=-1)[..., None, :]
+
+
+def log_posterior_on_grid(
+    prior: GaussianMixturePrior, points: Tensor, first: float, noise_sigma: float
+) -> Tensor:
+    """Log posterior, up to a constant, of points whose first coordinate was measured."""
+    misfit = (points[..., 0, 0] - first) / noise_sigma
+    return prior.log_density(points) - misfit.square() / 2
+
+
+def exact_shares(prior: GaussianMixturePrior, first: float, noise_sigma: float) -> Tensor:
+    """Posterior probability of each island once the first coordinate was measured, ``(J,)``."""
+    variance = prior.stds.square() + noise_sigma**2
+    distance = (first - prior.means[:, 0, 0]).square()
+    return (prior.log_weights - distance / (2 * variance) - variance.log() / 2).softmax(0)
+
+
+def largest_share_error(samples: Tensor, prior: GaussianMixturePrior, exact: Tensor) -> float:
+    """Largest difference between the islands' shares of samples and their exact ones."""
+    found = prior.responsibilities(samples, 0.0).mean(0)
+    return (found - exact).abs().max().item()
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of images ``(n, H, W)`` with peak 1, one value each."""
+    return -10 * np.log10(np.square(images - truth).mean(axis=(1, 2)))
+
+
+def tune(
+    method: Callable[[np.ndarray, float], np.ndarray],
+    strengths: tuple[float, ...],
+    noisy: np.ndarray,
+    truth: np.ndarray,
+) -> float:
+    """Return the strength with the best mean PSNR on tuning images ``(n, H, W)``."""
+    return max(strengths, key=lambda strength: psnr(method(noisy, strength), truth).mean())
+
+
+def energy_distance(first: Tensor, second: Tensor, most: int = 1000) -> float:
+    r"""Energy distance :math:`2E|x-y| - E|x-x'| - E|y-y'|` of points ``(n, 1, 2)``, first `most`.
+
+    Zero for equal distributions; finite sets scatter around it.
+    """
+    x, y = first[:most].flatten(1), second[:most].flatten(1)
+    pairs = len(x) * (len(x) - 1), len(y) * (len(y) - 1)
+    within = torch.cdist(x, x).sum() / pairs[0] + torch.cdist(y, y).sum() / pairs[1]
+    return (2 * torch.cdist(x, y).mean() - within).item()
+
+
+def compare_posteriors(samples: Tensor, mean: Tensor, std: Tensor) -> tuple[float, float, float]:
+    """Compare samples ``(n, H, W)`` with the exact posterior of every pixel.
+
+    Returns
+    -------
+    tuple of float
+        Root mean square error of the mean in posterior standard deviations, mean ratio of sample
+        variance to exact variance, and `coverage`.
+    """
+    error = ((samples.mean(0) - mean) / std).square().mean().sqrt().item()
+    ratio = (samples.var(0) / std.square()).mean().item()
+    return error, ratio, coverage(samples, mean, std)
+
+
+def spread_out(images: np.ndarray, n: int) -> np.ndarray:
+    """Return `n` images evenly spaced over all of them, so that every class is there."""
+    if not 1 <= n <= len(images):
+        raise InputError(f"there are {len(images)} images; {n} cannot be taken from them")
+    return images[np.linspace(0, len(images) - 1, n).round().astype(int)]
+
+
+def untrained_prior(name: str, device: torch.device | str = "cpu") -> NetworkPrior:
+    """The network of a shipped prior before its training: the baseline that it has to beat."""
+    card = weights.card(name)
+    return wrap(build(card.model).to(device), card.objective)
+
+
+def posterior_mean_gaps(priors: Mapping[str, Prior], sigma: float, seed: int) -> dict[str, float]:
+    """Root mean square gaps between posterior means of islands under noise `sigma`.
+
+    Keys are ``"a - b"`` for every pair of priors, and ``"identity - b"`` for the last one, b,
+    against the noisy points themselves; values are in units of the spread of the islands.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    clean = three_islands().sample(4000, generator)
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    with torch.no_grad():
+        means = {name: prior.denoise(noisy, sigma) for name, prior in priors.items()}
+    pairs = [*combinations(means, 2), ("identity", list(means)[-1])]
+    means["identity"] = noisy
+    return {
+        f"{a} - {b}": ((means[a] - means[b]).square().mean().sqrt() / clean.std()).item()
+        for a, b in pairs
+    }

@@ -1,0 +1,1 @@
+"""Chapter 02: score-based denoising of cryo-EM micrographs."""

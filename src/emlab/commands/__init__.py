@@ -1,1 +1,0 @@
-"""Command groups of the command line, one module each, mounted by `emlab.cli`."""

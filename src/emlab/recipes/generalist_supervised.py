@@ -1,0 +1,180 @@
+"""The trained competitor: one U-Net taught on pairs, the part that EMDiffuse plays in the paper.
+
+It sees every degradation of the table in training. A task that is not in the table (another
+blur, another noise) it has never seen: that is what a prior with an operator does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from emlab import weights
+from emlab.errors import InputError
+from emlab.models import build
+from emlab.recipes.generalist import Material, jitter, training_patches, validation_patches
+from emlab.recipes.generalist_tasks import TASKS, Task
+from emlab.recipes.lesson import Lesson, train_recipe
+
+NAME = "generalist_supervised"
+UNIT_RANGE = 2.0  # the network sees grey levels 0..255 as -1..1
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """A residual network that takes a degraded image, on the fine grid, and the task's number.
+
+    With :math:`u` the measurement brought to the fine grid and :math:`s_k` the typical error of
+    :math:`u` in task k, the restored image is :math:`u + s_k f(u, k)`.
+
+    Attributes
+    ----------
+    network : nn.Module
+        f; takes ``(n, 1, H, W)`` and a scalar per image, ``(k + 1/2) / K`` of K tasks.
+    scales : sequence of float
+        :math:`s_k` in units of the grey range, one per task of `TASKS`.
+    """
+
+    network: nn.Module
+    scales: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.scales) != len(TASKS) or min(self.scales) <= 0:
+            raise InputError(f"the supervised network needs {len(TASKS)} positive scales")
+
+    def correction(self, rough: Tensor, number: Tensor) -> Tensor:
+        """f for images ``(n, H, W)`` in [-1, 1] and task numbers ``(n,)``."""
+        condition = (number.to(rough) + 0.5) / len(TASKS)
+        return self.network(rough[:, None], condition)[:, 0]
+
+    def restore(self, which: Task, measurement: Tensor, grey_range: float = 255.0) -> Tensor:
+        """Restore images ``(..., h, w)`` or, for an axial task, volumes ``(d, H, W)``.
+
+        A volume is restored in all its xz and all its yz sections, and the two are averaged.
+
+        Parameters
+        ----------
+        which : Task
+            One of `TASKS`.
+        grey_range : float
+            Width of the grey levels, which begin at 0.
+
+        Raises
+        ------
+        InputError
+            A task that the network was not trained for.
+        """
+        if TASKS.get(which.name) != which:
+            raise InputError(
+                f"the supervised network was not trained for {which.label!r}; it knows "
+                f"{', '.join(TASKS)}"
+            )
+        unit = measurement * (UNIT_RANGE / grey_range) - UNIT_RANGE / 2
+        if which.kind != "isotropic":
+            fine = self._sections(which, unit)
+        else:
+            of_axes = [self._sections(which, unit.movedim(axis, 0)) for axis in (1, 2)]
+            fine = (of_axes[0].movedim(0, 1) + of_axes[1].movedim(0, 2)) / 2
+        return (fine + UNIT_RANGE / 2) * (grey_range / UNIT_RANGE)
+
+    def _sections(self, which: Task, unit: Tensor) -> Tensor:
+        rough = which.back_to_grid(unit)
+        flat = rough.reshape(-1, *rough.shape[-2:])
+        number = list(TASKS).index(which.name)
+        with torch.no_grad():
+            parts = [
+                self.correction(part, torch.full((len(part),), number, device=flat.device))
+                for part in flat.split(16)
+            ]
+        return rough + self.scales[number] * UNIT_RANGE * torch.cat(parts).reshape(rough.shape)
+
+
+def load_restorer(device: torch.device | str = "cpu") -> Restorer:
+    """Rebuild the trained network from its weights and card."""
+    tensors, card = weights.load(NAME)
+    network = build(card.model)
+    network.load_state_dict(tensors)
+    network.to(device).eval().requires_grad_(False)
+    return Restorer(network, tuple(card.objective["scales"]))
+
+
+def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+    """Recipes by name; see `emlab.recipes.recipes`."""
+    return {NAME: train_restorer}
+
+
+def train_restorer(
+    profile: str = "cpu", device: str = "auto", out: Path | None = None, resume: bool = False
+) -> weights.Card | None:
+    """Train the supervised network on the patches of the prior and write weights and card."""
+    return train_recipe(NAME, NAME, _prepare, profile, device, out, resume)
+
+
+def paired_loss(
+    model: nn.Module, clean: Tensor, generator: torch.Generator, scales: Sequence[float]
+) -> Tensor:
+    r"""Squared error in units of each task's typical one; every image of the batch is degraded.
+
+    .. math:: E\,\| f(u, k) - (x - u) / s_k \|^2 .
+
+    Parameters
+    ----------
+    clean : Tensor
+        ``(n, H, W)`` in about [-1, 1]; H and W divide by every factor of the table (60 does).
+    """
+    restorer = Restorer(model, scales)
+    number = torch.randint(len(TASKS), (len(clean),), generator=generator)
+    rough, scale = torch.empty_like(clean), torch.tensor(scales)[number] * UNIT_RANGE
+    with torch.autocast(clean.device.type, enabled=False):  # pairs are made in full precision
+        for k, which in enumerate(TASKS.values()):
+            if (chosen := number == k).any():
+                measured = which.measure_section(clean[chosen], generator, UNIT_RANGE)
+                rough[chosen] = which.back_to_grid(measured)
+    wanted = (clean - rough) / scale.to(clean)[:, None, None]
+    return (restorer.correction(rough, number.to(clean.device)) - wanted).square().mean()
+
+
+def typical_errors(patches: Tensor) -> list[float]:
+    """Root-mean-square error of the rough images of each task, in units of the grey range."""
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for which in TASKS.values():
+        measured = which.measure_section(patches, generator, UNIT_RANGE)
+        error = (which.back_to_grid(measured) - patches).square().mean().sqrt()
+        errors.append(round(error.item() / UNIT_RANGE, 4))
+    return errors
+
+
+def _prepare(recipe: dict, table: dict) -> Lesson:
+    material, scales = Material(**table), recipe["objective"]["scales"]
+    clean = torch.from_numpy(validation_patches(material)).float() / 127.5 - 1
+
+    def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
+        return _psnr_by_task(Restorer(model, scales), clean.to(device))
+
+    return Lesson(
+        torch.from_numpy(training_patches(material)),
+        partial(paired_loss, scales=scales),
+        evaluate,
+        "flyem_validation_train, isbi2012",
+        "planes 0-151 and sections 0-17; validation on planes 160-179",
+        jitter,
+        half=True,
+    )
+
+
+def _psnr_by_task(restorer: Restorer, clean: Tensor) -> dict[str, float]:
+    """PSNR in dB by task, axial tasks in sections whose second axis is coarse."""
+    generator, numbers = torch.Generator().manual_seed(0), {}
+    for k, which in enumerate(TASKS.values()):
+        rough = which.back_to_grid(which.measure_section(clean, generator, UNIT_RANGE))
+        number = torch.full((len(rough),), k, device=clean.device)
+        fine = rough + restorer.scales[k] * UNIT_RANGE * restorer.correction(rough, number)
+        error = (fine - clean).square().mean((1, 2))
+        numbers[f"psnr_{which.name}"] = (10 * torch.log10(UNIT_RANGE**2 / error)).mean().item()
+    return numbers

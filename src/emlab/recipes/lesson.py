@@ -1,0 +1,121 @@
+"""From a recipe's table to a shipped checkpoint: the part that every method's training shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from emlab import weights
+from emlab.models import build
+from emlab.runtime import choose_device, environment_stamp
+from emlab.settings import read_profile, read_settings
+from emlab.training import Loss, TrainingConfig, train
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is trained on and how it is judged.
+
+    Attributes
+    ----------
+    images : Tensor
+        ``(n, ...)``, see `emlab.training.train`.
+    loss : callable
+        ``loss(model, batch, generator)``.
+    evaluate : callable
+        ``evaluate(model, device)`` returns named numbers, measured on validation data only.
+    data, split : str
+        For the card: the source of the images, and which part of it was used.
+    augment : callable, optional
+        Applied to every batch.
+    initial : dict of str to Tensor, optional
+        Weights to start from; default: random ones.
+    half : bool
+        Whether the weights are written in half precision.
+    """
+
+    images: Tensor
+    loss: Loss
+    evaluate: Callable[[nn.Module, torch.device], dict[str, float]]
+    data: str
+    split: str
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    initial: dict[str, Tensor] | None = None
+    half: bool = False
+
+
+def train_recipe(
+    method: str,
+    name: str,
+    prepare: Callable[[dict, dict], Lesson],
+    profile: str = "cpu",
+    device: str = "auto",
+    out: Path | None = None,
+    resume: bool = False,
+) -> weights.Card | None:
+    """Train ``[recipes.name]`` of a method's profiles and write weights and card.
+
+    Parameters
+    ----------
+    prepare : callable
+        Makes the lesson from the recipe's table and the profile's, from which ``model`` and all
+        that configures the training are taken out before.
+    out : Path, optional
+        Folder of weights and checkpoint; default: the package's own.
+
+    Returns
+    -------
+    Card or None
+        Under ``torchrun`` the first process writes and the others return None.
+    """
+    recipe = read_settings(method)["recipes"][name]
+    settings = dict(read_profile(method, profile)["training"][name])
+    model_table, material = settings.pop("model"), settings.pop("material", {})
+    config = TrainingConfig(**settings)
+    chosen = choose_device(device)
+    lesson = prepare(recipe, material)
+    stamp = environment_stamp()
+    torch.manual_seed(config.seed)
+
+    folder = weights.PACKAGED if out is None else Path(out)
+    checkpoint = (Path("checkpoints") if out is None else folder) / f"{name}.{profile}.checkpoint"
+    network = build(model_table)
+    if lesson.initial is not None:
+        network.load_state_dict(lesson.initial)
+    result = train(
+        network,
+        lesson.loss,
+        lesson.images,
+        config,
+        device=chosen,
+        augment=lesson.augment,
+        evaluate=lambda model: lesson.evaluate(model, chosen),
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+    if result.rank > 0:
+        return None
+    fields = {
+        "recipe": f"emlab train {name} --profile {profile}",
+        "data": lesson.data,
+        "split": lesson.split,
+        "steps": config.steps,
+        "seconds": round(result.seconds, 1),
+        "precision": result.precision,
+        "device": str(stamp.get("gpu") or stamp.get("cpu") or chosen),
+        "seed": config.seed,
+        "commit": stamp["commit"],
+        "evaluation": {k: v for k, v in result.history[-1].items() if k not in ("step", "seconds")},
+        "limits": recipe["limits"],
+        "model": model_table,
+        "objective": recipe["objective"],
+        "history": {key: [entry[key] for entry in result.history] for key in result.history[0]},
+    }
+    tensors = result.weights
+    if lesson.half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    return weights.save(name, tensors, fields, folder)

@@ -1,0 +1,102 @@
+"""How the priors of multi-target detection are trained, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from emlab import weights
+from emlab.data.digits import load_digits
+from emlab.data.simulated import gaussian_image_mean
+from emlab.priors.gaussian import GaussianPrior
+from emlab.priors.networks import MLPScore, NetworkPrior, wrap
+from emlab.priors.objectives import (
+    EpsilonMatching,
+    VPDenoisingScoreMatching,
+    VPSchedule,
+    implicit_score_matching,
+)
+from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.settings import read_settings
+from emlab.training import Loss
+
+VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
+_SPLITS = {
+    "mnist": "train; validation digits apart, test digits never seen",
+    "gaussian": "10 000 drawn images; 500 others for validation",
+}
+
+
+def gaussian_prior(device: torch.device | str = "cpu") -> GaussianPrior:
+    """The exact prior of the paper's 5 x 5 images: known mean, unit variance, no correlation."""
+    return GaussianPrior(torch.from_numpy(gaussian_image_mean()).to(device), 1.0)
+
+
+def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+    """Recipes by name; see `emlab.recipes.recipes`."""
+    names = read_settings("mtd")["recipes"]
+    return {name: partial(train_prior, name) for name in names}
+
+
+def train_prior(
+    name: str,
+    profile: str = "cpu",
+    device: str = "auto",
+    out: Path | None = None,
+    resume: bool = False,
+) -> weights.Card | None:
+    """Train one prior on training digits (or Gaussian images) and write weights and card.
+
+    Numbers on the card are measured on 500 validation digits (or fresh Gaussian images), which no
+    training step sees; test digits are not touched. Under ``torchrun`` the first process writes
+    and the others return None.
+    """
+    return train_recipe("mtd", name, _prepare, profile, device, out, resume)
+
+
+def _prepare(recipe: dict, _material: dict) -> Lesson:
+    images, validation, source = _images(recipe["data"])
+    objective = recipe["objective"]
+
+    def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
+        return _evaluate(wrap(model, objective), validation.to(device))
+
+    return Lesson(images, _loss(objective), evaluate, source, _SPLITS[recipe["data"]])
+
+
+def _images(data: str) -> tuple[Tensor, Tensor, str]:
+    if data == "gaussian":
+        prior = gaussian_prior()
+        images = prior.sample(10_000, torch.Generator().manual_seed(1))
+        return images, prior.sample(500, torch.Generator().manual_seed(2)), "simulated Gaussian"
+    digits, validation = load_digits("train"), load_digits("validation")
+    return torch.from_numpy(digits.images), torch.from_numpy(validation.images), digits.source
+
+
+def _loss(objective: dict) -> Loss:
+    arguments = {key: value for key, value in objective.items() if key != "kind"}
+    if objective["kind"] == "epsilon":
+        return EpsilonMatching(**arguments)
+    if objective["kind"] == "vp":
+        return VPDenoisingScoreMatching(VPSchedule(**arguments))
+    return implicit_score_matching
+
+
+def _evaluate(prior: NetworkPrior, images: Tensor) -> dict[str, float]:
+    """Relative error of denoised images by noise level, or of the score where it is known."""
+    if isinstance(prior, MLPScore):
+        exact = gaussian_prior(images.device).score(images, 0.0)
+        error = prior.score(images) - exact
+        return {"relative_score_error": (error.norm() / exact.norm()).item()}
+    generator = torch.Generator().manual_seed(0)
+    numbers = {}
+    for sigma in VALIDATION_LEVELS:
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        error = prior.denoise(images + sigma * noise, sigma) - images
+        relative = error.flatten(1).norm(dim=1) / images.flatten(1).norm(dim=1)
+        numbers[f"denoising_error_at_{sigma:g}"] = relative.mean().item()
+    return numbers

@@ -1,0 +1,297 @@
+"""How score denoisers of micrographs are trained, with and without a target bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emlab import weights
+from emlab.checks import check_fields
+from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.errors import InputError
+from emlab.methods.tsm_guidance import Guides, guide, standardise
+from emlab.metrics.particle_bands import band_correlations
+from emlab.models.unet import UNet
+from emlab.physics.micrograph import MicrographConfig, config_transfer
+from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.priors.target_bank import Features, Matcher, TargetBank
+from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.recipes.tsm_material import frames, volume
+from emlab.settings import read_settings
+from emlab.solvers.tiling import TiledPrior
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a network sees.
+
+    Attributes
+    ----------
+    micrographs, size : int
+        How many of which side to train on.
+    validation : int
+        How many to measure with.
+    crop, crops : int
+        Side of the training crops; how many places they are drawn from.
+    """
+
+    micrographs: int = 8
+    size: int = 1024
+    validation: int = 2
+    crop: int = 96
+    crops: int = 50_000
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if min(self.micrographs, self.validation, self.crops) < 1 or self.crop < 16:
+            raise InputError("training needs micrographs, crops and validation, crops from 16")
+        if self.crop > self.size:
+            raise InputError(f"crops of {self.crop} do not fit into {self.size} pixels")
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """How the target bank is made and asked.
+
+    Attributes
+    ----------
+    low_pass_angstrom : float
+        Resolution of the reference.
+    directions, angles : int
+    temperature : float
+        tau.
+    rank : int
+        Dimensions that the projector keeps.
+    features : str
+        ``"pixels"`` or ``"encoder"``, the deepest features of the network's own encoder.
+    refresh : tuple of float
+        Shares of the training at which the guesses are made anew (with pixels: once).
+    weighted : bool
+        Adaptive confidence; otherwise every accepted guess counts in full.
+    """
+
+    low_pass_angstrom: float = 8.0
+    directions: int = 200
+    angles: int = 24
+    temperature: float = 0.03
+    rank: int = 128
+    features: str = "pixels"
+    refresh: tuple[float, ...] = (0.1,)
+    weighted: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.features not in ("pixels", "encoder"):
+            raise InputError(f"features are pixels or encoder, not {self.features!r}")
+
+    @classmethod
+    def read(cls, table: dict[str, Any]) -> BankConfig:
+        """From a recipe's table."""
+        settings = dict(table)
+        if "refresh" in settings:
+            settings["refresh"] = tuple(settings["refresh"])
+        return cls(**settings)
+
+
+@dataclass
+class GuidedLoss:
+    """Score matching on crops of standardised micrographs, guided by their target banks.
+
+    Attributes
+    ----------
+    fields : list of Tensor
+        Standardised micrographs ``(H, W)``.
+    matchers : sequence of callable
+        One a micrograph (or none): ``matcher(features)`` with features of `TargetBank.matcher`.
+    trace : list of dict
+        One entry a refresh: step, mean similarity and confidence, guesses, null similarity.
+    insist : bool
+        Stop with an InputError where the first refresh finds no particle.
+    """
+
+    fields: list[Tensor]
+    objective: ScoreMatching
+    crop: int
+    guidance: Guidance | None = None
+    bank: BankConfig = field(default_factory=BankConfig)
+    matchers: list[Callable[[Features | None], Matcher]] = field(default_factory=list)
+    trace: list[dict[str, float]] = field(default_factory=list)
+    guides: list[Guides] = field(default_factory=list)
+    step: int = 0
+    steps: int = 1
+    insist: bool = False
+
+    def begin_step(self, step: int, steps: int, model: nn.Module) -> None:
+        """Make the guesses anew when their time has come."""
+        self.step, self.steps = step, steps
+        if self.guidance is None:
+            return
+        due = [round(share * self.steps) for share in self.bank.refresh]
+        if step in due or (not self.guides and step > min(due, default=0)):
+            self.refresh(model)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Ask the banks about every micrograph, with the encoder as it is now."""
+        if self.guides and self.bank.features == "pixels":
+            return
+        features = encoder_features(model) if self.bank.features == "encoder" else None
+        self.guides = []
+        for number, (image, make) in enumerate(zip(self.fields, self.matchers, strict=True)):
+            generator = torch.Generator().manual_seed(number)
+            matcher = make(features)
+            self.guides.append(guide(image, matcher, generator, weighted=self.bank.weighted))
+        sure = torch.cat([g.similarity[g.similarity > g.null] for g in self.guides])
+        inside = torch.cat([g.confidence[g.confidence > 0.01] for g in self.guides])
+        self.trace.append(
+            {
+                "step": float(self.step),
+                "guesses": float(len(sure)),
+                "similarity": sure.mean().item() if len(sure) else 0.0,
+                "null": sum(g.null for g in self.guides) / len(self.guides),
+                "confidence": inside.mean().item() if len(inside) else 0.0,
+            }
+        )
+        if self.insist and not len(sure):
+            raise InputError(
+                "no place in the micrographs looks like the reference, so nothing would be guided; "
+                "check the reference, the defocus and that protein is dark, or train without one"
+            )
+
+    def __call__(self, model: nn.Module, places: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss at places ``(n, 3)``: micrograph, row and column of the crops' corners."""
+        device = next(model.parameters()).device
+        turns = int(torch.randint(4, (), generator=generator))
+        flip = bool(torch.rand((), generator=generator) < 0.5)
+
+        def cut(maps: list[Tensor]) -> Tensor:
+            crops = torch.stack(
+                [maps[k][y : y + self.crop, x : x + self.crop] for k, y, x in places.tolist()]
+            )
+            crops = torch.rot90(crops, turns, (1, 2))
+            return (crops.flip(-1) if flip else crops).to(device)
+
+        guided = self.guidance is not None and bool(self.guides)
+        return self.objective(
+            model,
+            cut(self.fields),
+            generator,
+            guess=cut([g.guess for g in self.guides]) if guided else None,
+            confidence=cut([g.confidence for g in self.guides]) if guided else None,
+            guidance=self.guidance,
+            progress=self.step / self.steps,
+        )
+
+
+def encoder_features(model: nn.Module) -> Features:
+    """psi: the deepest feature map of a U-Net's encoder for patches in units of the noise."""
+    if not isinstance(model, UNet):
+        raise InputError("features of the encoder need a U-Net")
+    device = next(model.parameters()).device
+
+    def features(patches: Tensor) -> Tensor:
+        with torch.no_grad():
+            level = torch.zeros(len(patches), device=device)
+            return model.encode(patches[:, None].to(device), level)[-1].float().cpu()
+
+    return features
+
+
+def places(shapes: Sequence[tuple[int, ...]], crop: int, count: int, seed: int) -> Tensor:
+    """Random corners of crops ``(count, 3)``: micrograph, row, column."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.randint(len(shapes), (count,), generator=generator)
+    room = torch.tensor([[side - crop + 1 for side in shape] for shape in shapes])[which]
+    corner = (room * torch.rand(count, 2, generator=generator)).long()
+    return torch.cat([which[:, None], corner], 1)
+
+
+def make_matchers(
+    bank: TargetBank, optics: MicrographConfig, settings: BankConfig
+) -> Callable[[Features | None], Matcher]:
+    """What `GuidedLoss` takes for one micrograph: the bank behind its lens, features to come."""
+
+    def lens(shape: tuple[int, int]) -> Tensor:
+        return config_transfer(replace(optics, size=shape))
+
+    def make(features: Features | None) -> Matcher:
+        return bank.matcher(
+            lens, temperature=settings.temperature, rank=settings.rank, features=features
+        )
+
+    return make
+
+
+def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+    """Recipes by name; see `emlab.recipes.recipes`."""
+    return {name: partial(train_denoiser, name) for name in read_settings("tsm")["recipes"]}
+
+
+def train_denoiser(
+    name: str,
+    profile: str = "cpu",
+    device: str = "auto",
+    out: Path | None = None,
+    resume: bool = False,
+) -> weights.Card | None:
+    """Train a score denoiser on simulated micrographs and write weights and card.
+
+    Numbers on the card come from another protein than those trained on. No clean image enters the
+    training: `tsm_dsm` sees noisy micrographs, `tsm_tsm` also the reference volumes.
+    """
+    return train_recipe("tsm", name, _prepare, profile, device, out, resume)
+
+
+def _prepare(recipe: dict, table: dict) -> Lesson:
+    material = Material(**table)
+    objective = ScoreMatching(**{k: v for k, v in recipe["objective"].items() if k != "kind"})
+    guidance = Guidance(**recipe["guidance"]) if "guidance" in recipe else None
+    bank = BankConfig.read(recipe.get("bank", {}))
+    shown = frames("train", material.micrographs, material.size)
+    fields = [standardise(f.micrograph.noisy, PIXEL_ANGSTROM).image for f in shown]
+    banks: dict[str, TargetBank] = {}
+    matchers: list[Callable[[Features | None], Matcher]] = []
+    for frame in shown if guidance is not None else []:
+        if frame.specimen not in banks:
+            banks[frame.specimen] = TargetBank.from_volume(
+                volume(frame.specimen)[0],
+                PIXEL_ANGSTROM,
+                bank.low_pass_angstrom,
+                bank.directions,
+                bank.angles,
+            )
+        matchers.append(make_matchers(banks[frame.specimen], frame.micrograph.config, bank))
+    loss = GuidedLoss(fields, objective, material.crop, guidance, bank, matchers)
+    held_out = frames("validation", material.validation, min(material.size, 512))
+
+    def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
+        prior = TiledPrior(ScorePrior(model, objective), 192, 64, 4)
+        scores = [
+            band_correlations(_denoised(prior, f.micrograph.noisy), f.micrograph) for f in held_out
+        ]
+        numbers = {
+            f"correlation_{name}": sum(score[name] for score in scores) / len(scores)
+            for name in scores[0]
+        }
+        return numbers | {f"bank_{k}": v for k, v in (loss.trace or [{}])[-1].items()}
+
+    return Lesson(
+        places([tuple(f.shape) for f in fields], material.crop, material.crops, 0),
+        loss,
+        evaluate,
+        f"simulated micrographs of {', '.join(sorted({f.specimen for f in shown}))}, "
+        f"{material.size} x {material.size} pixels of {PIXEL_ANGSTROM:g} A at 300 kV",
+        f"{material.micrographs} micrographs of .8 to 1.6 um defocus; validation on the simulated "
+        "barrel at 1.2 to 2.2 um, which is in no training micrograph",
+    )
+
+
+def _denoised(prior: TiledPrior, noisy: Tensor) -> Tensor:
+    standard = standardise(noisy, PIXEL_ANGSTROM)
+    with torch.no_grad():
+        return standard.restore(prior.denoise(standard.image, 1.0))
