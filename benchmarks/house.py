@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 from benchmarks.measuring import ROOT, Row
@@ -17,7 +16,6 @@ from emlab import settings
 from emlab.chapters import BUDGETS
 from emlab.runtime import Stopwatch
 
-PROFILES = Path(settings.__file__).parent / "profiles"
 IMPORTS = {
     "torch": "import torch",
     "emlab": "import torch, emlab",
@@ -90,7 +88,7 @@ def book_build(profile: str = "cpu") -> list[Row]:
 
 def restorer_against_cellpose() -> list[Row]:
     """As `tools/measure_cellpose_speed.py` left it: cellpose lives in an environment of its own."""
-    table = tomllib.loads((PROFILES / "cellpose3_speed.toml").read_text(encoding="utf-8"))
+    table = settings.read_settings("chapters/cellpose3/speed")
     note = f"one run of {table['date']} on {table['processor']}, not repeated here"
     what = "residual U-Net / cellpose's network, images a second, widths"
     return [

@@ -16,20 +16,22 @@ PACKAGE = ROOT / "src" / "emlab"
 # From the bottom up. A unit imports units of lower layers only, never one beside it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("runtime", "checks"),
-    ("tasks",),
+    ("runtime", "checks", "settings"),
     ("io",),
-    ("data", "weights", "metrics", "training", "viz", "external"),
+    ("data", "weights", "training", "viz"),
     ("recorded",),
-    ("report", "chapters"),
     ("models", "physics"),
+    ("metrics",),
+    ("external",),
     ("priors",),
     ("solvers",),
     ("methods",),
-    ("runner",),
-    ("commands",),
-    ("cli",),
+    ("recipes",),
+    ("bench",),
+    ("chapters",),
+    ("app",),
 )
+ANY_CHAPTER = "compare"  # puts all methods side by side, so it may import the other chapters
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
 
 
@@ -87,7 +89,16 @@ def violations(package: Path = PACKAGE) -> list[str]:
                 found.append(f"{where}: imports {item.module}, which has no layer")
             elif HEIGHT[item.unit] >= HEIGHT[item.importer]:
                 found.append(f"{where}: {item.importer} imports {item.module}, which is not below")
+        elif item.importer == "chapters" and (other := _other_chapter(item, package)):
+            found.append(f"{where}: a chapter imports from another one, {other}")
     return found
+
+
+def _other_chapter(item: Import, package: Path) -> str:
+    """Return the chapter that is imported by another one which may not."""
+    own, imported_from = item.file.relative_to(package).parts[1], item.module.split(".")[2:3]
+    is_room = imported_from and (package / "chapters" / imported_from[0]).is_dir()
+    return imported_from[0] if is_room and own not in (imported_from[0], ANY_CHAPTER) else ""
 
 
 def uses(package: Path = PACKAGE) -> dict[str, set[str]]:

@@ -21,7 +21,7 @@ from cellpose.resnet_torch import CPnet
 
 from emlab.models.residual_unet import ResidualUNet
 
-TARGET = Path(__file__).resolve().parents[1] / ("src/emlab/methods/profiles/cellpose3_speed.toml")
+TARGET = Path(__file__).resolve().parents[1] / "src/emlab/chapters/cellpose3/speed.toml"
 WIDTHS = ([8, 16, 32, 64], [32, 64, 128, 256])
 SIDE, TURNS = 224, 25
 HEAD = "# Speed against cellpose 3.1.1.3 on one thread. By tools/measure_cellpose_speed.py.\n\n"

@@ -19,14 +19,14 @@ from emlab.metrics.particle_bands import band_correlations
 from emlab.runtime import atomic_path, environment_stamp
 from emlab.settings import read_settings
 
-TARGET = Path(tsm_ablations.__file__).parent / "profiles" / "tsm_ablations.toml"
+TARGET = Path(tsm_ablations.__file__).with_name("ablations.toml")
 HEAD = "# Written by tools/measure_tsm_ablations.py.\n\n"
 
 
 def main() -> None:
     """Measure, and keep what was measured before."""
     bench = Bench.make()
-    kept = read_settings("tsm_ablations") if TARGET.is_file() else {}
+    kept = read_settings("chapters/tsm/ablations") if TARGET.is_file() else {}
     rows, traces = kept.get("rows", {}), kept.get("traces", {})
     for name, variant in variants().items():
         if sys.argv[1:] and name not in sys.argv[1:]:

@@ -22,7 +22,7 @@ from emlab.io import write_image
 from emlab.recipes.tsm_material import frames
 from emlab.runtime import atomic_path, environment_stamp
 
-TARGET = Path(tsm_recorded.__file__).parent / "profiles" / "tsm_memory.toml"
+TARGET = Path(tsm_recorded.__file__).with_name("memory.toml")
 HEAD = "# Written by tools/measure_tsm_memory.py.\n\n"
 SIDE, TILE = 4096, 1024
 

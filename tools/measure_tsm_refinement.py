@@ -26,17 +26,17 @@ from emlab.recipes.tsm_material import frames, volume
 from emlab.runtime import atomic_path, environment_stamp
 from emlab.settings import read_measured, read_profile
 
-TARGET = Path(tsm_refinement.__file__).parent / "profiles" / "tsm_refinement.toml"
+TARGET = Path(tsm_refinement.__file__).with_name("refinement.toml")
 ROWS = ("truth", "tsm", "raw")
 HEAD = "# Written by tools/measure_tsm_refinement.py.\n\n"
 
 
 def main() -> None:
     """Measure the rows that are missing."""
-    settings = read_profile("tsm_study", "cpu")
+    settings = read_profile("chapters/tsm/chapter", "cpu")
     micrographs = [f.micrograph for f in frames("test", settings["micrographs"], settings["size"])]
     reference = volume("t20s")[0].numpy()
-    kept = read_measured("tsm_refinement")["rows"]
+    kept = read_measured("chapters/tsm/refinement")["rows"]
     places = {"truth": [micrograph.coordinates for micrograph in micrographs]}
     for name in ROWS:
         if name in kept:

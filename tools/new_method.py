@@ -24,7 +24,9 @@ def places(slug: str) -> dict[str, str]:
     bounds = {f"tests/expected/{p}/{slug}.json": "expected.json" for p in ("smoke", "cpu", "gpu")}
     return {
         f"src/emlab/methods/{name}.py": "method.py",
-        f"src/emlab/methods/profiles/{name}.toml": "profile.toml",
+        f"src/emlab/chapters/{name}/__init__.py": "room.py",
+        f"src/emlab/chapters/{name}/cases.py": "cases.py",
+        f"src/emlab/chapters/{name}/chapter.toml": "chapter.toml",
         f"tests/unit/test_{name}.py": "test_method.py",
         f"notebooks/{slug}.ipynb": "chapter.md",
     } | bounds

@@ -6,14 +6,14 @@ import argparse
 import json
 import re
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from emlab import chapters
 from emlab.app.runner.fingerprint import code_hash
+from emlab.bench.claims import filled
 from tools.book import notebooks
-from tools.book.markdown import PLACEHOLDER, filled as with_numbers, table
+from tools.book.markdown import table
 from tools.book.runs import Runs
 from tools.release import BRANCH, PLACE
 
@@ -25,17 +25,17 @@ ON_BINDER = "00_start_here"
 def chapters_table(runs: Runs) -> str:
     """Return the chapters with their measured claims, times and Colab badges.
 
-    The sentence of a chapter is a template in book/claims.toml whose placeholders are names of
-    recorded numbers; a chapter that was not run, or lacks one of them, shows none.
+    The sentence of a chapter stands in its chapter.toml, with names of recorded numbers; a chapter
+    that was not run, or lacks one of them, shows none.
     """
-    templates = tomllib.loads((runs.root / "book" / "claims.toml").read_text(encoding="utf-8"))
     rows = []
     for slug in runs.slugs:
         metrics = runs.metrics.get(slug, {})
         rows.append(
             [
                 f"[{notebooks.title(runs.notebook(slug))}](notebooks/{slug}.ipynb)",
-                sentence(templates.get(slug, ""), metrics.get("values", {})),
+                filled(chapters.table(slug).get("sentence", ""), metrics.get("values", {}))
+                or "not measured",
                 f"{metrics['seconds']:.0f} s" if metrics else "not measured",
                 badges(slug),
             ]
@@ -43,15 +43,7 @@ def chapters_table(runs: Runs) -> str:
     return table(["chapter", f"measured ({runs.profile} profile)", "time", ""], rows)
 
 
-def sentence(template: str, values: dict[str, Any]) -> str:
-    """Put recorded numbers into a template such as ``error {mnist.snr_1.error.ours}``."""
-    names = PLACEHOLDER.findall(template)
-    if not template or any(name not in values for name in names):
-        return "not measured"
-    return with_numbers(template, values)
-
-
-def filled(text: str, runs: Runs) -> str:
+def with_table(text: str, runs: Runs) -> str:
     """Return README text with the block of chapters replaced; it is a ValueError if it has none."""
     if not BLOCK.search(text):
         raise ValueError("README.md has no block of chapters to fill")
@@ -103,7 +95,7 @@ def main() -> int:
     runs = Runs(ROOT, options.profile, ROOT / "_build" / "runs" / options.profile)
     readme = ROOT / "README.md"
     if not options.times:
-        readme.write_text(filled(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
     known = json.loads(chapters.TIMES.read_text(encoding="utf-8"))
     times = json.dumps(with_times(known, runs), indent=1, sort_keys=True)
     chapters.TIMES.write_text(f"{times}\n", encoding="utf-8")

@@ -11,15 +11,15 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 
-import emlab.methods
+import emlab.chapters
 from emlab.recorded import Recording
 from emlab.runtime import choose_threads
 
 
 def recordings() -> Iterator[Recording]:
-    """Yield every recording that a module of a method defines, by chapter and name."""
+    """Yield every recording that a module of a chapter defines, by chapter and name."""
     found: dict[tuple[str, str], Recording] = {}
-    for module in pkgutil.iter_modules(emlab.methods.__path__, "emlab.methods."):
+    for module in pkgutil.walk_packages(emlab.chapters.__path__, "emlab.chapters."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Recording):
                 found[value.chapter, value.name] = value

@@ -22,7 +22,7 @@ from emlab.recipes.particles_network import RESTORER, SQUARES
 from emlab.recipes.tsm_material import frames
 from emlab.runtime import atomic_path
 
-TARGET = Path(chapter.__file__).parent / "profiles" / "comparison_peers.toml"
+TARGET = Path(chapter.__file__).with_name("peers.toml")
 MICROGRAPHS, SIZE = 4, 512
 PIXELS_ANGSTROM = (2.63, 5.26, 7.89)
 HEAD = """\

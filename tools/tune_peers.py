@@ -15,7 +15,7 @@ import tomli_w
 from emlab.chapters.em_generalist import peers as generalist_peers
 from emlab.runtime import atomic_path
 
-TARGET = Path(generalist_peers.__file__).parent / "profiles" / "generalist_peers.toml"
+TARGET = Path(generalist_peers.__file__).with_name("peers.toml")
 HEAD = """\
 # Settings of the classical peers by task, the best of the grids in methods/generalist_peers.py on
 # 12 validation crops (isotropic tasks: one validation block). Written by tools/tune_peers.py.

@@ -19,7 +19,7 @@ from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
 from emlab.recipes.tsm_material import frames
 from emlab.runtime import atomic_path
 
-TARGET = Path(tsm_peers.__file__).parent / "profiles" / "tsm_peers.toml"
+TARGET = Path(tsm_peers.__file__).with_name("peers.toml")
 MICROGRAPHS, SIZE = 4, 512
 GRIDS = {
     "gaussian": (tsm_peers.gaussian, "width", (1.0, 1.5, 2.0, 3.0)),

@@ -1,4 +1,4 @@
-"""Per-profile settings: one TOML file a method, a table a profile."""
+"""Settings: a TOML file beside the code that reads it, often with a table a profile."""
 
 import tomllib
 from collections.abc import Mapping
@@ -7,22 +7,21 @@ from typing import Any
 
 from emlab.errors import InputError
 
+_PACKAGE = Path(__file__).parent
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 
 
-def read_settings(method: str) -> dict[str, Any]:
-    """All of ``profiles/<method>.toml``."""
-    path = Path(__file__).parent / "profiles" / f"{method}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+def read_settings(place: str) -> dict[str, Any]:
+    """All of ``src/emlab/PLACE.toml``, such as ``methods/mtd`` or ``chapters/mtd/chapter``."""
+    return tomllib.loads((_PACKAGE / f"{place}.toml").read_text(encoding="utf-8"))
 
 
-def read_measured(name: str) -> dict[str, Any]:
-    """What a tool wrote to ``profiles/<name>.toml``; without rows where it has not been run."""
-    path = Path(__file__).parent / "profiles" / f"{name}.toml"
-    return read_settings(name) if path.is_file() else {"rows": {}}
+def read_measured(place: str) -> dict[str, Any]:
+    """What a tool wrote to ``PLACE.toml``; without rows where it has not been run."""
+    return read_settings(place) if (_PACKAGE / f"{place}.toml").is_file() else {"rows": {}}
 
 
-def read_profile(method: str, profile: str) -> dict[str, Any]:
+def read_profile(place: str, profile: str) -> dict[str, Any]:
     """One profile's table.
 
     Raises
@@ -32,7 +31,7 @@ def read_profile(method: str, profile: str) -> dict[str, Any]:
     """
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    return read_settings(method)[profile]
+    return read_settings(place)[profile]
 
 
 def smaller(

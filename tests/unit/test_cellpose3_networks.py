@@ -186,9 +186,9 @@ def test_domains_are_drawn_as_asked() -> None:
 
 
 def test_every_recipe_has_a_training_in_every_profile() -> None:
-    names = set(read_settings("cellpose3")["recipes"])
+    names = set(read_settings("recipes/cellpose3")["recipes"])
     for profile in PROFILES:
-        assert set(read_profile("cellpose3", profile)["training"]) == names
+        assert set(read_profile("recipes/cellpose3", profile)["training"]) == names
 
 
 @pytest.mark.parametrize("name", ["cellpose3_segmenter", "cellpose3_start"])
@@ -206,7 +206,7 @@ def test_recipe_trains_in_seconds_and_writes_half_precision(
 
 def test_networks_of_one_kind_start_alike_and_take_as_many_steps() -> None:
     """Losses are compared between restorers that differ in nothing else."""
-    settings = read_settings("cellpose3")
+    settings = read_settings("recipes/cellpose3")
     table = settings["cpu"]["training"]
     for task in ("denoise", "deblur", "upsample"):
         strong = f"cellpose3_{task}_strong"  # continues where cellpose3_TASK ends

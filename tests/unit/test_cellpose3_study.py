@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from emlab.chapters.cellpose3.claims import TARGETS, claims, verdicts
 from matplotlib.figure import Figure
 from scipy import ndimage
 
@@ -22,7 +23,6 @@ from emlab.chapters.cellpose3 import (
     rows,
     study,
 )
-from emlab.chapters.cellpose3.claims import TARGETS, claims, verdicts
 from emlab.data import access, records
 from emlab.data.cells import Cell, simulated_cells
 from emlab.data.download import Policy

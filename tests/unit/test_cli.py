@@ -47,7 +47,8 @@ def raising(monkeypatch):
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
     code = (
-        "import sys, time; from emlab.app.cli import main; main(['--help']); main(['run', '--help']);"
+        "import sys, time; from emlab.app.cli import main; main(['--help']);"
+        "main(['run', '--help']);"
         "heavy = {'torch', 'matplotlib', 'papermill', 'skimage', 'scipy', 'numpy'};"
         "print(heavy & set(sys.modules), time.process_time() < 1, file=sys.stderr)"
     )

@@ -167,7 +167,7 @@ def test_recipes_train_in_their_order_and_have_all_profiles(micrograph, tmp_path
     monkeypatch.setenv("EMLAB_WEIGHTS", str(tmp_path))
     for name in ("particle_segmenter", "particle_squares", "particle_restorer"):
         for profile in PROFILES:
-            assert name in read_profile(priors.METHOD, profile)["training"]
+            assert name in read_profile(f"recipes/{priors.METHOD}", profile)["training"]
         card = recipes()[name]("smoke", "cpu", tmp_path, False)
         assert card.steps == 3
         assert any(key.startswith("validation_f1") for key in card.evaluation)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emlab.chapters.compare.claims import STATEMENTS, Statement, statements_table
 
 from emlab.bench import Report
 from emlab.chapters.compare import cases as chapter, study
 from emlab.chapters.compare.agreement import LABELS as SOLVERS, agree
-from emlab.chapters.compare.claims import STATEMENTS, Statement, statements_table
 from emlab.chapters.compare.figures import inventions, rings
 from emlab.chapters.compare.real import halves, split
 from emlab.chapters.compare.table import ROWS, decision_table, methods_table, training_table

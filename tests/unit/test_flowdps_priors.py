@@ -5,9 +5,10 @@ import torch
 
 from emlab.data.phase_maps import phase_maps
 from emlab.errors import InputError
+from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.priors import load_prior
 from emlab.recipes import flowdps as flowdps_priors, recipes
-from emlab.recipes.flowdps import Material, PhaseScale, phase_scale, turn
+from emlab.recipes.flowdps import Material, turn
 from emlab.settings import PROFILES, read_profile
 
 
@@ -35,13 +36,13 @@ def test_card_and_prior(trained, monkeypatch):
 
 
 def _tables():
-    table = read_profile("flowdps", "smoke")["training"]["flowdps_flow"]["material"]
+    table = read_profile("recipes/flowdps", "smoke")["training"]["flowdps_flow"]["material"]
     return {"objective": {"kind": "flow", "mean": 0.0, "std": 1.0}}, table
 
 
 def test_every_profile_has_the_recipe():
     for profile in PROFILES:
-        table = read_profile("flowdps", profile)["training"]["flowdps_flow"]
+        table = read_profile("recipes/flowdps", profile)["training"]["flowdps_flow"]
         Material(**table["material"])
         assert table["model"]["attention"]
     with pytest.raises(InputError, match="at least one"):

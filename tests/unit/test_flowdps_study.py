@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from emlab.chapters.flowdps.claims import claims
 from scipy.spatial.transform import Rotation
 
 from emlab.bench import Report
@@ -18,7 +19,6 @@ from emlab.chapters.flowdps import (
     recorded as kept,
     rows,
 )
-from emlab.chapters.flowdps.claims import claims
 from emlab.chapters.flowdps.scores import finer_by, misfit, score, unpacked
 from emlab.chapters.flowdps.study import run_study
 from emlab.data.phase_maps import PIXEL_ANGSTROM, held_out_direction, project, specimen_volume

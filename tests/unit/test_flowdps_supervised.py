@@ -7,10 +7,10 @@ from torch import nn
 
 from emlab.data.particles import draw_metadata
 from emlab.errors import InputError
+from emlab.methods.flowdps_config import PhaseScale
 from emlab.models import build
 from emlab.physics import Poisson
 from emlab.recipes import recipes
-from emlab.recipes.flowdps import PhaseScale
 from emlab.recipes.flowdps_supervised import Degradation, Restorer, load_restorer, paired_loss
 
 SCALE = PhaseScale(0.02, 0.08)

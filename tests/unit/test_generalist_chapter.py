@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from emlab.chapters.em_generalist.claims import claims
 from scipy import ndimage
 
 from emlab import metrics
@@ -17,7 +18,6 @@ from emlab.chapters.em_generalist import (
     recorded,
     structure,
 )
-from emlab.chapters.em_generalist.claims import claims
 from emlab.chapters.em_generalist.study import Table, run_study
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError

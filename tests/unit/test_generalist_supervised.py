@@ -16,7 +16,8 @@ from emlab.recipes.generalist_tasks import TASKS, Task
 from emlab.settings import PROFILES, read_profile, read_settings
 from emlab.solvers.classical import cubic_axial, cubic_upsample
 
-SCALES = tuple(read_settings(supervised.NAME)["recipes"][supervised.NAME]["objective"]["scales"])
+RECIPE = read_settings(f"recipes/{supervised.NAME}")["recipes"][supervised.NAME]
+SCALES = tuple(RECIPE["objective"]["scales"])
 
 
 class Nothing(nn.Module):
@@ -136,7 +137,7 @@ def test_an_unknown_task_has_no_number():
 
 def test_every_profile_says_how_long_to_train():
     for profile in PROFILES:
-        table = read_profile(supervised.NAME, profile)["training"][supervised.NAME]
+        table = read_profile(f"recipes/{supervised.NAME}", profile)["training"][supervised.NAME]
         assert table["material"]["patch"] % 60 == 0  # divides by 2, 3, 4, 6 and 10
     assert supervised.NAME in recipes()
 

@@ -1,16 +1,12 @@
 """What was asked, what was reached, and why claims fail: generated from numbers, not from hope."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emlab import chapters
 from emlab.bench import format_targets, targets_met
-from emlab.chapters.em_generalist import (
-    claims as generalist_claims,
-    targets as generalist_targets,
-)
 from emlab.chapters.em_generalist.curve import Training
 from emlab.chapters.em_generalist.experiments import (
     BlindRow,
@@ -20,11 +16,11 @@ from emlab.chapters.em_generalist.experiments import (
 )
 from emlab.chapters.em_generalist.figures import training
 from emlab.chapters.em_generalist.peers import tuned
+from emlab.chapters.em_generalist.scores import ceiling
 from emlab.errors import InputError
 from emlab.recipes.generalist_tasks import defocus_tasks, task
-from tools.book import scorecard
 
-SCORECARD = Path(__file__).resolve().parents[2] / "book" / "scorecard.toml"
+TARGETS, CLAIMS = chapters.targets("01_em_generalist"), chapters.claims("01_em_generalist")
 
 
 def number(value, low=None, high=None):
@@ -39,7 +35,7 @@ def test_a_shortfall_is_what_is_missing_and_nothing_else():
         "isotropic_4.psnr_xz.cubic": number(30.0),
         "isotropic_4.slice_correlation.ours": number(1.05),
     }
-    by_name = {t.name: t for t in generalist_targets.TARGETS}
+    by_name = {t.name: t for t in TARGETS}
     missing = {name: by_name[name].shortfall(values) for name in values if name in by_name}
     assert missing == {
         "denoise_10.gain_psnr.over_bm3d": pytest.approx(0.1),
@@ -48,8 +44,8 @@ def test_a_shortfall_is_what_is_missing_and_nothing_else():
         "isotropic_4.slice_correlation.ours": pytest.approx(0.03),
     }
     assert by_name["isotropic_4.psnr_xz.ours"].reached(values) == pytest.approx(1)
-    assert targets_met(generalist_targets.TARGETS, values) == (2, 4)
-    table = format_targets(generalist_targets.TARGETS, values)
+    assert targets_met(TARGETS, values) == (2, 4)
+    table = format_targets(TARGETS, values)
     assert "| noise .1 over BM3D [dB] | at least 0.3 | 0.7 | 0.2 | 0.1 |" in table
     assert "| flow against DDPM, times faster | at least 20 |  | - | - |" in table
 
@@ -59,26 +55,25 @@ def test_noise_of_the_truth_bounds_every_answer():
     noise = generator.normal(0, 5, (512, 512))
     coarse = noise.reshape(256, 2, 256, 2).mean((1, 3)).repeat(2, 0).repeat(2, 1)
     left = 20 * math.log10(255 / (noise - coarse).std())
-    assert generalist_targets.ceiling(5, 2) == pytest.approx(left, abs=0.05)
+    assert ceiling(5, 2) == pytest.approx(left, abs=0.05)
     alone = 20 * math.log10(255 / noise.std())
-    assert generalist_targets.ceiling(5) == pytest.approx(alone, abs=0.05)
+    assert ceiling(5) == pytest.approx(alone, abs=0.05)
     with pytest.raises(InputError, match="above 0"):
-        generalist_targets.ceiling(0)
+        ceiling(0)
 
 
-def test_departures_name_only_what_fails_and_use_the_scorecards_conditions():
+def test_departures_name_only_what_fails_and_are_conditions_of_their_claim():
     values = {
         "isotropic_10.boundary.ours": number(0.7),
         "isotropic_10.boundary.cubic": number(0.69),
         "race.psnr_gain": number(-0.1),
         "real_pair.gain_psnr.over_bm3d": number(0.02, -0.1, 0.1),
     }
-    said = generalist_claims.departures(values)
-    assert [line[:4] for line in said] == ["G5: ", "G13:"]
-    assert "0.7, with cubic splines at 0.69" in said[0]
-    conditions = {row.id: row.conditions for row in scorecard.read(SCORECARD)}
-    for row, condition, _ in generalist_claims._DEPARTURES:
-        assert condition in conditions[row]
+    said = {c.id: c.departures(values) for c in CLAIMS if c.departures(values)}
+    assert list(said) == ["G5", "G13"]
+    assert "0.7, with cubic splines at 0.69" in said["G5"][0]
+    for claim in CLAIMS:
+        assert {condition for condition, _ in claim.unless} <= set(claim.conditions)
 
 
 def test_the_training_curve_is_that_of_the_card():

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from emlab import chapters
 from tools import layers, lock, new_method, public, readme, release
-from tools.book import api, notebooks, scorecard
+from tools.book import api, notebooks
 from tools.book.runs import Runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -363,7 +364,9 @@ def test_readme_table_has_every_chapter_with_a_badge() -> None:
     runs = Runs(ROOT, "cpu", ROOT / "no-runs")
     block = readme.BLOCK.search(text)[0]
     rows = block.splitlines()[3:-1]
-    assert readme.filled(text, runs).replace(readme.BLOCK.search(readme.filled(text, runs))[0], "")
+    assert readme.with_table(text, runs).replace(
+        readme.BLOCK.search(readme.with_table(text, runs))[0], ""
+    )
     assert len(rows) == len(runs.slugs)
     for slug, row in zip(runs.slugs, rows, strict=True):
         assert notebooks.title(runs.notebook(slug)) in row
@@ -376,13 +379,6 @@ def test_readme_links_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_measured_sentence_shows_numbers_or_says_that_there_are_none() -> None:
-    values = {"a.b": {"value": 0.4212, "low": 0.39, "high": 0.45}, "c": {"value": 2.0}}
-    assert readme.sentence("error {a.b}, gain {c}", values) == "error 0.421 [0.39, 0.45], gain 2"
-    assert readme.sentence("error {missing}", values) == "not measured"
-    assert readme.sentence("", values) == "not measured"
 
 
 # Book
@@ -403,41 +399,17 @@ def test_every_reference_is_listed_once() -> None:
     assert sorted(keys) == sorted(set(keys))
 
 
-@pytest.mark.parametrize(
-    ("conditions", "expected"),
-    [
-        (["ours < paper", "gain:low > 0"], "holds"),
-        (["ours < paper", "gain > 5"], "holds in part"),
-        (["ours >= paper"], "does not hold"),
-        (["ours < paper", "absent > 0"], "not measured"),
-        ([], "not measured"),
-    ],
-)
-def test_scorecard_verdicts_follow_the_rules(conditions: list[str], expected: str) -> None:
-    values = {"ours": {"value": 0.4}, "paper": {"value": 0.8}, "gain": {"value": 0.4, "low": 0.3}}
-    row = scorecard.Row("X1", "04_mtd", "claim", "here", tuple(conditions))
-    assert scorecard.verdict(row, values) == expected
-
-
-def test_scorecard_has_conditions_for_every_claim_of_a_chapter() -> None:
-    rows = scorecard.read(ROOT / "book" / "scorecard.toml")
+def test_every_claim_has_conditions_says_why_it_differs_and_what_shows_it() -> None:
+    runs = Runs(ROOT, "cpu", ROOT / "no-runs")
+    claims = {slug: chapters.claims(slug) for slug in runs.slugs}
     counts = {"G": 13, "T": 9, "F": 3, "M": 5, "C": 14}
-    claims = [f"{letter}{n}" for letter, last in counts.items() for n in range(1, last + 1)]
-    assert [row.id for row in rows] == claims
-    assert [row.id for row in rows if not row.conditions] == []
-
-
-def test_every_claim_says_why_it_differs_and_what_shows_it() -> None:
-    book, runs = ROOT / "book", Runs(ROOT, "cpu", ROOT / "no-runs")
-    rows = scorecard.read(book / "scorecard.toml", book / "scorecard_notes.toml")
-    assert [row.id for row in rows if not row.why or not row.figure] == []
-    cells = {slug: notebooks.cell_ids(runs.notebook(slug)) for slug in runs.slugs}
-    assert [row.id for row in rows if row.figure not in cells[row.chapter]] == []
-
-
-def test_scorecard_refuses_a_condition_that_is_no_comparison(tmp_path: Path) -> None:
-    file = tmp_path / "scorecard.toml"
-    row = 'id = "X"\nchapter = "c"\nclaim = "c"\nhere = "h"\nconditions = ["ours is better"]\n'
-    file.write_text(f"[[row]]\n{row}")
-    with pytest.raises(ValueError, match="ours is better"):
-        scorecard.read(file)
+    known = [f"{letter}{n}" for letter, last in counts.items() for n in range(1, last + 1)]
+    assert [claim.id for found in claims.values() for claim in found] == known
+    for slug, found in claims.items():
+        cells = notebooks.cell_ids(runs.notebook(slug))
+        for claim in found:
+            assert claim.conditions, claim.id
+            assert claim.why, claim.id
+            assert claim.measured, claim.id
+            assert claim.cell in cells, claim.id
+            assert {condition for condition, _ in claim.unless} <= set(claim.conditions), claim.id

@@ -12,8 +12,7 @@ from emlab.methods.mtd import Config, align_to_prior, draw_starts, estimate_nois
 from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 from emlab.physics.rotations import Rotations
-from emlab.priors.gaussian import GaussianMixturePrior
-from emlab.recipes.mtd import gaussian_prior
+from emlab.priors.gaussian import GaussianMixturePrior, gaussian_prior
 from emlab.settings import read_settings
 from emlab.solvers.expectation_maximization import EMConfig
 
@@ -248,7 +247,7 @@ def test_recovery_returns_the_image_where_the_prior_knows_it():
 # --- settings and bad input
 
 
-@pytest.mark.parametrize("name", sorted(read_settings("mtd")["configs"]))
+@pytest.mark.parametrize("name", sorted(read_settings("methods/mtd")["configs"]))
 def test_every_named_config_can_be_read(name):
     assert isinstance(Config.named(name), Config)
 

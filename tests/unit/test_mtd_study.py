@@ -5,10 +5,15 @@ import pytest
 import torch
 
 from emlab.chapters.mtd import recorded as mtd_recorded, study as mtd_study
-from emlab.chapters.mtd.recorded import ROWS, recorded_rows, study_with_recorded, untrained_study
+from emlab.chapters.mtd.recorded import (
+    ROWS,
+    _join,
+    recorded_rows,
+    study_with_recorded,
+    untrained_study,
+)
 from emlab.chapters.mtd.study import (
     LABELS,
-    Study,
     StudySettings,
     known_pose_oracle,
     run_study,
@@ -18,7 +23,7 @@ from emlab.chapters.mtd.study import (
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.metrics import relative_error
-from emlab.recipes.mtd import gaussian_prior
+from emlab.priors.gaussian import gaussian_prior
 from emlab.settings import PROFILES
 
 
@@ -57,8 +62,8 @@ def test_every_method_gets_the_same_fields_and_random_numbers(study):
 
 def test_the_study_ranks_the_answers_as_they_deserve(study):
     result, _, told = study
-    (snr,) = result.snrs
-    error_of = {name: row.errors[snr][..., 0] for name, row in result.rows.items()}
+    (only,) = result.studies.values()
+    error_of = {name: scores["error"] for name, scores in only.scores.items()}
     assert set(error_of) <= set(LABELS)
     assert np.all(error_of["zero"] == 1)
     assert (error_of["oracle"] < error_of["prior_mean"]).all()
@@ -66,31 +71,25 @@ def test_the_study_ranks_the_answers_as_they_deserve(study):
     assert (error_of["paper_prior"] < error_of["paper_no_prior"]).all()
     assert (error_of["brightest_patch"] > 1).all()
     assert len(told) == len(error_of)
-    for row in result.rows.values():
-        assert (row.errors[snr][..., 1] <= row.errors[snr][..., 0] + 1e-6).all()
+    for scores in only.scores.values():
+        assert (scores["error_shift"] <= scores["error"] + 1e-6).all()
 
 
 def test_the_studys_numbers_belong_to_its_images(study):
     result, _, _ = study
     (snr,) = result.snrs
+    only = result.studies[snr]
+    first = [task.draw == 0 for task in only.cases]
     for name in ("ours", "brightest_patch"):
-        for target, image in enumerate(result.rows[name].images[snr][:, 0]):
-            again = relative_error(image, result.truths[target])
-            assert result.rows[name].errors[snr][target, 0, 0] == pytest.approx(again)
-    assert result.interval("zero", snr).mean == pytest.approx(1)
-    mean = result.gain("oracle", "prior_mean", snr).mean
-    difference = result.rows["prior_mean"].errors[snr] - result.rows["oracle"].errors[snr]
-    assert mean == pytest.approx(difference[..., 0].mean())
+        again = [
+            relative_error(*p) for p in zip(result.images(name, snr), result.truths, strict=True)
+        ]
+        assert only.scores[name]["error"][first] == pytest.approx(again)
+    assert only.interval("zero", "error").mean == pytest.approx(1)
+    mean = only.gain("oracle", "prior_mean", "error").mean
+    difference = only.scores["prior_mean"]["error"] - only.scores["oracle"]["error"]
+    assert mean == pytest.approx(difference.mean())
     assert "| oracle: known poses, denoised | " in result.table()
-
-
-def test_traces_are_those_of_the_methods_that_iterate(study):
-    result, _, _ = study
-    (snr,) = result.snrs
-    assert len(result.rows["paper_no_prior"].traces[snr]) == 101
-    assert (np.diff(result.rows["paper_no_prior"].traces[snr]) > 0).all()
-    assert set(result.rows["ours"].traces) == {snr}
-    assert result.rows["zero"].traces == {}
 
 
 def test_fields_differ_between_targets_draws_and_snrs_and_repeat_with_the_seed():
@@ -116,8 +115,8 @@ def test_several_workers_return_what_one_returns():
     methods = {"oracle": lambda task: known_pose_oracle(task, gaussian_prior())}
     settings = StudySettings(3, 2, (1.0,))
     one, three = (run_study("gaussian", settings, methods, workers=w) for w in (1, 3))
-    assert isinstance(one, Study)
-    np.testing.assert_array_equal(one.rows["oracle"].errors[1.0], three.rows["oracle"].errors[1.0])
+    errors = [each.studies[1.0].scores["oracle"]["error"] for each in (one, three)]
+    np.testing.assert_array_equal(*errors)
 
 
 def test_gaussian_targets_are_drawn_from_the_prior():
@@ -154,11 +153,13 @@ def test_recorded_rows_join_the_fields_that_they_were_measured_on():
     live = run_study("gaussian", size, {"paper_prior": methods["paper_prior"]})
     assert set(study.recorded) == {"paper_no_prior", "paper_prior"}
     assert study.recorded["paper_prior"] == pytest.approx(1, abs=0.01)
-    kept, here = study.rows["paper_prior"].errors[1.0], live.rows["paper_prior"].errors[1.0]
+    kept, here = (each.studies[1.0].scores["paper_prior"]["error"] for each in (study, live))
     np.testing.assert_allclose(kept, here, rtol=0.01)
     assert study.table().count("†") == 2
-    difference = kept[..., 0] - study.rows["prior_mean"].errors[1.0][..., 0]
-    assert study.gain("prior_mean", "paper_prior", 1.0).mean == pytest.approx(difference.mean())
+    only = study.studies[1.0]
+    difference = kept - only.scores["prior_mean"]["error"]
+    gain = only.gain("prior_mean", "paper_prior", "error")
+    assert gain.mean == pytest.approx(difference.mean())
 
 
 @pytest.mark.parametrize(
@@ -181,9 +182,11 @@ def test_digits_that_stand_in_have_recorded_rows_of_their_own(monkeypatch):
     rows = recorded_rows("mnist", size)
     assert set(rows) == {"paper_no_prior", "paper_prior", "ours_untrained"}
     kept = ROWS.values["studies"]["mnist_stand_in"]["rows"]["paper_prior"]["errors"]["1"]
-    np.testing.assert_array_equal(rows["paper_prior"].errors[1.0], np.array(kept)[:2, :1])
-    assert untrained_study(size, 8).recorded == {"ours_untrained": None}
-    picture = rows["paper_prior"].images[1.0][0, 0]
+    assert rows["paper_prior"]["errors"]["1"] == kept
+    study = untrained_study(size, 8)
+    assert study.recorded == {"ours_untrained": None}
+    _join(study, "paper_prior", rows["paper_prior"], None)
+    picture = study.images("paper_prior", 1.0)[0]
     truth = targets("mnist", 1, "held_out")[0].numpy()
     assert relative_error(picture, truth) == pytest.approx(kept[0][0][0], rel=0.1)
 
@@ -192,4 +195,4 @@ def test_other_fields_run_an_untrained_network_here(monkeypatch):
     monkeypatch.setattr(mtd_recorded, "recorded_rows", lambda *_: {})
     study = untrained_study(StudySettings(1, 1, (1.0,)), 3)
     assert study.recorded == {}
-    assert study.rows["ours_untrained"].errors[1.0].shape == (1, 1, 2)
+    assert study.studies[1.0].scores["ours_untrained"]["error"].shape == (1,)

@@ -31,7 +31,7 @@ def trained(folder, monkeypatch):
 @pytest.mark.parametrize("name", recipes())
 def test_card_says_how_the_weights_were_made(trained, name):
     card = weights.card(name)
-    settings = read_profile("mtd", "smoke")["training"][name]
+    settings = read_profile("recipes/mtd", "smoke")["training"][name]
     assert card.recipe == f"emlab train {name} --profile smoke"
     assert card.steps == settings["steps"]
     assert card.model == settings["model"]
@@ -66,7 +66,7 @@ def test_same_seed_same_weights(trained, tmp_path):
 
 def test_every_profile_has_settings_for_every_recipe():
     for profile in PROFILES:
-        assert read_profile("mtd", profile)["training"].keys() == recipes().keys()
+        assert read_profile("recipes/mtd", profile)["training"].keys() == recipes().keys()
     with pytest.raises(InputError, match="unknown profile"):
         recipes()["mtd_gaussian_mlp"](profile="huge")
 

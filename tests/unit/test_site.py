@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emlab import chapters
 from emlab.chapters.cellpose3.figures import hues
-from tools.book import landing, notebooks, pages, scorecard, scores
+from tools.book import landing, notebooks, pages, scores
 from tools.book.runs import Runs
 
 CURTAIN = '<style></style><div class="emlab-curtain"><img alt="x"></div>'
@@ -35,7 +36,7 @@ def cell(name: str, kind: str, source: str, html: str = "") -> dict:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Two chapters of which one was run."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "book").mkdir()
@@ -54,17 +55,14 @@ def runs(tmp_path: Path) -> Runs:
     stamp = {"cpu": "Z80", "cores": 2, "utc": "2026-01-02T00:00:00"}
     metrics = {"profile": "cpu", "device": "cpu", "seconds": 120.0, "values": {"gain": entry}}
     (folder / "metrics.json").write_text(json.dumps({**metrics, "environment": stamp}))
-    (tmp_path / "book" / "claims.toml").write_text('"01_ran" = "gains {gain}"\n')
-    row = '[[row]]\nid = "{}"\nchapter = "{}"\nclaim = "better"\nhere = "h"\nconditions = ["{}"]\n'
-    rows = [
-        row.format("A1", "01_ran", "gain:low > 1"),
-        row.format("A2", "01_ran", "absent > 1"),
-        row.format("B1", "02_new", "gain > 1"),
-        row.format("Z1", "09_elsewhere", "gain > 1"),
-    ]
-    (tmp_path / "book" / "scorecard.toml").write_text("\n".join(rows))
-    notes = '[A1]\nwhy = "{gain} of {lost}"\nfigure = "fig"\n[A2]\nuntestable = "No data."\n'
-    (tmp_path / "book" / "scorecard_notes.toml").write_text(notes)
+    claim = '[[claim]]\nid = "{}"\npaper = "better"\nhere = "h"\nconditions = ["{}"]\n'
+    ran = 'sentence = "gains {gain}"\n' + claim.format("A1", "gain:low > 1")
+    ran += 'why = "{gain} of {lost}"\ncell = "fig"\n' + claim.format("A2", "absent > 1")
+    tables = {"ran": ran + 'untestable = "No data."\n', "new": claim.format("B1", "gain > 1")}
+    for room, text in {**tables, "elsewhere": claim.format("Z1", "gain > 1")}.items():
+        (tmp_path / "chapters" / room).mkdir(parents=True)
+        (tmp_path / "chapters" / room / "chapter.toml").write_text(text)
+    monkeypatch.setattr(chapters, "FOLDER", tmp_path / "chapters")
     return Runs(tmp_path, "cpu", tmp_path / "out")
 
 
@@ -121,12 +119,6 @@ def test_scorecard_has_a_verdict_reason_and_figure_for_each_claim_of_a_chapter(r
     assert scores.anchors(runs) == {"01_ran": {"fig"}}
     assert "1 hold" in landing.tally(runs)
     assert "1 cannot be tested here" in landing.tally(runs)
-
-
-def test_only_what_was_not_measured_can_be_untestable() -> None:
-    row = scorecard.Row("X", "c", "c", "h", ("gain > 1",), untestable="No data.")
-    assert scorecard.verdict(row, {}) == "cannot be tested here"
-    assert scorecard.verdict(row, {"gain": {"value": 2.0}}) == "holds"
 
 
 def test_labels_stand_before_the_cells_that_pages_point_to(runs: Runs) -> None:

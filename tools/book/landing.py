@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-import tomllib
 from collections import Counter
 
 from PIL import Image
 
+from emlab import chapters
+from emlab.bench.claims import VERDICTS, filled
 from tools.book import notebooks, scores
-from tools.book.markdown import PLACEHOLDER, filled
 from tools.book.runs import Runs
 
 WORDS_PER_MINUTE = 200
@@ -19,8 +19,7 @@ THUMBNAIL_WIDTH = 720
 
 def chapter_cards(runs: Runs) -> str:
     """Return an entry for every chapter there is: pictures, title, claim, numbers and times."""
-    templates = tomllib.loads((runs.root / "book" / "claims.toml").read_text(encoding="utf-8"))
-    return "\n\n".join(_entry(runs, slug, templates.get(slug, "")) for slug in runs.slugs)
+    return "\n\n".join(_entry(runs, slug) for slug in runs.slugs)
 
 
 def hero(runs: Runs, slug: str, which: str = "1") -> str:
@@ -36,10 +35,11 @@ def hero(runs: Runs, slug: str, which: str = "1") -> str:
 
 def tally(runs: Runs) -> str:
     """Return one sentence: how many claims were tested, and what became of them."""
-    count = Counter(scores.verdict(runs, row) for row in scores.rows(runs))
+    known = scores.claims_of(runs).items()
+    count = Counter(scores.verdict(runs, slug, one) for slug, claims in known for one in claims)
     if not count:
         return ""
-    parts = ", ".join(f"{n} {_verb(name, n)}" for name in scores.VERDICTS if (n := count[name]))
+    parts = ", ".join(f"{n} {_verb(name, n)}" for name in VERDICTS if (n := count[name]))
     return (
         f"**{count.total()} claims of the papers, tested here:** {parts}. "
         "The [scorecard](scorecard.md) has the numbers, the rules and the reasons."
@@ -69,20 +69,20 @@ def times(runs: Runs, slug: str) -> str:
     return " · ".join(parts)
 
 
-def _entry(runs: Runs, slug: str, template: str) -> str:
+def _entry(runs: Runs, slug: str) -> str:
     notebook = runs.notebook(slug)
     found, cover = notebooks.curtains(notebook), notebooks.cover(notebook)
     image = f"![{_plain(cover.alt)}](_static/covers/{slug}.png)" if cover else ""
     thumb = f"[{image}](../notebooks/{slug})" if image else ""
     picture = _raw(found[0]) if found else thumb
     values = runs.metrics.get(slug, {}).get("values", {})
-    known = template and all(name in values for name in PLACEHOLDER.findall(template))
-    measured = f"{{.emlab-chapter-measured}}\n*Measured here.* {filled(template, values)}"
+    said = filled(chapters.table(slug).get("sentence", ""), values)
+    measured = f"{{.emlab-chapter-measured}}\n*Measured here.* {said}" if said else ""
     text = [
         f"{{.emlab-chapter-title}}\n[{notebooks.title(notebook)}](../notebooks/{slug})",
         notebooks.claim(notebook),
         f"{{.emlab-chapter-facts}}\n{times(runs, slug)}",
-        measured if known else "",
+        measured,
         thumb if found else "",
     ]
     return _div("emlab-chapter", _div("emlab-chapter-picture", picture), _div("", *text))

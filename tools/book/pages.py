@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from emlab.bench.claims import number
 from tools.book import api, cards, costs, landing, notebooks, picture, scores
-from tools.book.markdown import number, table
+from tools.book.markdown import table
 from tools.book.runs import Runs
 
 MARKER = re.compile(r"^<!-- emlab:(\w+)(?: ([\w. ]+))? -->$", flags=re.MULTILINE)

@@ -4,68 +4,59 @@ from __future__ import annotations
 
 from collections import Counter
 from html import escape
-from itertools import groupby
 
-from tools.book import notebooks, scorecard
-from tools.book.markdown import filled, table
+from emlab import chapters
+from emlab.bench.claims import VERDICTS, Claim, fill, with_unit
+from tools.book import notebooks
+from tools.book.markdown import table
 from tools.book.runs import Runs
 
-VERDICTS = (
-    "holds",
-    "holds in part",
-    "does not hold",
-    "cannot be tested here",
-    "not measured",
-)
 
-
-def rows(runs: Runs) -> list[scorecard.Row]:
-    """Return the claims of all chapters there are, with the notes on them."""
-    book = runs.root / "book"
-    known = scorecard.read(book / "scorecard.toml", book / "scorecard_notes.toml")
-    return [row for row in known if row.chapter in runs.slugs]
+def claims_of(runs: Runs) -> dict[str, tuple[Claim, ...]]:
+    """Return the claims of all chapters that test some."""
+    found = {slug: chapters.claims(slug) for slug in runs.slugs}
+    return {slug: claims for slug, claims in found.items() if claims}
 
 
 def scores(runs: Runs) -> str:
     """Return counts, a table of claims for each chapter, and a section for each claim."""
-    claims = rows(runs)
-    if not claims:
+    known = claims_of(runs)
+    if not known:
         return "No chapter with claims."
-    chapters = {slug: list(group) for slug, group in groupby(claims, lambda row: row.chapter)}
-    tables = [_chapter(runs, slug, group) for slug, group in chapters.items()]
-    details = [_detail(runs, row) for row in claims]
+    tables = [_chapter(runs, slug, claims) for slug, claims in known.items()]
+    details = [_detail(runs, slug, claim) for slug, claims in known.items() for claim in claims]
     return "\n\n".join(
-        [_counts(runs, chapters), *tables, "## The numbers behind each verdict", *details]
+        [_counts(runs, known), *tables, "## The numbers behind each verdict", *details]
     )
 
 
 def anchors(runs: Runs) -> dict[str, set[str]]:
     """Return by chapter the cells that the scorecard points to and that the chapter has."""
-    found: dict[str, set[str]] = {}
-    for row in rows(runs):
-        if row.figure in notebooks.cell_ids(runs.notebook(row.chapter)):
-            found.setdefault(row.chapter, set()).add(row.figure)
-    return found
+    return {
+        slug: cells
+        for slug, claims in claims_of(runs).items()
+        if (cells := {c.cell for c in claims} & set(notebooks.cell_ids(runs.notebook(slug))))
+    }
 
 
 def _values(runs: Runs, slug: str) -> dict:
     return runs.metrics.get(slug, {}).get("values", {})
 
 
-def verdict(runs: Runs, row: scorecard.Row) -> str:
+def verdict(runs: Runs, slug: str, claim: Claim) -> str:
     """Return what became of a claim in these runs: one of `VERDICTS`."""
-    return scorecard.verdict(row, _values(runs, row.chapter))
+    return claim.verdict(_values(runs, slug))
 
 
 def _badge(text: str) -> str:
-    return f'<span class="emlab-verdict emlab-verdict-{VERDICTS.index(text)}">{text}</span>'
+    return f'<span class="emlab-verdict emlab-verdict-{text.replace(" ", "-")}">{text}</span>'
 
 
-def _counts(runs: Runs, chapters: dict[str, list[scorecard.Row]]) -> str:
+def _counts(runs: Runs, known: dict[str, tuple[Claim, ...]]) -> str:
     lines = []
     total: Counter[str] = Counter()
-    for slug, claims in chapters.items():
-        count = Counter(verdict(runs, row) for row in claims)
+    for slug, claims in known.items():
+        count = Counter(verdict(runs, slug, claim) for claim in claims)
         total += count
         lines.append([_link(runs, slug), len(claims), *(count[name] for name in VERDICTS)])
     lines.append(["**all**", total.total(), *(total[name] for name in VERDICTS)])
@@ -76,16 +67,16 @@ def _link(runs: Runs, slug: str) -> str:
     return f"[{notebooks.title(runs.notebook(slug)).split(':')[0]}](../notebooks/{slug})"
 
 
-def _chapter(runs: Runs, slug: str, claims: list[scorecard.Row]) -> str:
+def _chapter(runs: Runs, slug: str, claims: tuple[Claim, ...]) -> str:
     lines = [
         [
-            f"[{row.id}](claim-{row.id})",
-            row.claim,
-            _short(runs, row),
-            _badge(verdict(runs, row)),
-            _figure(runs, row, "figure"),
+            f"[{claim.id}](claim-{claim.id})",
+            claim.paper,
+            _short(runs, slug, claim),
+            _badge(verdict(runs, slug, claim)),
+            _figure(runs, slug, claim, "figure"),
         ]
-        for row in claims
+        for claim in claims
     ]
     header = ["row", "claim (quoted)", "measured here", "verdict", "shown by"]
     name = notebooks.title(runs.notebook(slug)).split(":")[0]
@@ -105,20 +96,18 @@ def _measured_on(runs: Runs, slug: str) -> str:
     )
 
 
-def _short(runs: Runs, row: scorecard.Row) -> str:
-    """Return the first numbers of a row's conditions, each once, with their intervals."""
-    values = _values(runs, row.chapter)
-    tokens = [token for condition in row.conditions for token in condition.split()[::2]]
-    names = [name for token in tokens if (name := token.partition(":")[0]) in values]
-    shown = list(dict.fromkeys(names))[:3]
-    lines = [f"{escape(name)}: **{scorecard.with_unit(values[name])}**" for name in shown]
+def _short(runs: Runs, slug: str, claim: Claim) -> str:
+    """Return the first numbers of a claim's conditions, each once, with their intervals."""
+    values = _values(runs, slug)
+    names = [name for one in claim.conditions for name in one.names if name in values]
+    lines = [f"{escape(n)}: **{with_unit(values[n])}**" for n in list(dict.fromkeys(names))[:3]]
     return "<br>".join(lines) or "–"
 
 
-def _figure(runs: Runs, row: scorecard.Row, text: str) -> str:
-    if row.figure in anchors(runs).get(row.chapter, ()):
-        return f"[{text}](#{anchor(row.figure)})"
-    return f"[chapter](../notebooks/{row.chapter})"
+def _figure(runs: Runs, slug: str, claim: Claim, text: str) -> str:
+    if claim.cell in anchors(runs).get(slug, ()):
+        return f"[{text}](#{anchor(claim.cell)})"
+    return f"[chapter](../notebooks/{slug})"
 
 
 def anchor(cell_id: str) -> str:
@@ -126,21 +115,19 @@ def anchor(cell_id: str) -> str:
     return f"cell-{cell_id}"
 
 
-def _detail(runs: Runs, row: scorecard.Row) -> str:
-    values = _values(runs, row.chapter)
-    result = verdict(runs, row)
-    asked = [
-        [f"`{condition}`", measured, mark]
-        for condition, measured, mark in scorecard.explain(row, values)
-    ]
-    described = notebooks.described(runs.notebook(row.chapter), row.figure)
+def _detail(runs: Runs, slug: str, claim: Claim) -> str:
+    values = _values(runs, slug)
+    result = verdict(runs, slug, claim)
+    asked = [[f"`{one}`", one.measured(values), one.outcome(values)] for one in claim.conditions]
+    described = notebooks.described(runs.notebook(slug), claim.cell)
+    shown = _figure(runs, slug, claim, described or "the numbers of this cell")
     return "\n\n".join(
         [
-            f"(claim-{row.id})=\n### {row.id}: {row.claim}",
-            f"{_badge(result)} {row.untestable if result == VERDICTS[3] else ''}",
-            f"**Tested here on.** {row.here}",
+            f"(claim-{claim.id})=\n### {claim.id}: {claim.paper}",
+            f"{_badge(result)} {claim.untestable if result == 'cannot be tested here' else ''}",
+            f"**Tested here on.** {claim.here}",
             table(["what has to be true", "measured here", ""], asked),
-            f"**Why they differ.** {filled(row.why, values)}" if row.why else "",
-            f"**Shown by.** {_figure(runs, row, described or 'the numbers of this cell')}",
+            f"**Why they differ.** {fill(claim.why, values)}" if claim.why else "",
+            f"**Shown by.** {shown}",
         ]
     )

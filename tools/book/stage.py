@@ -10,7 +10,7 @@ from tools.book import landing, notebooks, scores
 from tools.book.pages import COVERS, fill
 from tools.book.runs import Runs
 
-NOT_STAGED = {"_config.yml", "scorecard.toml", "scorecard_notes.toml", "claims.toml", "bench.toml"}
+NOT_STAGED = {"_config.yml", "bench.toml"}
 
 
 def stage(runs: Runs, folder: Path) -> str:

@@ -11,18 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from emlab.bench.tissue import Specimen, crops
 from emlab.errors import InputError
-from emlab.metrics.image import psnr
-from emlab.physics.noise import GaussianNoise
-from emlab.settings import read_profile, smaller
-from emlab.solvers import classical
-
-GREY_RANGE = 255.0
-TEXTS = {"images": "test images", "size": "pixels a side"}
 
 Grey = NDArray[np.float32]
 
@@ -50,22 +41,6 @@ class SpectralPrior:
 
     mean: float
     power: NDArray[np.float64]
-
-
-def load_settings(profile: str) -> dict:
-    """How much the chapter computes."""
-    return read_profile("template_method", profile)
-
-
-def shortcuts(profile: str) -> list[str]:
-    """One sentence for everything that a profile does less of than the paper profile."""
-    return smaller(TEXTS, load_settings(profile), load_settings("paper"))
-
-
-def specimens(profile: str, split: str = "test") -> Specimen:
-    """Clean images ``(n, H, W)`` in 0..255 of the profile's number and size."""
-    table = load_settings(profile)
-    return crops(split, table["images"], table["size"])
 
 
 def train(images: Grey, config: Config | None = None) -> SpectralPrior:
@@ -100,24 +75,6 @@ def restore(noisy: Grey, prior: SpectralPrior, sigma: float) -> Grey:
     power = prior.power[_rings(noisy.shape, len(prior.power))]
     shrunk = np.fft.fft2(noisy - prior.mean) * power / (power + sigma**2)
     return (prior.mean + np.fft.ifft2(shrunk).real).astype(np.float32)
-
-
-def evaluate(images: Grey, prior: SpectralPrior, sigma: float, seed: int = 0) -> dict[str, Grey]:
-    """PSNR in dB of every image by row of the table: input, constant, Gaussian, untrained, ours."""
-    generator = torch.Generator().manual_seed(seed)
-    noisy = GaussianNoise(sigma).sample(torch.from_numpy(images), generator).numpy()
-    flat = SpectralPrior(prior.mean, np.full_like(prior.power, prior.power.mean()))
-    rows = {
-        "input": noisy,
-        "constant": np.full_like(noisy, prior.mean),
-        "gaussian": [classical.gaussian(one, 1.0) for one in noisy],
-        "untrained": [restore(one, flat, sigma) for one in noisy],
-        "ours": [restore(one, prior, sigma) for one in noisy],
-    }
-    return {
-        name: np.array([psnr(*pair, GREY_RANGE) for pair in zip(found, images, strict=True)], "f4")
-        for name, found in rows.items()
-    }
 
 
 def _rings(shape: tuple[int, ...], rings: int) -> NDArray[np.intp]:

@@ -23,7 +23,7 @@ from emlab.errors import EmlabError
 TERMINATED = 143
 
 
-# What there is, in one line each: the module of the same name in emlab.app.commands has its typer app.
+# One line each; the module of the same name in emlab.app.commands has the typer app.
 COMMANDS = {
     "run": "Run chapters headless and check their numbers.",
     "report": "Show the numbers of a run; compare them with their bounds.",

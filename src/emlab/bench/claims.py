@@ -39,6 +39,7 @@ VERDICTS = (
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _CONDITION = re.compile(r"(\S+)\s+(<=|>=|<|>)\s+(\S+)")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
 _OTHER_END = {"low": "high", "high": "low"}
 
 

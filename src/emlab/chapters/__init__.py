@@ -13,10 +13,13 @@ from typing import Any
 
 import emlab
 from emlab import data
+from emlab.bench.claims import Claim, parse
+from emlab.bench.targets import Target
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, choose_device, usable_cores
 
-TIMES = Path(__file__).with_name("chapter_times.json")
+FOLDER = Path(__file__).parent
+TIMES = FOLDER / "times.json"
 # Seconds that a chapter may take on the reference machine; `make bench` enforces them.
 BUDGETS = {"smoke": 60, "cpu": 120, "gpu": 1800}
 
@@ -90,10 +93,25 @@ def copy(folder: Path, names: Sequence[str] = (), force: bool = False) -> list[P
     return written
 
 
+def table(slug: str) -> dict[str, Any]:
+    """Return a chapter's ``chapter.toml``: data, claims, profiles; empty for an unknown chapter."""
+    file = FOLDER / slug.partition("_")[2] / "chapter.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def chapter_data(slug: str) -> tuple[str, ...]:
     """Return the names of the data sets that a chapter loads; none for an unknown chapter."""
-    table = tomllib.loads(Path(__file__).with_name("chapter_data.toml").read_text("utf-8"))
-    return tuple(table.get(slug, {}).get("data", ()))
+    return tuple(table(slug).get("data", ()))
+
+
+def claims(slug: str, key: str = "claim") -> tuple[Claim, ...]:
+    """Return the claims that a chapter tests; an `InputError` where a condition makes no sense."""
+    return tuple(parse(record) for record in table(slug).get(key, ()))
+
+
+def targets(slug: str) -> tuple[Target, ...]:
+    """Return what a chapter set out to reach."""
+    return tuple(Target(**record) for record in table(slug).get("target", ()))
 
 
 def duration(slug: str, profile: str) -> str:

@@ -15,6 +15,7 @@ from emlab.metrics.picking import Counts, Curve, count, curve, match
 from emlab.metrics.resampled import bootstrap
 
 PICKER_ANGSTROM = 8.0  # pixel size at which the pretrained picker sees micrographs, about
+DIAMETER_ANGSTROM = 150.0  # of the particles that chapters simulate, about
 HIT = 0.5  # of the particle's diameter: largest distance of a hit (32 pixels in the paper)
 Images = Sequence[NDArray[np.float32]]
 

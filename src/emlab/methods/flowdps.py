@@ -25,7 +25,14 @@ from emlab.data.metadata import Metadata, Particles
 from emlab.data.phase_maps import FIELD
 from emlab.errors import InputError
 from emlab.methods.estimate import Estimate, TimedPrior
-from emlab.methods.flowdps_config import Config, Sampler, load_config
+from emlab.methods.flowdps_config import (
+    Config,
+    PhaseScale,
+    Sampler,
+    load_config,
+    load_in_radians,
+    phase_scale,
+)
 from emlab.methods.flowdps_observation import (
     CONTRASTS,
     Contrast,
@@ -40,7 +47,6 @@ from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
-from emlab.recipes.flowdps import PhaseScale, load_in_radians, phase_scale
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import FlowDPSConfig

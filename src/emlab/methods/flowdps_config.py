@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
+from torch import Tensor
+
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.priors import Prior, load_prior
+from emlab.priors.scaled import ScaledPrior
+from emlab.runtime import has_fast_bfloat16
 from emlab.settings import read_settings
 from emlab.solvers.flowdps import FlowDPSConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
@@ -83,7 +89,7 @@ def load_config(name: str = "ours") -> Config:
     InputError
         Unknown name or settings.
     """
-    tables = read_settings("flowdps")["configs"]
+    tables = read_settings("methods/flowdps")["configs"]
     if name not in tables:
         raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
     table = dict(tables[name])
@@ -92,3 +98,35 @@ def load_config(name: str = "ours") -> Config:
     if kind not in _SAMPLERS:
         raise InputError(f"unknown sampler {kind!r}; choose one of {', '.join(_SAMPLERS)}")
     return Config(sampler=_SAMPLERS[kind](**sampler), **table)
+
+
+@dataclass(frozen=True)
+class PhaseScale:
+    """Between radians and the units of the prior, ``(phase - mean) / std`` of the training maps."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.std <= 0:
+            raise InputError(f"the scale of the phase needs std > 0, got {self.std}")
+
+    def to_prior(self, phase: Tensor) -> Tensor:
+        """Radians to prior units."""
+        return (phase - self.mean) / self.std
+
+    def to_radians(self, x: Tensor) -> Tensor:
+        """Prior units to radians."""
+        return x * self.std + self.mean
+
+
+def phase_scale() -> PhaseScale:
+    """The scale that priors of phases share."""
+    return PhaseScale(**read_settings("methods/flowdps")["phase"])
+
+
+def load_in_radians(name: str, device: torch.device | str = "cpu") -> Prior:
+    """A prior of phases by name, in bfloat16 where that is faster."""
+    scale, network = phase_scale(), load_prior(name, device, half=has_fast_bfloat16(device))
+    return ScaledPrior(network, scale.std, scale.mean)

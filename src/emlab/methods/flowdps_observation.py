@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab.chapters.flowdps.misfit import MISFIT
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.data.windows import centre_window, resample
@@ -32,6 +31,7 @@ from emlab.physics.counting import (
 )
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.exit_wave import ExitWave
+from emlab.recorded import kept
 
 Contrast = Literal["auto", "bright", "dark"]
 CONTRASTS = ("auto", "bright", "dark")
@@ -157,14 +157,14 @@ def misfit(
         ``(..., n, H, W)``.
     coarser_than_angstrom : float, optional
         Default: the length that told other proteins best on validation poses
-        (`MISFIT`).
+        (recorded).
 
     Returns
     -------
     Tensor, Tensor
         ``(..., n)``.
     """
-    length = coarser_than_angstrom or MISFIT.values["coarser_than_angstrom"]
+    length = coarser_than_angstrom or kept("03_flowdps", "misfit")["coarser_than_angstrom"]
     left = (counts - expected) * noise.curvature(expected).sqrt()
     height, width = left.shape[-2:]
     rows, columns = (torch.fft.fftfreq(side, pixel_size_angstrom) for side in (height, width))

@@ -1,14 +1,11 @@
 """How far the truth lies from the prior's answers, at each noise level and frequency.
 
 The guided sampler needs it. For shipped weights it was recorded on views that the network was not
-trained on (`SPREAD`). For other weights the prior is asked about draws of its own, once: the result
+trained on (recorded). For other weights the prior is asked about draws of its own, once: the result
 is kept in the user's cache.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +13,11 @@ from torch import Tensor
 
 from emlab import weights
 from emlab.data import cache_folder
-from emlab.data.phase_maps import FIELD, phase_maps
+from emlab.data.phase_maps import FIELD
+from emlab.methods.flowdps_config import phase_scale
 from emlab.priors import Prior
 from emlab.priors.scaled import ScaledPrior
-from emlab.recipes.flowdps import load_in_radians, phase_scale
-from emlab.recorded import Recording
+from emlab.recorded import kept
 from emlab.runtime import atomic_path, make_generator
 from emlab.solvers.denoiser_spread import MeasuredSpread, Spread, measure_spread
 from emlab.solvers.sampling import sample_prior
@@ -39,9 +36,9 @@ def spread_of(name: str, prior: Prior, device: torch.device | str = "cpu") -> tu
     prior : Prior
         The prior of these weights in radians.
     """
-    digest = weights.card(name).sha256
-    if SPREAD.values["sha256"].get(name) == digest:
-        return _spread(np.array(SPREAD.values["rings"][name])), "measured on held-out views"
+    digest, known = weights.card(name).sha256, kept("03_flowdps", "spread")
+    if known["sha256"].get(name) == digest:
+        return _spread(np.array(known["rings"][name])), "measured on held-out views"
     file = cache_folder() / "spread" / f"{name}_{digest[:16]}.npy"
     if not file.is_file():
         found = on_own_draws(prior, device)
@@ -86,24 +83,3 @@ def _spread(rings: np.ndarray) -> MeasuredSpread:
 def _rings() -> np.ndarray:
     rows = np.fft.fftfreq(FIELD, 1 / FIELD)
     return np.round(np.hypot(rows[:, None], np.arange(FIELD // 2 + 1))).astype(int)
-
-
-def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Rings ``(levels, rings)`` of shipped weights, on validation views."""
-    name = settings["weights"]
-    images = phase_maps(settings["specimen"], settings["maps"], 1, "validation").phases
-    with torch.no_grad():
-        found = on_images(load_in_radians(name), images[: settings["asked"]])
-    return {
-        "sha256": {name: weights.card(name).sha256},
-        "rings": {name: rings_of(found).tolist()},
-    }
-
-
-SPREAD = Recording(
-    "03_flowdps",
-    "spread",
-    _measure,
-    {"weights": "flowdps_flow", "specimen": "t20s", "maps": 256, "asked": 64},
-    ("flowdps_flow",),
-)

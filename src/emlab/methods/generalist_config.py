@@ -75,7 +75,7 @@ def load_config(name: str = "ours") -> Config:
     InputError
         Unknown name or settings.
     """
-    tables = read_settings("generalist")["configs"]
+    tables = read_settings("methods/generalist")["configs"]
     if name not in tables:
         raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
     table = dict(tables[name])

@@ -87,8 +87,8 @@ class Config:
 
     @classmethod
     def named(cls, name: str) -> Config:
-        """One of ``profiles/mtd.toml``: {paper,ours}_{gaussian,mnist}."""
-        tables = read_settings("mtd")["configs"]
+        """One of ``methods/mtd.toml``: {paper,ours}_{gaussian,mnist}."""
+        tables = read_settings("methods/mtd")["configs"]
         if name not in tables:
             raise InputError(f"unknown config {name!r}; choose one of {', '.join(tables)}")
         table = dict(tables[name])

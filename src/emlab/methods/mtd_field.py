@@ -12,9 +12,8 @@ from emlab import weights
 from emlab.errors import InputError
 from emlab.methods.mtd import Config
 from emlab.priors.base import Prior
-from emlab.priors.gaussian import GaussianPrior
+from emlab.priors.gaussian import GaussianPrior, gaussian_prior
 from emlab.priors.networks import MLPScore, load_prior
-from emlab.recipes.mtd import gaussian_prior
 from emlab.settings import read_settings
 
 TYPICAL_DENSITY = 0.1
@@ -143,7 +142,7 @@ def concerns(field: Tensor, sigma: float, prior_name: str) -> list[str]:
 
 
 def _trained_on(prior_name: str) -> str:
-    recipe = read_settings("mtd")["recipes"].get(prior_name, {})
+    recipe = read_settings("recipes/mtd")["recipes"].get(prior_name, {})
     return "gaussian" if prior_name == "gaussian" else recipe.get("data", "")
 
 

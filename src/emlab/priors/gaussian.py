@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from emlab.data.simulated import gaussian_image_mean
 from emlab.errors import InputError
 
 
@@ -122,3 +123,8 @@ def _variance(sigma: float | Tensor, x: Tensor) -> Tensor:
     """Noise variance with one axis more than `sigma`, ``(..., 1)``, or none if it is a number."""
     level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return level.square()[..., None] if level.ndim else level.square()
+
+
+def gaussian_prior(device: torch.device | str = "cpu") -> GaussianPrior:
+    """The exact prior of the paper's 5 x 5 images: known mean, unit variance, no correlation."""
+    return GaussianPrior(torch.from_numpy(gaussian_image_mean()).to(device), 1.0)

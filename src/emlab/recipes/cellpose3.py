@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,16 +25,15 @@ from emlab.recipes.cellpose3_material import (
     training_windows,
     validation_cells,
 )
-from emlab.recipes.lesson import Lesson, train_recipe
-from emlab.settings import read_settings
+from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
 from emlab.training import Loss
 
 METHOD = "cellpose3"
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+def recipes() -> dict[str, Recipe]:
     """Recipes by name; see `emlab.recipes.recipes`."""
-    return {name: partial(train_network, name) for name in read_settings(METHOD)["recipes"]}
+    return named(METHOD, train_network)
 
 
 def train_network(

@@ -14,13 +14,10 @@ from emlab import weights
 from emlab.checks import check_fields
 from emlab.data.phase_maps import phase_maps
 from emlab.errors import InputError
-from emlab.priors import Prior, load_prior
+from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.priors.scaled import ScaledPrior
 from emlab.recipes.lesson import Lesson, train_recipe
-from emlab.runtime import has_fast_bfloat16
-from emlab.settings import read_settings
 
 VALIDATION_LEVELS = (0.25, 0.5, 1.0, 2.0)  # standard deviations of the noise in prior units
 PEAK_RADIANS = 0.5
@@ -49,38 +46,6 @@ class Material:
         check_fields(self)
         if self.maps < 1 or self.validation < 1:
             raise InputError("training material needs at least one map and one for validation")
-
-
-@dataclass(frozen=True)
-class PhaseScale:
-    """Between radians and the units of the prior, ``(phase - mean) / std`` of the training maps."""
-
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.std <= 0:
-            raise InputError(f"the scale of the phase needs std > 0, got {self.std}")
-
-    def to_prior(self, phase: Tensor) -> Tensor:
-        """Radians to prior units."""
-        return (phase - self.mean) / self.std
-
-    def to_radians(self, x: Tensor) -> Tensor:
-        """Prior units to radians."""
-        return x * self.std + self.mean
-
-
-def phase_scale() -> PhaseScale:
-    """Scale that the recipes of this method share."""
-    return PhaseScale(**read_settings("flowdps")["phase"])
-
-
-def load_in_radians(name: str, device: torch.device | str = "cpu") -> Prior:
-    """A prior of phases by name, in bfloat16 where that is faster."""
-    scale, network = phase_scale(), load_prior(name, device, half=has_fast_bfloat16(device))
-    return ScaledPrior(network, scale.std, scale.mean)
 
 
 def recipes() -> dict[str, Callable[..., weights.Card | None]]:

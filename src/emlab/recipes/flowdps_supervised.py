@@ -20,9 +20,10 @@ from emlab.data.metadata import Metadata
 from emlab.data.particles import draw_metadata
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM, phase_maps
 from emlab.errors import InputError
+from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.models import build
 from emlab.physics import ComplexCTF, ExitWave, Poisson
-from emlab.recipes.flowdps import Material, PhaseScale, phase_scale, turn
+from emlab.recipes.flowdps import Material, turn
 from emlab.recipes.lesson import Lesson, train_recipe
 
 NAME = "flowdps_supervised"

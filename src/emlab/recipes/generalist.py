@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,7 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.recipes.lesson import Lesson, train_recipe
-from emlab.settings import read_settings
+from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
 
 # Planes of the isotropic volume (axis 0) and sections of the serial-section stack.
 TRAINING_PLANES, VALIDATION_PLANES = slice(0, 152), slice(160, 180)
@@ -50,9 +47,9 @@ class Material:
             raise InputError("training material needs patch >= 16, patches >= 10, validation >= 1")
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+def recipes() -> dict[str, Recipe]:
     """Recipes by name; see `emlab.recipes.recipes`."""
-    return {name: partial(train_prior, name) for name in read_settings("generalist")["recipes"]}
+    return named("generalist", train_prior)
 
 
 def train_prior(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from emlab.models import build
 from emlab.runtime import choose_device, environment_stamp
 from emlab.settings import read_profile, read_settings
 from emlab.training import Loss, TrainingConfig, train
+
+Recipe = Callable[..., weights.Card | None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Lesson:
     half: bool = False
 
 
+def named(method: str, recipe: Callable[..., weights.Card | None]) -> dict[str, Recipe]:
+    """``recipe(name, profile, device, out, resume)`` for every name in ``recipes/METHOD.toml``."""
+    return {name: partial(recipe, name) for name in read_settings(f"recipes/{method}")["recipes"]}
+
+
 def train_recipe(
     method: str,
     name: str,
@@ -57,7 +65,7 @@ def train_recipe(
     out: Path | None = None,
     resume: bool = False,
 ) -> weights.Card | None:
-    """Train ``[recipes.name]`` of a method's profiles and write weights and card.
+    """Train ``[recipes.name]`` of ``recipes/METHOD.toml`` and write weights and card.
 
     Parameters
     ----------
@@ -72,8 +80,8 @@ def train_recipe(
     Card or None
         Under ``torchrun`` the first process writes and the others return None.
     """
-    recipe = read_settings(method)["recipes"][name]
-    settings = dict(read_profile(method, profile)["training"][name])
+    recipe = read_settings(f"recipes/{method}")["recipes"][name]
+    settings = dict(read_profile(f"recipes/{method}", profile)["training"][name])
     model_table, material = settings.pop("model"), settings.pop("material", {})
     config = TrainingConfig(**settings)
     chosen = choose_device(device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +9,7 @@ from torch import Tensor, nn
 
 from emlab import weights
 from emlab.data.digits import load_digits
-from emlab.data.simulated import gaussian_image_mean
-from emlab.priors.gaussian import GaussianPrior
+from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import MLPScore, NetworkPrior, wrap
 from emlab.priors.objectives import (
     EpsilonMatching,
@@ -20,8 +17,7 @@ from emlab.priors.objectives import (
     VPSchedule,
     implicit_score_matching,
 )
-from emlab.recipes.lesson import Lesson, train_recipe
-from emlab.settings import read_settings
+from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
 from emlab.training import Loss
 
 VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
@@ -31,15 +27,9 @@ _SPLITS = {
 }
 
 
-def gaussian_prior(device: torch.device | str = "cpu") -> GaussianPrior:
-    """The exact prior of the paper's 5 x 5 images: known mean, unit variance, no correlation."""
-    return GaussianPrior(torch.from_numpy(gaussian_image_mean()).to(device), 1.0)
-
-
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+def recipes() -> dict[str, Recipe]:
     """Recipes by name; see `emlab.recipes.recipes`."""
-    names = read_settings("mtd")["recipes"]
-    return {name: partial(train_prior, name) for name in names}
+    return named("mtd", train_prior)
 
 
 def train_prior(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,28 +11,26 @@ import torch
 from torch import nn
 
 from emlab import weights
-from emlab.chapters.tsm.study import DIAMETER_ANGSTROM
 from emlab.errors import InputError
-from emlab.external.picking import HIT, Picks
+from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks
 from emlab.methods.cellpose3 import load_segmenter
 from emlab.metrics.particle_bands import band_correlations
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph
 from emlab.priors.restoration_losses import Weights
 from emlab.recipes.cellpose3 import initial_weights, restorer_loss, rounded, segmenter_loss
-from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
 from emlab.recipes.particles_material import Crops, Material, field_of
 from emlab.recipes.particles_network import find_particles, restore
 from emlab.recipes.tsm_material import frames
-from emlab.settings import read_settings
 from emlab.training import Loss
 
-METHOD = "comparison"
+METHOD = "particles"
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+def recipes() -> dict[str, Recipe]:
     """Recipes by name; see `emlab.recipes.recipes`."""
-    return {name: partial(train_network, name) for name in read_settings(METHOD)["recipes"]}
+    return named(METHOD, train_network)
 
 
 def train_network(

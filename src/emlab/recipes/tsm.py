@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from emlab.models.unet import UNet
 from emlab.physics.micrograph import MicrographConfig, config_transfer
 from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
 from emlab.priors.target_bank import Features, Matcher, TargetBank
-from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
 from emlab.recipes.tsm_material import frames, volume
-from emlab.settings import read_settings
 from emlab.solvers.tiling import TiledPrior
 
 
@@ -227,9 +225,9 @@ def make_matchers(
     return make
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
+def recipes() -> dict[str, Recipe]:
     """Recipes by name; see `emlab.recipes.recipes`."""
-    return {name: partial(train_denoiser, name) for name in read_settings("tsm")["recipes"]}
+    return named("tsm", train_denoiser)
 
 
 def train_denoiser(

@@ -136,7 +136,7 @@ def train_on(
     optics : sequence of Optics, optional
         One a micrograph; needed with a reference.
     profile : str
-        Whose ``[training]`` table of profiles/tsm.toml says how long and how large.
+        Whose ``[training]`` table of recipes/tsm.toml says how long and how large.
     steps : int, optional
         Instead of the profile's.
 
@@ -151,8 +151,8 @@ def train_on(
     if reference is not None and (optics is None or len(optics) != len(micrographs)):
         raise InputError("targets are seen through the lens: give the defocus of each micrograph")
     name = "tsm_dsm" if reference is None else "tsm_tsm"
-    recipe = read_settings("tsm")["recipes"][name]
-    settings = dict(read_profile("tsm", profile)["training"][name])
+    recipe = read_settings("recipes/tsm")["recipes"][name]
+    settings = dict(read_profile("recipes/tsm", profile)["training"][name])
     model, table = settings.pop("model"), settings.pop("material", {})
     settings |= {"seed": seed, "evaluate_every": 0} | ({} if steps is None else {"steps": steps})
     objective = ScoreMatching(**{k: v for k, v in recipe["objective"].items() if k != "kind"})

@@ -31,7 +31,12 @@ from emlab.runtime import Stopwatch, atomic_path, environment_stamp
 
 FOLDER = Path(__file__).parent
 
-__all__ = ["Recording", "fingerprint"]
+__all__ = ["Recording", "fingerprint", "kept"]
+
+
+def kept(chapter: str, name: str) -> Mapping[str, Any]:
+    """The values of a recording by the slug of its chapter and its name, whoever measured them."""
+    return json.loads((FOLDER / chapter / f"{name}.json").read_text(encoding="utf-8"))["values"]
 
 
 @dataclass(frozen=True)

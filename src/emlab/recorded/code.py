@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from emlab.recorded import Recording
 
 # Rooms whose code computes no number of a recording.
-_ASIDE = {"errors", "runtime", "checks", "viz", "report", "recorded", "commands", "weights"}
-_FILES = {"access", "build", "download", "registry", "decode", "hashing"}  # in emlab.data
+_ASIDE = {"errors", "runtime", "checks", "settings", "viz", "recorded", "app", "weights"}
+# In emlab.data and emlab.bench.
+_FILES = {"access", "build", "download", "registry", "decode", "hashing", "report", "claims"}
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 

@@ -21,12 +21,12 @@ from emlab.app.commands.options import (
     group,
     option,
 )
-from emlab.chapters.flowdps.misfit import WARNING
 from emlab.data.particles import OPTIONS, STACKS, read_particles, write_star
 from emlab.errors import InputError
 from emlab.io import write_image
 from emlab.methods.flowdps import Config, Retrieval, load, load_config, retrieve
 from emlab.methods.flowdps_observation import CONTRASTS, check, find_contrast
+from emlab.recorded import kept
 from emlab.runtime import Stopwatch, atomic_path, make_generator
 
 NUMBERS = ("chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
@@ -180,7 +180,7 @@ class Retrieve(Job):
     ) -> dict[str, str]:
         data, chi2, config = self.particles, whole["chi2_low"], self.settings
         middle, side = float(np.median(chi2)), data.images.shape[-1]
-        warn_above = WARNING.values["warn_above"]
+        warn_above = kept("03_flowdps", "warning")["warn_above"]
         defocus = (data.defocus_u_angstrom + data.defocus_v_angstrom) / 2e4
         dose = float(np.median(whole["dose_per_angstrom2"]))
         if middle > warn_above:

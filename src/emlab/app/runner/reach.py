@@ -19,9 +19,10 @@ _DATA = (".toml", ".json", ".safetensors", ".css", ".js")
 def reached(notebook: Path, package: Path = PACKAGE) -> list[Path]:
     """Return the files of the package that a notebook can reach, sorted.
 
-    Modules by their imports, also those inside functions. Settings and weights count where the
-    first word of their name begins a string in the notebook or in a reached module, recordings
-    where they are of this chapter: rather one too many than one too few.
+    Modules by their imports, also those inside functions. A chapter's files and recordings count
+    for the chapter and for those that import from it, settings and weights where the first word of
+    their name stands in a string of the notebook or of a reached module: rather one too many than
+    one too few.
     """
     text = _code(notebook)
     modules: set[Path] = set()
@@ -32,19 +33,22 @@ def reached(notebook: Path, package: Path = PACKAGE) -> list[Path]:
         place = ("emlab", *file.relative_to(package).with_suffix("").parts)
         waiting |= set(_files_of(_parsed(file), place, package)) - modules
     texts = text + "".join(_read(file) for file in modules)
-    words = set(re.findall(r"""["']([a-z0-9]+)""", texts))
+    words = set(re.findall(r"""["'/]([a-z0-9]+)""", texts))
+    folders = {file.parent for file in modules}
     data = [
         file
         for file in package.rglob("*")
-        if file.suffix in _DATA
-        and file.name != "chapter_times.json"  # holds what is made from this
-        and (
-            file.parent.name == notebook.stem
-            if "recorded" in file.relative_to(package).parts
-            else file.stem.split("_")[0] in words
-        )
+        if file.suffix in _DATA and _counts(file.relative_to(package), notebook, words, folders)
     ]
     return sorted([*modules, *data])
+
+
+def _counts(file: Path, notebook: Path, words: set[str], folders: set[Path]) -> bool:
+    if file.parts[0] == "chapters":  # times are made from what this finds
+        return len(file.parts) > 2 and PACKAGE / file.parent in folders
+    if file.parts[0] == "recorded":
+        return file.parent.name == notebook.stem
+    return file.stem.split("_")[0] in words
 
 
 def imported(tree: ast.AST, place: tuple[str, ...]) -> Iterator[tuple[int, str]]:

@@ -26,8 +26,8 @@ _SHIPPED = {
 
 
 def settings(profile: str) -> dict[str, Any]:
-    """How much the chapter computes: ``[PROFILE]`` of ``profiles/cellpose3_chapter.toml``."""
-    return read_profile("cellpose3_chapter", profile)
+    """How much the chapter computes: ``[PROFILE]`` of ``chapter.toml``."""
+    return read_profile("chapters/cellpose3/chapter", profile)
 
 
 def shortcuts(profile: str) -> list[str]:

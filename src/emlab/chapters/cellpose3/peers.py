@@ -40,12 +40,12 @@ GRIDS: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]] = {
     },
 }
 BLIND_SPOT = ("noise2void", "noise2self")
-SETTINGS = Path(__file__).parent / "profiles" / "cellpose3_peers.toml"
+SETTINGS = Path(__file__).with_name("peers.toml")
 
 
 def tuned(task: str) -> dict[str, dict[str, Any]]:
     """Settings of a task's peers as `tune` found them."""
-    return read_settings("cellpose3_peers")["peers"][task]
+    return read_settings("chapters/cellpose3/peers")["peers"][task]
 
 
 def run_peer(name: str, case: Case, settings: Mapping[str, Any]) -> Image:

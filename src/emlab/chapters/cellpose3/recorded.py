@@ -83,9 +83,9 @@ def _identity(case: Case) -> list[Any]:
     return [case.name, case.seed, float(f"{case.level:.6g}"), *case.labels.shape]
 
 
-_READ = read_settings("cellpose3_chapter")
+_READ = read_settings("chapters/cellpose3/chapter")
 _KEPT = {key: _READ["cpu"][key] for key in ("side", "task_images")} | {"seed": 0}
-_KEPT["peers"] = read_settings("cellpose3_peers")["peers"]
+_KEPT["peers"] = read_settings("chapters/cellpose3/peers")["peers"]
 
 
 def _rows(name: str) -> Recording:

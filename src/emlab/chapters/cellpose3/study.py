@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emlab import metrics
 from emlab.bench import Report
+from emlab.bench.claims import fill
 from emlab.chapters.cellpose3.cases import Case, Image, Labels
 from emlab.errors import InputError
 from emlab.metrics.resampled import bootstrap, paired_ratio
@@ -276,6 +278,38 @@ def from_counts(counts: Sequence[Sequence[int]], seconds: float = 0.0) -> Scores
     """Scores of rows as `count_objects` returns them."""
     found, true, lonely, *matched = np.asarray(counts, np.int64).T
     return Scores(np.array(matched).T, found, true, lonely, seconds)
+
+
+_SPOILT = {
+    "denoise": "Noise",
+    "hard": "A quarter of the photons",
+    "deblur": "Blur",
+    "upsample": "Coarse pixels",
+}
+_NO_PEERS = ("clean", "degraded", "constant", "untrained")
+
+
+def verdicts(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown list: in each task, what ours is ahead of, level with and behind in AP at .5.
+
+    Ahead or behind is what the 95 % interval of the paired difference leaves no doubt of; with as
+    many comparisons as there are, one in twenty of these is chance.
+    """
+    lines = []
+    for task, title in _SPOILT.items():
+        if f"{task}.ap_50.ours" not in values:
+            continue
+        found: dict[str, list[str]] = {"ahead of": [], "not told apart from": [], "behind": []}
+        for name, label in LABELS.items():
+            gain = values.get(f"{task}.gain.over_{name}")
+            if gain is None or name in _NO_PEERS:
+                continue
+            behind = "behind" if gain["high"] < 0 else "not told apart from"
+            found["ahead of" if gain["low"] > 0 else behind].append(label)
+        parts = [f"{word} *{', '.join(names)}*" for word, names in found.items() if names]
+        back = fill(f"{{{task}.recovered.ours}} of the lost AP comes back", values)
+        lines.append(f"- **{title}**: {'; '.join([back, *parts])}.")
+    return "\n".join(lines)
 
 
 def _text(interval: metrics.Interval | str) -> str:

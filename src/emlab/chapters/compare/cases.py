@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emlab import data, weights
 from emlab.bench import Report
+from emlab.chapters import claims
 from emlab.chapters.tsm.cases import RealStudy, at_hand, cut, score_method, square, study_real
 from emlab.chapters.tsm.peers import LABELS, Method, classical, each, tuned
 from emlab.data.micrographs import apoferritin_micrograph
@@ -38,8 +39,8 @@ _TOLD = {
 
 
 def settings(profile: str) -> dict[str, Any]:
-    """A profile's table of ``profiles/comparison_study.toml``."""
-    return read_profile("comparison_study", profile)
+    """A profile's table of ``chapter.toml``."""
+    return read_profile("chapters/compare/chapter", profile)
 
 
 def shortcuts(profile: str) -> list[str]:
@@ -53,7 +54,7 @@ def shortcuts(profile: str) -> list[str]:
 
 def thresholds() -> dict[str, float]:
     """Scores that a pick of Topaz needs, by method, all from validation micrographs."""
-    return {**tuned()["thresholds"], **read_settings("comparison_peers")["thresholds"]}
+    return {**tuned()["thresholds"], **read_settings("chapters/compare/peers")["thresholds"]}
 
 
 def methods(
@@ -105,7 +106,7 @@ def generalist_method(
     loaded = generalist.load(config, device) if prior is None else prior
     seen = (
         working_angstrom
-        or read_settings("comparison_peers")["peers"]["generalist"]["working_angstrom"]
+        or read_settings("chapters/compare/peers")["peers"]["generalist"]["working_angstrom"]
     )
 
     def clean(image: Image) -> Image:
@@ -180,3 +181,17 @@ def study_apoferritin(
     study = study_real(seen, chosen, thresholds(), threads, kept)
     study.record(report, "apoferritin")
     return study
+
+
+def record_statements(report: Report) -> None:
+    """Record how many statements of other chapters were confirmed and contradicted here."""
+    values = report.metrics()["values"]
+    statements = claims("06_compare", "statement")
+    found = [{one.outcome(values) for one in said.conditions} for said in statements]
+    confirmed = [outcomes == {"met"} for outcomes in found]
+    contradicted = ["not met" in outcomes and "not measured" not in outcomes for outcomes in found]
+    missing = ["not measured" in outcomes for outcomes in found]
+    counts = {"confirmed": sum(confirmed), "contradicted": sum(contradicted)}
+    counts["undecided"] = len(found) - sum(counts.values()) - sum(missing)
+    for name, count in counts.items():
+        report.value(f"statements.{name}", count, n=len(found))

@@ -63,7 +63,7 @@ ROWS = ("raw", "gaussian", "wiener", "generalist", "tsm", "squares", "cellpose3"
 _KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {
     "seed": 0,
     "thresholds": thresholds(),
-    "generalist": read_settings("comparison_peers")["peers"]["generalist"],
+    "generalist": read_settings("chapters/compare/peers")["peers"]["generalist"],
 }
 PICKS = Recording(
     "06_compare",

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from emlab.bench import Report
 from emlab.chapters.tsm.peers import LABELS, Method
 from emlab.chapters.tsm.recorded import join, picks_of
-from emlab.chapters.tsm.study import DIAMETER_ANGSTROM, NOTE, Table, run_study
+from emlab.chapters.tsm.study import NOTE, Table, run_study
 from emlab.errors import InputError
 from emlab.external import topaz
-from emlab.external.picking import Picks, f1_gain, pick_all
+from emlab.external.picking import DIAMETER_ANGSTROM, Picks, f1_gain, pick_all
 from emlab.metrics import Interval, fourier_ring_correlation, mean_interval, paired_difference
 from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations, band_pass
 from emlab.metrics.picking import Counts

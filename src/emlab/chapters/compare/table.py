@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emlab import weights
-from emlab.chapters.em_generalist.claims import fill
+from emlab.bench.claims import fill
 from emlab.recipes.particles_network import RESTORER, SEGMENTER
 
 Values = Mapping[str, Mapping[str, Any]]

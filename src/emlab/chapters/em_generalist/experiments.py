@@ -62,13 +62,13 @@ _RECORDED = {
 
 
 def settings(profile: str) -> dict[str, Any]:
-    """How much the chapter computes: ``[PROFILE.chapter]`` of ``profiles/generalist.toml``."""
-    return read_profile("generalist", profile)["chapter"]
+    """How much the chapter computes: ``[PROFILE]`` of ``chapter.toml``."""
+    return read_profile("chapters/em_generalist/chapter", profile)
 
 
 def shortcuts(profile: str) -> list[str]:
     """One sentence for everything that is smaller than in the ``paper`` profile."""
-    recorded = read_settings("generalist")["recorded"]
+    recorded = read_settings("chapters/em_generalist/chapter")["recorded"]
     here = settings(profile) | recorded["ablations"] | recorded["intervals"]
     full = settings("paper") | recorded["full_scale"]
     return [

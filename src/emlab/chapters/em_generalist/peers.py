@@ -1,6 +1,6 @@
 """The classical peers with settings chosen on validation images, never on the test volume.
 
-``python -m tools.tune_peers`` repeats the search and rewrites ``profiles/generalist_peers.toml``.
+``python -m tools.tune_peers`` repeats the search and rewrites ``peers.toml``.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def known_of_real(noisy: NDArray) -> Known:
 
 def tuned(task: str) -> dict[str, dict[str, Any]]:
     """Settings by peer for a task (or ``"real_pair"``), as the search left them."""
-    table = read_settings("generalist_peers")
+    table = read_settings("chapters/em_generalist/peers")
     if task not in table:
         raise InputError(f"no peers are tuned for {task!r}; there are: {', '.join(table)}")
     return {
@@ -183,7 +183,7 @@ def tuned(task: str) -> dict[str, dict[str, Any]]:
 
 def best_peer(task: str) -> str:
     """The peer with the highest PSNR on validation images."""
-    table = read_settings("generalist_peers")[task]
+    table = read_settings("chapters/em_generalist/peers")[task]
     return max(table, key=lambda peer: table[peer]["validation_psnr"])
 
 

@@ -139,14 +139,17 @@ def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_READ = read_settings("generalist")
+_READ = {
+    **read_settings("chapters/em_generalist/chapter"),
+    **read_settings("methods/generalist"),
+}
 _GIVEN = {"configs": _READ["configs"], "seed": 0, "crops": 12, "crop": 96}
 _NETWORK = ("generalist_flow",)
 ROWS = Recording(
     "01_em_generalist",
     "rows",
     _measure_rows,
-    {**_GIVEN, **_READ["recorded"]["rows"], "tuned": read_settings("generalist_peers")},
+    {**_GIVEN, **_READ["recorded"]["rows"], "tuned": read_settings("chapters/em_generalist/peers")},
     _NETWORK,
 )
 ABLATIONS = Recording(

@@ -96,3 +96,20 @@ def _tiles(image: NDArray) -> list[NDArray]:
         for y in range(0, height - side + 1, side)
         for x in range(0, width - side + 1, side)
     ]
+
+
+def ceiling(sigma: float, factor: int = 1) -> float:
+    """PSNR in dB that noise of the truth itself leaves to a perfect restoration.
+
+    Parameters
+    ----------
+    sigma : float
+        White noise of the truth in grey levels 0..255, above 0.
+    factor : int
+        Coarse pixels are averages over ``factor ** 2`` of the truth's, which keep that share of
+        its noise's variance; the rest cannot be known. With 1 nothing of the noise is known.
+    """
+    if sigma <= 0 or factor < 1:
+        raise InputError("the ceiling needs noise above 0 and a factor of 1 or more")
+    lost = 1.0 if factor == 1 else 1 - 1 / factor**2
+    return 20 * math.log10(GREY_RANGE / sigma) - 10 * math.log10(lost)

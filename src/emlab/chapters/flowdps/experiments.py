@@ -31,8 +31,8 @@ _SHIPPED = {
 
 
 def settings(profile: str) -> dict[str, Any]:
-    """How much the chapter computes: ``[PROFILE.chapter]`` of ``profiles/flowdps.toml``."""
-    return read_profile("flowdps", profile)["chapter"]
+    """How much the chapter computes: ``[PROFILE]`` of ``chapter.toml``."""
+    return read_profile("chapters/flowdps/chapter", profile)
 
 
 def shortcuts(profile: str) -> list[str]:

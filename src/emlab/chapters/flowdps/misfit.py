@@ -1,4 +1,4 @@
-"""Which part of the misfit tells another protein from the prior's, recorded on validation poses."""
+"""What validation poses tell FlowDPS: the spread of its prior, and which misfit is strange."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from emlab import weights
 from emlab.data.metadata import Metadata, Particles
-from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.data.phase_maps import PIXEL_ANGSTROM, phase_maps
+from emlab.methods.flowdps_config import load_in_radians
+from emlab.methods.flowdps_spread import on_images, rings_of
 from emlab.metrics.sampled import auc
 from emlab.recorded import Recording
 from emlab.runtime import make_generator
@@ -108,3 +111,24 @@ MISFIT = Recording(
     ("flowdps_flow",),
 )
 WARNING = Recording("03_flowdps", "warning", _choose_limit, _SETTINGS, ("flowdps_flow",))
+
+
+def _spread(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Rings ``(levels, rings)`` of shipped weights, on validation views."""
+    name = settings["weights"]
+    images = phase_maps(settings["specimen"], settings["maps"], 1, "validation").phases
+    with torch.no_grad():
+        found = on_images(load_in_radians(name), images[: settings["asked"]])
+    return {
+        "sha256": {name: weights.card(name).sha256},
+        "rings": {name: rings_of(found).tolist()},
+    }
+
+
+SPREAD = Recording(
+    "03_flowdps",
+    "spread",
+    _spread,
+    {"weights": "flowdps_flow", "specimen": "t20s", "maps": 256, "asked": 64},
+    ("flowdps_flow",),
+)

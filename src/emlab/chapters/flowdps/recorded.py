@@ -92,9 +92,9 @@ def checked_sweep(settings: Mapping[str, Any]) -> Cases:
     return make_cases(specimen, poses, seed, settings["doses"][-1:])
 
 
-_READ = read_settings("flowdps")
+_READ = {**read_settings("chapters/flowdps/chapter"), **read_settings("methods/flowdps")}
 _KEPT = {"configs": _READ["configs"], "phase": _READ["phase"]}
-_POSES = read_profile("flowdps", "cpu")["chapter"]["poses"]
+_POSES = read_profile("chapters/flowdps/chapter", "cpu")["poses"]
 _NETWORK = ("flowdps_flow",)
 ROWS = Recording(
     "03_flowdps",

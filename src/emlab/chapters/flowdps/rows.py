@@ -21,12 +21,11 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM, poses, project, specimen_volum
 from emlab.errors import InputError
 from emlab.methods import flowdps
 from emlab.methods.estimate import TimedPrior
-from emlab.methods.flowdps_config import Config
+from emlab.methods.flowdps_config import Config, phase_scale
 from emlab.models import build
 from emlab.priors import Prior
 from emlab.priors.networks import wrap
 from emlab.priors.scaled import ScaledPrior
-from emlab.recipes.flowdps import phase_scale
 from emlab.recipes.flowdps_supervised import Restorer
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers import sample_prior

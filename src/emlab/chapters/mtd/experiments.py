@@ -15,7 +15,7 @@ from emlab.methods.mtd import Config, Recovery, recover
 from emlab.physics.mtd import cut_patches, simulate_measurement
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
-from emlab.recipes.mtd import gaussian_prior
+from emlab.priors.gaussian import gaussian_prior
 from emlab.runtime import Stopwatch
 from emlab.solvers.expectation_step import ExpectationStep
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emlab.chapters.mtd.study import LABELS, Study
+from emlab.chapters.mtd.study import COLUMNS, LABELS, Fields
 from emlab.physics.mtd import Measurement
 from emlab.viz import COLOURS
 
@@ -23,24 +23,24 @@ LINES = {
 }
 
 
-def error_figure(study: Study, title: str) -> Figure:
+def error_figure(fields: Fields, title: str) -> Figure:
     """Error against SNR with 95 % intervals: rotation only, and rotation and shift."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, shift in zip(axes, (False, True), strict=True):
+    for axis, column in zip(axes, COLUMNS, strict=True):
         for name, (colour, style) in LINES.items():
-            intervals = [study.interval(name, snr, shift) for snr in study.snrs]
+            intervals = [study.interval(name, column.name) for study in fields.studies.values()]
             mean, low, high = np.array(intervals).T
             axis.plot(
-                study.snrs, mean, style, color=COLOURS[colour], marker="o", label=LABELS[name]
+                fields.snrs, mean, style, color=COLOURS[colour], marker="o", label=LABELS[name]
             )
-            axis.fill_between(study.snrs, low, high, color=COLOURS[colour], alpha=0.15, lw=0)
+            axis.fill_between(fields.snrs, low, high, color=COLOURS[colour], alpha=0.15, lw=0)
         axis.set(xlabel="SNR", xscale="log", ylim=(0, None))
-        axis.set_xticks(study.snrs, [f"{snr:g}" for snr in study.snrs])
+        axis.set_xticks(fields.snrs, [f"{snr:g}" for snr in fields.snrs])
         axis.minorticks_off()
-        axis.set_title("after the best rotation" + (" and shift" if shift else ""))
+        axis.set_title(f"after the best {column.head.removesuffix(' only')}")
     axes[0].set_ylabel("relative error")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
@@ -48,22 +48,22 @@ def error_figure(study: Study, title: str) -> Figure:
     return figure
 
 
-def digits_figure(study: Study, methods: Sequence[str], snr: float, turn: bool = True) -> Figure:
+def digits_figure(fields: Fields, methods: Sequence[str], snr: float, turn: bool = True) -> Figure:
     """One row a method, one column a target; estimates turned as the error turns them.
 
     Methods without images at that SNR are left out.
     """
     from matplotlib.figure import Figure
 
-    rows = {"truth": study.truths}
-    seen = {name: study.rows[name].images for name in methods}
-    rows |= {LABELS[name]: images[snr][:, 0] for name, images in seen.items() if snr in images}
-    columns = min(10, len(study.truths))
+    rows = {"truth": fields.truths}
+    seen = {LABELS[name]: fields.images(name, snr) for name in methods}
+    rows |= {label: images for label, images in seen.items() if images is not None}
+    columns = min(10, len(fields.truths))
     figure = Figure(figsize=(0.75 * columns + 1.6, 0.75 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    top = float(study.truths.max())
+    top = float(fields.truths.max())
     for row, (label, images) in zip(axes, rows.items(), strict=True):
-        for axis, image, truth in zip(row, images, study.truths, strict=False):
+        for axis, image, truth in zip(row, images, fields.truths, strict=False):
             shown = _best_turn(image, truth) if turn else image
             axis.imshow(shown, cmap="gray", vmin=0, vmax=top)
             axis.set(xticks=[], yticks=[])

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from emlab.bench.study import each
 from emlab.chapters.mtd.experiments import compare_schedules, violate_separation
 from emlab.chapters.mtd.study import (
+    COLUMNS,
+    Fields,
     Method,
-    Row,
-    Study,
     StudySettings,
-    answer,
     draw_tasks,
     run_study,
+    score,
     standard_methods,
     untrained_row,
 )
@@ -41,8 +42,9 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         methods = standard_methods(kind, seed, torch.zeros(1, 1, 1))  # ours is not asked
         if "starts" in study:
             methods["ours_untrained"] = untrained_row(study["starts"], seed)
-        tasks = draw_tasks(kind, size, seed, split)
-        rows = {row: _packed(answer(methods[row], tasks, workers)) for row in study["rows"]}
+        chosen = {row: methods[row] for row in study["rows"]}
+        fields = run_study(kind, size, chosen, seed=seed, split=split, workers=workers)
+        rows = {row: _packed(fields, row, size) for row in chosen}
         found[name] = {"power": _power(kind, size, seed, split), "rows": rows}
     choose_threads(workers)
     return {"studies": found, "starts_from": load_digits("train").source}
@@ -75,29 +77,35 @@ def _power(
     return [task.measurement.field.square().mean().item() for task in tasks]
 
 
-def _packed(row: Row) -> dict[str, Any]:
-    """Errors as lists; digits of the first draw at the lowest and the highest SNR as bytes."""
-    seen = {snr: row.images[snr] for snr in (min(row.images), max(row.images))}
-    images = {}
-    for snr, image in seen.items():
-        if image.shape[-1] == 28:
-            grey = (255 * image[:, 0].clip(0, 1)).round().astype(np.uint8)
+def _packed(fields: Fields, row: str, size: StudySettings) -> dict[str, Any]:
+    """Errors ``(targets, draws, 2)``; digits at the lowest and the highest SNR as bytes."""
+    errors, images = {}, {}
+    for snr, study in fields.studies.items():
+        both = np.stack([study.scores[row][column.name] for column in COLUMNS], -1)
+        errors[f"{snr:g}"] = both.reshape(size.targets, size.draws, 2).tolist()
+    for snr in (min(fields.snrs), max(fields.snrs)):
+        image = fields.images(row, snr)
+        if image is not None and image.shape[-1] == 28:
+            grey = (255 * image.clip(0, 1)).round().astype(np.uint8)
             images[f"{snr:g}"] = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
-    return {"errors": {f"{k:g}": v.tolist() for k, v in row.errors.items()}, "images": images}
+    return {"errors": errors, "images": images}
 
 
-def _unpacked(kept: Mapping[str, Any], size: StudySettings) -> Row:
-    errors = {snr: np.array(kept["errors"][f"{snr:g}"]) for snr in size.snrs}
-    row = Row({snr: found[: size.targets, : size.draws] for snr, found in errors.items()})
-    for snr in size.snrs:
+def _join(fields: Fields, row: str, kept: Mapping[str, Any], ratio: float | None) -> None:
+    """Put a recorded row into the studies: of the first targets and draws."""
+    fields.kept[row] = {}
+    for snr, study in fields.studies.items():
+        places = [(task.target, task.draw) for task in study.cases]
+        errors = np.array(kept["errors"][f"{snr:g}"])
+        both = np.stack([errors[place] for place in places]).T
+        study.join(row, dict(zip((column.name for column in COLUMNS), both, strict=True)), ratio)
         if f"{snr:g}" in kept["images"]:
             pixels = zlib.decompress(b64decode(kept["images"][f"{snr:g}"]))
-            grey = np.frombuffer(pixels, np.uint8).reshape(-1, 1, 28, 28)
-            row.images[snr] = grey[: size.targets] / 255
-    return row
+            grey = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
+            fields.kept[row][snr] = grey[: len(fields.truths)] / 255
 
 
-_READ = read_settings("mtd")
+_READ = {**read_settings("chapters/mtd/chapter"), **read_settings("methods/mtd")}
 ROWS = Recording(
     "04_mtd",
     "rows",
@@ -122,9 +130,9 @@ SEPARATION = Recording(
 
 def recorded_rows(
     kind: str, size: StudySettings, seed: int = 0, device: torch.device | str = "cpu"
-) -> dict[str, Row]:
+) -> dict[str, Mapping[str, Any]]:
     """Recorded rows by name, if they were measured on the very fields of this study; else none."""
-    found: dict[str, Row] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for name, kept in ROWS.values["studies"].items():
         of = ROWS.settings["studies"][name]
         if of["kind"] != kind or not set(size.snrs) <= set(of["snrs"]):
@@ -134,7 +142,7 @@ def recorded_rows(
         # At the recorded top SNR, which a smaller study need not have.
         here = _power(kind, replace(size, snrs=tuple(of["snrs"])), seed, "test", device)
         if np.allclose(here, kept["power"][: size.targets], rtol=1e-4):
-            found |= {row: _unpacked(packed, size) for row, packed in kept["rows"].items()}
+            found |= kept["rows"]
     return found
 
 
@@ -146,25 +154,24 @@ def study_with_recorded(
     seed: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 1,
-) -> Study:
+) -> Fields:
     """`run_study`, but with recorded rows where there are some of the same fields.
 
     Of each of those the first field is run again and compared, unless its start came from other
     digits than the recorded one; see `Study.recorded`.
     """
     kept = recorded_rows(kind, size, seed, device)
-    kept = {name: row for name, row in kept.items() if name in methods}
     live = {name: method for name, method in methods.items() if name not in kept}
-    study = run_study(kind, size, live, seed=seed, device=device, workers=workers)
+    fields = run_study(kind, size, live, seed=seed, device=device, workers=workers)
     same = kind == "gaussian" or load_digits("train").source == ROWS.values["starts_from"]
-    # All targets are drawn and one is kept: a Gaussian target depends on how many there are.
-    first = draw_tasks(kind, replace(size, draws=1, snrs=size.snrs[:1]), seed, device=device)[:1]
-    for name, row in kept.items():
-        study.rows[name], study.recorded[name] = row, None
+    first = fields.studies[size.snrs[0]].cases[:1]
+    for name in [name for name in methods if name in kept]:
+        ratio = None
         if same:
-            here = answer(methods[name], first).errors[size.snrs[0]][0, 0, 0]
-            study.recorded[name] = float(here / row.errors[size.snrs[0]][0, 0, 0])
-    return study
+            here = score(first, each(methods[name])(first))["error"][0]
+            ratio = float(here / np.array(kept[name]["errors"][f"{size.snrs[0]:g}"])[0, 0, 0])
+        _join(fields, name, kept[name], ratio)
+    return fields
 
 
 def untrained_study(
@@ -174,11 +181,12 @@ def untrained_study(
     seed: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 1,
-) -> Study:
+) -> Fields:
     """The row of a network that was never trained: recorded, or run from so many starts."""
     kept = recorded_rows("mnist", size, seed, device).get("ours_untrained")
     if kept is None:
         methods = {"ours_untrained": untrained_row(starts, seed, device)}
         return run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
-    empty = run_study("mnist", size, {}, seed=seed, device=device)
-    return replace(empty, rows={"ours_untrained": kept}, recorded={"ours_untrained": None})
+    fields = run_study("mnist", size, {}, seed=seed, device=device)
+    _join(fields, "ours_untrained", kept, None)
+    return fields

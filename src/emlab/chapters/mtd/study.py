@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +11,21 @@ from torch import Tensor
 
 from emlab import metrics
 from emlab.bench import Report
+from emlab.bench.study import Column, Study, each, pipe_table
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.methods.mtd import Config, Recovery, draw_starts, recover
 from emlab.models import build
 from emlab.physics.mtd import Measurement, simulate_measurement
 from emlab.priors.base import Prior
+from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior, wrap
-from emlab.recipes.mtd import gaussian_prior
-from emlab.runtime import Stopwatch, make_generator
+from emlab.runtime import make_generator
 from emlab.settings import read_profile
 from emlab.weights import card
 
 MAX_SHIFT = 8
+PAPER_TARGETS = 10
 MISPLACED = 0.2  # a good image in the wrong place loses at least this much error when shifted
 GAUSSIAN_SEEDS = {"test": 78, "validation": 77}
 LABELS = {
@@ -52,7 +52,7 @@ class StudySettings:
     @classmethod
     def of(cls, kind: str, profile: str) -> StudySettings:
         """The ``[PROFILE.study]`` table for one kind of image."""
-        table = read_profile("mtd", profile)["study"][kind]
+        table = read_profile("chapters/mtd/chapter", profile)["study"][kind]
         return cls(table["targets"], table["draws"], tuple(table["snrs"]))
 
 
@@ -72,106 +72,76 @@ class Task:
         return torch.Generator().manual_seed(self.seed)
 
 
-@dataclass
-class Row:
-    """One method's answers.
-
-    Attributes
-    ----------
-    errors : dict
-        ``errors[snr]`` is ``(targets, draws, 2)``: rotation only, rotation and shift.
-    images : dict
-        ``images[snr]`` is ``(targets, draws, L, L)``; of a recorded row only the first draw of
-        some SNRs.
-    traces : dict
-        ``traces[snr]``: log-likelihood by iteration of the first target's best start.
-    seconds : float
-        Mean seconds per recovery; NaN of a recorded row.
-    """
-
-    errors: dict[float, np.ndarray]
-    images: dict[float, np.ndarray] = field(default_factory=dict)
-    traces: dict[float, np.ndarray] = field(default_factory=dict)
-    seconds: float = float("nan")
+COLUMNS = (
+    Column("error", "rotation only", better="lower", gain="gain"),
+    Column("error_shift", "rotation and shift", better="lower", gain="gain_shift"),
+)
 
 
 @dataclass
-class Study:
-    """Errors and images of every method.
+class Fields:
+    """The same methods on fields of several SNRs.
 
     Attributes
     ----------
-    snrs : tuple of float
-        Rows of the table.
     truths : ndarray
         ``(targets, L, L)``.
-    rows : dict
-        A `Row` a method.
-    recorded : dict
-        Methods whose rows are recorded: one field's error here over the recorded one, or None
-        where it was not run again.
+    studies : dict of float to Study
+        By SNR; a case is a field. Errors after the best rotation, and rotation and shift.
+    kept : dict
+        ``kept[method][snr]``: recorded images ``(targets, L, L)`` of the first draw.
     """
 
-    snrs: tuple[float, ...]
     truths: np.ndarray
-    rows: dict[str, Row] = field(default_factory=dict)
-    recorded: dict[str, float | None] = field(default_factory=dict)
+    studies: dict[float, Study]
+    kept: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
 
-    def interval(self, method: str, snr: float, shift: bool = False) -> metrics.Interval:
-        """Mean error with its 95 % interval over targets."""
-        return metrics.mean_interval(self.rows[method].errors[snr][..., int(shift)])
+    @property
+    def snrs(self) -> list[float]:
+        """Signal-to-noise ratios."""
+        return list(self.studies)
 
-    def gain(self, better: str, worse: str, snr: float, shift: bool = False) -> metrics.Interval:
-        """Mean of ``worse - better`` on the same fields, with its interval."""
-        first, second = (self.rows[name].errors[snr][..., int(shift)] for name in (worse, better))
-        return metrics.paired_difference(first, second)
+    @property
+    def recorded(self) -> dict[str, float | None]:
+        """Methods whose errors are recorded, see `Study`."""
+        return self.studies[self.snrs[0]].recorded
 
-    def misplaced(self, method: str, snr: float) -> float:
-        """Fraction of fields whose image is good, but shifted or turned into a wrong place."""
-        errors = self.rows[method].errors[snr]
-        return float((errors[..., 0] - errors[..., 1] > MISPLACED).mean())
+    def images(self, method: str, snr: float) -> np.ndarray | None:
+        """What a method made of each target's first field ``(targets, L, L)``, where it is kept."""
+        if method in self.kept:
+            return self.kept[method].get(snr)
+        study = self.studies[snr]
+        pairs = zip(study.cases, study.answers[method], strict=True)
+        return np.stack([_image(found) for task, found in pairs if task.draw == 0])
+
+    def seconds(self, method: str) -> float:
+        """Mean seconds of a recovery."""
+        return float(np.mean([study.seconds[method] for study in self.studies.values()]))
 
     def table(self) -> str:
-        """Markdown table: a row a method, a column an SNR; shift-tolerant error in brackets.
-
-        Recorded rows have a dagger.
-        """
-        head = "| method | " + " | ".join(f"SNR {snr:g}" for snr in self.snrs) + " |"
-        rows = [head, "|---" * (len(self.snrs) + 1) + "|"]
-        for name in (name for name in LABELS if name in self.rows):
-            cells = []
-            for snr in self.snrs:
-                mean, low, high = self.interval(name, snr)
-                shifted = self.interval(name, snr, shift=True).mean
-                cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] ({shifted:.3f})")
-            label = LABELS[name] + " \u2020" * (name in self.recorded)
-            rows.append(f"| {label} | " + " | ".join(cells) + " |")
-        return "\n".join(rows)
+        """Markdown: a row a method, a column an SNR; shift-tolerant error in brackets."""
+        first = self.studies[self.snrs[0]]
+        rows = []
+        for name in first.methods:
+            cells = [
+                f"{COLUMNS[0].text(study.interval(name, 'error'))} "
+                f"({study.interval(name, 'error_shift').mean:.3f})"
+                for study in self.studies.values()
+            ]
+            rows.append([first.label(name), *cells])
+        return pipe_table(["method", *(f"SNR {snr:g}" for snr in self.snrs)], rows)
 
     def record(self, report: Report, kind: str) -> None:
-        """Record all errors as ``KIND.snr_S.error.METHOD`` (and ``error_shift``)."""
-        for name, row in self.rows.items():
-            note = "95 % bootstrap interval over targets" + ", recorded" * (name in self.recorded)
-            for snr in self.snrs:
-                for metric, shift in (("error", False), ("error_shift", True)):
-                    mean, low, high = self.interval(name, snr, shift)
-                    report.value(
-                        f"{kind}.snr_{snr:g}.{metric}.{name}",
-                        mean,
-                        low,
-                        high,
-                        note=note,
-                        n=len(row.errors[snr]),
-                    )
-        if "paper_prior" in self.rows:
-            for snr in self.snrs:
-                for better, worse in (("paper_prior", "paper_no_prior"), ("ours", "paper_prior")):
-                    for metric, shift in (("gain", False), ("gain_shift", True)):
-                        mean, low, high = self.gain(better, worse, snr, shift)
-                        name = f"{kind}.snr_{snr:g}.{metric}.{better}_over_{worse}"
-                        report.value(name, mean, low, high, note="paired, same fields")
-                name = f"{kind}.snr_{snr:g}.misplaced.ours"
-                report.value(name, self.misplaced("ours", snr), note="fraction of fields")
+        """Record all errors as ``KIND.snr_S.error.METHOD`` (and ``error_shift``), and gains."""
+        for snr, study in self.studies.items():
+            prefix = f"{kind}.snr_{snr:g}"
+            study.record(report, prefix)
+            if "paper_prior" in study.scores:
+                for pair in (("paper_prior", "paper_no_prior"), ("ours", "paper_prior")):
+                    study.record_gains(report, *pair, prefix)
+                lost = study.scores["ours"]["error"] - study.scores["ours"]["error_shift"]
+                share = float((lost > MISPLACED).mean())
+                report.value(f"{prefix}.misplaced.ours", share, note="fraction of fields")
 
 
 Method = Callable[[Task], Tensor | Recovery]
@@ -204,7 +174,7 @@ def run_study(
     device: torch.device | str = "cpu",
     workers: int = 1,
     progress: Callable[[str], None] | None = None,
-) -> Study:
+) -> Fields:
     """Run every method on every field of a study.
 
     Parameters
@@ -220,13 +190,23 @@ def run_study(
     workers : int
         Fields in work at the same time (threads; torch itself should then use one).
     """
-    tasks = draw_tasks(kind, settings, seed, split, device)
-    study = Study(settings.snrs, targets(kind, settings.targets, split).numpy())
-    for name, method in methods.items():
-        study.rows[name] = answer(method, tasks, workers)
-        if progress is not None:
-            progress(f"{kind}: {name}, {study.rows[name].seconds:.2f} s a field")
-    return study
+    batched = {name: each(method, workers) for name, method in methods.items()}
+    studies = {}
+    for snr in settings.snrs:
+        tasks = draw_tasks(kind, replace(settings, snrs=(snr,)), seed, split, device)
+        studies[snr] = Study(tasks, COLUMNS, LABELS, np.array([task.target for task in tasks]))
+        studies[snr].run(batched, score, progress=progress)
+    return Fields(targets(kind, settings.targets, split).numpy(), studies)
+
+
+def score(tasks: Sequence[Task], answers: Sequence[Tensor | Recovery]) -> dict[str, np.ndarray]:
+    """Errors of answers: after the best rotation, and after the best rotation and shift."""
+    pairs = [(_image(a), t.truth.cpu().numpy()) for a, t in zip(answers, tasks, strict=True)]
+    shift = min(MAX_SHIFT, len(pairs[0][1]) // 3)
+    return {
+        "error": np.array([metrics.relative_error(*pair) for pair in pairs]),
+        "error_shift": np.array([metrics.relative_error(*pair, shift) for pair in pairs]),
+    }
 
 
 def draw_tasks(
@@ -244,22 +224,6 @@ def draw_tasks(
         for target in range(settings.targets)
         for draw in range(settings.draws)
     ]
-
-
-def answer(method: Method, tasks: list[Task], workers: int = 1) -> Row:
-    """What a method makes of all targets and draws of some SNRs, and how far off it is."""
-    with Stopwatch() as watch, ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(lambda task: _run(method, task), tasks))
-    row = Row({}, seconds=watch.seconds / len(tasks))
-    shape = (1 + max(task.target for task in tasks), 1 + max(task.draw for task in tasks))
-    for task, (image, trace) in zip(tasks, results, strict=True):
-        where = (task.target, task.draw)
-        errors = row.errors.setdefault(task.snr, np.zeros((*shape, 2)))
-        images = row.images.setdefault(task.snr, np.zeros((*shape, *image.shape)))
-        errors[where], images[where] = _errors(image, task.truth.cpu().numpy()), image
-        if where == (0, 0) and trace is not None:
-            row.traces[task.snr] = trace
-    return row
 
 
 def standard_methods(
@@ -358,6 +322,21 @@ def known_pose_oracle(task: Task, prior: Prior) -> Tensor:
     return prior.denoise(average, task.measurement.sigma / copies**0.5)
 
 
+def shortcuts(profile: str) -> list[str]:
+    """What a profile does less of, with the full-scale value beside it."""
+    sentences = []
+    for kind, name in (("gaussian", "Gaussian images"), ("mnist", "digits")):
+        here, full = StudySettings.of(kind, profile), StudySettings.of(kind, "paper")
+        if here != full:
+            sentences.append(
+                f"{name}: {here.targets} targets x {here.draws} fields at SNR "
+                f"{', '.join(f'{snr:g}' for snr in here.snrs)} here; the paper profile has "
+                f"{full.targets} x {full.draws} at SNR {', '.join(f'{s:g}' for s in full.snrs)}, "
+                f"the paper itself {PAPER_TARGETS} targets."
+            )
+    return sentences
+
+
 def _draw_task(target: int, draw: int, snr: float, truth: Tensor, seed: int) -> Task:
     task_seed = ((1009 * seed + target) * 1009 + draw) * 100_003 + round(1000 * snr)
     generator = torch.Generator().manual_seed(task_seed)
@@ -365,15 +344,5 @@ def _draw_task(target: int, draw: int, snr: float, truth: Tensor, seed: int) -> 
     return Task(target, draw, snr, truth, measurement, task_seed)
 
 
-def _run(method: Method, task: Task) -> tuple[np.ndarray, np.ndarray | None]:
-    with torch.no_grad():
-        result: Any = method(task)
-    if isinstance(result, Recovery):
-        best = int(result.trace[-1].argmax())
-        return result.image.cpu().numpy(), result.trace[:, best].cpu().numpy()
-    return result.cpu().numpy(), None
-
-
-def _errors(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    shift = min(MAX_SHIFT, len(truth) // 3)
-    return metrics.relative_error(image, truth), metrics.relative_error(image, truth, shift)
+def _image(found: Tensor | Recovery) -> np.ndarray:
+    return (found.image if isinstance(found, Recovery) else found).cpu().numpy()

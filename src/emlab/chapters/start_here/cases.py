@@ -25,7 +25,7 @@ NORMAL_90 = 1.6448536
 
 @dataclass(frozen=True)
 class Scale:
-    """How much the chapter computes; one table of ``profiles/start_here.toml``."""
+    """How much the chapter computes; one table of ``chapter.toml``."""
 
     points: int
     steps: int
@@ -40,7 +40,7 @@ class Scale:
     @classmethod
     def of(cls, profile: str) -> Scale:
         """Read a profile; an unknown one is an `InputError`."""
-        return cls(**read_profile("start_here", profile))
+        return cls(**read_profile("chapters/start_here/chapter", profile))
 
     def shortcuts(self) -> list[str]:
         """Return one sentence for everything that is smaller than at full scale."""

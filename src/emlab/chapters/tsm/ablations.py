@@ -1,7 +1,7 @@
 """What the guidance is worth: short trainings that differ in one thing each.
 
 They take minutes each, so the chapter shows those that ``python -m tools.measure_tsm_ablations``
-measured and wrote to profiles/tsm_ablations.toml.
+measured and wrote to ablations.toml.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Variant:
 
 def variants() -> dict[str, Variant]:
     """The comparisons of the chapter by name."""
-    recipe = read_settings("tsm")["recipes"]["tsm_tsm"]
+    recipe = read_settings("recipes/tsm")["recipes"]["tsm_tsm"]
     guidance, bank = Guidance(**recipe["guidance"]), BankConfig.read(recipe["bank"])
     dsm, tsm = Variant("DSM"), Variant("TSM (default)", guidance, bank)
     encoder = replace(bank, features="encoder", refresh=ENCODER)
@@ -186,7 +186,7 @@ def _bank(frame: Frame, settings: BankConfig) -> TargetBank:
 
 def measured() -> dict[str, Any]:
     """What tools/measure_tsm_ablations.py wrote: ``date``, ``bench``, ``rows`` and ``traces``."""
-    return read_settings("tsm_ablations")
+    return read_settings("chapters/tsm/ablations")
 
 
 def markdown(found: dict[str, Any]) -> str:

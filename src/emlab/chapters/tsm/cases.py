@@ -70,8 +70,8 @@ MODELS = {
 
 
 def settings(profile: str) -> dict[str, Any]:
-    """A profile's table of ``profiles/tsm_study.toml``."""
-    return read_profile("tsm_study", profile)
+    """A profile's table of ``chapter.toml``."""
+    return read_profile("chapters/tsm/chapter", profile)
 
 
 def shortcuts(profile: str) -> list[str]:
@@ -82,7 +82,7 @@ def shortcuts(profile: str) -> list[str]:
 
 def bank_settings() -> BankConfig:
     """The target bank that the shipped TSM was trained with."""
-    return BankConfig.read(read_settings("tsm")["recipes"]["tsm_tsm"]["bank"])
+    return BankConfig.read(read_settings("recipes/tsm")["recipes"]["tsm_tsm"]["bank"])
 
 
 def score_method(denoiser: Prior, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> Method:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from emlab.bench import Report
 from emlab.chapters.tsm.peers import LABELS, Denoised, Method
-from emlab.chapters.tsm.study import DIAMETER_ANGSTROM, Table
+from emlab.chapters.tsm.study import Table
 from emlab.external import topaz
-from emlab.external.picking import pick_all
+from emlab.external.picking import DIAMETER_ANGSTROM, pick_all
 from emlab.external.topaz import Picked
 from emlab.metrics import Interval, mean_interval, paired_difference
 from emlab.physics.micrograph import Micrograph, MicrographConfig, config_transfer

@@ -1,7 +1,7 @@
 """What denoises a micrograph without a score: filters, BM3D, Noise2Void, Topaz-Denoise.
 
 ``python -m tools.tune_tsm_peers`` chooses the settings of filters, and every method's picking
-threshold, on validation micrographs and writes ``profiles/tsm_peers.toml``.
+threshold, on validation micrographs and writes ``peers.toml``.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def classical(names: Sequence[str], settings: Mapping[str, Any] | None = None) -
 
 
 def tuned() -> dict[str, Any]:
-    """``profiles/tsm_peers.toml``: tables ``peers`` and ``thresholds``."""
-    return read_settings("tsm_peers")
+    """``peers.toml``: tables ``peers`` and ``thresholds``."""
+    return read_settings("chapters/tsm/peers")
 
 
 def _each(function: Callable[[Image], Image], images: Sequence[Image]) -> Denoised:

@@ -24,10 +24,10 @@ from emlab.chapters.tsm.peers import (
     tuned,
 )
 from emlab.chapters.tsm.reconstruction import Reconstruction, extract, reconstruct
-from emlab.chapters.tsm.study import DIAMETER_ANGSTROM, Table, run_study
+from emlab.chapters.tsm.study import Table, run_study
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.external import topaz
-from emlab.external.picking import HIT, Picks, pick_all
+from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, pick_all
 from emlab.external.topaz import Picked
 from emlab.methods.tsm import load_denoiser
 from emlab.metrics.fourier import Curve
@@ -173,7 +173,7 @@ def _curve(row: Mapping[str, Any]) -> Curve:
 
 
 def _settings() -> dict[str, Any]:
-    study = read_profile("tsm_study", "cpu")
+    study = read_profile("chapters/tsm/chapter", "cpu")
     return {key: study[key] for key in _KEPT} | {**_TUNED, "seed": 0}
 
 
@@ -184,7 +184,7 @@ SLOW_PEERS = Recording(
     _measure_slow_peers,
     {
         **{key: _settings()[key] for key in ("micrographs", "size", "peers", "seed")},
-        "noise2void_steps": read_profile("tsm_study", "cpu")["noise2void_steps"],
+        "noise2void_steps": read_profile("chapters/tsm/chapter", "cpu")["noise2void_steps"],
     },
 )
 APOFERRITIN = Recording(
@@ -293,7 +293,7 @@ def study_sets(
 
 def memory() -> dict[str, Any]:
     """What tools/measure_tsm_memory.py wrote: ``date``, ``machine``, ``side``, ``rows``."""
-    return read_measured("tsm_memory")
+    return read_measured("chapters/tsm/memory")
 
 
 def record_memory(found: dict[str, Any], report: Report) -> str:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from emlab.bench import Report
 from emlab.chapters.tsm.peers import LABELS
 from emlab.chapters.tsm.reconstruction import Extracted, Reconstruction, compared, extract
-from emlab.chapters.tsm.study import DIAMETER_ANGSTROM, Table
+from emlab.chapters.tsm.study import Table
 from emlab.data.particles import write_star
 from emlab.external import relion
-from emlab.external.picking import HIT
+from emlab.external.picking import DIAMETER_ANGSTROM, HIT
 from emlab.io import write_image
 from emlab.physics.micrograph import Micrograph
 from emlab.settings import read_measured
@@ -92,7 +92,7 @@ def rows_of(table: Table, truth: NDArray[np.float32], methods: Sequence[str]) ->
 
 def measured() -> dict[str, Any]:
     """What the tool wrote: ``date``, ``machine``, ``program`` and ``rows``."""
-    return read_measured("tsm_refinement")
+    return read_measured("chapters/tsm/refinement")
 
 
 def record(found: Mapping[str, Mapping[str, Any]], report: Report) -> None:

@@ -13,13 +13,12 @@ from emlab.chapters.tsm.peers import LABELS, Denoised, Method
 from emlab.chapters.tsm.reconstruction import FEWEST, Reconstruction, extract, reconstruct
 from emlab.errors import InputError
 from emlab.external import topaz
-from emlab.external.picking import HIT, Picks, f1_gain, pick_all
+from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, pick_all
 from emlab.metrics import Interval, mean_interval, paired_difference
 from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
 from emlab.metrics.picking import Counts, chance
 from emlab.physics.micrograph import Micrograph
 
-DIAMETER_ANGSTROM = 150.0
 NOTE = "95 % bootstrap interval over micrographs"
 _SEED = 7
 

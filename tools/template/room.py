@@ -1,0 +1,1 @@
+"""Chapter TEMPLATE_TITLE: what it computes and draws."""
