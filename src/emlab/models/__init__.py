@@ -1,5 +1,7 @@
 """Networks only: tensors in, tensors out. What they predict is the business of `emlab.priors`."""
 
+import torch
+
 from emlab.errors import InputError
 from emlab.models.mlp import MLP
 from emlab.models.residual_unet import ResidualUNet
@@ -32,4 +34,19 @@ def build(specification: dict) -> MLP | ResidualUNet | UNet:
         raise InputError(f"network {kind!r} cannot be built: {error}") from error
 
 
-__all__ = ["MLP", "ResidualUNet", "UNet", "build"]
+def untrained(specification: dict, seed: int = 0) -> MLP | ResidualUNet | UNet:
+    """A network before its training, the baseline that training has to beat.
+
+    Layers that start at zero are drawn, too: a network that returns nothing at all would be easier
+    to beat than one that returns noise of its own.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        network = build(specification)
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.kaiming_uniform_(parameter)
+    return network
+
+
+__all__ = ["MLP", "ResidualUNet", "UNet", "build", "untrained"]

@@ -13,7 +13,7 @@ from emlab.chapters.cellpose3.cases import Case, Image, Labels
 from emlab.chapters.cellpose3.peers import run_peer, settings_of
 from emlab.chapters.cellpose3.study import Answer, Method
 from emlab.methods.cellpose3 import load_restorer, load_segmenter, restore, segment
-from emlab.models import build
+from emlab.models import untrained
 from emlab.models.residual_unet import ResidualUNet
 
 # Rows of a task by the weights that they need.
@@ -59,11 +59,9 @@ def reference_rows(task: str, segmenter: ResidualUNet, seed: int) -> dict[str, M
     model = {"kind": "residual_unet", "widths": [8, 16], "outputs": 1}
     if name is not None:
         model = dict(weights.card(name).model)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        untrained = build(model).eval().requires_grad_(False)
-    assert isinstance(untrained, ResidualUNet)
-    rows["untrained"] = restored_row(untrained, segmenter)
+    network = untrained(model, seed).eval().requires_grad_(False)
+    assert isinstance(network, ResidualUNet)
+    rows["untrained"] = restored_row(network, segmenter)
     return rows
 
 

@@ -19,7 +19,7 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
 from emlab.methods import generalist, tsm
 from emlab.methods.cellpose3 import load_restorer
-from emlab.models import build
+from emlab.models import untrained
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
 from emlab.priors.base import Prior
@@ -69,7 +69,7 @@ def methods(
     chosen["tsm"] = score_method(tsm.load_denoiser("tsm", device), pixel_size_angstrom)
     for name, weights_name in (("squares", SQUARES), ("cellpose3", RESTORER)):
         chosen[name] = restorer_method(load_restorer(weights_name, device), pixel_size_angstrom)
-    chosen["untrained_restorer"] = restorer_method(untrained(seed), pixel_size_angstrom)
+    chosen["untrained_restorer"] = restorer_method(untrained_restorer(seed), pixel_size_angstrom)
     return chosen
 
 
@@ -78,11 +78,9 @@ def restorer_method(restorer: ResidualUNet, pixel_size_angstrom: float = PIXEL_A
     return each(lambda image: restore(image, restorer, pixel_size_angstrom=pixel_size_angstrom))
 
 
-def untrained(seed: int) -> ResidualUNet:
+def untrained_restorer(seed: int) -> ResidualUNet:
     """The restorer before its training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build(weights.card(RESTORER).model).eval().requires_grad_(False)
+    network = untrained(weights.card(RESTORER).model, seed).eval().requires_grad_(False)
     assert isinstance(network, ResidualUNet)
     return network
 

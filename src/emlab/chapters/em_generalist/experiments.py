@@ -23,7 +23,7 @@ from emlab.data.phantoms import neuropil
 from emlab.errors import DataUnavailableError
 from emlab.methods import generalist
 from emlab.methods.generalist_config import Config, load_config
-from emlab.models import build
+from emlab.models import untrained
 from emlab.priors import Prior
 from emlab.priors.networks import FlowPrior, wrap
 from emlab.recipes.generalist_supervised import Restorer
@@ -108,15 +108,9 @@ class OnDevice:
 
 
 def untrained_prior(config: Config, seed: int) -> Prior:
-    """The configuration's network before training: random weights, the same size."""
+    """The configuration's network before training."""
     card = weights.card(config.prior)
-    torch.manual_seed(seed)
-    network = build(card.model)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                torch.nn.init.kaiming_uniform_(parameter)
-    return wrap(network, card.objective)
+    return wrap(untrained(card.model, seed), card.objective)
 
 
 def rows(

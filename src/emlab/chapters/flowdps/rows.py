@@ -22,7 +22,7 @@ from emlab.errors import InputError
 from emlab.methods import flowdps
 from emlab.methods.estimate import TimedPrior
 from emlab.methods.flowdps_config import Config, phase_scale
-from emlab.models import build
+from emlab.models import untrained
 from emlab.priors import Prior
 from emlab.priors.networks import wrap
 from emlab.priors.scaled import ScaledPrior
@@ -206,12 +206,7 @@ def supervised_row(restorer: Restorer) -> Method:
 def untrained_row(config: Config, spread: Spread, seed: int) -> Method:
     """Ours with the configuration's network before training: random weights, the same size."""
     card = weights.card(config.prior)
-    torch.manual_seed(seed)
-    network = build(card.model)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                torch.nn.init.kaiming_uniform_(parameter)
+    network = untrained(card.model, seed)
     scale = phase_scale()
     prior = ScaledPrior(wrap(network, card.objective), scale.std, scale.mean)
 

@@ -15,7 +15,7 @@ from emlab.bench.study import Column, Study, each, pipe_table
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.methods.mtd import Config, Recovery, draw_starts, recover
-from emlab.models import build
+from emlab.models import untrained
 from emlab.physics.mtd import Measurement, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
@@ -298,8 +298,7 @@ def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
 def untrained_row(starts: int, seed: int = 0, device: torch.device | str = "cpu") -> Method:
     """Our method with a network that was never trained: what the solver does on its own."""
     description = card("mtd_mnist_epsilon")
-    torch.manual_seed(seed)
-    prior = wrap(build(description.model).to(device), description.objective)
+    prior = wrap(untrained(description.model, seed).to(device), description.objective)
     config = replace(Config.named("ours_mnist"), starts=starts)
     generator = torch.Generator().manual_seed(seed)
     return ours_row(config, prior, draw_starts(config, generator, prior, device))

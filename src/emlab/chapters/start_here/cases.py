@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.models import build
+from emlab.models import untrained
 from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
 from emlab.priors.networks import NetworkPrior, wrap
 from emlab.priors.objectives import VPSchedule
@@ -308,7 +308,7 @@ def spread_out(images: np.ndarray, n: int) -> np.ndarray:
 def untrained_prior(name: str, device: torch.device | str = "cpu") -> NetworkPrior:
     """The network of a shipped prior before its training: the baseline that it has to beat."""
     card = weights.card(name)
-    return wrap(build(card.model).to(device), card.objective)
+    return wrap(untrained(card.model).to(device), card.objective)
 
 
 def posterior_mean_gaps(priors: Mapping[str, Prior], sigma: float, seed: int) -> dict[str, float]:

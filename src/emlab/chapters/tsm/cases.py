@@ -37,7 +37,7 @@ from emlab.external.topaz import Picked
 from emlab.methods import tsm
 from emlab.metrics.fourier import radial_frequency
 from emlab.metrics.picking import chance
-from emlab.models import build
+from emlab.models import untrained
 from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
 from emlab.priors.base import Prior
 from emlab.priors.networks import wrap
@@ -90,16 +90,10 @@ def score_method(denoiser: Prior, pixel_size_angstrom: float = PIXEL_ANGSTROM) -
     return each(lambda image: tsm.denoise(image, pixel_size_angstrom, denoiser).image)
 
 
-def untrained(seed: int) -> Prior:
-    """The network of TSM before its training: random weights, the same size."""
+def untrained_prior(seed: int) -> Prior:
+    """The network of TSM before its training."""
     card = weights.card("tsm_tsm")
-    torch.manual_seed(seed)
-    network = build(card.model).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                torch.nn.init.kaiming_uniform_(parameter)
-    return wrap(network, card.objective)
+    return wrap(untrained(card.model, seed).eval(), card.objective)
 
 
 def methods(

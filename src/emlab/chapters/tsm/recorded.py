@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emlab.bench import Report
-from emlab.chapters.tsm.cases import Image, central, other_set, score_method, untrained
+from emlab.chapters.tsm.cases import Image, central, other_set, score_method, untrained_prior
 from emlab.chapters.tsm.peers import (
     LABELS,
     Denoised,
@@ -101,7 +101,7 @@ def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
     pixel = test[0].pixel_size_angstrom
     few = _methods(settings)
     every = classical(["gaussian", "wiener"], settings["peers"]) | few
-    every["untrained"] = score_method(untrained(seed))
+    every["untrained"] = score_method(untrained_prior(seed))
 
     def judge(micrographs: list[Micrograph], chosen: Mapping[str, Method], known: bool) -> Any:
         noisy = [micrograph.noisy.numpy() for micrograph in micrographs]
