@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from emlab.chapters.cellpose3.claims import TARGETS, claims, verdicts
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from emlab import chapters
 from emlab.bench import Report, format_targets
+from emlab.bench.claims import claims_table
 from emlab.chapters.cellpose3 import (
     audit,
     cases as cases_of,
@@ -23,6 +24,7 @@ from emlab.chapters.cellpose3 import (
     rows,
     study,
 )
+from emlab.chapters.cellpose3.study import verdicts
 from emlab.data import access, records
 from emlab.data.cells import Cell, simulated_cells
 from emlab.data.download import Policy
@@ -207,8 +209,9 @@ def test_the_table_is_recorded_and_shown(table, tmp_path):
     assert values["denoise.gain.over_gaussian"]["low"] > 0
     assert "denoise.recovered.degraded" not in values
     assert table.markdown().count("\n") == 1 + len(METHODS)
-    assert "{" not in claims(values)
-    assert "denoise, of the lost AP" in format_targets(TARGETS, values)
+    assert "{" not in claims_table(chapters.claims("05_cellpose3"), values)
+    targets = format_targets(chapters.targets("05_cellpose3"), values)
+    assert "denoise, of the lost AP" in targets
 
 
 def test_the_summary_says_no_more_than_the_intervals():

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from emlab.chapters.compare.claims import STATEMENTS, Statement, statements_table
 
+from emlab import chapters
 from emlab.bench import Report
+from emlab.bench.claims import claims_table
 from emlab.chapters.compare import cases as chapter, study
 from emlab.chapters.compare.agreement import LABELS as SOLVERS, agree
 from emlab.chapters.compare.figures import inventions, rings
@@ -188,24 +189,22 @@ def value(number, low=None, high=None, n=None):
     return {"value": number, "low": low, "high": high, "n": n}
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"a": value(1, 0.5, 2, 8), "b": value(0.1)}, "confirmed"),
-        ({"a": value(1, -0.5, 2, 8), "b": value(0.1)}, "undecided"),
-        ({"a": value(1, 0.5, 2, 8), "b": value(0.9)}, "contradicted"),
-        ({"a": value(1, 1, 1, 1), "b": value(0.1)}, "undecided"),
-        ({"a": value(1, 0.5, 2, 8)}, "not measured"),
-    ],
-)
-def test_verdicts_follow_from_intervals(values, expected):
-    statement = Statement("x", "x", "{a}", (("a", 0.0), ("-b", 0.5)))
-    assert statement.verdict(values) == expected
+def test_statements_are_counted_by_what_became_of_their_conditions(tmp_path):
+    report = Report("06_compare", tmp_path, "smoke", 0)
+    for name in ("tsm", "generalist", "flowdps", "mtd", "cellpose3"):
+        report.value(f"agreement.{name}", 0.1)
+    report.value("own.f1.raw", 0.7, 0.6, 0.8, n=4)
+    report.value("gain.own_f1.cellpose3", 0.1, -0.1, 0.3, n=4)
+    chapter.record_statements(report)
+    found = report.metrics()["values"]
+    counts = [found[f"statements.{word}"]["value"] for word in ("confirmed", "contradicted")]
+    assert counts == [1, 1]
 
 
 def test_tables_fill_in_numbers_and_dashes():
     assert "0.25" in decision_table({"gain.correlation.tsm": value(0.25)})
-    assert statements_table({}).count("not measured") == len(STATEMENTS)
+    statements = chapters.claims("06_compare", "statement")
+    assert claims_table(statements, {}).count("not measured") == len(statements)
 
 
 def test_every_profile_says_what_is_smaller_than_in_the_paper():

@@ -380,7 +380,7 @@ def test_the_table_counts_for_the_weights_that_it_was_measured_for(prior, monkey
     found = flowdps_spread.on_images(prior, prior.draw(4))
     digest = {"some": "abc" if same else "xyz"}
     table = {"sha256": digest, "rings": {"some": flowdps_spread.rings_of(found).tolist()}}
-    monkeypatch.setattr(flowdps_spread, "SPREAD", Mock(values=table))
+    monkeypatch.setattr(flowdps_spread, "kept", lambda *_: table)
     monkeypatch.setattr(flowdps_spread.weights, "card", lambda name: Mock(sha256="abc"))
     monkeypatch.setattr(flowdps_spread, "cache_folder", lambda: Path("/nowhere"))
     monkeypatch.setattr(flowdps_spread, "on_own_draws", Mock(side_effect=ZeroDivisionError))

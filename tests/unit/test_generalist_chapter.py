@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from emlab.chapters.em_generalist.claims import claims
 from scipy import ndimage
 
-from emlab import metrics
+from emlab import chapters, metrics
+from emlab.bench.claims import claims_table
 from emlab.bench.tissue import block, crops
 from emlab.chapters.em_generalist import (
     ablations,
@@ -349,7 +349,7 @@ def test_tables_are_joined_and_summarised():
 
 def test_claims_show_numbers_or_a_dash():
     values = {"race.speedup": {"value": 31.2, "low": None, "high": None}}
-    text = claims(values)
-    assert "31.2 times, - dB" in text
+    text = claims_table(chapters.claims("01_em_generalist"), values)
+    assert "31.2 times, – dB" in text
     assert text.count("\n| G") == 13
     assert "{" not in text

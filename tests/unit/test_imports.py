@@ -5,7 +5,7 @@ import sys
 
 from tools import layers
 
-METHODS = ("generalist", "tsm", "flowdps", "mtd", "cellpose3", "start_here")
+METHODS = ("generalist", "tsm", "flowdps", "mtd", "cellpose3")
 # What takes a tenth of a second or more each. scipy and skimage themselves load their parts when
 # they are used; torch is what the priors are made of, and is counted apart by `make bench`.
 HEAVY = ("scipy.", "skimage.", "matplotlib", "PIL", "mrcfile", "tifffile", "jsonschema", "zarr")
