@@ -44,7 +44,7 @@ def test_constants_are_shown_with_their_values(package: Path) -> None:
 def test_longest_prefix_takes_a_module() -> None:
     places = api.assignment(ROOT)
     assert places["emlab.io.volumes"] == "io"
-    assert places["emlab.recipes.tsm"] == "methods.tsm"
+    assert places["emlab.recipes.tsm"] == "recipes.tsm"
     assert places["emlab.recipes.lesson"] == "methods"
 
 
