@@ -243,6 +243,30 @@ def test_nobody_listening_and_no_name_server(target, monkeypatch):
         download("file:///etc/hostname", target, SHA256, 9, QUICK)
 
 
+def test_a_host_that_was_not_reached_is_not_asked_again_for_a_while(target, monkeypatch):
+    asked, now = [], [100.0]
+    monkeypatch.setattr(module, "_unreached", {})
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def refuse(request, timeout):
+        asked.append(request.full_url)
+        raise module.urllib.error.URLError(ConnectionRefusedError("refused"))
+
+    monkeypatch.setattr(module.urllib.request, "urlopen", refuse)
+    with pytest.raises(DataUnavailableError, match="no connection"):
+        download("http://one.example/a", target, policy=QUICK)
+    assert len(asked) == QUICK.attempts
+    with pytest.raises(DataUnavailableError, match="one.example could not be reached a moment ago"):
+        download("http://one.example/b", target, policy=QUICK)
+    assert len(asked) == QUICK.attempts
+    with pytest.raises(DataUnavailableError, match="no connection"):
+        download("http://two.example/a", target, policy=QUICK)
+    now[0] += module.UNREACHED_SECONDS
+    with pytest.raises(DataUnavailableError, match="no connection"):
+        download("http://one.example/b", target, policy=QUICK)
+    assert len(asked) == 3 * QUICK.attempts
+
+
 def test_full_disk_is_one_clear_error(server, target, monkeypatch):
     class Full:
         def __enter__(self):

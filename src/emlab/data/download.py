@@ -16,6 +16,7 @@ import socket
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -33,6 +34,8 @@ from emlab.runtime import disk_error
 CHUNK_BYTES = 1 << 16
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+UNREACHED_SECONDS = 300.0  # so long a host that could not be reached is not asked again
+_unreached: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Policy:
 
 class _Broken(Exception):
     """A transfer that may succeed when tried again."""
+
+
+class _NoConnection(_Broken):
+    """The host was not reached at all."""
 
 
 Progress = Callable[[int], object]
@@ -183,6 +190,9 @@ def _pieces(url: str, part: Path, sha256: str, size: int, policy: Policy) -> Cou
     reason = ""
     if not url.startswith(("http://", "https://")):
         raise DataUnavailableError(f"cannot download {url}: only http and https addresses work")
+    host = urllib.parse.urlsplit(url).netloc
+    if time.monotonic() - _unreached.get(host, -UNREACHED_SECONDS) < UNREACHED_SECONDS:
+        raise DataUnavailableError(f"{url}: {host} could not be reached a moment ago")
     if part.is_file() and (earlier := part.stat().st_size):
         yield earlier
     for attempt in range(policy.attempts):
@@ -193,6 +203,8 @@ def _pieces(url: str, part: Path, sha256: str, size: int, policy: Policy) -> Cou
             yield from _receive(url, part, size, policy.timeout_seconds)
         except _Broken as problem:
             reason = str(problem)
+            if isinstance(problem, _NoConnection) and attempt == policy.attempts - 1:
+                _unreached[host] = time.monotonic()
             continue
         found = hash_file(part) if sha256 else ""
         if found == sha256:
@@ -241,7 +253,7 @@ def _receive(url: str, part: Path, size: int, timeout: float) -> Counts:
     except urllib.error.URLError as problem:
         if isinstance(problem.reason, socket.gaierror):
             raise DataUnavailableError(f"{url}: no network ({problem.reason})") from problem
-        raise _Broken(f"no connection: {problem.reason}") from problem
+        raise _NoConnection(f"no connection: {problem.reason}") from problem
     except TimeoutError as problem:
         raise _Broken(f"the server was silent for {timeout:g} s") from problem
     except (http.client.HTTPException, ConnectionError) as problem:
