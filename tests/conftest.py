@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
+from emlab.data import download
+
 settings.register_profile(
     "same",
     derandomize=True,
@@ -31,6 +33,12 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 def small_numbers() -> None:
     """Let every test begin with numbers below the smallest normal one; chapters flush them."""
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def every_host_is_asked() -> None:
+    """Let every test begin without memories of hosts that could not be reached."""
+    download._unreached.clear()
 
 
 def mirror_folder() -> Path | None:

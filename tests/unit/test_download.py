@@ -256,7 +256,7 @@ def test_a_host_that_was_not_reached_is_not_asked_again_for_a_while(target, monk
     with pytest.raises(DataUnavailableError, match="no connection"):
         download("http://one.example/a", target, policy=QUICK)
     assert len(asked) == QUICK.attempts
-    with pytest.raises(DataUnavailableError, match="one.example could not be reached a moment ago"):
+    with pytest.raises(DataUnavailableError, match="example could not be reached a moment ago"):
         download("http://one.example/b", target, policy=QUICK)
     assert len(asked) == QUICK.attempts
     with pytest.raises(DataUnavailableError, match="no connection"):
