@@ -118,6 +118,11 @@ class Fields:
         """Mean seconds of a recovery."""
         return float(np.mean([study.seconds[method] for study in self.studies.values()]))
 
+    def misplaced(self, method: str, snr: float) -> float:
+        """Fraction of fields whose image is good, but shifted or turned into a wrong place."""
+        scores = self.studies[snr].scores[method]
+        return float((scores["error"] - scores["error_shift"] > MISPLACED).mean())
+
     def table(self) -> str:
         """Markdown: a row a method, a column an SNR; shift-tolerant error in brackets."""
         first = self.studies[self.snrs[0]]
@@ -139,8 +144,7 @@ class Fields:
             if "paper_prior" in study.scores:
                 for pair in (("paper_prior", "paper_no_prior"), ("ours", "paper_prior")):
                     study.record_gains(report, *pair, prefix)
-                lost = study.scores["ours"]["error"] - study.scores["ours"]["error_shift"]
-                share = float((lost > MISPLACED).mean())
+                share = self.misplaced("ours", snr)
                 report.value(f"{prefix}.misplaced.ours", share, note="fraction of fields")
 
 
