@@ -11,10 +11,16 @@ from emlab import chapters
 from emlab.bench import Report
 from emlab.bench.claims import claims_table
 from emlab.chapters.compare import cases as chapter, study
-from emlab.chapters.compare.agreement import LABELS as SOLVERS, agree
-from emlab.chapters.compare.figures import inventions, rings
-from emlab.chapters.compare.real import halves, split
-from emlab.chapters.compare.table import ROWS, decision_table, methods_table, training_table
+from emlab.chapters.compare.cases import SOLVERS, agree
+from emlab.chapters.compare.figures import (
+    ROWS,
+    decision_table,
+    inventions,
+    methods_table,
+    rings,
+    training_table,
+)
+from emlab.chapters.compare.study import halves, split
 from emlab.chapters.tsm import peers
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from emlab.bench import Report
+from emlab.bench.study import pipe_table
 from emlab.chapters.tsm.peers import LABELS, Denoised, Method
 from emlab.chapters.tsm.study import Table
 from emlab.external import topaz
@@ -52,11 +53,8 @@ class NoParticles:
         """A row a method."""
         if not self.picks:
             return "*skipped: Topaz is not installed*"
-        lines = ["| picked from | picks in a micrograph without particles |", "|---|---|"]
-        return "\n".join(
-            lines
-            + [f"| {LABELS[name]} | {counts.mean():.1f} |" for name, counts in self.picks.items()]
-        )
+        rows = [[LABELS[name], f"{counts.mean():.1f}"] for name, counts in self.picks.items()]
+        return pipe_table(["picked from", "picks in a micrograph without particles"], rows)
 
 
 def no_particles(
