@@ -28,7 +28,7 @@ from emlab.external import topaz
 from emlab.external.topaz import Picked
 from emlab.methods.cellpose3 import load_segmenter
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
-from emlab.recipes.particles_network import SEGMENTER
+from emlab.recipes.particles import SEGMENTER
 from emlab.settings import PROFILES
 
 

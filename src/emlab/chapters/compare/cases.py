@@ -30,8 +30,8 @@ from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
 from emlab.priors import GaussianPrior
 from emlab.priors.base import Prior
-from emlab.recipes.particles_network import RESTORER, SQUARES, restore
-from emlab.recipes.tsm_material import frames, volume
+from emlab.recipes.particles import RESTORER, SQUARES, restore
+from emlab.recipes.tsm import frames, volume
 from emlab.runtime import make_generator
 from emlab.settings import only_first, read_profile, read_settings, smaller
 from emlab.solvers.denoiser_spread import WienerSpread

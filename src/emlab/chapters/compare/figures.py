@@ -16,7 +16,7 @@ from emlab.bench.study import pipe_table
 from emlab.chapters.compare.study import BAND_ANGSTROM, Judged, Nothing
 from emlab.chapters.tsm.figures import LINES, grey_range
 from emlab.chapters.tsm.peers import LABELS
-from emlab.recipes.particles_network import RESTORER, SEGMENTER
+from emlab.recipes.particles import RESTORER, SEGMENTER
 from emlab.viz import COLOURS, show_images
 
 Image = NDArray[np.float32]

@@ -23,8 +23,7 @@ from emlab.metrics.particle_bands import band_correlations
 from emlab.models import build
 from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
 from emlab.priors.target_bank import TargetBank
-from emlab.recipes.tsm import BankConfig, GuidedLoss, make_matchers, places
-from emlab.recipes.tsm_material import Frame, frames, volume
+from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
 from emlab.settings import read_settings
 from emlab.training import TrainingConfig, train
 

@@ -20,7 +20,7 @@ from emlab.external.topaz import Picked
 from emlab.metrics import Interval, mean_interval, paired_difference
 from emlab.physics.micrograph import Micrograph, MicrographConfig, config_transfer
 from emlab.priors.target_bank import TargetBank
-from emlab.recipes.tsm_material import volume
+from emlab.recipes.tsm import volume
 from emlab.runtime import make_generator
 
 LOW_PASS_ANGSTROM, DIRECTIONS, ANGLES = 15.0, 40, 24
