@@ -167,7 +167,7 @@ def test_recipes_train_in_their_order_and_have_all_profiles(micrograph, tmp_path
     monkeypatch.setenv("EMLAB_WEIGHTS", str(tmp_path))
     for name in ("particle_segmenter", "particle_squares", "particle_restorer"):
         for profile in PROFILES:
-            assert name in read_profile(f"recipes/{particles.METHOD}", profile)["training"]
+            assert name in read_profile("recipes/particles", profile)["training"]
         card = recipes()[name]("smoke", "cpu", tmp_path, False)
         assert card.steps == 3
         assert any(key.startswith("validation_f1") for key in card.evaluation)
@@ -178,7 +178,7 @@ def test_recipes_train_in_their_order_and_have_all_profiles(micrograph, tmp_path
 def test_an_unknown_objective_is_refused(micrograph, monkeypatch):
     monkeypatch.setattr(particles, "frames", lambda *wanted: [Frame("barrel", micrograph)])
     with pytest.raises(InputError, match="segmenter or restorer"):
-        particles._prepare({"objective": {"kind": "painter"}}, {"size": 256, "crop": 64})
+        particles.prepare({"objective": {"kind": "painter"}}, {"size": 256, "crop": 64})
 
 
 def test_a_field_is_what_the_restorer_is_given(field, micrograph):

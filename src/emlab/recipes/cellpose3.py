@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,12 +30,11 @@ from emlab.metrics.segmentation import average_precision, mean_diameter
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import degrade, degrade_fixed
 from emlab.priors.restoration_losses import Weights, restoration_loss, segmentation_loss
-from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
+from emlab.recipes.lesson import Lesson
 from emlab.runtime import atomic_path
 from emlab.solvers.mask_flows import flow_targets
 from emlab.training import Loss
 
-METHOD = "cellpose3"
 ZOOM = 1.25  # largest zoom, in and out, of the augmentation
 _VERSION = 4  # of the windows in the cache
 
@@ -222,27 +220,6 @@ def _middle(cell: Cell, side: int) -> Cell:
     return Cell(cell.image[places], cell.labels[places], cell.name, cell.domain)
 
 
-def recipes() -> dict[str, Recipe]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return named(METHOD, train_network)
-
-
-def train_network(
-    name: str,
-    profile: str = "cpu",
-    device: str = "auto",
-    out: Path | None = None,
-    resume: bool = False,
-) -> weights.Card | None:
-    """Train a segmenter or a restorer and write weights (half precision) and card.
-
-    A restorer needs the weights of the segmenter, and a recipe with ``initial`` those that it
-    starts from: train these first. The numbers on the card are of validation images of the
-    training set; the test images are never opened.
-    """
-    return train_recipe(METHOD, name, _prepare, profile, device, out, resume)
-
-
 def segmenter_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
     """`segmentation_loss` for a batch of `Augmentation`."""
     return segmentation_loss(model(batch[:, 0]), batch[:, 2:4], batch[:, 4])
@@ -286,7 +263,13 @@ def mean_precision(
     return float(np.nanmean(scores))
 
 
-def _prepare(recipe: dict, table: dict) -> Lesson:
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """A segmenter or a restorer; weights are written in half precision.
+
+    A restorer needs the weights of the segmenter, and a recipe with ``initial`` those that it
+    starts from: train these first. The numbers on the card are of validation images of the
+    training set; the test images are never opened.
+    """
     material, objective = Material(**table), recipe["objective"]
     tasks = tuple(objective.get("tasks", ()))
     truth, levels = validation_cells(material), recipe["validation"]

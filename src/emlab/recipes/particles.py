@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emlab import weights
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks
@@ -34,13 +32,12 @@ from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph
 from emlab.priors.restoration_losses import Weights
 from emlab.recipes.cellpose3 import initial_weights, restorer_loss, rounded, segmenter_loss, turned
-from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
+from emlab.recipes.lesson import Lesson
 from emlab.recipes.tsm import frames, places
 from emlab.solvers.tiling import apply_tiled
 from emlab.training import Loss
 
 Image = NDArray[np.float32]
-METHOD = "particles"
 SEGMENTER, RESTORER, SQUARES = "particle_segmenter", "particle_restorer", "particle_squares"
 SEGMENTING = Config(smallest=150, steps=60)  # a disc of 70 A has 556 pixels
 COARSER = 2  # the networks see pixels so many times as large as the micrographs'
@@ -287,26 +284,6 @@ class Crops:
         return noise[top : top + self.crop, left : left + self.crop]
 
 
-def recipes() -> dict[str, Recipe]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return named(METHOD, train_network)
-
-
-def train_network(
-    name: str,
-    profile: str = "cpu",
-    device: str = "auto",
-    out: Path | None = None,
-    resume: bool = False,
-) -> weights.Card | None:
-    """Train the segmenter or a restorer and write weights (half precision) and card.
-
-    A restorer needs the segmenter's weights, and one with ``initial`` those that it starts from:
-    train these first. Numbers on the card come from another protein than those trained on.
-    """
-    return train_recipe(METHOD, name, _prepare, profile, device, out, resume)
-
-
 def own_picks(
     images: Sequence[np.ndarray], truth: Sequence[Micrograph], segmenter: ResidualUNet
 ) -> Picks:
@@ -319,7 +296,12 @@ def own_picks(
     return Picks(found, [micrograph.coordinates for micrograph in truth], radius)
 
 
-def _prepare(recipe: dict, table: dict) -> Lesson:
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """The segmenter of particles or a restorer; weights are written in half precision.
+
+    A restorer needs the segmenter's weights, and one with ``initial`` those that it starts from:
+    train these first. Numbers on the card come from another protein than those trained on.
+    """
     material, objective = Material(**table), recipe["objective"]
     shown = frames("train", material.micrographs, material.size)
     held_out = [

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
 from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM, specimen_volume
 from emlab.errors import DataUnavailableError, InputError
@@ -26,7 +24,7 @@ from emlab.physics.micrograph import (
 )
 from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
 from emlab.priors.target_bank import Features, Matcher, TargetBank
-from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
+from emlab.recipes.lesson import Lesson
 from emlab.solvers.tiling import TiledPrior
 
 PROTEINS = {
@@ -309,27 +307,12 @@ def make_matchers(
     return make
 
 
-def recipes() -> dict[str, Recipe]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return named("tsm", train_denoiser)
-
-
-def train_denoiser(
-    name: str,
-    profile: str = "cpu",
-    device: str = "auto",
-    out: Path | None = None,
-    resume: bool = False,
-) -> weights.Card | None:
-    """Train a score denoiser on simulated micrographs and write weights and card.
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """A score denoiser on simulated micrographs.
 
     Numbers on the card come from another protein than those trained on. No clean image enters the
     training: `tsm_dsm` sees noisy micrographs, `tsm_tsm` also the reference volumes.
     """
-    return train_recipe("tsm", name, _prepare, profile, device, out, resume)
-
-
-def _prepare(recipe: dict, table: dict) -> Lesson:
     material = Material(**table)
     objective = ScoreMatching(**{k: v for k, v in recipe["objective"].items() if k != "kind"})
     guidance = Guidance(**recipe["guidance"]) if "guidance" in recipe else None
