@@ -19,7 +19,7 @@ from emlab.chapters.tsm import recorded as tsm_recorded
 from emlab.external import topaz
 from emlab.external.process import Finished, run_program
 from emlab.io import write_image
-from emlab.recipes.tsm_material import frames
+from emlab.recipes.tsm import frames
 from emlab.runtime import atomic_path, environment_stamp
 
 TARGET = Path(tsm_recorded.__file__).with_name("memory.toml")

@@ -22,7 +22,7 @@ from emlab.chapters.tsm.study import run_study
 from emlab.external import relion
 from emlab.methods.tsm import load_denoiser
 from emlab.physics.micrograph import Micrograph
-from emlab.recipes.tsm_material import frames, volume
+from emlab.recipes.tsm import frames, volume
 from emlab.runtime import atomic_path, environment_stamp
 from emlab.settings import read_measured, read_profile
 

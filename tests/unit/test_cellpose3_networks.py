@@ -24,12 +24,12 @@ from emlab.methods.cellpose3 import (
 from emlab.metrics.segmentation import average_precision, mean_diameter
 from emlab.models.residual_unet import ResidualUNet
 from emlab.recipes import recipes
-from emlab.recipes.cellpose3 import spoilt
-from emlab.recipes.cellpose3_material import (
+from emlab.recipes.cellpose3 import (
     Augmentation,
     Material,
     at_working_size,
     drawing_order,
+    spoilt,
     training_windows,
 )
 from emlab.settings import PROFILES, read_profile, read_settings

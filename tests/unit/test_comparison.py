@@ -9,8 +9,8 @@ from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
 from emlab.methods.cellpose3 import load_restorer, load_segmenter
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
-from emlab.recipes import particles as priors, particles_network as comparison, recipes
-from emlab.recipes.particles_material import (
+from emlab.recipes import particles, recipes
+from emlab.recipes.particles import (
     WORKING_ANGSTROM,
     Crops,
     Field,
@@ -19,7 +19,7 @@ from emlab.recipes.particles_material import (
     disc_targets,
     field_of,
 )
-from emlab.recipes.tsm_material import Frame
+from emlab.recipes.tsm import Frame
 from emlab.settings import PROFILES, read_profile
 
 
@@ -118,9 +118,9 @@ def test_discs_are_found_where_they_are(micrograph, monkeypatch):
         def forward(self, images):
             return answer[None]
 
-    monkeypatch.setattr(comparison, "segment", segment)
+    monkeypatch.setattr(particles, "segment", segment)
     noisy = micrograph.noisy.numpy()
-    found = comparison.find_particles(noisy, noisy, Oracle())
+    found = particles.find_particles(noisy, noisy, Oracle())
     within = ((micrograph.coordinates > 26) & (micrograph.coordinates < 230)).all(1)
     apart = np.linalg.norm(
         micrograph.coordinates[within][:, None] - found.picked.coordinates[None], axis=2
@@ -130,44 +130,44 @@ def test_discs_are_found_where_they_are(micrograph, monkeypatch):
     inside_units = seen[0][inside.numpy() > 0].mean()
     assert inside_units > seen[0][inside.numpy() == 0].mean()  # bright
     with pytest.raises(InputError, match="differ"):
-        comparison.find_particles(noisy[:-1], noisy, Oracle())
+        particles.find_particles(noisy[:-1], noisy, Oracle())
 
 
 def test_nothing_is_found_in_an_even_image():
     image = np.random.default_rng(0).normal(100, 10, (128, 128)).astype(np.float32)
-    segmenter = load_segmenter(comparison.SEGMENTER)
-    found = comparison.find_particles(np.full_like(image, 100), image, segmenter)
+    segmenter = load_segmenter(particles.SEGMENTER)
+    found = particles.find_particles(np.full_like(image, 100), image, segmenter)
     assert found.picked.coordinates.shape == (0, 2)
 
 
 def test_the_shipped_restorer_uncovers_particles_for_the_frozen_segmenter(micrograph):
-    segmenter, noisy = load_segmenter(comparison.SEGMENTER), micrograph.noisy.numpy()
+    segmenter, noisy = load_segmenter(particles.SEGMENTER), micrograph.noisy.numpy()
     f1 = {}
-    for name in ("raw", comparison.SQUARES, comparison.RESTORER):
-        image = noisy if name == "raw" else comparison.restore(noisy, load_restorer(name))
-        f1[name] = priors.own_picks([image], [micrograph], segmenter).at(-np.inf).f1()
+    for name in ("raw", particles.SQUARES, particles.RESTORER):
+        image = noisy if name == "raw" else particles.restore(noisy, load_restorer(name))
+        f1[name] = particles.own_picks([image], [micrograph], segmenter).at(-np.inf).f1()
         assert image.shape == noisy.shape
     assert f1["raw"] < 0.4
-    assert min(f1[comparison.SQUARES], f1[comparison.RESTORER]) > 0.7
+    assert min(f1[particles.SQUARES], f1[particles.RESTORER]) > 0.7
 
 
 def test_restoring_keeps_size_and_grey_levels_at_other_pixel_sizes(micrograph):
-    restorer, noisy = load_restorer(comparison.RESTORER), micrograph.noisy.numpy()
+    restorer, noisy = load_restorer(particles.RESTORER), micrograph.noisy.numpy()
     fine = np.kron(noisy[:150, :170], np.ones((2, 2), np.float32))
-    found = comparison.restore(fine, restorer, pixel_size_angstrom=1.315)
+    found = particles.restore(fine, restorer, pixel_size_angstrom=1.315)
     assert found.shape == fine.shape
     assert found.mean() == pytest.approx(fine.mean(), rel=0.02)
     assert found.std() < 0.6 * fine.std()
     with pytest.raises(InputError, match="pixel size"):
-        comparison.restore(noisy, restorer, pixel_size_angstrom=0)
+        particles.restore(noisy, restorer, pixel_size_angstrom=0)
 
 
 def test_recipes_train_in_their_order_and_have_all_profiles(micrograph, tmp_path, monkeypatch):
-    monkeypatch.setattr(priors, "frames", lambda split, count, size: [Frame("barrel", micrograph)])
+    monkeypatch.setattr(particles, "frames", lambda *wanted: [Frame("barrel", micrograph)])
     monkeypatch.setenv("EMLAB_WEIGHTS", str(tmp_path))
     for name in ("particle_segmenter", "particle_squares", "particle_restorer"):
         for profile in PROFILES:
-            assert name in read_profile(f"recipes/{priors.METHOD}", profile)["training"]
+            assert name in read_profile("recipes/particles", profile)["training"]
         card = recipes()[name]("smoke", "cpu", tmp_path, False)
         assert card.steps == 3
         assert any(key.startswith("validation_f1") for key in card.evaluation)
@@ -176,9 +176,9 @@ def test_recipes_train_in_their_order_and_have_all_profiles(micrograph, tmp_path
 
 
 def test_an_unknown_objective_is_refused(micrograph, monkeypatch):
-    monkeypatch.setattr(priors, "frames", lambda split, count, size: [Frame("barrel", micrograph)])
+    monkeypatch.setattr(particles, "frames", lambda *wanted: [Frame("barrel", micrograph)])
     with pytest.raises(InputError, match="segmenter or restorer"):
-        priors._prepare({"objective": {"kind": "painter"}}, {"size": 256, "crop": 64})
+        particles.prepare({"objective": {"kind": "painter"}}, {"size": 256, "crop": 64})
 
 
 def test_a_field_is_what_the_restorer_is_given(field, micrograph):
@@ -190,6 +190,6 @@ def test_a_field_is_what_the_restorer_is_given(field, micrograph):
             given.append(images)
             return images[:, None]
 
-    image = comparison.restore(micrograph.noisy.numpy(), Spy())
+    image = particles.restore(micrograph.noisy.numpy(), Spy())
     torch.testing.assert_close(given[0][0], field.clean + field.noise)
     assert np.corrcoef(image.ravel(), micrograph.noisy.numpy().ravel())[0, 1] > 0.4

@@ -11,10 +11,16 @@ from emlab import chapters
 from emlab.bench import Report
 from emlab.bench.claims import claims_table
 from emlab.chapters.compare import cases as chapter, study
-from emlab.chapters.compare.agreement import LABELS as SOLVERS, agree
-from emlab.chapters.compare.figures import inventions, rings
-from emlab.chapters.compare.real import halves, split
-from emlab.chapters.compare.table import ROWS, decision_table, methods_table, training_table
+from emlab.chapters.compare.cases import SOLVERS, agree
+from emlab.chapters.compare.figures import (
+    ROWS,
+    decision_table,
+    inventions,
+    methods_table,
+    rings,
+    training_table,
+)
+from emlab.chapters.compare.study import halves, split
 from emlab.chapters.tsm import peers
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
@@ -22,7 +28,7 @@ from emlab.external import topaz
 from emlab.external.topaz import Picked
 from emlab.methods.cellpose3 import load_segmenter
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
-from emlab.recipes.particles_network import SEGMENTER
+from emlab.recipes.particles import SEGMENTER
 from emlab.settings import PROFILES
 
 

@@ -19,7 +19,7 @@ def trained(tmp_path, monkeypatch):
     return recipes()["flowdps_flow"]("smoke", "cpu", tmp_path / "weights", False)
 
 
-def test_card_and_prior(trained, monkeypatch):
+def test_card_and_prior(trained):
     assert trained.recipe == "emlab train flowdps_flow --profile smoke"
     assert "2.63 A at 300 kV" in trained.data
     assert "within 3 degrees" in trained.split
@@ -29,8 +29,7 @@ def test_card_and_prior(trained, monkeypatch):
     answer = prior.denoise(torch.randn(2, 64, 64, generator=torch.manual_seed(0)), 1.0)
     assert answer.isfinite().all()
 
-    monkeypatch.setattr(flowdps_priors, "train_recipe", lambda *a: a[2](*_tables()))
-    lesson = recipes()["flowdps_flow"]("smoke")
+    lesson = flowdps_priors.prepare(*_tables())
     assert lesson.images.dtype == torch.float16
     assert torch.equal(lesson.images.float(), phase_maps("barrel", 24, 0, "train").phases)
 

@@ -146,7 +146,7 @@ def test_the_recipe_leaves_weights_that_restore(tmp_path, monkeypatch):
     grey = ((drawn() + 1) * 127.5).round().to(torch.uint8).numpy()
     for name in ("training_patches", "validation_patches"):
         monkeypatch.setattr(supervised, name, lambda material: grey)
-    card = supervised.train_restorer("smoke", "cpu", tmp_path)
+    card = recipes()[supervised.NAME]("smoke", "cpu", tmp_path)
     assert "validation on planes 160-179" in card.split
     assert {f"psnr_{name}" for name in TASKS} < set(card.evaluation)
     monkeypatch.setenv("EMLAB_WEIGHTS", str(tmp_path))

@@ -9,15 +9,16 @@ from emlab.data.hashing import hash_images
 from emlab.errors import InputError
 from emlab.priors import load_prior
 from emlab.recipes import lesson as recipe, mtd as mtd_priors
-from emlab.recipes.mtd import recipes
 from emlab.settings import PROFILES, read_profile
+
+RECIPES = recipe.named("mtd", mtd_priors.prepare)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Weights of every recipe, made in the smoke profile."""
     out = tmp_path_factory.mktemp("weights")
-    for train_one in recipes().values():
+    for train_one in RECIPES.values():
         assert train_one(profile="smoke", device="cpu", out=out).sha256
     return out
 
@@ -28,7 +29,7 @@ def trained(folder, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", RECIPES)
 def test_card_says_how_the_weights_were_made(trained, name):
     card = weights.card(name)
     settings = read_profile("recipes/mtd", "smoke")["training"][name]
@@ -45,7 +46,7 @@ def test_card_says_how_the_weights_were_made(trained, name):
     assert all(0 <= v < 1e3 for k, v in card.evaluation.items() if k != "loss")
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", RECIPES)
 def test_weights_become_a_prior(trained, name):
     prior = load_prior(name)
     if name == "mtd_gaussian_mlp":
@@ -60,15 +61,15 @@ def test_weights_become_a_prior(trained, name):
 
 def test_same_seed_same_weights(trained, tmp_path):
     name = "mtd_gaussian_mlp"
-    again = recipes()[name](profile="smoke", device="cpu", out=tmp_path)
+    again = RECIPES[name](profile="smoke", device="cpu", out=tmp_path)
     assert again.sha256 == weights.card(name).sha256
 
 
 def test_every_profile_has_settings_for_every_recipe():
     for profile in PROFILES:
-        assert read_profile("recipes/mtd", profile)["training"].keys() == recipes().keys()
+        assert read_profile("recipes/mtd", profile)["training"].keys() == RECIPES.keys()
     with pytest.raises(InputError, match="unknown profile"):
-        recipes()["mtd_gaussian_mlp"](profile="huge")
+        RECIPES["mtd_gaussian_mlp"](profile="huge")
 
 
 def test_training_digits_are_none_of_the_others(monkeypatch):
@@ -80,7 +81,7 @@ def test_training_digits_are_none_of_the_others(monkeypatch):
 
     monkeypatch.setattr(recipe, "train", spy)
     with pytest.raises(KeyboardInterrupt):
-        recipes()["mtd_mnist_epsilon"](profile="smoke", device="cpu")
+        RECIPES["mtd_mnist_epsilon"](profile="smoke", device="cpu")
     training = set(hash_images((drawn["images"] * 255).round().to(torch.uint8).numpy()))
     assert len(training) > 3000
     for split in ("validation", "test", "held_out"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emlab.bench import Report
-from emlab.bench.study import Column, Study, each, pipe_table, signed
+from emlab.bench.study import Column, Study, each, pipe_table, signed, spanned
 from emlab.errors import InputError
 from emlab.metrics import Interval, mean_interval, paired_difference
 
@@ -91,4 +91,5 @@ def test_threads_return_what_one_returns():
 def test_signs_and_tables():
     assert signed(Interval(0.5, -0.25, 1.0), 2) == "+0.50 [-0.25, +1.00]"
     assert signed(Interval(-1, -1, -1)) == "-1.000"
+    assert spanned(Interval(-0.5, -1.0, 0.25), "+.2f") == "-0.50 [-1.00, +0.25]"
     assert pipe_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

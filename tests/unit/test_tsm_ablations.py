@@ -15,7 +15,7 @@ from emlab.chapters.tsm.ablations import (
     record,
     variants,
 )
-from emlab.recipes.tsm_material import frames
+from emlab.recipes.tsm import frames
 
 
 def test_variants_differ_from_the_default_in_what_they_say():

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from emlab.bench.study import pipe_table
 from emlab.errors import InputError
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -169,12 +170,12 @@ def parse(table: Mapping[str, Any]) -> Claim:
 
 def claims_table(claims: Iterable[Claim], values: Values, paper: str = "the paper reports") -> str:
     """Markdown: the claim, this run's numbers, the verdict, and what is said of what is not met."""
-    lines = [f"| {paper} (quoted) | measured here | verdict |", "|---|---|---|"]
+    rows = []
     for claim in claims:
         said = "; ".join(claim.departures(values))
         verdict = f"**{claim.verdict(values)}**" + f": {said}" * bool(said)
-        lines.append(f"| {claim.id}: {claim.paper} | {fill(claim.measured, values)} | {verdict} |")
-    return "\n".join(lines)
+        rows.append([f"{claim.id}: {claim.paper}", fill(claim.measured, values), verdict])
+    return pipe_table([f"{paper} (quoted)", "measured here", "verdict"], rows)
 
 
 def fill(text: str, values: Values) -> str:

@@ -260,6 +260,12 @@ def signed(interval: Interval, digits: int = 3) -> str:
     return mean if low == high else f"{mean} [{low}, {high}]"
 
 
+def spanned(interval: Interval, show: str = ".3f") -> str:
+    """A number and its interval, all three in one format."""
+    mean, low, high = (format(end, show) for end in interval)
+    return f"{mean} [{low}, {high}]"
+
+
 def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]

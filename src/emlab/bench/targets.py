@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from emlab.bench.study import pipe_table
+
 Values = Mapping[str, Mapping[str, Any]]
 
 
@@ -53,7 +55,7 @@ class Target:
 
 def format_targets(targets: Sequence[Target], values: Values) -> str:
     """Markdown table: asked, hoped for, reached and missing, from the values of a metrics.json."""
-    lines = ["| target | asked | aim | reached | short by |", "|---|---|---|---|---|"]
+    rows = []
     for target in targets:
         found, missing = target.reached(values), target.shortfall(values)
         cells = [
@@ -63,8 +65,8 @@ def format_targets(targets: Sequence[Target], values: Values) -> str:
             "-" if found is None else f"{found:.3g}",
             "-" if missing is None else f"{missing:.2g}" if missing else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return pipe_table(["target", "asked", "aim", "reached", "short by"], rows)
 
 
 def targets_met(targets: Sequence[Target], values: Values) -> tuple[int, int]:

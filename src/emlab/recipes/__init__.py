@@ -1,21 +1,19 @@
 """The training recipes of all methods by the names of the weights that they make."""
 
-from collections.abc import Callable
-
 from emlab.recipes import (
-    cellpose3 as cellpose3_priors,
-    flowdps as flowdps_priors,
+    cellpose3,
+    flowdps,
     flowdps_supervised,
-    generalist as generalist_priors,
+    generalist,
     generalist_supervised,
-    mtd as mtd_priors,
-    particles as comparison_priors,
-    tsm as tsm_priors,
+    mtd,
+    particles,
+    tsm,
 )
-from emlab.weights import Card
+from emlab.recipes.lesson import Recipe, named
 
 
-def recipes() -> dict[str, Callable[..., Card | None]]:
+def recipes() -> dict[str, Recipe]:
     """Training recipes by the name of the weights that they make.
 
     Each is called as ``recipe(profile, device, out, resume)``: profile name, device, folder for
@@ -23,12 +21,12 @@ def recipes() -> dict[str, Callable[..., Card | None]]:
     ``torchrun`` only the first process gets a card.
     """
     return {
-        **cellpose3_priors.recipes(),
-        **comparison_priors.recipes(),
-        **flowdps_priors.recipes(),
-        **flowdps_supervised.recipes(),
-        **generalist_priors.recipes(),
-        **generalist_supervised.recipes(),
-        **mtd_priors.recipes(),
-        **tsm_priors.recipes(),
+        **named("cellpose3", cellpose3.prepare),
+        **named("flowdps", flowdps.prepare, "flowdps_flow"),
+        **named("flowdps", flowdps_supervised.prepare, flowdps_supervised.NAME),
+        **named("generalist", generalist.prepare),
+        **named("generalist_supervised", generalist_supervised.prepare),
+        **named("mtd", mtd.prepare),
+        **named("particles", particles.prepare),
+        **named("tsm", tsm.prepare),
     }

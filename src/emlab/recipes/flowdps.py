@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
 from emlab.checks import check_fields
 from emlab.data.phase_maps import phase_maps
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.recipes.lesson import Lesson
 
 VALIDATION_LEVELS = (0.25, 0.5, 1.0, 2.0)  # standard deviations of the noise in prior units
 PEAK_RADIANS = 0.5
@@ -48,23 +45,6 @@ class Material:
             raise InputError("training material needs at least one map and one for validation")
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return {"flowdps_flow": train_prior}
-
-
-def train_prior(
-    profile: str = "cpu", device: str = "auto", out: Path | None = None, resume: bool = False
-) -> weights.Card | None:
-    """Train the flow prior on projected phase maps and write weights and card.
-
-    Maps are made before the first step (six minutes on one core) and kept in the user's cache: a
-    machine without the packages that make them needs only that folder, named by EMLAB_CACHE.
-    Numbers on the card come from viewing directions at least 2 degrees from any trained on.
-    """
-    return train_recipe("flowdps", "flowdps_flow", _prepare, profile, device, out, resume)
-
-
 def turn(batch: Tensor, generator: torch.Generator, scale: PhaseScale) -> Tensor:
     """One of the eight flips and turns of maps in radians, float32 in prior units.
 
@@ -76,7 +56,13 @@ def turn(batch: Tensor, generator: torch.Generator, scale: PhaseScale) -> Tensor
     return images.flip(-1) if flip < 0.5 else images
 
 
-def _prepare(recipe: dict, table: dict) -> Lesson:
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """Phase maps and the objective of the flow prior.
+
+    Maps are made before the first step (six minutes on one core) and kept in the user's cache: a
+    machine without the packages that make them needs only that folder, named by EMLAB_CACHE.
+    Numbers on the card come from viewing directions at least 2 degrees from any trained on.
+    """
     material, objective, scale = Material(**table), recipe["objective"], phase_scale()
     loss = FlowMatching(**{key: value for key, value in objective.items() if key != "kind"})
     make = partial(phase_maps, material.specimen, oversampling=material.oversampling)

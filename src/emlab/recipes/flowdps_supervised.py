@@ -6,10 +6,8 @@ no measure of its doubt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.models import build
 from emlab.physics import ComplexCTF, ExitWave, Poisson
 from emlab.recipes.flowdps import Material, turn
-from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.recipes.lesson import Lesson
 
 NAME = "flowdps_supervised"
 
@@ -125,18 +123,6 @@ def load_restorer(device: torch.device | str = "cpu") -> Restorer:
     return Restorer(network, phase_scale())
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return {NAME: train_restorer}
-
-
-def train_restorer(
-    profile: str = "cpu", device: str = "auto", out: Path | None = None, resume: bool = False
-) -> weights.Card | None:
-    """Train the supervised network on the maps of the prior and write weights and card."""
-    return train_recipe("flowdps", NAME, _prepare, profile, device, out, resume)
-
-
 def paired_loss(
     model: nn.Module,
     clean: Tensor,
@@ -155,7 +141,8 @@ def paired_loss(
     return (found - clean).square().mean()
 
 
-def _prepare(recipe: dict, table: dict) -> Lesson:
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """The supervised network on the maps of the prior."""
     degradation = Degradation(tuple(recipe["dose"]), tuple(recipe["b_factor"]), recipe["window"])
     material, scale, optics = Material(**table), phase_scale(), draw_metadata(2000, 0)
     make = partial(phase_maps, material.specimen, oversampling=material.oversampling)

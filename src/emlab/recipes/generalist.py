@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emlab import data, weights
+from emlab import data
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
+from emlab.recipes.lesson import Lesson
 
 # Planes of the isotropic volume (axis 0) and sections of the serial-section stack.
 TRAINING_PLANES, VALIDATION_PLANES = slice(0, 152), slice(160, 180)
@@ -45,26 +44,6 @@ class Material:
         check_fields(self)
         if self.patch < 16 or self.patches < 10 or self.validation < 1:
             raise InputError("training material needs patch >= 16, patches >= 10, validation >= 1")
-
-
-def recipes() -> dict[str, Recipe]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return named("generalist", train_prior)
-
-
-def train_prior(
-    name: str,
-    profile: str = "cpu",
-    device: str = "auto",
-    out: Path | None = None,
-    resume: bool = False,
-) -> weights.Card | None:
-    """Train the flow prior on FIB-SEM and serial-section patches and write weights and card.
-
-    Numbers on the card come from planes that no training patch touches, eight planes (80 nm) away
-    from the last that one does. The test volumes are never opened.
-    """
-    return train_recipe("generalist", name, _prepare, profile, device, out, resume)
 
 
 def training_patches(material: Material, seed: int = 0) -> NDArray[np.uint8]:
@@ -101,7 +80,12 @@ def jitter(batch: Tensor, generator: torch.Generator) -> Tensor:
     return (0.7 + 0.6 * gain) * images + 0.4 * offset - 0.2
 
 
-def _prepare(recipe: dict, table: dict) -> Lesson:
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """The flow prior on FIB-SEM and serial-section patches.
+
+    Numbers on the card come from planes that no training patch touches, eight planes (80 nm) away
+    from the last that one does. The test volumes are never opened.
+    """
     material, objective = Material(**table), recipe["objective"]
     loss = FlowMatching(**{key: value for key, value in objective.items() if key != "kind"})
     validation = torch.from_numpy(validation_patches(material)).float() / 127.5 - 1

@@ -6,10 +6,9 @@ blur, another noise) it has never seen: that is what a prior with an operator do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from emlab.errors import InputError
 from emlab.models import build
 from emlab.recipes.generalist import Material, jitter, training_patches, validation_patches
 from emlab.recipes.generalist_tasks import TASKS, Task
-from emlab.recipes.lesson import Lesson, train_recipe
+from emlab.recipes.lesson import Lesson
 
 NAME = "generalist_supervised"
 UNIT_RANGE = 2.0  # the network sees grey levels 0..255 as -1..1
@@ -103,18 +102,6 @@ def load_restorer(device: torch.device | str = "cpu") -> Restorer:
     return Restorer(network, tuple(card.objective["scales"]))
 
 
-def recipes() -> dict[str, Callable[..., weights.Card | None]]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return {NAME: train_restorer}
-
-
-def train_restorer(
-    profile: str = "cpu", device: str = "auto", out: Path | None = None, resume: bool = False
-) -> weights.Card | None:
-    """Train the supervised network on the patches of the prior and write weights and card."""
-    return train_recipe(NAME, NAME, _prepare, profile, device, out, resume)
-
-
 def paired_loss(
     model: nn.Module, clean: Tensor, generator: torch.Generator, scales: Sequence[float]
 ) -> Tensor:
@@ -150,7 +137,8 @@ def typical_errors(patches: Tensor) -> list[float]:
     return errors
 
 
-def _prepare(recipe: dict, table: dict) -> Lesson:
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """The supervised network on the patches of the prior."""
     material, scales = Material(**table), recipe["objective"]["scales"]
     clean = torch.from_numpy(validation_patches(material)).float() / 127.5 - 1
 

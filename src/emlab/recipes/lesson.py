@@ -51,15 +51,22 @@ class Lesson:
     half: bool = False
 
 
-def named(method: str, recipe: Callable[..., weights.Card | None]) -> dict[str, Recipe]:
-    """``recipe(name, profile, device, out, resume)`` for every name in ``recipes/METHOD.toml``."""
-    return {name: partial(recipe, name) for name in read_settings(f"recipes/{method}")["recipes"]}
+Prepare = Callable[[dict, dict], Lesson]
+
+
+def named(method: str, prepare: Prepare, *names: str) -> dict[str, Recipe]:
+    """``recipe(profile, device, out, resume)`` for names in ``recipes/METHOD.toml``; default: all.
+
+    Others of the same table may be prepared by another function. See `train_recipe`.
+    """
+    chosen = names or read_settings(f"recipes/{method}")["recipes"]
+    return {name: partial(train_recipe, method, name, prepare) for name in chosen}
 
 
 def train_recipe(
     method: str,
     name: str,
-    prepare: Callable[[dict, dict], Lesson],
+    prepare: Prepare,
     profile: str = "cpu",
     device: str = "auto",
     out: Path | None = None,

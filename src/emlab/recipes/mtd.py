@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
 from emlab.data.digits import load_digits
 from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import MLPScore, NetworkPrior, wrap
@@ -17,7 +14,7 @@ from emlab.priors.objectives import (
     VPSchedule,
     implicit_score_matching,
 )
-from emlab.recipes.lesson import Lesson, Recipe, named, train_recipe
+from emlab.recipes.lesson import Lesson
 from emlab.training import Loss
 
 VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
@@ -27,28 +24,12 @@ _SPLITS = {
 }
 
 
-def recipes() -> dict[str, Recipe]:
-    """Recipes by name; see `emlab.recipes.recipes`."""
-    return named("mtd", train_prior)
-
-
-def train_prior(
-    name: str,
-    profile: str = "cpu",
-    device: str = "auto",
-    out: Path | None = None,
-    resume: bool = False,
-) -> weights.Card | None:
-    """Train one prior on training digits (or Gaussian images) and write weights and card.
+def prepare(recipe: dict, _material: dict) -> Lesson:
+    """One prior on training digits (or Gaussian images).
 
     Numbers on the card are measured on 500 validation digits (or fresh Gaussian images), which no
-    training step sees; test digits are not touched. Under ``torchrun`` the first process writes
-    and the others return None.
+    training step sees; test digits are not touched.
     """
-    return train_recipe("mtd", name, _prepare, profile, device, out, resume)
-
-
-def _prepare(recipe: dict, _material: dict) -> Lesson:
     images, validation, source = _images(recipe["data"])
     objective = recipe["objective"]
 

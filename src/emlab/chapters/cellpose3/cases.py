@@ -18,7 +18,7 @@ from emlab.errors import DataUnavailableError, InputError
 from emlab.methods.cellpose3 import DIAMETER
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import TASKS, blur, degrade_fixed, normalise, shoot
-from emlab.recipes.cellpose3_material import at_working_size
+from emlab.recipes.cellpose3 import at_working_size
 
 Image = NDArray[np.float32]
 Labels = NDArray[np.int32]

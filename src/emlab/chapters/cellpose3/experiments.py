@@ -13,7 +13,7 @@ from emlab.chapters.cellpose3.cases import RECORDS, Case, busiest, halves, make_
 from emlab.data.cells import cells
 from emlab.errors import DataUnavailableError
 from emlab.models.residual_unet import ResidualUNet
-from emlab.recipes.cellpose3_material import at_working_size
+from emlab.recipes.cellpose3 import at_working_size
 from emlab.runtime import Stopwatch
 from emlab.settings import read_profile, smaller
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emlab import metrics
 from emlab.bench import Report
 from emlab.bench.claims import fill
+from emlab.bench.study import pipe_table, spanned
 from emlab.chapters.cellpose3.cases import Case, Image, Labels
 from emlab.errors import InputError
 from emlab.metrics.resampled import bootstrap, paired_ratio
@@ -175,21 +176,17 @@ class Table:
 
     def markdown(self) -> str:
         """A row a method; a dagger marks what was recorded."""
-        lines = [
-            "| method | AP at .5 | of the lost AP | ours is better by | TP | FP | on nothing "
-            "| s an image |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        heads = ["method", "AP at .5", "of the lost AP", "ours is better by", "TP", "FP"]
+        rows = []
         for name, scores in self.scores.items():
             label = LABELS[name] + " †" * (name in self.recorded)
-            gain = "" if name == "ours" or "ours" not in self.scores else self.gain("ours", name)
+            other = name != "ours" and "ours" in self.scores
+            gain = spanned(self.gain("ours", name)) if other else ""
             share = f"{self.recovered(name).mean:.0%}" if name != "clean" else ""
             rates = [f"{self.rate(name, kind).mean:.3f}" for kind in ("tp", "fp", "lonely")]
-            lines.append(
-                f"| {label} | {_text(self.ap(name))} | {share} | {_text(gain)} "
-                f"| {' | '.join(rates)} | {scores.seconds / len(scores):.2g} |"
-            )
-        return "\n".join(lines)
+            seconds = f"{scores.seconds / len(scores):.2g}"
+            rows.append([label, spanned(self.ap(name)), share, gain, *rates, seconds])
+        return pipe_table([*heads, "on nothing", "s an image"], rows)
 
     def record(self, report: Report) -> None:
         """Record ``TASK.METRIC.METHOD``."""
@@ -310,9 +307,3 @@ def verdicts(values: Mapping[str, Mapping[str, Any]]) -> str:
         back = fill(f"{{{task}.recovered.ours}} of the lost AP comes back", values)
         lines.append(f"- **{title}**: {'; '.join([back, *parts])}.")
     return "\n".join(lines)
-
-
-def _text(interval: metrics.Interval | str) -> str:
-    if isinstance(interval, str):
-        return interval
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -1,16 +1,19 @@
-"""What chapter 06 computes: how much of it, which methods, which fields."""
+"""What chapter 06 computes: how much of it, which methods and fields, and where all must agree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from emlab import data, weights
 from emlab.bench import Report
+from emlab.bench.study import pipe_table
 from emlab.chapters import claims
 from emlab.chapters.tsm.cases import RealStudy, at_hand, cut, score_method, square, study_real
 from emlab.chapters.tsm.peers import LABELS, Method, classical, each, tuned
@@ -21,12 +24,20 @@ from emlab.methods import generalist, tsm
 from emlab.methods.cellpose3 import load_restorer
 from emlab.models import untrained
 from emlab.models.residual_unet import ResidualUNet
+from emlab.physics.counting import GaussianCounts
 from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
+from emlab.physics.noise import GaussianNoise
+from emlab.physics.operators import Identity
+from emlab.priors import GaussianPrior
 from emlab.priors.base import Prior
-from emlab.recipes.particles_network import RESTORER, SQUARES, restore
-from emlab.recipes.tsm_material import frames, volume
+from emlab.recipes.particles import RESTORER, SQUARES, restore
+from emlab.recipes.tsm import frames, volume
 from emlab.runtime import make_generator
 from emlab.settings import only_first, read_profile, read_settings, smaller
+from emlab.solvers.denoiser_spread import WienerSpread
+from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
+from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back
+from emlab.solvers.tweedie import tweedie
 
 Image = NDArray[np.float32]
 _TOLD = {
@@ -193,3 +204,145 @@ def record_statements(report: Report) -> None:
     counts["undecided"] = len(found) - sum(counts.values()) - sum(missing)
     for name, count in counts.items():
         report.value(f"statements.{name}", count, n=len(found))
+
+
+_SIDE, _LENGTH, _NOISE = 16, 2.0, 1.0  # of the Gaussian images, in pixels
+SOLVERS = {
+    "tsm": "TSM: one step along the score",
+    "generalist": "EM Generalist: mean of samples, diffused back",
+    "flowdps": "FlowDPS: mean of samples, guided",
+    "mtd": "MTD: gradient steps of a maximisation, one copy at a known place",
+    "cellpose3": "Cellpose3's restorer with squared error: a filter fitted to pairs",
+    "nothing": "the measurement itself",
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Answers to one measurement, and the exact one.
+
+    Attributes
+    ----------
+    truth, measurement, exact : Tensor
+        ``(16, 16)``.
+    deviation : float
+        Posterior standard deviation, root mean square over pixels.
+    answers : dict of str to Tensor
+        By method.
+    """
+
+    truth: Tensor
+    measurement: Tensor
+    exact: Tensor
+    deviation: float
+    answers: dict[str, Tensor]
+
+    def distance(self, method: str) -> float:
+        """From the exact answer, root mean square, in posterior standard deviations."""
+        return float((self.answers[method] - self.exact).square().mean().sqrt()) / self.deviation
+
+    def record(self, report: Report) -> None:
+        """Record ``agreement.METHOD``."""
+        for name in self.answers:
+            report.value(f"agreement.{name}", self.distance(name), note="posterior deviations")
+
+    def markdown(self) -> str:
+        """A row a method."""
+        rows = [[SOLVERS[name], f"{self.distance(name):.4f}"] for name in self.answers]
+        return pipe_table(["solver", "distance from the exact posterior mean"], rows)
+
+
+def agree(samples: int, pairs: int, seed: int) -> Agreement:
+    """Give every solver the same Gaussian prior, the same white noise and the same measurement.
+
+    Parameters
+    ----------
+    samples : int
+        Drawn by the samplers, whose means are compared.
+    pairs : int
+        Of clean and noisy images that the filter is fitted to.
+    """
+    power = _power()
+    prior, generator = stationary_prior(power), make_generator(seed)
+    truth = prior.sample(1, generator)[0]
+    noise = torch.randn(_SIDE, _SIDE, generator=generator, dtype=torch.float64)
+    y = truth + _NOISE * noise
+    variance = power * _NOISE**2 / (power + _NOISE**2)
+    weight = torch.full_like(variance, 2.0)
+    weight[:, 0] = weight[:, -1] = 1.0
+    deviation = float((variance * weight).sum() / _SIDE**2) ** 0.5
+    answers = {
+        "tsm": tweedie(prior, y, _NOISE),
+        "generalist": diffuse_back(
+            prior, Identity(), y, GaussianNoise(_NOISE), DiffuseBackConfig(25, 0.01), generator,
+            samples=samples,
+        ).mean,
+        "flowdps": guided_phase(
+            prior, _Identity(), y, GaussianCounts(_NOISE**2),
+            GuidedPhaseConfig(steps=12, sigma_max=20.0, sigma_min=0.02), generator,
+            samples=samples, spread=WienerSpread(power),
+        ).mean,
+        "mtd": _ascend(prior, y),
+        "cellpose3": _fitted(prior, y, pairs, generator),
+        "nothing": y,
+    }  # fmt: skip
+    return Agreement(truth, y, prior.denoise(y, _NOISE), deviation, answers)
+
+
+def stationary_prior(power: Tensor) -> GaussianPrior:
+    """Gaussian images on the torus of a power spectrum ``(n, n // 2 + 1)``."""
+    n = power.shape[0]
+    kernel = torch.fft.irfft2(power, s=[n, n])
+    places = torch.cartesian_prod(torch.arange(n), torch.arange(n))
+    apart = (places[:, None] - places) % n
+    covariance = kernel[apart[..., 0], apart[..., 1]]
+    return GaussianPrior(torch.zeros(n, n).double(), (covariance + covariance.T) / 2)
+
+
+def _power() -> Tensor:
+    """Unit variance, alike over `_LENGTH` pixels."""
+    rows, columns = torch.fft.fftfreq(_SIDE).double(), torch.fft.rfftfreq(_SIDE).double()
+    power = (-2 * (np.pi * _LENGTH) ** 2 * (rows[:, None] ** 2 + columns**2)).exp() + 1e-3
+    return power / torch.fft.irfft2(power, s=[_SIDE, _SIDE])[0, 0]
+
+
+class _Identity:
+    """The instrument that shows the specimen as it is."""
+
+    counts = torch.tensor(0.0)
+
+    class _Tangent:
+        def __init__(self, image: Tensor) -> None:
+            self.expected = image
+
+        def A(self, image: Tensor) -> Tensor:
+            return image
+
+        def A_adjoint(self, measurement: Tensor) -> Tensor:
+            return measurement
+
+    def A(self, image: Tensor) -> Tensor:
+        return image
+
+    def linearised(self, image: Tensor) -> _Identity._Tangent:
+        return self._Tangent(image)
+
+    def sensitivity(self) -> Tensor:
+        return torch.full((_SIDE, _SIDE // 2 + 1), 1.0 / _NOISE**2, dtype=torch.float64)
+
+
+def _ascend(prior: GaussianPrior, y: Tensor, steps: int = 4000, step: float = 2e-3) -> Tensor:
+    """Along the gradient of likelihood and prior: their maximum is the posterior mean here."""
+    x = torch.zeros_like(y)
+    for _ in range(steps):
+        x = x + step * ((y - x) / _NOISE**2 + prior.score(x, 0.05))
+    return x
+
+
+def _fitted(prior: GaussianPrior, y: Tensor, pairs: int, generator: torch.Generator) -> Tensor:
+    """The linear filter of least squared error on pairs, one gain a frequency."""
+    clean = prior.sample(pairs, generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    wanted, given = torch.fft.rfft2(clean), torch.fft.rfft2(clean + _NOISE * noise)
+    gain = (wanted * given.conj()).sum(0).real / given.abs().square().sum(0)
+    return torch.fft.irfft2(gain * torch.fft.rfft2(y), s=y.shape)

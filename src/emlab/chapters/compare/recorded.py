@@ -15,8 +15,8 @@ from emlab.chapters.tsm.recorded import picks_of
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.external.topaz import Picked
 from emlab.methods.cellpose3 import load_segmenter
-from emlab.recipes.particles_network import RESTORER, SEGMENTER, SQUARES
-from emlab.recipes.tsm_material import frames
+from emlab.recipes.particles import RESTORER, SEGMENTER, SQUARES
+from emlab.recipes.tsm import frames
 from emlab.recorded import Recording
 from emlab.settings import read_settings
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from emlab import metrics
 from emlab.bench import Report
+from emlab.bench.study import pipe_table, spanned
 from emlab.chapters.flowdps.cases import Cases
 from emlab.chapters.flowdps.peers import LABELS as CLASSICAL, best_peer
 from emlab.chapters.flowdps.rows import LABELS, Answer, Method, judged
@@ -110,37 +111,25 @@ class Table:
     def markdown(self) -> str:
         """A row a method: error, that over the best peer's, resolution, coverage."""
         reference = self.best_classical
-        lines = [
-            f"| method | n | phase RMSE [mrad] | of {LABELS[reference]}'s | FRC .5 [A]"
-            " | near zeros [A] | 90 % covers |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        heads = ["method", "n", "phase RMSE [mrad]", f"of {LABELS[reference]}'s", "FRC .5 [A]"]
+        rows = []
         for name, scores in self.scores.items():
-            error, ratio = self.error(name), self.ratio(name, reference)
+            error = metrics.Interval(*(1e3 * end for end in self.error(name)))
+            ratio = spanned(self.ratio(name, reference), ".2f")
+            limits = [_angstrom(rings.limit()) for rings in (scores.rings, scores.zeros)]
             covered = "-" if scores.covered is None else f"{scores.covered.mean():.0%}"
-            lines.append(
-                f"| {self._label(name)} | {len(scores.rmse)} | {1e3 * error.mean:.1f} "
-                f"[{1e3 * error.low:.1f}, {1e3 * error.high:.1f}] "
-                f"| {ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
-                f"| {_angstrom(scores.rings.limit())} | {_angstrom(scores.zeros.limit())} "
-                f"| {covered} |"
-            )
-        return "\n".join(lines)
+            row = [self._label(name), str(len(scores.rmse)), spanned(error, ".1f"), ratio]
+            rows.append([*row, *limits, covered])
+        return pipe_table([*heads, "near zeros [A]", "90 % covers"], rows)
 
     def markdown_misfit(self) -> str:
         """A row a method: CRPS, misfit of the counts, seconds."""
-        lines = [
-            "| method | CRPS [mrad] | chi^2 | coarse chi^2 | s a particle |",
-            "|---|---|---|---|---|",
-        ]
+        rows = []
         for name, scores in self.scores.items():
             seconds = f"{self.seconds[name]:.2g}" if name in self.seconds else "-"
-            lines.append(
-                f"| {self._label(name)} | {1e3 * scores.crps.mean():.1f} "
-                f"| {scores.chi2.mean():.3f} | {scores.chi2_low.mean():.2f} "
-                f"| {seconds} |"
-            )
-        return "\n".join(lines)
+            chi = [f"{scores.chi2.mean():.3f}", f"{scores.chi2_low.mean():.2f}"]
+            rows.append([self._label(name), f"{1e3 * scores.crps.mean():.1f}", *chi, seconds])
+        return pipe_table(["method", "CRPS [mrad]", "chi^2", "coarse chi^2", "s a particle"], rows)
 
     def _label(self, name: str) -> str:
         return LABELS[name] + (" \u2020" if name in self.recorded else "")

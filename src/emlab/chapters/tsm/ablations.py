@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from emlab.bench import Report
+from emlab.bench.study import pipe_table
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_guidance import Guides, standardise
@@ -22,8 +23,7 @@ from emlab.metrics.particle_bands import band_correlations
 from emlab.models import build
 from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
 from emlab.priors.target_bank import TargetBank
-from emlab.recipes.tsm import BankConfig, GuidedLoss, make_matchers, places
-from emlab.recipes.tsm_material import Frame, frames, volume
+from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
 from emlab.settings import read_settings
 from emlab.training import TrainingConfig, train
 
@@ -191,10 +191,11 @@ def measured() -> dict[str, Any]:
 
 def markdown(found: dict[str, Any]) -> str:
     """A row a variant: correlation on the bank's proteins and on another particle."""
-    lines = ["| trained with | proteins of the bank | a particle not in it |", "|---|---|---|"]
-    for row in found["rows"].values():
-        lines.append(f"| {row['label']} | {row['seen']:.4f} | {row['unseen']:.4f} |")
-    return "\n".join(lines)
+    rows = [
+        [row["label"], f"{row['seen']:.4f}", f"{row['unseen']:.4f}"]
+        for row in found["rows"].values()
+    ]
+    return pipe_table(["trained with", "proteins of the bank", "a particle not in it"], rows)
 
 
 def record(found: dict[str, Any], report: Report) -> None:

@@ -41,8 +41,7 @@ from emlab.models import untrained
 from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
 from emlab.priors.base import Prior
 from emlab.priors.networks import wrap
-from emlab.recipes.tsm import BankConfig
-from emlab.recipes.tsm_material import PROTEINS, volume
+from emlab.recipes.tsm import PROTEINS, BankConfig, volume
 from emlab.settings import only_first, read_profile, read_settings, smaller
 
 Image = NDArray[np.float32]
@@ -232,7 +231,7 @@ def record_material(report: Report) -> None:
             _, shown = volume(name)
             report.simulated(
                 f"micrographs of {shown}",
-                f"{split} split of emlab.recipes.tsm_material",
+                f"{split} split of emlab.recipes.tsm",
                 stands_in_for="" if shown == name else MODELS[name],
             )
 

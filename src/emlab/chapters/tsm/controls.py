@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from emlab.bench import Report
+from emlab.bench.study import pipe_table
 from emlab.chapters.tsm.peers import LABELS, Denoised, Method
 from emlab.chapters.tsm.study import Table
 from emlab.external import topaz
@@ -19,7 +20,7 @@ from emlab.external.topaz import Picked
 from emlab.metrics import Interval, mean_interval, paired_difference
 from emlab.physics.micrograph import Micrograph, MicrographConfig, config_transfer
 from emlab.priors.target_bank import TargetBank
-from emlab.recipes.tsm_material import volume
+from emlab.recipes.tsm import volume
 from emlab.runtime import make_generator
 
 LOW_PASS_ANGSTROM, DIRECTIONS, ANGLES = 15.0, 40, 24
@@ -52,11 +53,8 @@ class NoParticles:
         """A row a method."""
         if not self.picks:
             return "*skipped: Topaz is not installed*"
-        lines = ["| picked from | picks in a micrograph without particles |", "|---|---|"]
-        return "\n".join(
-            lines
-            + [f"| {LABELS[name]} | {counts.mean():.1f} |" for name, counts in self.picks.items()]
-        )
+        rows = [[LABELS[name], f"{counts.mean():.1f}"] for name, counts in self.picks.items()]
+        return pipe_table(["picked from", "picks in a micrograph without particles"], rows)
 
 
 def no_particles(

@@ -33,7 +33,7 @@ from emlab.methods.tsm import load_denoiser
 from emlab.metrics.fourier import Curve
 from emlab.metrics.particle_bands import band_correlations
 from emlab.physics.micrograph import Micrograph
-from emlab.recipes.tsm_material import frames, volume
+from emlab.recipes.tsm import frames, volume
 from emlab.recorded import Recording
 from emlab.settings import read_measured, read_profile
 

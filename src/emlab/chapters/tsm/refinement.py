@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emlab.bench import Report
+from emlab.bench.study import pipe_table
 from emlab.chapters.tsm.peers import LABELS
 from emlab.chapters.tsm.reconstruction import Extracted, Reconstruction, compared, extract
 from emlab.chapters.tsm.study import Table
@@ -106,18 +107,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     """A row a method."""
     if not found:
         return "*skipped: not measured; run* `python -m tools.measure_tsm_refinement`"
-    lines = [
-        "| picks of | windows | of them particles | halves, FSC .143 [A] | truth, FSC .5 [A] "
-        "| CPU-s |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ["picks of", "windows", "of them particles", "halves, FSC .143 [A]"]
+    rows = []
     for name, row in found.items():
-        lines.append(
-            f"| {LABELS.get(name, 'the true places')} | {row['windows']} | {row['particles']} "
-            f"| {row['halves_angstrom']:.2f} | {row['truth_angstrom']:.2f} "
-            f"| {row['cpu_seconds']:.0f} |"
-        )
-    return "\n".join(lines)
+        cells = [LABELS.get(name, "the true places"), str(row["windows"]), str(row["particles"])]
+        cells += [f"{row[f'{key}_angstrom']:.2f}" for key in ("halves", "truth")]
+        rows.append([*cells, f"{row['cpu_seconds']:.0f}"])
+    return pipe_table([*heads, "truth, FSC .5 [A]", "CPU-s"], rows)
 
 
 def _half(
