@@ -29,8 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from emlab.errors import EmlabError, InputError
-from emlab.io.problems import check_mrc, unreadable
-from emlab.io.tags import PixelSize, simplify, tiff_pixel_size
+from emlab.io.tags import PixelSize, check_mrc, simplify, tiff_pixel_size, unreadable
 from emlab.runtime import atomic_path
 
 PNG_KEY = "pixel_size_angstrom"

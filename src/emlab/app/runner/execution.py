@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from emlab.app.runner.fingerprint import changed, fingerprint
 from emlab.app.runner.lookup import PathLike, chapter_path, chapters
 from emlab.app.runner.process import end_all, execute
+from emlab.app.runner.reach import changed, fingerprint
 from emlab.app.runner.status import ChapterResult, write_status
 from emlab.bench import PROFILES, compare, load_metrics
 from emlab.chapters import expected_seconds
