@@ -55,12 +55,8 @@ class BlockRun:
 
     Attributes
     ----------
-    blocks
-        Number of blocks of the volume.
     computed
         Those computed in this run; the others were there from an interrupted one.
-    seconds
-        Time in all.
     """
 
     blocks: int

@@ -93,8 +93,6 @@ def survey(
     ----------
     noise_sigma : float, optional
         In grey levels; default: estimated from 16 planes spread over the volume.
-    coloured : bool
-        Estimate the spectrum of the noise as well.
 
     Raises
     ------

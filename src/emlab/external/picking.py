@@ -76,8 +76,6 @@ def pick_all(
     ----------
     images : dict
         By method, ``(H, W)`` each, protein dark.
-    diameter_angstrom : float
-        Of the particle.
 
     Returns
     -------

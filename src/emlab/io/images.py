@@ -50,8 +50,6 @@ class Image:
         (..., H, W) float32, finite, in the values of the file.
     pixel_size_angstrom
         One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
-    path
-        Where it was read from.
     """
 
     pixels: np.ndarray
@@ -140,11 +138,6 @@ def write_image(
         exact enough (integers up to 2**24) and refused otherwise.
     pixel_size_angstrom
         One number, or one per axis (y, x) or (z, y, x).
-
-    Returns
-    -------
-    Path
-        The file written.
 
     Raises
     ------

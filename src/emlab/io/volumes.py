@@ -44,8 +44,6 @@ class Volume:
 
     Attributes
     ----------
-    path
-        Where it is.
     shape
         (D, H, W).
     dtype
@@ -101,8 +99,6 @@ class NewVolume:
     ----------
     path
         Its name when complete.
-    shape, dtype, pixel_size_angstrom
-        As given.
     resumed
         Whether it goes on from an interrupted run.
     partial

@@ -26,8 +26,6 @@ class Matched:
         ``(picks,)`` place in the list of true ones that a pick was given, or -1.
     distances : ndarray
         ``(picks,)`` pixels to it; infinity for a pick without one.
-    truths : int
-        True places.
     """
 
     pick_to_truth: NDArray[np.int64]
