@@ -340,23 +340,16 @@ def _write_npy(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
     np.save(path, pixels, allow_pickle=False)
 
 
+_MRC, _TIFF = (".mrc", ".mrcs", ".map"), (".tif", ".tiff")
 _READERS: dict[str, Callable[[Path], Decoded]] = {
-    ".mrc": _read_mrc,
-    ".mrcs": _read_mrc,
-    ".map": _read_mrc,
-    ".tif": _read_tiff,
-    ".tiff": _read_tiff,
-    ".png": _read_pillow,
-    ".jpg": _read_pillow,
-    ".jpeg": _read_pillow,
+    **dict.fromkeys(_MRC, _read_mrc),
+    **dict.fromkeys(_TIFF, _read_tiff),
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), _read_pillow),
     ".npy": _read_npy,
 }
-_WRITERS = {
-    ".mrc": _write_mrc,
-    ".mrcs": _write_mrc,
-    ".map": _write_mrc,
-    ".tif": _write_tiff,
-    ".tiff": _write_tiff,
+_WRITERS: dict[str, Callable[[Path, np.ndarray, Sizes], None]] = {
+    **dict.fromkeys(_MRC, _write_mrc),
+    **dict.fromkeys(_TIFF, _write_tiff),
     ".png": _write_png,
     ".npy": _write_npy,
 }

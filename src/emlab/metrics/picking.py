@@ -10,8 +10,7 @@ import scipy
 from numpy.typing import NDArray
 
 from emlab.errors import InputError
-from emlab.metrics.intervals import Interval
-from emlab.metrics.resampled import bootstrap
+from emlab.metrics.intervals import Interval, bootstrap
 
 Places = NDArray[np.float64]
 
