@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -141,14 +141,10 @@ def process_blocks(
         "block scale": scales,
     }
     folder = journal if journal is not None else getattr(target, "journal", None)
-    temporary = Path(tempfile.mkdtemp(prefix="emlab-blocks-")) if folder is None else None
-    try:
-        notes = Journal(Path(temporary or folder or ""), facts, axes, temporary is None)
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="emlab-") as place:
+        notes = Journal(Path(place), facts, axes, lasting=bool(folder))
         with notes.opened(fresh=not getattr(target, "resumed", True)):
             return _run(source, target, function, axes, notes, progress, crew)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary)
 
 
 def _run(
