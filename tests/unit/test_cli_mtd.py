@@ -311,12 +311,3 @@ def test_a_field_that_cannot_be_simulated_leaves_nothing(emlab, tmp_path, option
     assert words in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "words"), [(["dots"], "kind"), (["mnist", "--profile", "x"], "profile")]
-)
-def test_evaluate_refuses_what_it_does_not_know(emlab, options, words):
-    status, _, err = emlab("mtd", "evaluate", *options)
-    assert status == 2
-    assert f"unknown {words}" in err

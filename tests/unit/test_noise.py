@@ -12,9 +12,8 @@ import torch
 from emlab import data
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
-from emlab.physics.noise import (
-    ColouredGaussianNoise,
-    GaussianNoise,
+from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
+from emlab.physics.noise_estimation import (
     NoiseSpectrum,
     estimate_noise_sigma,
     estimate_noise_spectrum,

@@ -23,9 +23,8 @@ from emlab.app.runner import (
     run_all,
     run_chapter,
 )
-from emlab.app.runner.fingerprint import code_hash, fingerprint
 from emlab.app.runner.process import ERROR_LINES, _environment, end_all
-from emlab.app.runner.reach import reached
+from emlab.app.runner.reach import code_hash, fingerprint, reached
 from emlab.bench import Report
 from emlab.errors import InputError
 from emlab.runtime import REFERENCE_PROBE_SECONDS

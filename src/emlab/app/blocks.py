@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -55,18 +55,13 @@ class BlockRun:
 
     Attributes
     ----------
-    blocks
-        Number of blocks of the volume.
     computed
         Those computed in this run; the others were there from an interrupted one.
-    seconds, function_seconds
-        Time in all and inside the function.
     """
 
     blocks: int
     computed: int
     seconds: float
-    function_seconds: float
 
 
 def process_blocks(
@@ -146,14 +141,10 @@ def process_blocks(
         "block scale": scales,
     }
     folder = journal if journal is not None else getattr(target, "journal", None)
-    temporary = Path(tempfile.mkdtemp(prefix="emlab-blocks-")) if folder is None else None
-    try:
-        notes = Journal(Path(temporary or folder or ""), facts, axes, temporary is None)
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="emlab-") as place:
+        notes = Journal(Path(place), facts, axes, lasting=bool(folder))
         with notes.opened(fresh=not getattr(target, "resumed", True)):
             return _run(source, target, function, axes, notes, progress, crew)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary)
 
 
 def _run(
@@ -166,7 +157,7 @@ def _run(
     crew: Crew | None,
 ) -> BlockRun:
     blocks = math.prod(notes.counts)
-    computed, inside = 0, 0.0
+    computed = 0
     missing = notes.missing()
     calls = ((source, function, _Box.of(axes, index), notes.place(index)) for index in missing)
     awaited = iter(()) if crew is None else crew.each(_keep_apart, calls)
@@ -175,20 +166,20 @@ def _run(
             index = (z, y, x)
             if number >= notes.written:
                 if index in missing and crew is not None:
-                    inside += next(awaited)
+                    next(awaited)
                     notes.expect(index)
                     computed += 1
                 kept = notes.result(index)
                 if kept is None:
-                    kept, seconds = _compute(source, function, _Box.of(axes, index))
+                    kept = _compute(source, function, _Box.of(axes, index))
                     notes.keep(index, kept)
-                    inside, computed = inside + seconds, computed + 1
+                    computed += 1
                 _write(target, axes, notes, index, kept)
                 del kept
                 notes.close_block(index)
             if progress is not None and number + 1 >= notes.written:
                 progress(number + 1, blocks)
-    return BlockRun(blocks, computed, watch.seconds, inside)
+    return BlockRun(blocks, computed, watch.seconds)
 
 
 @dataclass(frozen=True)
@@ -212,27 +203,23 @@ class _Box:
         return cls((z, y, x), tuple(slice(*bound) for bound in bounds), tuple(kept), (a, b, c))
 
 
-def _keep_apart(source: Source, function: BlockFunction, box: _Box, file: Path) -> float:
-    """Task of a worker: leave a block's result in its file; returns seconds in the function."""
-    if file.exists():
-        return 0.0
-    quiet_threads()
-    kept, seconds = _compute(source, function, box)
-    with atomic_path(file) as path:
-        write_array(path, kept)
-    return seconds
+def _keep_apart(source: Source, function: BlockFunction, box: _Box, file: Path) -> None:
+    """Task of a worker: leave a block's result in its file."""
+    if not file.exists():
+        quiet_threads()
+        with atomic_path(file) as path:
+            write_array(path, _compute(source, function, box))
 
 
-def _compute(source: Source, function: BlockFunction, box: _Box) -> tuple[np.ndarray, float]:
-    """Read a block; return what is kept of the function of it, and seconds in the function."""
+def _compute(source: Source, function: BlockFunction, box: _Box) -> np.ndarray:
+    """Read a block; return what is kept of the function of it."""
     given = np.array(source[box.read], dtype=np.float32)
     if not np.isfinite(given).all():
         raise InputError(
             f"the volume has voxels that are NaN or infinite in the block of shape {given.shape} "
             f"at {box.origin}; replace them (for example by the median of their neighbours)"
         )
-    with Stopwatch() as watch:
-        result = np.asarray(function(given, box.origin), dtype=np.float32)
+    result = np.asarray(function(given, box.origin), dtype=np.float32)
     expected = tuple(n * factor for n, factor in zip(given.shape, box.scale, strict=True))
     if result.shape != expected:
         raise InputError(
@@ -244,7 +231,7 @@ def _compute(source: Source, function: BlockFunction, box: _Box) -> tuple[np.nda
             f"the result of the block at {box.origin} is not finite; check the noise level and the "
             f"weights"
         )
-    return result[box.kept], watch.seconds
+    return result[box.kept]
 
 
 def _write(

@@ -55,8 +55,6 @@ class NoiseField:
             From 0 to 2**32 - 1.
         origin : sequence of int
             Global coordinates of the first pixel, one to three axes; may be negative.
-        shape : sequence of int
-            Size of the box.
         device : torch.device or str
             Where the result goes; its values are the same on every device.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from emlab import weights
-from emlab.app.blocks import BlockRun, Source, block_shape_for, process_blocks
+from emlab.app.blocks import BlockRun, Source, Target, block_shape_for, process_blocks
 from emlab.app.noise_field import NoiseField
 from emlab.app.tasks import Crew
 from emlab.errors import InputError
@@ -39,19 +39,10 @@ MARGIN = 16
 # float32 arrays of the size of its result that a solver holds at once, for one sample.
 COPIES = 16
 _SURVEYED_PLANES = 16
-# Solvers that draw no samples.
 
 
-class VolumeTarget(Protocol):
+class VolumeTarget(Target, Protocol):
     """What is written: a `NewVolume`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(D, H, W)``."""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels."""
 
     @property
     def resumed(self) -> bool:
@@ -60,8 +51,6 @@ class VolumeTarget(Protocol):
     @property
     def journal(self) -> Path:
         """Where the blocks that are done are noted."""
-
-    def __setitem__(self, index: Any, values: np.ndarray) -> None: ...
 
     def flush(self) -> None:
         """Bring what was written to the disk."""
@@ -104,8 +93,6 @@ def survey(
     ----------
     noise_sigma : float, optional
         In grey levels; default: estimated from 16 planes spread over the volume.
-    coloured : bool
-        Estimate the spectrum of the noise as well.
 
     Raises
     ------

@@ -7,19 +7,16 @@ from emlab.data.access import (
     cache_folder,
     fetch,
     load,
-    mirror_folder,
     path,
     paths,
     verify,
     where,
 )
-from emlab.data.digits import Digits, load_digits
-from emlab.data.registry import DataFile, Record, records
+from emlab.data.digits import load_digits
+from emlab.data.registry import Record, records
 
 __all__ = [
-    "DataFile",
     "Dataset",
-    "Digits",
     "Record",
     "at_hand",
     "available",
@@ -27,7 +24,6 @@ __all__ = [
     "fetch",
     "load",
     "load_digits",
-    "mirror_folder",
     "path",
     "paths",
     "records",

@@ -27,8 +27,6 @@ class Cell:
         ``(H, W)`` float32, 0 and 1 at the 1st and 99th percentile, nothing below 0.
     labels : ndarray
         ``(H, W)`` int32, numbered from 1 without gaps; 0 is background.
-    name : str
-        Identifier in its data set.
     domain : str
         One of `DOMAINS`, or "simulated".
     """
@@ -78,8 +76,6 @@ def simulated_cells(n: int, seed: int, side: int = 128) -> list[Cell]:
 
     Parameters
     ----------
-    n, seed : int
-        How many images; the same seed gives the same images.
     side : int
         Width and height in pixels, at least 48.
     """

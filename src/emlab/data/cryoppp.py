@@ -47,15 +47,11 @@ def load_cryoppp(
     ----------
     entry : str
         Number of the EMPIAR entry, such as ``"10081"``; those of the TSM paper are `ENTRIES`.
-    micrographs : int
-        How many.
     pixel_size_angstrom : float, optional
         Where the headers do not say it.
     base_url, folder : str, Path
         Where the archives are, and where the files are kept (default: the user's cache). A folder
         into which somebody extracted an archive works as well.
-    progress : callable, optional
-        Called with the number of bytes of each piece that comes.
 
     Raises
     ------

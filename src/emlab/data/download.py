@@ -89,15 +89,9 @@ def download(
 
     Parameters
     ----------
-    url
-        http or https address.
-    target
-        Where the file goes; missing folders are made.
     sha256, size
         What the registry promises: hash and number of bytes. Without them (a piece of a file whose
         pixels are checked once it is built) the length that the server announces has to arrive.
-    policy
-        Patience; default :class:`Policy`.
     progress
         Called with the number of bytes that came: first those of an earlier try, then each piece.
 

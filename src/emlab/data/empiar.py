@@ -50,8 +50,6 @@ def load_empiar_10025(
         By which the pixels of .66 A are made coarser.
     base_url, folder : str, Path
         The entry's ``data`` folder, and where its files are kept (default: the user's cache).
-    progress : callable, optional
-        Called with the number of bytes of each piece that comes.
 
     Returns
     -------

@@ -24,10 +24,8 @@ class RealMicrograph:
 
     Attributes
     ----------
-    name : str
     pixels : ndarray
         ``(H, W)`` float32, protein dark, grey levels of the file.
-    pixel_size_angstrom : float
     coordinates : ndarray or None
         ``(n, 2)`` picks (y, x) in pixels.
     diameter_angstrom : float or None

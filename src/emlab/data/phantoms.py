@@ -1,6 +1,6 @@
-"""Simulated neural tissue for readers without data: drawn from formulas, nothing of it is real.
+"""Specimens made by a formula, for readers without data and for answers known in closed form.
 
-Results on it are to be labelled as simulated (`emlab.bench.Report.simulated`).
+Nothing of them is real: results are to be labelled as simulated (`emlab.bench.Report.simulated`).
 """
 
 from __future__ import annotations
@@ -73,6 +73,16 @@ def neuropil(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     grain = scipy.ndimage.gaussian_filter(rng.standard_normal(sides), widths)
     volume += 4 * grain / max(float(grain.std()), 1e-12)
     return np.clip(volume, 0, 255).astype(np.float32).reshape(shape)
+
+
+def gaussian_image_mean(size: int = 5) -> np.ndarray:
+    """Mean of the Gaussian images of the multi-target detection paper, ``(size, size)`` float32.
+
+    Independent whole numbers, uniform on 0..4; the images themselves are this mean plus white
+    noise of unit variance (Zabatani, Kreymer and Bendory 2023, section IV-A and its code). Always
+    the same numbers for the same size.
+    """
+    return np.random.default_rng(2312_08500).integers(0, 5, (size, size)).astype(np.float32)
 
 
 def _draw_tissue(sides: tuple[int, ...], rng: np.random.Generator) -> _Tissue:

@@ -26,10 +26,6 @@ class DataFile:
     ----------
     path
         Place below the mirror folder and below the cache folder.
-    sha256
-        Hash of the file's bytes.
-    size
-        Length in bytes.
     key
         Name of the array that the file holds; empty for files that are only located, not decoded.
         Containers (npz, zip) name their own arrays.

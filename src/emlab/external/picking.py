@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from emlab.external import topaz
 from emlab.external.topaz import Picked
 from emlab.metrics import Interval
+from emlab.metrics.intervals import bootstrap
 from emlab.metrics.picking import Counts, Curve, count, curve, match
-from emlab.metrics.resampled import bootstrap
 
 PICKER_ANGSTROM = 8.0  # pixel size at which the pretrained picker sees micrographs, about
 DIAMETER_ANGSTROM = 150.0  # of the particles that chapters simulate, about
@@ -76,8 +76,6 @@ def pick_all(
     ----------
     images : dict
         By method, ``(H, W)`` each, protein dark.
-    diameter_angstrom : float
-        Of the particle.
 
     Returns
     -------

@@ -25,8 +25,6 @@ class Finished:
         What it wrote, errors included.
     seconds, cpu_seconds : float
         By the clock, and of all its processors.
-    peak_memory_mb : float
-        Largest resident memory.
     """
 
     output: str
@@ -48,8 +46,6 @@ def run_program(
     ----------
     threads : int
         Told to libraries that read ``OMP_NUM_THREADS``.
-    environment : dict, optional
-        More variables.
 
     Raises
     ------

@@ -14,8 +14,7 @@ import numpy as np
 from emlab.errors import InputError
 from emlab.io.arrays import BoxArray, RawArray, TiffPages, ZarrArray
 from emlab.io.images import COARSEST_ANGSTROM
-from emlab.io.problems import check_mrc
-from emlab.io.tags import ANGSTROM_PER_UNIT, PixelSize, simplify, tiff_pixel_size
+from emlab.io.tags import ANGSTROM_PER_UNIT, PixelSize, check_mrc, simplify, tiff_pixel_size
 
 CHUNK = 64  # side of the chunks of a new zarr array
 MRC_MODES = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}

@@ -32,8 +32,6 @@ def write_like(
     ----------
     pixels : ndarray
         ``(H, W)`` or as the source has them, real; stored as float32.
-    source : path
-        File whose header is taken.
 
     Raises
     ------

@@ -29,8 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from emlab.errors import EmlabError, InputError
-from emlab.io.problems import check_mrc, unreadable
-from emlab.io.tags import PixelSize, simplify, tiff_pixel_size
+from emlab.io.tags import PixelSize, check_mrc, simplify, tiff_pixel_size, unreadable
 from emlab.runtime import atomic_path
 
 PNG_KEY = "pixel_size_angstrom"
@@ -51,8 +50,6 @@ class Image:
         (..., H, W) float32, finite, in the values of the file.
     pixel_size_angstrom
         One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
-    path
-        Where it was read from.
     """
 
     pixels: np.ndarray
@@ -141,11 +138,6 @@ def write_image(
         exact enough (integers up to 2**24) and refused otherwise.
     pixel_size_angstrom
         One number, or one per axis (y, x) or (z, y, x).
-
-    Returns
-    -------
-    Path
-        The file written.
 
     Raises
     ------
@@ -348,23 +340,16 @@ def _write_npy(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
     np.save(path, pixels, allow_pickle=False)
 
 
+_MRC, _TIFF = (".mrc", ".mrcs", ".map"), (".tif", ".tiff")
 _READERS: dict[str, Callable[[Path], Decoded]] = {
-    ".mrc": _read_mrc,
-    ".mrcs": _read_mrc,
-    ".map": _read_mrc,
-    ".tif": _read_tiff,
-    ".tiff": _read_tiff,
-    ".png": _read_pillow,
-    ".jpg": _read_pillow,
-    ".jpeg": _read_pillow,
+    **dict.fromkeys(_MRC, _read_mrc),
+    **dict.fromkeys(_TIFF, _read_tiff),
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), _read_pillow),
     ".npy": _read_npy,
 }
-_WRITERS = {
-    ".mrc": _write_mrc,
-    ".mrcs": _write_mrc,
-    ".map": _write_mrc,
-    ".tif": _write_tiff,
-    ".tiff": _write_tiff,
+_WRITERS: dict[str, Callable[[Path, np.ndarray, Sizes], None]] = {
+    **dict.fromkeys(_MRC, _write_mrc),
+    **dict.fromkeys(_TIFF, _write_tiff),
     ".png": _write_png,
     ".npy": _write_npy,
 }

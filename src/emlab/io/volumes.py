@@ -33,8 +33,7 @@ from emlab.errors import EmlabError, InputError
 from emlab.io.arrays import BoxArray, as_box
 from emlab.io.backends import CREATORS, MRC_MODES, OPENERS, TIFF_TYPES, reopen
 from emlab.io.images import axes_sizes
-from emlab.io.problems import unreadable
-from emlab.io.tags import PixelSize
+from emlab.io.tags import PixelSize, unreadable
 from emlab.runtime import disk_error
 
 _TYPES = {".tif": TIFF_TYPES, ".tiff": TIFF_TYPES, ".mrc": MRC_MODES, ".map": MRC_MODES}
@@ -45,8 +44,6 @@ class Volume:
 
     Attributes
     ----------
-    path
-        Where it is.
     shape
         (D, H, W).
     dtype
@@ -102,8 +99,6 @@ class NewVolume:
     ----------
     path
         Its name when complete.
-    shape, dtype, pixel_size_angstrom
-        As given.
     resumed
         Whether it goes on from an interrupted run.
     partial

@@ -95,8 +95,6 @@ def error_against_spread(mean: Image, spread: Image, truth: Image, bins: int = 1
         error: calibrated errors are then :math:`\sqrt{1 + 1/n}` times the spread.
     spread : ndarray or Tensor
         Posterior standard deviation of each pixel, not negative.
-    truth : ndarray or Tensor
-        True image.
     bins : int
         From 1 to the number of pixels.
 

@@ -48,8 +48,6 @@ def decorrelation_resolution(image: Image, pixel_size_nm: float) -> float:
     ----------
     image : ndarray or Tensor
         ``(H, W)``, any value range, sides of 32 pixels or more.
-    pixel_size_nm : float
-        Pixel size in nm.
 
     Returns
     -------

@@ -26,8 +26,6 @@ class Curve:
         ``(rings,)`` in [-1, 1].
     counts : ndarray
         ``(rings,)`` Fourier coefficients in each ring, both halves of the spectrum.
-    pixel_size_nm : float
-        Distance of neighbouring pixels in nm.
     """
 
     frequency: np.ndarray
@@ -80,8 +78,6 @@ def fourier_ring_correlation(
     first, second : ndarray or Tensor
         ``(..., H, W)``, any value range; the sums run over all images of a stack, whose rings are
         as wide as one frequency step of the shorter side.
-    pixel_size_nm : float
-        Pixel size in nm.
     window : {"hann", "tukey", "none"}
         Apodisation along each axis. Tukey rises over a quarter of each side.
 
@@ -138,13 +134,7 @@ def radial_frequency(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def half_spectrum_multiplicity(size: int) -> np.ndarray:
-    """How often each coefficient along the last axis of ``rfftn`` stands in ``fftn``: 1 or 2.
-
-    Parameters
-    ----------
-    size : int
-        Length of the last axis of the image.
-    """
+    """How often each coefficient along the last axis of ``rfftn`` stands in ``fftn``: 1 or 2."""
     multiplicity = np.full(size // 2 + 1, 2.0)
     multiplicity[0] = 1
     if size % 2 == 0:

@@ -1,6 +1,7 @@
-"""Confidence intervals: of means over targets that were drawn several times, and of rates."""
+"""Confidence intervals: of means and other statistics over targets, and of rates."""
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -77,6 +78,49 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> I
     if first.shape != second.shape:
         raise InputError(f"pairs need equal shapes, got {first.shape} and {second.shape}")
     return mean_interval(first - second, seed=seed)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    targets: int,
+    resamples: int = 500,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> Interval:
+    """A statistic of all targets with its 95 % percentile-bootstrap interval.
+
+    The interval is widened to hold the statistic where resampling moves it to one side.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes places of targets ``(targets,)``, some of them several times, and returns a number.
+    targets : int
+        At least two.
+    groups : ndarray, optional
+        See `resampled`.
+
+    Raises
+    ------
+    InputError
+        Fewer than two targets or groups.
+    """
+    value = float(statistic(np.arange(targets)))
+    drawn = [statistic(chosen) for chosen in resampled(targets, resamples, seed, groups)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def paired_ratio(
+    first: np.ndarray, second: np.ndarray, seed: int = 0, groups: np.ndarray | None = None
+) -> Interval:
+    """Ratio of the means of two quantities of the same targets ``(n,)``, with its interval."""
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if first.shape != second.shape or first.ndim != 1:
+        raise InputError(f"pairs need equal shapes (n,), got {first.shape} and {second.shape}")
+    return bootstrap(
+        lambda i: first[i].mean() / second[i].mean(), len(first), seed=seed, groups=groups
+    )
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:

@@ -62,8 +62,6 @@ class Naturalness:
         ----------
         images : ndarray or Tensor
             ``(H, W)`` or ``(n, H, W)``, never of the specimen that will be scored.
-        data_range : float
-            Width of the range that grey levels may take.
         patch : int
             Side of a patch in pixels, even, at least 16.
 

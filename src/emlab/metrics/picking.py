@@ -10,8 +10,7 @@ import scipy
 from numpy.typing import NDArray
 
 from emlab.errors import InputError
-from emlab.metrics.intervals import Interval
-from emlab.metrics.resampled import bootstrap
+from emlab.metrics.intervals import Interval, bootstrap
 
 Places = NDArray[np.float64]
 
@@ -26,8 +25,6 @@ class Matched:
         ``(picks,)`` place in the list of true ones that a pick was given, or -1.
     distances : ndarray
         ``(picks,)`` pixels to it; infinity for a pick without one.
-    truths : int
-        True places.
     """
 
     pick_to_truth: NDArray[np.int64]

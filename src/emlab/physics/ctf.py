@@ -36,7 +36,6 @@ class ComplexCTF:
 
     Attributes
     ----------
-    voltage_kv, pixel_size_angstrom : float
     defocus_u_angstrom, defocus_v_angstrom : float or Tensor
         Largest and smallest defocus, positive is underfocus; one number or ``(n,)``. Without the
         second there is no astigmatism.

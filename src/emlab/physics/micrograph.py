@@ -43,7 +43,6 @@ class MicrographConfig:
     ----------
     size : int or (int, int)
         Pixels in y and x.
-    pixel_size_angstrom, dose_per_angstrom2, voltage_kv, cs_mm, amplitude_contrast : float
     defocus_angstrom, astigmatism_angstrom, astigmatism_deg : float
         Mean of the two defoci (positive is underfocus), their difference, direction of the first.
     b_factor_angstrom2 : float
@@ -68,7 +67,6 @@ class MicrographConfig:
         Share of the field that a carbon edge covers, in [0, 1).
     contaminants : int
         Ice crystals on the surface.
-    detector : Detector
     """
 
     size: int | tuple[int, int] = 1024
@@ -149,7 +147,6 @@ class Micrograph:
         ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
     depths_angstrom : ndarray
         ``(n,)`` above the middle of the ice; adds to the defocus.
-    config : MicrographConfig
     """
 
     noisy: Tensor

@@ -29,8 +29,6 @@ class MTDOperator:
         ``(p, 2)`` int64, row and column of the top-left corner of each copy.
     turns : Tensor
         ``(p,)`` int64 in 0..K-1, rotation number of each copy.
-    rotations : Rotations
-        The K rotations of an L x L image.
     field_size : int
         N, the side of the field in pixels.
     """
@@ -78,8 +76,6 @@ class Measurement:
         ``(N, N)``, noisy.
     clean : Tensor
         ``(N, N)``, without noise.
-    operator : MTDOperator
-        Positions and rotations of the copies.
     sigma : float
         Standard deviation of the noise.
     """
@@ -108,8 +104,6 @@ def simulate_measurement(
         ``(L, L)``, any range.
     snr : float
         ``|F|^2 / (L^2 sigma^2)``, positive.
-    generator : torch.Generator
-        Source of positions, rotations and noise.
     field_size : int, optional
         N; 11 L by default, as in the paper.
     density : float

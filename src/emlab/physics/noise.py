@@ -14,22 +14,6 @@ import torch
 from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.physics.noise_estimation import (
-    NoiseSpectrum,
-    estimate_noise_sigma,
-    estimate_noise_spectrum,
-    noise_correlation,
-)
-
-__all__ = [
-    "ColouredGaussianNoise",
-    "GaussianNoise",
-    "Noise",
-    "NoiseSpectrum",
-    "estimate_noise_sigma",
-    "estimate_noise_spectrum",
-    "noise_correlation",
-]
 
 
 class Noise(Protocol):

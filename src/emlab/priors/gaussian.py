@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from emlab.data.simulated import gaussian_image_mean
+from emlab.data.phantoms import gaussian_image_mean
 from emlab.errors import InputError
 
 

@@ -29,8 +29,6 @@ class TrainingConfig:
         ``"bfloat16"``.
     evaluate_every, checkpoint_every_seconds : int
         Steps between evaluations (0: only at the end) and seconds between checkpoints.
-    seed : int
-        Seed of every random number of the run.
     """
 
     steps: int

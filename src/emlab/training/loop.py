@@ -84,8 +84,6 @@ def train(
         the history.
     checkpoint : Path, optional
         File to write to (atomically) and to resume from.
-    resume : bool
-        Continue from `checkpoint` if it exists.
 
     Raises
     ------

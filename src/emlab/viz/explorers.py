@@ -37,8 +37,6 @@ def explore(
         Name of a slider to its values, from left to right.
     alt
         Description of the figure; the settings are added to it.
-    start
-        The value that each slider starts at.
 
     Raises
     ------

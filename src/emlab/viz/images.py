@@ -49,8 +49,6 @@ def show_images(
         panel, or label to box.
     columns
         Panels per row; default: as many as there are images, at most 4.
-    title
-        A line above the figure.
 
     Returns
     -------

@@ -44,8 +44,6 @@ def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
         Caption to picture (`emlab.viz.show`), at least two, in the order of the slider.
     alt
         What changes along the strip. At least ten characters.
-    start
-        Number of the picture that is shown first.
 
     Returns
     -------

@@ -74,8 +74,6 @@ class Picture:
 
     Attributes
     ----------
-    png
-        The image file's bytes.
     alt
         What a reader who cannot see it has to know.
     width
@@ -104,8 +102,6 @@ def show(figure: Figure, alt: str) -> Picture:
 
     Parameters
     ----------
-    figure
-        A matplotlib figure.
     alt
         Description: what is compared, and what there is to see. At least ten characters.
 

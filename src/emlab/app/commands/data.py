@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
 import typer
 
+from emlab import data
 from emlab.app.commands.job import report_checks
 from emlab.app.commands.options import group
 from emlab.bench import format_table
+from emlab.data import cryoppp, download, empiar
+from emlab.data.download import Progress
+from emlab.data.registry import ROLES, record
 from emlab.errors import InputError
-
-if TYPE_CHECKING:
-    from emlab.data.download import Progress
 
 app = group(
     "List, fetch, verify and locate data sets.\n\n"
@@ -34,21 +36,18 @@ def list_data(
 
     **Example:** `emlab data list --role train`
     """
-    from emlab.data import records, where
-    from emlab.data.registry import ROLES
-
     if role and role not in ROLES:
         raise InputError(f"there is no role {role!r}; use one of {', '.join(ROLES)}")
     rows = [
         (
             r.name,
             r.role,
-            where(r.name),
+            data.where(r.name),
             f"{r.size / 1e6:.1f}",
             _pixel_size(r.pixel_size_angstrom),
             r.title,
         )
-        for r in records().values()
+        for r in data.records().values()
         if role in ("", r.role)
     ]
     typer.echo(format_table(("name", "role", "where", "MB", "pixel (A)", "what"), rows))
@@ -69,14 +68,9 @@ def fetch(
     `empiar-10025` (particles), `empiar-10081`, `empiar-10289` and `empiar-10291` (annotated
     micrographs) are large entries that are read as far as `--micrographs` asks.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     from emlab.chapters import chapter_data, shipped
-    from emlab.data import available, fetch as fetch_data, records
-    from emlab.data.download import byte_bar
-    from emlab.data.registry import record
 
-    wanted = list(records()) if everything else list(names or [])
+    wanted = list(data.records()) if everything else list(names or [])
     if chapters:
         wanted += [name for path in shipped() for name in chapter_data(path.stem)]
     if not wanted:
@@ -84,7 +78,7 @@ def fetch(
     wanted = list(dict.fromkeys(wanted))
     entries = [name for name in wanted if name.startswith("empiar-")]
     sets = [name for name in wanted if name not in entries]
-    missing = [record(name) for name in sets if record(name) and not available(name)]
+    missing = [record(name) for name in sets if record(name) and not data.available(name)]
     if sets:
         megabytes = sum(entry.size for entry in missing) / 1e6
         typer.echo(f"{len(missing)} of {len(sets)} data sets are missing: {megabytes:.1f} MB")
@@ -97,12 +91,12 @@ def fetch(
     def bring(name: str) -> str:
         if name in entries:
             return loaders[name](micrographs, bar.update)
-        return ", ".join(str(place) for place in fetch_data(name, bar.update))
+        return ", ".join(str(place) for place in data.fetch(name, bar.update))
 
     # how many bytes the pieces of a build have is not known before they come
     known = not entries and not any(file.build for entry in missing for file in entry.files)
     with (
-        byte_bar(sum(entry.size for entry in missing) if known else None) as bar,
+        download.byte_bar(sum(entry.size for entry in missing) if known else None) as bar,
         ThreadPoolExecutor(SIDE_BY_SIDE) as pool,
     ):
         futures = {name: pool.submit(bring, name) for name in wanted}
@@ -115,15 +109,13 @@ def verify(names: Names = None, everything: Everything = False) -> None:
 
     **Example:** `emlab data verify --all`
     """
-    from emlab.data import available, records, verify as verify_data
-
     if everything:
-        names = [name for name in records() if available(name)]
+        names = [name for name in data.records() if data.available(name)]
     if not names:
         raise InputError("name at least one data set, or use --all for those on this machine")
 
     def check(name: str) -> str:
-        found = verify_data(name)
+        found = data.verify(name)
         pixels = found.record.pixel_sha256
         return f"{found.source}, pixels {pixels[:16]}" if pixels else found.source
 
@@ -139,23 +131,18 @@ def path(
 
     **Example:** `emlab data path k2_micrograph`
     """
-    from emlab.data import path as path_of, paths
-
-    for place in [path_of(name, file)] if file else paths(name).values():
+    for place in [data.path(name, file)] if file else data.paths(name).values():
         typer.echo(str(place))
 
 
 def _entry_loader(name: str) -> Callable[[int, Progress], str]:
     """Return what fetches micrographs of an EMPIAR entry and says what came."""
-    from emlab.data.cryoppp import ENTRIES, load_cryoppp
-    from emlab.data.empiar import load_empiar_10025
-
     entry = name.removeprefix("empiar-")
     if entry == "10025":
-        return lambda n, seen: f"{len(load_empiar_10025(n, progress=seen).images)} particles"
-    if entry not in ENTRIES:
-        raise InputError(f"no loader for {name!r}; use 10025, {', '.join(ENTRIES)}")
-    return lambda n, seen: ", ".join(m.name for m in load_cryoppp(entry, n, progress=seen))
+        return lambda n, seen: f"{len(empiar.load_empiar_10025(n, progress=seen).images)} particles"
+    if entry not in cryoppp.ENTRIES:
+        raise InputError(f"no loader for {name!r}; use 10025, {', '.join(cryoppp.ENTRIES)}")
+    return lambda n, seen: ", ".join(m.name for m in cryoppp.load_cryoppp(entry, n, progress=seen))
 
 
 def _pixel_size(size: float | tuple[float, ...] | None) -> str:

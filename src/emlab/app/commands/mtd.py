@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import tomli_w
 import torch
-import typer
 from typer import Option
 
 from emlab.app.commands.job import (
@@ -22,8 +21,7 @@ from emlab.app.commands.job import (
     unit,
     write_output,
 )
-from emlab.app.commands.options import Device, Profile, Seed, argument, command, group, option
-from emlab.chapters.mtd.study import StudySettings, run_study, standard_methods
+from emlab.app.commands.options import Device, Seed, argument, command, group, option
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
@@ -261,35 +259,3 @@ class Simulate(Job):
             "recover it": f"emlab mtd recover {self.out} OUT.tif --size {len(self.hidden)} "
             f"--snr {self.snr:g}",
         }
-
-
-@command(app, "evaluate")
-@dataclass(kw_only=True)
-class Evaluate(Job):
-    """Measure every method of the chapter on simulated fields: errors with 95 % intervals.
-
-    **Example:** `emlab mtd evaluate gaussian --profile cpu`
-    """
-
-    kind: str = argument("gaussian or mnist.")
-    profile: Profile = "smoke"
-    seed: Seed = 0
-
-    def open(self) -> None:
-        """Look up the settings."""
-        if self.kind not in mtd_field.IMAGE_SIZES:
-            raise InputError(f"unknown kind of image {self.kind!r}; choose gaussian or mnist")
-        self.settings = StudySettings.of(self.kind, self.profile)
-
-    def run(self) -> dict[str, str]:
-        """Print the table of the study."""
-        methods = standard_methods(self.kind, self.seed)
-        study = run_study(
-            self.kind,
-            self.settings,
-            methods,
-            seed=self.seed,
-            progress=lambda line: typer.echo(line, err=True),
-        )
-        typer.echo(study.table())
-        return {}

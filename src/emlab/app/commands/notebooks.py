@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emlab import chapters
 from emlab.app.commands.options import group
 from emlab.bench import format_table
 
@@ -22,8 +23,6 @@ def list_notebooks() -> None:
 
     **Example:** `emlab notebooks list`
     """
-    from emlab import chapters
-
     rows = [
         (p.stem, chapters.title(p), chapters.duration(p.stem, "cpu")) for p in chapters.shipped()
     ]
@@ -45,8 +44,6 @@ def copy(
 
     **Example:** `emlab notebooks copy chapters 00 04`
     """
-    from emlab import chapters
-
     written = chapters.copy(folder, names or [], force)
     for path in written:
         typer.echo(str(path))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emlab import weights
 from emlab.app.commands.job import report_checks
 from emlab.app.commands.options import group
 from emlab.bench import format_table
@@ -27,8 +28,6 @@ def list_weights() -> None:
 
     **Example:** `emlab weights list`
     """
-    from emlab import weights
-
     cards = [weights.card(name) for name in weights.names()]
     if not cards:
         typer.echo("no weights here; train some with `emlab train NAME` or set EMLAB_WEIGHTS")
@@ -43,8 +42,6 @@ def card(name: Name) -> None:
 
     **Example:** `emlab weights card NAME`
     """
-    from emlab import weights
-
     weights.card(name)  # refuses what is no card
     file = weights.path(name).parents[1] / "cards" / f"{name}.toml"
     typer.echo(f'name = "{name}"\n{file.read_text(encoding="utf-8")}'.rstrip())
@@ -61,8 +58,6 @@ def verify(
 
     **Example:** `emlab weights verify --all`
     """
-    from emlab import weights
-
     chosen = weights.names() if everything else names
     if not chosen and not everything:
         raise InputError("name at least one checkpoint, or use --all")
@@ -80,14 +75,10 @@ def path(name: Name) -> None:
 
     **Example:** `emlab weights path NAME`
     """
-    from emlab import weights
-
     typer.echo(str(weights.path(name)))
 
 
 def _megabytes(name: str) -> str:
-    from emlab import weights
-
     file = weights.path(name)
     return f"{file.stat().st_size / 1e6:.1f}" if file.is_file() else "missing"
 

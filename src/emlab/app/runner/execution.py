@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from emlab.app.runner.fingerprint import changed, fingerprint
 from emlab.app.runner.lookup import PathLike, chapter_path, chapters
 from emlab.app.runner.process import end_all, execute
+from emlab.app.runner.reach import changed, fingerprint
 from emlab.app.runner.status import ChapterResult, write_status
 from emlab.bench import PROFILES, compare, load_metrics
 from emlab.chapters import expected_seconds
@@ -52,10 +52,6 @@ def run_chapter(
         Parameters PROFILE, SEED and DEVICE of the notebook.
     out_dir
         Folder of the runs; passed to the notebook as an absolute OUT_DIR.
-    parameters
-        Further parameters of the notebook.
-    force
-        Execute even if nothing changed.
     timeout
         Seconds after which the chapter counts as failed.
     threads
@@ -121,8 +117,6 @@ def run_all(
 
     Parameters
     ----------
-    profile, out_dir, notebooks
-        As in `run_chapter`.
     only
         Chapters to run; empty for all of them.
     jobs

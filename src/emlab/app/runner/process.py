@@ -49,14 +49,8 @@ def execute(
     ----------
     notebook, output
         Input, and where the executed copy goes (also after a failure, as far as it got).
-    parameters
-        Values for the notebook's parameters cell.
     log
         File for what the child and native libraries print.
-    threads
-        Threads of torch and of the numerical libraries.
-    timeout
-        Seconds for the whole notebook.
     """
     for module in ("papermill", "ipykernel"):
         if importlib.util.find_spec(module) is None:

@@ -21,8 +21,6 @@ class ChapterResult:
 
     Attributes
     ----------
-    slug, profile
-        Which chapter, and at which scale.
     status
         ``"passed"``; ``"failed"`` (an error, a time-out, no numbers); ``"regressed"`` (it ran, but
         a number broke its bound); ``"not run"`` (there was no time left).

@@ -16,7 +16,7 @@ from emlab.chapters.cellpose3.cases import Case, Image, make_cases
 from emlab.chapters.cellpose3.peers import as_image
 from emlab.chapters.cellpose3.study import Answer, Method
 from emlab.data.cells import Cell
-from emlab.metrics.resampled import bootstrap
+from emlab.metrics.intervals import bootstrap
 from emlab.metrics.segmentation import intersection_over_union
 from emlab.physics.degradations import normalise
 

@@ -15,7 +15,7 @@ from emlab.bench.claims import fill
 from emlab.bench.study import pipe_table, spanned
 from emlab.chapters.cellpose3.cases import Case, Image, Labels
 from emlab.errors import InputError
-from emlab.metrics.resampled import bootstrap, paired_ratio
+from emlab.metrics.intervals import bootstrap, paired_ratio
 from emlab.metrics.segmentation import THRESHOLDS, average_precision
 from emlab.runtime import Stopwatch
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from emlab import metrics
 from emlab.bench.tissue import block, crops, real_pair
 from emlab.errors import InputError
-from emlab.physics.noise import ColouredGaussianNoise, NoiseSpectrum, estimate_noise_spectrum
+from emlab.physics.noise import ColouredGaussianNoise
+from emlab.physics.noise_estimation import NoiseSpectrum, estimate_noise_spectrum
 from emlab.recipes.generalist_tasks import (
     GREY_RANGE,
     REAL_PAIR,

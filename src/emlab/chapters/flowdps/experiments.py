@@ -14,7 +14,7 @@ from emlab.bench import Report
 from emlab.chapters.flowdps.cases import Cases
 from emlab.chapters.flowdps.rows import Answer, Sampling
 from emlab.methods.flowdps_config import Config
-from emlab.metrics.resampled import paired_ratio
+from emlab.metrics.intervals import paired_ratio
 from emlab.runtime import Stopwatch
 from emlab.settings import read_profile, smaller
 

@@ -16,7 +16,7 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.methods import flowdps_observation
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
-from emlab.metrics.resampled import bootstrap
+from emlab.metrics.intervals import bootstrap
 from emlab.metrics.sampled import crps, ranks
 from emlab.physics import Poisson
 
