@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from emlab.chapters.mtd import recorded as mtd_recorded, study as mtd_study
+from emlab.chapters.mtd.figures import error_table
 from emlab.chapters.mtd.recorded import (
     ROWS,
     _join,
@@ -13,6 +14,7 @@ from emlab.chapters.mtd.recorded import (
     untrained_study,
 )
 from emlab.chapters.mtd.study import (
+    COLUMNS,
     LABELS,
     StudySettings,
     known_pose_oracle,
@@ -89,7 +91,13 @@ def test_the_studys_numbers_belong_to_its_images(study):
     mean = only.gain("oracle", "prior_mean", "error").mean
     difference = only.scores["prior_mean"]["error"] - only.scores["oracle"]["error"]
     assert mean == pytest.approx(difference.mean())
-    assert "| oracle: known poses, denoised | " in result.table()
+    assert "| oracle: known poses, denoised | " in error_table(result)
+    row = next(line for line in error_table(result).splitlines() if "oracle" in line)
+    leads, brackets = (only.interval("oracle", name).mean for name in ("error_shift", "error"))
+    assert row.endswith(
+        f" | {COLUMNS[1].text(only.interval('oracle', 'error_shift'))} ({brackets:.3f}) |"
+    )
+    assert f"{leads:.3f}" in row
 
 
 def test_fields_differ_between_targets_draws_and_snrs_and_repeat_with_the_seed():
@@ -155,7 +163,7 @@ def test_recorded_rows_join_the_fields_that_they_were_measured_on():
     assert study.recorded["paper_prior"] == pytest.approx(1, abs=0.01)
     kept, here = (each.studies[1.0].scores["paper_prior"]["error"] for each in (study, live))
     np.testing.assert_allclose(kept, here, rtol=0.01)
-    assert study.table().count("†") == 2
+    assert error_table(study).count("†") == 2
     only = study.studies[1.0]
     difference = kept - only.scores["prior_mean"]["error"]
     gain = only.gain("prior_mean", "paper_prior", "error")

@@ -23,6 +23,7 @@ from emlab.app.commands.job import (
     write_output,
 )
 from emlab.app.commands.options import Device, Profile, Seed, argument, command, group, option
+from emlab.chapters.mtd.figures import error_table
 from emlab.chapters.mtd.study import StudySettings, run_study, standard_methods
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
@@ -291,5 +292,5 @@ class Evaluate(Job):
             seed=self.seed,
             progress=lambda line: typer.echo(line, err=True),
         )
-        typer.echo(study.table())
+        typer.echo(error_table(study))
         return {}
