@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from emlab.chapters.mtd import recorded as mtd_recorded, study as mtd_study
+from emlab.chapters.mtd.experiments import detect_align_average
 from emlab.chapters.mtd.figures import error_table
 from emlab.chapters.mtd.recorded import (
     ROWS,
@@ -25,6 +26,7 @@ from emlab.chapters.mtd.study import (
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.metrics import relative_error
+from emlab.physics.mtd import simulate_measurement
 from emlab.priors.gaussian import gaussian_prior
 from emlab.settings import PROFILES
 
@@ -133,6 +135,17 @@ def test_gaussian_targets_are_drawn_from_the_prior():
     assert residual.mean().abs() < 0.05
     assert residual.std().item() == pytest.approx(1, abs=0.03)
     assert torch.equal(images[:10], targets("gaussian", 500)[:10])
+
+
+def test_detect_align_average_nears_known_poses_where_copies_are_seen_and_fails_in_noise():
+    digit = targets("mnist", 1, "validation")[0]
+    for snr, fails in ((10.0, False), (0.01, True)):
+        measurement = simulate_measurement(digit, snr, torch.Generator().manual_seed(1))
+        average = detect_align_average(measurement).numpy()
+        left = (snr * len(measurement.operator.turns)) ** -0.5  # of averaging at known places
+        error = relative_error(average, digit.numpy(), 8)
+        assert (error > 1) == fails
+        assert fails or error < 1.2 * left
 
 
 def test_unknown_kinds_of_image_are_refused():
