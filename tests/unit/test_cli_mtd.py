@@ -11,7 +11,13 @@ from emlab import weights
 from emlab.app import cli
 from emlab.io import read_image, write_image
 from emlab.methods.mtd import Config
-from emlab.methods.mtd_field import concerns, random_starts, settings_for, sigma_from_snr
+from emlab.methods.mtd_field import (
+    concerns,
+    likely_starts,
+    random_starts,
+    settings_for,
+    sigma_from_snr,
+)
 from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 
@@ -69,6 +75,21 @@ def test_an_mrc_field_gives_its_image_noise_copies_and_pixel_size(emlab, field, 
     assert abs(int(told["occupancy"].split()[-2]) - 12) <= 3
     assert "pixel size 1.25 angstrom" in told["field"]
     assert str(out) in told["written"]
+
+
+def test_a_field_with_copies_gains_more_than_noise_of_its_size_and_noise_does_not(emlab, field):
+    out, options = field.with_name("image.npy"), ("--size", SIZE, "--starts", 4)
+    pixels = read_image(field).pixels
+    noise = np.random.default_rng(2).normal(0, pixels.std(), pixels.shape).astype(np.float32)
+    gains = []
+    for source in (field, write_image(field.with_name("noise.npy"), noise)):
+        status, printed, _ = emlab("mtd", "recover", source, out, *options)
+        told = summary(printed)
+        assert status == 0
+        gains.append((number(told["log-likelihood"].split(",")[1]), number(told["on pure noise"])))
+    (copies, yardstick), (nothing, other) = gains
+    assert copies > 5 * yardstick
+    assert nothing < 3 * other
 
 
 def test_a_field_1024_times_brighter_gives_an_image_1024_times_brighter(emlab, field):
@@ -250,6 +271,18 @@ def test_random_starts_have_the_mean_and_energy_of_a_copy():
     assert starts.shape == (400, SIZE, SIZE)
     assert starts.mean().item() == pytest.approx(TRUTH.mean().item(), rel=0.1)
     assert starts.square().mean().item() == pytest.approx(TRUTH.square().mean().item(), rel=0.1)
+
+
+def test_the_density_decides_which_starts_are_likely():
+    generator = torch.Generator().manual_seed(6)
+    rare = simulate_measurement(TRUTH, 1.0, generator, field_size=110, density=0.05)
+    starts = torch.stack([TRUTH, TRUTH / 2])
+    few, both = Config(SIZE, starts=2), Config(SIZE, starts=2, kept=2)
+    told_right = likely_starts(rare.field, rare.sigma, few, starts, 0.05)
+    told_many = likely_starts(rare.field, rare.sigma, few, starts, 0.4)
+    assert torch.equal(told_right, starts[:1])
+    assert torch.equal(told_many, starts[1:])  # so many copies would have to be faint
+    assert torch.equal(likely_starts(rare.field, rare.sigma, both, starts), starts)
 
 
 def test_settings_scale_with_the_size():

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from emlab.chapters.mtd import recorded as mtd_recorded, study as mtd_study
+from emlab.chapters.mtd.experiments import detect_align_average
+from emlab.chapters.mtd.figures import error_table
 from emlab.chapters.mtd.recorded import (
     ROWS,
     _join,
@@ -13,6 +15,7 @@ from emlab.chapters.mtd.recorded import (
     untrained_study,
 )
 from emlab.chapters.mtd.study import (
+    COLUMNS,
     LABELS,
     StudySettings,
     known_pose_oracle,
@@ -23,6 +26,7 @@ from emlab.chapters.mtd.study import (
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.metrics import relative_error
+from emlab.physics.mtd import simulate_measurement
 from emlab.priors.gaussian import gaussian_prior
 from emlab.settings import PROFILES
 
@@ -89,7 +93,13 @@ def test_the_studys_numbers_belong_to_its_images(study):
     mean = only.gain("oracle", "prior_mean", "error").mean
     difference = only.scores["prior_mean"]["error"] - only.scores["oracle"]["error"]
     assert mean == pytest.approx(difference.mean())
-    assert "| oracle: known poses, denoised | " in result.table()
+    assert "| oracle: known poses, denoised | " in error_table(result)
+    row = next(line for line in error_table(result).splitlines() if "oracle" in line)
+    leads, brackets = (only.interval("oracle", name).mean for name in ("error_shift", "error"))
+    assert row.endswith(
+        f" | {COLUMNS[1].text(only.interval('oracle', 'error_shift'))} ({brackets:.3f}) |"
+    )
+    assert f"{leads:.3f}" in row
 
 
 def test_fields_differ_between_targets_draws_and_snrs_and_repeat_with_the_seed():
@@ -127,6 +137,17 @@ def test_gaussian_targets_are_drawn_from_the_prior():
     assert torch.equal(images[:10], targets("gaussian", 500)[:10])
 
 
+def test_detect_align_average_nears_known_poses_where_copies_are_seen_and_fails_in_noise():
+    digit = targets("mnist", 1, "validation")[0]
+    for snr, fails in ((10.0, False), (0.01, True)):
+        measurement = simulate_measurement(digit, snr, torch.Generator().manual_seed(1))
+        average = detect_align_average(measurement).numpy()
+        left = (snr * len(measurement.operator.turns)) ** -0.5  # of averaging at known places
+        error = relative_error(average, digit.numpy(), 8)
+        assert (error > 1) == fails
+        assert fails or error < 1.2 * left
+
+
 def test_unknown_kinds_of_image_are_refused():
     with pytest.raises(InputError, match="unknown kind of image 'cats'"):
         targets("cats", 1)
@@ -155,7 +176,7 @@ def test_recorded_rows_join_the_fields_that_they_were_measured_on():
     assert study.recorded["paper_prior"] == pytest.approx(1, abs=0.01)
     kept, here = (each.studies[1.0].scores["paper_prior"]["error"] for each in (study, live))
     np.testing.assert_allclose(kept, here, rtol=0.01)
-    assert study.table().count("†") == 2
+    assert error_table(study).count("†") == 2
     only = study.studies[1.0]
     difference = kept - only.scores["prior_mean"]["error"]
     gain = only.gain("prior_mean", "paper_prior", "error")

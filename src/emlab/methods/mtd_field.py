@@ -10,13 +10,17 @@ from torch import Tensor
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.methods.mtd import Config
+from emlab.methods.mtd import Config, recover
+from emlab.physics.mtd import cut_patches
+from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import GaussianPrior, gaussian_prior
 from emlab.priors.networks import MLPScore, load_prior
 from emlab.settings import read_settings
+from emlab.solvers.expectation_step import ExpectationStep
 
 TYPICAL_DENSITY = 0.1
+MOST_OCCUPIED = 0.95  # of the patches, in crowded fields
 IMAGE_SIZES = {"mnist": 28, "gaussian": 5}  # by the data of a recipe
 DEFAULT_CONFIGS = {
     "none": "no_prior",
@@ -72,6 +76,44 @@ def random_starts(
     mean = min(max(field.mean().item() / density, -largest), largest)
     shape = (config.starts, config.size, config.size)
     return mean + math.sqrt(energy - mean**2) * torch.randn(shape, generator=generator)
+
+
+def likely_starts(
+    field: Tensor, sigma: float, config: Config, starts: Tensor, density: float = TYPICAL_DENSITY
+) -> Tensor:
+    r"""The ``config.kept`` of `starts` ``(B, L, L)`` that explain a field of that density best.
+
+    A patch sees part of a copy where a corner lies within L - 1 pixels of its own: copies that
+    cover a fraction rho occupy :math:`\rho\,(2 - 1/L)^2` of the patches.
+    """
+    _check_density(density)
+    if config.kept >= len(starts):
+        return starts
+    rotations = Rotations(config.rotations, config.size, field.dtype, field.device)
+    patches = cut_patches(field, config.size)
+    expectation = ExpectationStep(patches, rotations, sigma, memory_mb=config.memory_mb)
+    occupancy = min(density * (2 - 1 / config.size) ** 2, MOST_OCCUPIED)
+    groups = starts.to(field).split(8)
+    likely = torch.cat([expectation.log_likelihood(group, occupancy) for group in groups])
+    return starts[likely.topk(config.kept).indices.to(starts.device)]
+
+
+def noise_gain(
+    shape: torch.Size,
+    sigma: float,
+    config: Config,
+    generator: torch.Generator,
+    prior: Prior | None,
+    starts: Tensor,
+    density: float = TYPICAL_DENSITY,
+) -> float:
+    """Log-likelihood gained on white noise of `shape`, in nats: the yardstick of a recovery's own.
+
+    `sigma`, `config`, `prior` and `starts` as for the field that it is compared with.
+    """
+    noise = sigma * torch.randn(shape, generator=generator).to(starts.device)
+    chosen = likely_starts(noise, sigma, config, starts, density)
+    return recover(noise, config, generator, prior, sigma, chosen).log_likelihood_gain
 
 
 def settings_for(prior_name: str, size: int, config_name: str | None = None) -> Config:

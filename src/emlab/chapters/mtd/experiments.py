@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torch.fft import irfft2, rfft2
+from torch.nn.functional import pad
 
 from emlab import metrics
-from emlab.chapters.mtd.study import targets
-from emlab.methods.mtd import Config, Recovery, recover
-from emlab.physics.mtd import cut_patches, simulate_measurement
+from emlab.chapters.mtd.study import Method, Task, targets
+from emlab.methods.mtd import Config, Recovery, align_to_prior, recover
+from emlab.physics.mtd import Measurement, cut_patches, simulate_measurement
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
@@ -68,6 +71,70 @@ def violate_separation(densities: tuple[float, ...], count: int, seed: int) -> d
             errors.append(metrics.relative_error(result.image.numpy(), truth.numpy()))
         means[density] = float(np.mean(errors))
     return means
+
+
+def detect_align_average(measurement: Measurement, rounds: int = 8) -> Tensor:
+    """The classical way: pick copies without a template, align them to each other, average.
+
+    It is told how many copies there are. Picks are the brightest places, an image apart, of the
+    field smoothed by a quarter of the image's size (the best of five detectors on validation
+    digits). Every pick is once the first reference; each round turns and shifts all picks to where
+    they correlate best with the reference and averages them. Of the averages ``(L, L)`` the one
+    with the most energy is returned: copies that are aligned add up, others cancel.
+    """
+    operator = measurement.operator
+    size = operator.rotations.size
+    margin = size // 4
+    picks = _pick(measurement.field.cpu(), size, len(operator.turns), margin)
+    turned = Rotations(operator.rotations.count, picks.shape[-1]).A(picks)
+    spectra = rfft2(turned).conj()
+    averages = []
+    for reference in picks:
+        for _ in range(rounds):
+            reference = _average_aligned(turned, spectra, reference, margin)
+        averages.append(reference[margin:-margin, margin:-margin])
+    return max(averages, key=lambda image: float(image.square().sum()))
+
+
+def classical_rows(prior: Prior) -> dict[str, Method]:
+    """`detect_align_average` as rows of the study: as it is, and denoised as the oracle is."""
+
+    def denoised(task: Task) -> Tensor:
+        average = detect_align_average(task.measurement).to(task.truth)
+        upright = align_to_prior(average, prior, (14, 14), task.generator())
+        copies = len(task.measurement.operator.turns)
+        return prior.denoise(upright, task.measurement.sigma / copies**0.5)
+
+    return {
+        "detect_align_average": lambda task: detect_align_average(task.measurement),
+        "detect_align_denoise": denoised,
+    }
+
+
+def _average_aligned(turned: Tensor, spectra: Tensor, reference: Tensor, margin: int) -> Tensor:
+    """Mean of picks ``(p, K, W, W)``, each turned and shifted to the reference ``(W, W)``."""
+    window = len(reference)
+    likeness = irfft2(rfft2(reference) * spectra, (window, window))
+    likeness[..., margin + 1 : -margin, :] = -torch.inf  # cyclic shifts beyond the margin
+    likeness[..., :, margin + 1 : -margin] = -torch.inf
+    placed = []
+    for pick, state in zip(turned, likeness.flatten(1).argmax(1).tolist(), strict=True):
+        turn, place = divmod(state, window**2)
+        placed.append(pick[turn].roll(divmod(place, window), (0, 1)))
+    return torch.stack(placed).mean(0)
+
+
+def _pick(field: Tensor, size: int, count: int, margin: int) -> Tensor:
+    """The `count` brightest places, an image apart: ``(count, L + 2 margin, L + 2 margin)``."""
+    smooth = torch.from_numpy(gaussian_filter(field.numpy(), size / 4, mode="constant"))
+    score = smooth[size // 2 : 1 - (size + 1) // 2, size // 2 : 1 - (size + 1) // 2].clone()
+    padded, window = pad(field, (margin,) * 4), size + 2 * margin
+    crops = []
+    for _ in range(count):
+        row, column = divmod(int(score.argmax()), score.shape[1])
+        crops.append(padded[row : row + window, column : column + window])
+        score[max(0, row - size) : row + size, max(0, column - size) : column + size] = -torch.inf
+    return torch.stack(crops)
 
 
 def measure_growth(factors: list[int]) -> dict[int, float]:

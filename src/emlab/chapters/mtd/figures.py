@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emlab.bench.study import pipe_table
 from emlab.chapters.mtd.study import COLUMNS, LABELS, Fields
 from emlab.physics.mtd import Measurement
 from emlab.viz import COLOURS
@@ -23,13 +24,31 @@ LINES = {
 }
 
 
+def error_table(fields: Fields) -> str:
+    """Markdown: a row a method, a column an SNR; error after the best rotation and shift.
+
+    In brackets the paper's, after the best rotation only.
+    """
+    first = fields.studies[fields.snrs[0]]
+    rotation, shift = COLUMNS
+    rows = []
+    for name in first.methods:
+        cells = [
+            f"{shift.text(study.interval(name, shift.name))} "
+            f"({study.interval(name, rotation.name).mean:.3f})"
+            for study in fields.studies.values()
+        ]
+        rows.append([first.label(name).replace("_", " "), *cells])
+    return pipe_table(["method", *(f"SNR {snr:g}" for snr in fields.snrs)], rows)
+
+
 def error_figure(fields: Fields, title: str) -> Figure:
-    """Error against SNR with 95 % intervals: rotation only, and rotation and shift."""
+    """Error against SNR with 95 % intervals: rotation and shift, and rotation only."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, column in zip(axes, COLUMNS, strict=True):
+    for axis, column in zip(axes, reversed(COLUMNS), strict=True):
         for name, (colour, style) in LINES.items():
             intervals = [study.interval(name, column.name) for study in fields.studies.values()]
             mean, low, high = np.array(intervals).T
