@@ -328,7 +328,7 @@ def note(sentence: str) -> None:
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[..., None]]:
-    """Yield a callback of done, total and facts that moves a bar on a terminal, nothing elsewhere."""
+    """Yield a callback of done, total and facts: a bar on a terminal, nothing elsewhere."""
     with tqdm(desc=what, disable=None, leave=False) as shown:
 
         def show(done: int, total: int, **facts: str) -> None:
