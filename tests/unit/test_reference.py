@@ -45,7 +45,7 @@ def test_longest_prefix_takes_a_module() -> None:
     places = api.assignment(ROOT)
     assert places["emlab.io.volumes"] == "io"
     assert places["emlab.recipes.tsm"] == "recipes.tsm"
-    assert places["emlab.recipes.lesson"] == "methods"
+    assert places["emlab.recipes.lesson"] == "recipes"
 
 
 def test_a_module_without_a_page_fails_the_build(tmp_path: Path) -> None:
