@@ -27,11 +27,6 @@ WITH_CURTAINS = [
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 RAN = [page for page in CHAPTERS if NOT_RUN not in (HTML / page).read_text(encoding="utf-8")]
 LONGEST_PAGE = 25_000  # pixels at the width of WINDOW
-# Chapters that are still longer, and must not grow: their own issues shorten them.
-NOT_YET = {
-    "05_cellpose3": 38_000,
-    "06_compare": 29_000,
-}
 WINDOW = ViewportSize(width=1300, height=900)
 SIDEWAYS = """() => [...document.querySelectorAll(
   'article pre, article .pst-scrollable-table-container, article .cell_output')]
@@ -170,7 +165,7 @@ def test_nothing_scrolls_sideways_and_the_page_ends(visit: Visit) -> None:
     height = visit.page.evaluate("document.documentElement.scrollHeight")
     visit.page.set_viewport_size(DESKTOP)
     assert wide == []
-    assert height <= NOT_YET.get(Path(urlsplit(visit.page.url).path).stem, LONGEST_PAGE)
+    assert height <= LONGEST_PAGE
 
 
 @pytest.mark.parametrize("visit", grouped(RAN), indirect=True)

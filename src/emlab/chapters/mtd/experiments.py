@@ -90,8 +90,12 @@ def detect_align_average(measurement: Measurement, rounds: int = 8) -> Tensor:
     spectra = rfft2(turned).conj()
     averages = []
     for reference in picks:
+        states: list[int] = []
         for _ in range(rounds):
-            reference = _average_aligned(turned, spectra, reference, margin)
+            before, states = states, _align(spectra, reference, margin)
+            if states == before:  # and so it would stay
+                break
+            reference = _average(turned, states)
         averages.append(reference[margin:-margin, margin:-margin])
     return max(averages, key=lambda image: float(image.square().sum()))
 
@@ -99,26 +103,34 @@ def detect_align_average(measurement: Measurement, rounds: int = 8) -> Tensor:
 def classical_rows(prior: Prior) -> dict[str, Method]:
     """`detect_align_average` as rows of the study: as it is, and denoised as the oracle is."""
 
+    averages: dict[int, Tensor] = {}
+
+    def average(task: Task) -> Tensor:
+        if task.seed not in averages:
+            averages[task.seed] = detect_align_average(task.measurement).to(task.truth)
+        return averages[task.seed]
+
     def denoised(task: Task) -> Tensor:
-        average = detect_align_average(task.measurement).to(task.truth)
-        upright = align_to_prior(average, prior, (14, 14), task.generator())
+        upright = align_to_prior(average(task), prior, (14, 14), task.generator())
         copies = len(task.measurement.operator.turns)
         return prior.denoise(upright, task.measurement.sigma / copies**0.5)
 
-    return {
-        "detect_align_average": lambda task: detect_align_average(task.measurement),
-        "detect_align_denoise": denoised,
-    }
+    return {"detect_align_average": average, "detect_align_denoise": denoised}
 
 
-def _average_aligned(turned: Tensor, spectra: Tensor, reference: Tensor, margin: int) -> Tensor:
-    """Mean of picks ``(p, K, W, W)``, each turned and shifted to the reference ``(W, W)``."""
+def _align(spectra: Tensor, reference: Tensor, margin: int) -> list[int]:
+    """Turn and shift of each pick at which it is most like the reference ``(W, W)``."""
     window = len(reference)
     likeness = irfft2(rfft2(reference) * spectra, (window, window))
     likeness[..., margin + 1 : -margin, :] = -torch.inf  # cyclic shifts beyond the margin
     likeness[..., :, margin + 1 : -margin] = -torch.inf
-    placed = []
-    for pick, state in zip(turned, likeness.flatten(1).argmax(1).tolist(), strict=True):
+    return likeness.flatten(1).argmax(1).tolist()
+
+
+def _average(turned: Tensor, states: list[int]) -> Tensor:
+    """Mean of picks ``(p, K, W, W)``, each turned and shifted as told."""
+    window, placed = turned.shape[-1], []
+    for pick, state in zip(turned, states, strict=True):
         turn, place = divmod(state, window**2)
         placed.append(pick[turn].roll(divmod(place, window), (0, 1)))
     return torch.stack(placed).mean(0)
