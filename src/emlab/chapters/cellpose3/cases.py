@@ -28,7 +28,7 @@ STARTS = {"denoise": (8.0, 0.5), "deblur": (7.0, 2.0), "upsample": (5.0, 2.0)}
 HARDER = 0.25  # share of the photons of the "hard" noise
 MOST_FACTOR = 30.0  # of decimation: a nucleus is two thirds of a pixel then
 RECORDS = {"stardist": "stardist_2d", "plant": "maize", "bacteria": "omnipose"}
-STAND_INS = 8  # simulated nuclei: no row of theirs is recorded, all run
+STAND_INS = 16  # simulated nuclei: no row of theirs is recorded, all run
 
 
 @dataclass(frozen=True)
