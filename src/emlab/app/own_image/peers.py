@@ -1,7 +1,7 @@
 """Who takes part in a comparison on a reader's own image: peers without learned priors, and choice.
 
-Settings were chosen on validation images of chapters 01 and 02 (`generalist_peers`, `tsm_peers`),
-those of the noise level that is nearest; the Gaussian's width comes from the image itself.
+Settings were chosen on validation images of chapters 01 and 02 (`peers` of `em_generalist` and
+`tsm`), those of the noise level that is nearest; the Gaussian's width comes from the image itself.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(judged: Judged, name: str) -> dict[str, Any]:
-    """As `tsm_recorded.join` wants it; a row that no run makes again is whole."""
+    """As `chapters.tsm.recorded.join` wants it; a row that no run makes again is whole."""
     table = judged.table
     row: dict[str, Any] = {"cost": table.cost(name), "bands": table.bands[name].tolist()}
     row["picks"] = _places(table.picks[name].picked)

@@ -233,7 +233,7 @@ def below_best(name: str, value: float) -> float:
 
 
 def ablation_images(name: str, label: str) -> dict[str, Grey]:
-    """A row of `generalist_figures.grid`: measured, restored with each value, truth."""
+    """A row of `chapters.em_generalist.figures.grid`: measured, restored with each value, truth."""
     shown = {f"{label} {value:g}": run.images[0] for value, run in ablation(name).items()}
     measured, truth = (_unpacked(ABLATIONS.values[key]) for key in ("measured", "truth"))
     return {"measured": measured, **shown, "truth": truth}

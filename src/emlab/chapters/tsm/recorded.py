@@ -281,7 +281,7 @@ def study_sets(
     threads: int = 1,
     kept: bool = False,
 ) -> dict[str, Table]:
-    """The table again on `tsm_chapter.SETS`; with `kept` picks, those that were recorded."""
+    """The table again on `chapters.tsm.cases.SETS`; with `kept` picks, those that were recorded."""
     found = {}
     for name in names:
         table = run_study(other_set(name, count, size, seed), chosen, thresholds)
