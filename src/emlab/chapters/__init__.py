@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import files, version
 from pathlib import Path
@@ -17,6 +17,7 @@ from emlab.bench.claims import Claim, parse
 from emlab.bench.targets import Target
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, choose_device, usable_cores
+from emlab.settings import PROFILES, only_first
 
 FOLDER = Path(__file__).parent
 TIMES = FOLDER / "times.json"
@@ -102,6 +103,34 @@ def table(slug: str) -> dict[str, Any]:
 def chapter_data(slug: str) -> tuple[str, ...]:
     """Return the names of the data sets that a chapter loads; none for an unknown chapter."""
     return tuple(table(slug).get("data", ()))
+
+
+def settings(slug: str, profile: str) -> dict[str, Any]:
+    """Return how much a chapter computes: ``[PROFILE]`` of its ``chapter.toml``.
+
+    Raises
+    ------
+    InputError
+        If the profile is none of smoke, cpu, gpu, paper.
+    """
+    if profile not in PROFILES:
+        raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    return table(slug)[profile]
+
+
+def shortcuts(slug: str, profile: str, labels: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for everything that a profile does less of than the ``paper`` profile.
+
+    ``[told]`` of ``chapter.toml`` names the settings that are told and their words; ``first`` of a
+    profile, if it has one, counts the cases that a method of these `labels` is given.
+    """
+    here, full = settings(slug, profile), settings(slug, "paper")
+    found = [
+        f"{text}: {here[key]} here, {full[key]} at full scale"
+        for key, text in table(slug).get("told", {}).items()
+        if here[key] != full[key]
+    ]
+    return found + (only_first(labels, here, full) if labels else [])
 
 
 def claims(slug: str, key: str = "claim") -> tuple[Claim, ...]:
