@@ -28,7 +28,8 @@ from emlab.solvers.expectation_step import ExpectationStep
 from emlab.solvers.sampling import sample_prior
 
 STARTS = ("uniform", "prior_mean", "prior_samples")
-EXPECTED_OCCUPANCY = 0.38  # density 0.1: a tenth of the field times (2 - 1/L)^2 overlapping patches
+TYPICAL_DENSITY = 0.1
+MOST_OCCUPIED = 0.95  # of the patches, in crowded fields
 ORIENTATION_LEVELS = (0.4, 0.6, 0.9, 1.3)
 ORIENTATION_DRAWS = 6
 GAUSSIAN_MEDIAN = 0.6745  # median of |x| for x ~ N(0, 1)
@@ -130,6 +131,7 @@ def recover(
     prior: Prior | None = None,
     sigma: float | None = None,
     starts: Tensor | None = None,
+    density: float = TYPICAL_DENSITY,
     progress: Callable[[int, Tensor], None] | None = None,
 ) -> Recovery:
     """Recover the image whose rotated copies are scattered over a field.
@@ -146,8 +148,16 @@ def recover(
         Standard deviation of the noise in grey levels; estimated from the field when not given.
     starts : Tensor, optional
         ``(B, L, L)``, instead of those that `config` would draw.
+    density : float
+        Fraction of the field that copies cover, in (0, 1]: the starts that explain such a field
+        best are kept.
     progress : callable, optional
         Called with the iteration and the log-likelihoods of the kept starts.
+
+    Raises
+    ------
+    InputError
+        `density` out of range, starts of another size, or no prior where the settings need one.
     """
     started = time.perf_counter()
     rotations = Rotations(config.rotations, config.size, field.dtype, field.device)
@@ -163,7 +173,7 @@ def recover(
         starts = draw_starts(config, generator, prior, field.device)
     search = approximate_em(
         expectation,
-        _most_likely(expectation, starts.to(field), config.kept),
+        likely_starts(expectation, starts.to(field), config.kept, density),
         config.em,
         prior,
         progress,
@@ -209,6 +219,28 @@ def draw_starts(
             prior, shape, generator, steps=12, sigma_max=5.0, sigma_min=0.05, device=device
         )
     return prior.denoise(torch.zeros(1, *shape[1:], device=device), 1e4)
+
+
+def likely_starts(
+    expectation: ExpectationStep, starts: Tensor, kept: int, density: float = TYPICAL_DENSITY
+) -> Tensor:
+    r"""The `kept` of `starts` ``(B, L, L)`` that explain a field of that density best.
+
+    A patch sees part of a copy where a corner lies within L - 1 pixels of its own: copies that
+    cover a fraction rho occupy :math:`\rho\,(2 - 1/L)^2` of the patches.
+    """
+    check_density(density)
+    if kept >= len(starts):
+        return starts
+    occupancy = min(density * (2 - 1 / expectation.size) ** 2, MOST_OCCUPIED)
+    likely = [expectation.log_likelihood(group, occupancy) for group in starts.split(8)]
+    return starts[torch.cat(likely).topk(kept).indices]
+
+
+def check_density(density: float) -> None:
+    """Raise an `InputError` for a fraction of the field that copies cannot cover."""
+    if not 0 < density <= 1:
+        raise InputError(f"density must be above 0 and at most 1, got {density}")
 
 
 def estimate_noise_level(field: Tensor) -> float:
@@ -257,10 +289,3 @@ def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:
     column = round(centre[1] - (mass.sum(0) @ steps / total).item())
     padded = functional.pad(image, (size,) * 4)
     return padded[size - row : 2 * size - row, size - column : 2 * size - column]
-
-
-def _most_likely(expectation: ExpectationStep, starts: Tensor, kept: int) -> Tensor:
-    if kept >= len(starts):
-        return starts
-    scores = [expectation.log_likelihood(g, EXPECTED_OCCUPANCY) for g in starts.split(8)]
-    return starts[torch.cat(scores).topk(kept).indices]
