@@ -128,10 +128,9 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
     paper, start = Config.named(f"paper_{kind}"), paper_start(kind, make_generator(seed))
     with_prior = Config.named(f"ours_{kind}").em
     without = replace(with_prior, m_step="closed_form")
-    fixed = {"learn_occupancy": False}
     changes = {
-        "closed_form": replace(without, **fixed),
-        "closed_form_prior": replace(with_prior, **fixed),
+        "closed_form": replace(without, learn_occupancy=False),
+        "closed_form_prior": replace(with_prior, learn_occupancy=False),
         "occupancy": without,
         "occupancy_prior": with_prior,
         "annealed_prior": replace(with_prior, prior_schedule="linear", tolerance=0.0),

@@ -193,7 +193,7 @@ def recorded_study(recording: Recording, name: str) -> Fields:
     """A recorded study as it stands, without its fields."""
     of, kept = recording.settings["studies"][name], recording.values["studies"][name]["rows"]
     cases = np.repeat(np.arange(of["targets"]), of["draws"])
-    studies = {snr: Study(cases, COLUMNS, LABELS, cases) for snr in of["snrs"]}
+    studies = {snr: Study(list(cases), COLUMNS, LABELS, cases) for snr in of["snrs"]}
     for snr, study in studies.items():
         for row in kept:
             errors = np.array(kept[row]["errors"][f"{snr:g}"]).reshape(-1, 2).T
