@@ -11,14 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from emlab import weights
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
+from emlab.models import build
 from emlab.physics.mtd import cut_patches
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
@@ -52,7 +55,9 @@ class Config:
         Starts to draw, and how many of them, chosen by likelihood, to iterate.
     centre : pair of float, optional
         Row and column of the centre of mass of the prior's images; the result is shifted there
-        and turned to the orientation that the prior finds most probable. ``None``: left as it is.
+        and turned upright. ``None``: left as it is.
+    upright : str
+        Weights of a `TurnsNet` that tells which way is up; ``""``: the prior tells.
     refine : int
         Further iterations of the best start, after that alignment, on overlapping patches.
     grids : int
@@ -70,6 +75,7 @@ class Config:
     starts: int = 1
     kept: int = 1
     centre: tuple[float, float] | None = None
+    upright: str = ""
     refine: int = 0
     grids: int = 1
     memory_mb: float = 16.0
@@ -183,7 +189,9 @@ def recover(
     final, best, last = search, search.best, expectation
     image = search.images[best]
     if config.centre is not None and prior is not None:
-        image = align_to_prior(image, prior, config.centre, generator, config.rotations)
+        image = align_to_prior(
+            image, prior, config.centre, generator, config.rotations, config.upright
+        )
     if config.refine:
         refining = replace(config.em, iterations=config.refine)
         last = expectation_at(sigma, config.grids)
@@ -259,17 +267,22 @@ def align_to_prior(
     centre: tuple[float, float],
     generator: torch.Generator,
     rotations: int = 4,
+    upright: str = "",
 ) -> Tensor:
     r"""Remove the shift and turn that the measurement cannot know.
 
     Each quarter turn that K = `rotations` leaves undetermined (all four if 4 divides K, two if
     only 2 does) is shifted by whole pixels to put its centre of mass on `centre`.
-    Among them the prior decides: :math:`\log p(F) = c - \frac12\int E\|\epsilon -
+    Among them a network decides that tells turns (`upright`, see `Config`), or else the prior:
+    :math:`\log p(F) = c - \frac12\int E\|\epsilon -
     \hat\epsilon(F + \sigma\epsilon, \sigma)\|^2\, d\ln\sigma^{-2}`, compared at a few noise levels
     with the same noise for all of them (pointwise form of Kong et al. 2023).
     """
     turns = [k for k in range(4) if k * rotations % 4 == 0]
     candidates = torch.stack([_shift_to(image.rot90(k), centre) for k in turns])
+    if upright:
+        likely = turns_network(upright, image.device)(candidates).log_softmax(1)
+        return candidates[likely[:, 0].argmax()]
     cost = torch.zeros(len(turns), dtype=image.dtype, device=image.device)
     for sigma in ORIENTATION_LEVELS:
         shape = (ORIENTATION_DRAWS, 1, *image.shape)
@@ -278,6 +291,15 @@ def align_to_prior(
         error = -sigma * prior.score(noisy, sigma) - noise
         cost += error.square().sum((-2, -1)).mean(0)
     return candidates[cost.argmin()]
+
+
+@cache
+def turns_network(name: str, device: torch.device) -> nn.Module:
+    """The shipped network of a name that tells by how many quarter turns an image is turned."""
+    tensors, card = weights.load(name)
+    network = build(card.model)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:

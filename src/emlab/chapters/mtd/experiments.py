@@ -112,7 +112,11 @@ def classical_rows(prior: Prior) -> dict[str, Method]:
         return averages[task.seed]
 
     def denoised(task: Task) -> Tensor:
-        upright = align_to_prior(average(task), prior, (14, 14), task.generator())
+        ours = Config.named("ours_mnist")
+        assert ours.centre is not None
+        upright = align_to_prior(
+            average(task), prior, ours.centre, task.generator(), upright=ours.upright
+        )
         copies = len(task.measurement.operator.turns)
         return prior.denoise(upright, task.measurement.sigma / copies**0.5)
 
