@@ -107,7 +107,8 @@ def settings_for(prior_name: str, size: int, config_name: str | None = None) -> 
     config = Config.named(config_name or DEFAULT_CONFIGS.get(prior_name, "ours_mnist"))
     if size == config.size:
         return config
-    return replace(config, size=size, centre=(size / 2, size / 2) if config.centre else None)
+    centre = (size / 2, size / 2) if config.centre else None
+    return replace(config, size=size, centre=centre, upright="")
 
 
 def find_prior(name: str, config: Config, device: torch.device | str = "cpu") -> Prior | None:

@@ -17,8 +17,8 @@ def build(specification: dict) -> MLP | ResidualUNet | TurnsNet | UNet:
     Parameters
     ----------
     specification : dict
-        ``{"kind": "unet" | "residual_unet" | "mlp" | "turns", ...}``; the other keys are the class's
-        arguments.
+        ``{"kind": "unet" | "residual_unet" | "mlp" | "turns", ...}``; the other keys are those of
+        the class.
 
     Raises
     ------

@@ -124,7 +124,7 @@ ROWS, FAINT, ABLATION = (
         name,
         _measure_rows,
         {**_READ["recorded"][name], "configs": _READ["configs"]},
-        ("mtd_gaussian_mlp", "mtd_mnist_vp", "mtd_mnist_epsilon"),
+        ("mtd_gaussian_mlp", "mtd_mnist_vp", "mtd_mnist_epsilon", "mtd_mnist_turns"),
     )
     for name in ("rows", "faint", "ablation")
 )
