@@ -228,7 +228,7 @@ def test_only_turns_that_the_rotations_leave_open_are_undone(count, allowed):
 def test_the_network_turns_most_digits_upright_more_than_the_prior_does():
     """Validation digits of every class, turned; those that look alike upside down included."""
     digits, prior = load_digits("validation"), load_prior("mtd_mnist_epsilon")
-    chosen = torch.from_numpy(digits.images[::8])
+    chosen = torch.from_numpy(digits.images[::4])
     right = {"mtd_mnist_turns": 0, "": 0}
     for number, digit in enumerate(chosen):
         upright = align_to_prior(digit, prior, (14, 14), generator(), rotations=1)
@@ -236,9 +236,9 @@ def test_the_network_turns_most_digits_upright_more_than_the_prior_does():
         for name in right:
             found = align_to_prior(moved, prior, (14, 14), generator(), upright=name)
             right[name] += bool(torch.equal(found, upright))
-    assert len(chosen) > 60
+    assert len(chosen) == 125
     assert right["mtd_mnist_turns"] > 0.85 * len(chosen)
-    assert right["mtd_mnist_turns"] > right[""]
+    assert right["mtd_mnist_turns"] > right[""] + 4
 
 
 def test_what_alignment_shifts_out_is_lost():
