@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from emlab.app.runner.reach import imported
+from emlab.app.reach import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "emlab"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emlab import chapters
-from emlab.app.runner.reach import code_hash
+from emlab.app.reach import code_hash
 from emlab.bench.claims import filled
 from tools.book import notebooks
 from tools.book.markdown import table

@@ -21,8 +21,8 @@ distributed = pytest.importorskip("distributed")
 # What every worker loads first: the functions that compute then leave a line before and after.
 COUNTING = """
 import os, time
+from emlab.app import blocks
 from emlab.app.commands import tsm
-from emlab.solvers import blocks
 
 def note(word, what):
     with open(os.environ["EMLAB_TEST_LOG"], "a") as log:

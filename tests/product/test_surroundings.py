@@ -61,7 +61,7 @@ from emlab.io import read_image, write_image
 from emlab.io.headers import write_like
 from emlab.io.volumes import create_volume
 from emlab.bench import Report
-from emlab.app.block_journal import keep_arrays
+from emlab.app.journal import keep_arrays
 from emlab.training import TrainingConfig
 from emlab.training.state import State
 

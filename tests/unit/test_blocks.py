@@ -13,9 +13,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from emlab.app.block_journal import Journal
 from emlab.app.blocks import block_shape_for, process_blocks
-from emlab.app.noise_field import NoiseField
+from emlab.app.journal import Journal
+from emlab.app.volumes import NoiseField
 from emlab.errors import EmlabError, InputError
 from emlab.io.volumes import create_volume, open_volume
 

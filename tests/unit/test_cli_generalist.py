@@ -9,7 +9,7 @@ import torch
 
 from emlab import weights
 from emlab.app import cli
-from emlab.app.noise_field import NoiseField
+from emlab.app.volumes import NoiseField
 from emlab.data.phantoms import neuropil
 from emlab.io import read_image, write_image
 from emlab.io.volumes import create_volume, open_volume

@@ -20,9 +20,8 @@ from emlab.app.own_image.asked import (
     guess_specimen,
     middle,
 )
-from emlab.app.own_image.learned import never
+from emlab.app.own_image.entrants import choose, peers, stein_width
 from emlab.app.own_image.page import Comparison, as_json, page
-from emlab.app.own_image.peers import choose, peers, stein_width
 from emlab.app.own_image.scores import error_left, remarks, score, score_untouched
 from emlab.errors import InputError
 from emlab.physics.kernels import gaussian_kernel
@@ -55,7 +54,7 @@ def question(**options):
 
 def entrant(function, **fields):
     ready = Ready(lambda image, random, seen: function(image))
-    return Entrant("mine", "Mine", "classical", "A test.", never, never, lambda q: ready, **fields)
+    return Entrant("mine", "Mine", "classical", "A test.", lambda q: ready, **fields)
 
 
 def peer(name):
@@ -294,8 +293,7 @@ def test_the_report_is_one_file_that_asks_for_nothing():
         "cells & <b>.tif", asked, {"file": "x"}, members, [answer(members[0], asked), refused],
         {"TSM": "no pixel size"}, settings={"seed": 0},
     )  # fmt: skip
-    numbers = compared.numbers()
-    text = page(compared, numbers)
+    text = page(compared)
     assert "cells &amp; &lt;b&gt;.tif" in text
     assert "it is &lt;too&gt; dark" in text
     assert set(re.findall(r'(?:src|href)="([^"#][^":,]{0,10})', text)) == {"data"}
@@ -304,7 +302,7 @@ def test_the_report_is_one_file_that_asks_for_nothing():
     assert len(pictures) >= 7
     assert all(re.search(r'alt="[^"]{10,}"', picture) for picture in pictures)
     assert text.count('class="emlab-curtain"') == 1
-    written = as_json(compared, numbers)
+    written = as_json(compared)
     assert written["length_unit"] == "nm"
     assert written["methods"][1]["problem"] == "it is <too> dark"
     assert written["methods"][0]["numbers"]["error"] < 1

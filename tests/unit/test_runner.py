@@ -23,8 +23,8 @@ from emlab.app.runner import (
     run_all,
     run_chapter,
 )
-from emlab.app.runner.process import ERROR_LINES, _environment, end_all
-from emlab.app.runner.reach import code_hash, fingerprint, reached
+from emlab.app.process import ERROR_LINES, _environment, end_all
+from emlab.app.reach import code_hash, fingerprint, reached
 from emlab.bench import Report
 from emlab.errors import InputError
 from emlab.runtime import REFERENCE_PROBE_SECONDS
@@ -82,7 +82,7 @@ def wait_for(path, seconds=180):
 def stub(monkeypatch):
     """Replace papermill by a function that copies the notebook and records error = 0.4."""
     calls = []
-    monkeypatch.setattr("emlab.app.runner.execution.probe_machine", lambda: REFERENCE_PROBE_SECONDS)
+    monkeypatch.setattr("emlab.app.runner.probe_machine", lambda: REFERENCE_PROBE_SECONDS)
 
     def execute(notebook, output, parameters, log, threads=None, timeout=None):
         calls.append(notebook.stem)
@@ -94,7 +94,7 @@ def stub(monkeypatch):
         report.save()
         return []
 
-    monkeypatch.setattr("emlab.app.runner.execution.execute", execute)
+    monkeypatch.setattr("emlab.app.runner.execute", execute)
     return calls
 
 
@@ -238,9 +238,7 @@ def test_all_chapters_run_after_a_failure_and_status_json_tells(tmp_path, stub):
 
 
 def test_the_status_tells_how_fast_the_machine_is(tmp_path, stub, monkeypatch):
-    monkeypatch.setattr(
-        "emlab.app.runner.execution.probe_machine", lambda: 3 * REFERENCE_PROBE_SECONDS
-    )
+    monkeypatch.setattr("emlab.app.runner.probe_machine", lambda: 3 * REFERENCE_PROBE_SECONDS)
     write_notebook(tmp_path / "notebooks" / "00_good.ipynb", GOOD)
     run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks")
     assert json.loads((tmp_path / "out" / "status.json").read_text())["times_reference"] == 3
@@ -276,8 +274,8 @@ def test_chapters_run_side_by_side_and_share_the_cores(tmp_path, stub, monkeypat
         seen.append(threads)
         return ChapterResult(path.stem, "smoke", "passed", 1.0)
 
-    monkeypatch.setattr("emlab.app.runner.execution.run_chapter", run)
-    monkeypatch.setattr("emlab.app.runner.execution.usable_cores", lambda: 4)
+    monkeypatch.setattr("emlab.app.runner.run_chapter", run)
+    monkeypatch.setattr("emlab.app.runner.usable_cores", lambda: 4)
     for slug in ("00_a", "01_b", "02_c", "03_d"):
         write_notebook(tmp_path / "notebooks" / f"{slug}.ipynb", GOOD)
     results = run_all("smoke", tmp_path / "out", notebooks=tmp_path / "notebooks")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from emlab.app.noise_field import NoiseField
+from emlab.app.volumes import NoiseField
 from emlab.errors import InputError
 from emlab.models import UNet
 from emlab.priors import FlowPrior, GaussianPrior

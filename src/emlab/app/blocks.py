@@ -7,57 +7,121 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from emlab.app.block_journal import Journal, write_array
-from emlab.app.block_layout import BlockAxis, Triple, block_shape_for, lay_out, triple
+from emlab.app.journal import Journal, write_array
 from emlab.app.tasks import Crew, quiet_threads
 from emlab.errors import EmlabError, InputError
+from emlab.io.volumes import Volume
 from emlab.runtime import Stopwatch, atomic_path
+from emlab.solvers.tiling import blend_weights, tile_positions
 
-__all__ = ["BlockRun", "block_shape_for", "process_blocks"]
-
+Triple = tuple[int, ...]  # (z, y, x)
+Source = Volume | np.ndarray
 BlockFunction = Callable[[np.ndarray, Triple], np.ndarray | Tensor]
+OWN_COPIES = 6  # arrays of the size of a result that `process_blocks` holds beside the function's
 
 
-class Source(Protocol):
-    """What is read: a NumPy array, a `Volume`, ..."""
+class BlockAxis:
+    """Blocks along one axis, in source voxels unless said otherwise.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(D, H, W)``."""
+    A block is read with its halo, keeps what is inside the halo, shares a part of that with its
+    neighbours (where results are blended), and owns what lies before the next block starts.
 
-    def __getitem__(self, index: Any) -> np.ndarray: ...
+    Attributes
+    ----------
+    kept
+        Voxels that every block keeps.
+    starts
+        Where what they keep starts.
+    read
+        What each block reads.
+    inside
+        What of its result each block keeps, in target voxels.
+    owned
+        Start and stop of what each block owns.
+    before
+        For each block those up to it that keep a part of what it owns.
+    last_user
+        For each block the last one that owns a part of what it keeps.
+    weights
+        ``(blocks, kept * scale)``: weight of each block at the target voxels it keeps.
+    """
+
+    def __init__(self, length: int, block: int, halo: int, overlap: int, scale: int) -> None:
+        self.scale = scale
+        self.kept = kept = length if block >= length else block - 2 * halo
+        self.starts = starts = tile_positions(length, kept, overlap if kept < length else 0)
+        self.read = [slice(max(0, s - halo), min(length, s + kept + halo)) for s in starts]
+        skipped = [s - part.start for s, part in zip(starts, self.read, strict=True)]
+        self.inside = [slice(n * scale, (n + kept) * scale) for n in skipped]
+        self.owned = list(pairwise([*starts, length]))
+        self.before = [[j for j, t in enumerate(starts) if s - kept < t <= s] for s in starts]
+        self.last_user = [sum(t < s + kept for t in starts) - 1 for s in starts]
+        self.weights = blend_weights([s * scale for s in starts], kept * scale).numpy()
 
 
-class Target(Protocol):
-    """What is written: a NumPy array, a `NewVolume`, ..."""
+def block_shape_for(
+    memory_mb: float,
+    shape: Sequence[int],
+    *,
+    halo: int | Sequence[int] = 0,
+    overlap: int | Sequence[int] | None = None,
+    scale: Sequence[int] = (1, 1, 1),
+    copies: int = 8,
+) -> Triple:
+    """Return the largest block, near a cube of target voxels, that fits into so much memory.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(D, H, W)``."""
+    Parameters
+    ----------
+    memory_mb
+        Megabytes (2**20 bytes) beyond what the process and its network take without any block.
+    shape
+        (D, H, W) of the source.
+    halo, overlap, scale
+        As for `process_blocks`.
+    copies
+        float32 arrays of the size of its result that the function holds at once at most.
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels."""
+    Raises
+    ------
+    InputError
+        Too little memory for the halo and overlap; the message says how much is needed.
+    """
+    halos, scales = _triple(halo, "halo"), _triple(scale, "scale")
+    overlaps = halos if overlap is None else _triple(overlap, "overlap")
+    lengths = _triple(shape, "shape")
 
-    def __setitem__(self, index: Any, values: np.ndarray) -> None: ...
+    def at(edge: int) -> Triple:
+        return tuple(min(n, max(1, edge // f)) for n, f in zip(lengths, scales, strict=True))
+
+    def megabytes(edge: int) -> float:
+        return math.prod(at(edge)) * math.prod(scales) * 4 * (copies + OWN_COPIES) / 2**20
+
+    smallest = max(
+        f * min(n, 2 * h + o + 1)
+        for n, h, o, f in zip(lengths, halos, overlaps, scales, strict=True)
+    )
+    if megabytes(smallest) > memory_mb:
+        raise InputError(
+            f"blocks with halo {halos} and overlap {overlaps} need at least "
+            f"{math.ceil(megabytes(smallest))} MB, not {memory_mb:g}; allow more memory"
+        )
+    low, high = smallest, max(n * f for n, f in zip(lengths, scales, strict=True)) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if megabytes(middle) <= memory_mb else (low, middle)
+    return at(low)
 
 
 @dataclass(frozen=True)
 class BlockRun:
-    """What `process_blocks` did.
-
-    Attributes
-    ----------
-    computed
-        Those computed in this run; the others were there from an interrupted one.
-    """
+    """What `process_blocks` did: ``computed`` in this run, the others in an interrupted one."""
 
     blocks: int
     computed: int
@@ -66,7 +130,7 @@ class BlockRun:
 
 def process_blocks(
     source: Source,
-    target: Target,
+    target: Any,
     block: Sequence[int],
     halo: int | Sequence[int],
     function: BlockFunction,
@@ -92,7 +156,8 @@ def process_blocks(
     source
         (D, H, W), read box by box.
     target
-        (D*fz, H*fy, W*fx), written box by box. Integer types are rounded and clipped.
+        (D*fz, H*fy, W*fx), written box by box: a `NewVolume`, an array or alike. Integer types are
+        rounded and clipped.
     block
         Shape of what is read at once, in source voxels, halo included (see `block_shape_for`).
         Blocks at the border of the volume have no halo there.
@@ -126,10 +191,10 @@ def process_blocks(
     EmlabError
         The disk is full.
     """
-    halos = triple(halo, "halo")
-    overlaps = halos if overlap is None else triple(overlap, "overlap")
-    scales, blocks = triple(scale, "scale"), triple(block, "block")
-    axes = lay_out(source.shape, target.shape, blocks, halos, overlaps, scales)
+    halos = _triple(halo, "halo")
+    overlaps = halos if overlap is None else _triple(overlap, "overlap")
+    scales, blocks = _triple(scale, "scale"), _triple(block, "block")
+    axes = _lay_out(source.shape, target.shape, blocks, halos, overlaps, scales)
     facts = {
         **(settings or {}),
         "source file": str(getattr(source, "stamp", "")),
@@ -142,14 +207,45 @@ def process_blocks(
     }
     folder = journal if journal is not None else getattr(target, "journal", None)
     with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="emlab-") as place:
-        notes = Journal(Path(place), facts, axes, lasting=bool(folder))
+        last_users = [axis.last_user for axis in axes]
+        notes = Journal(Path(place), facts, last_users, lasting=bool(folder))
         with notes.opened(fresh=not getattr(target, "resumed", True)):
             return _run(source, target, function, axes, notes, progress, crew)
 
 
+def _triple(value: int | Sequence[int], name: str) -> Triple:
+    """Return three numbers (z, y, x) of one or three; `InputError` for any other count."""
+    given = (value,) * 3 if isinstance(value, int) else tuple(int(n) for n in value)
+    if len(given) != 3:
+        raise InputError(f"{name} takes three numbers (z, y, x), got {value}")
+    return given
+
+
+def _lay_out(
+    shape: Triple, made: Triple, blocks: Triple, halos: Triple, overlaps: Triple, scales: Triple
+) -> list[BlockAxis]:
+    """Check that everything fits and lay out the blocks."""
+    if len(shape) != 3 or min(shape) < 1 or min(scales) < 1:
+        raise InputError(f"blocks are cut from volumes (D, H, W), got {shape} times {scales}")
+    expected = tuple(n * f for n, f in zip(shape, scales, strict=True))
+    if tuple(made) != expected:
+        raise InputError(f"the target has shape {tuple(made)} instead of {expected}; make it so")
+    axes = []
+    for name, length, block, halo, overlap, scale in zip(
+        "zyx", shape, blocks, halos, overlaps, scales, strict=True
+    ):
+        if halo < 0 or overlap < 0 or (block < length and block <= 2 * halo + overlap):
+            raise InputError(
+                f"along {name} blocks of {block} are too small for a halo of {halo} and an overlap "
+                f"of {overlap}; take blocks above {2 * halo + overlap}, or less of those"
+            )
+        axes.append(BlockAxis(length, block, halo, overlap, scale))
+    return axes
+
+
 def _run(
     source: Source,
-    target: Target,
+    target: Any,
     function: BlockFunction,
     axes: list[BlockAxis],
     notes: Journal,
@@ -162,8 +258,7 @@ def _run(
     calls = ((source, function, _Box.of(axes, index), notes.place(index)) for index in missing)
     awaited = iter(()) if crew is None else crew.each(_keep_apart, calls)
     with Stopwatch() as watch:
-        for number, (z, y, x) in enumerate(product(*map(range, notes.counts))):
-            index = (z, y, x)
+        for number, index in enumerate(product(*map(range, notes.counts))):
             if number >= notes.written:
                 if index in missing and crew is not None:
                     next(awaited)
@@ -186,21 +281,19 @@ def _run(
 class _Box:
     """Where a block is read, and what of the function of it is kept, in target voxels."""
 
-    origin: Triple
     read: tuple[slice, ...]
     kept: tuple[slice, ...]
     scale: Triple
 
+    @property
+    def origin(self) -> Triple:
+        return tuple(part.start for part in self.read)
+
     @classmethod
     def of(cls, axes: list[BlockAxis], index: Triple) -> _Box:
-        bounds = [axis.read[i] for axis, i in zip(axes, index, strict=True)]
-        kept = []
-        for axis, i, (start, _) in zip(axes, index, bounds, strict=True):
-            skipped = (axis.starts[i] - start) * axis.scale
-            kept.append(slice(skipped, skipped + axis.kept * axis.scale))
-        z, y, x = (start for start, _ in bounds)
-        a, b, c = (axis.scale for axis in axes)
-        return cls((z, y, x), tuple(slice(*bound) for bound in bounds), tuple(kept), (a, b, c))
+        pairs = list(zip(axes, index, strict=True))
+        read, kept = tuple(a.read[i] for a, i in pairs), tuple(a.inside[i] for a, i in pairs)
+        return cls(read, kept, tuple(axis.scale for axis in axes))
 
 
 def _keep_apart(source: Source, function: BlockFunction, box: _Box, file: Path) -> None:
@@ -213,13 +306,14 @@ def _keep_apart(source: Source, function: BlockFunction, box: _Box, file: Path) 
 
 def _compute(source: Source, function: BlockFunction, box: _Box) -> np.ndarray:
     """Read a block; return what is kept of the function of it."""
+    origin = box.origin
     given = np.array(source[box.read], dtype=np.float32)
     if not np.isfinite(given).all():
         raise InputError(
             f"the volume has voxels that are NaN or infinite in the block of shape {given.shape} "
-            f"at {box.origin}; replace them (for example by the median of their neighbours)"
+            f"at {origin}; replace them (for example by the median of their neighbours)"
         )
-    result = np.asarray(function(given, box.origin), dtype=np.float32)
+    result = np.asarray(function(given, origin), dtype=np.float32)
     expected = tuple(n * factor for n, factor in zip(given.shape, box.scale, strict=True))
     if result.shape != expected:
         raise InputError(
@@ -228,24 +322,22 @@ def _compute(source: Source, function: BlockFunction, box: _Box) -> np.ndarray:
         )
     if not np.isfinite(result).all():
         raise EmlabError(
-            f"the result of the block at {box.origin} is not finite; check the noise level and the "
+            f"the result of the block at {origin} is not finite; check the noise level and the "
             f"weights"
         )
     return result[box.kept]
 
 
 def _write(
-    target: Target, axes: list[BlockAxis], notes: Journal, index: Triple, own: np.ndarray
+    target: Any, axes: list[BlockAxis], notes: Journal, index: Triple, own: np.ndarray
 ) -> None:
     """Blend what a block owns with what its neighbours made of it, and write that."""
     bounds = [axis.owned[i] for axis, i in zip(axes, index, strict=True)]
-    lengths = [
-        (stop - start) * axis.scale for axis, (start, stop) in zip(axes, bounds, strict=True)
-    ]
+    box = [slice(s * axis.scale, e * axis.scale) for axis, (s, e) in zip(axes, bounds, strict=True)]
+    lengths = [part.stop - part.start for part in box]
     own = own[tuple(slice(length) for length in lengths)]
     blended = np.array(own)
-    before = [axis.before[i] for axis, i in zip(axes, index, strict=True)]
-    for other in product(before[0], before[1], before[2]):
+    for other in product(*(axis.before[i] for axis, i in zip(axes, index, strict=True))):
         if other == index:
             continue
         theirs = notes.result(other)
@@ -253,25 +345,20 @@ def _write(
             raise InputError(
                 f"{notes.folder} has lost the result of block {other}; delete it to start again"
             )
-        here: list[slice] = []
-        there: list[slice] = []
-        weights: list[np.ndarray] = []
-        for axis, i, j in zip(axes, index, other, strict=True):
+        here, there, weights = [], [], []
+        for axis, i, j, length in zip(axes, index, other, lengths, strict=True):
             skipped = (axis.starts[i] - axis.starts[j]) * axis.scale
-            stop = min(axis.kept * axis.scale, skipped + lengths[len(here)])
+            stop = min(axis.kept * axis.scale, skipped + length)
             here.append(slice(0, stop - skipped))
             there.append(slice(skipped, stop))
             weights.append(axis.weights[j, skipped:stop])
-        a, b, c = weights
         part = theirs[tuple(there)] - own[tuple(here)]
-        part *= a[:, None, None]
-        part *= b[:, None]
-        part *= c
+        for weight in np.ix_(*weights):
+            part *= weight
         blended[tuple(here)] += part
     if np.issubdtype(target.dtype, np.integer):
         limits = np.iinfo(target.dtype)
         blended = np.clip(np.rint(blended), limits.min, limits.max)
-    box = [slice(s * axis.scale, e * axis.scale) for axis, (s, e) in zip(axes, bounds, strict=True)]
     target[tuple(box)] = blended.astype(target.dtype, copy=False)
     if hasattr(target, "flush"):
         target.flush()

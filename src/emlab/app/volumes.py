@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Protocol
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from emlab import weights
-from emlab.app.blocks import BlockRun, Source, Target, block_shape_for, process_blocks
-from emlab.app.noise_field import NoiseField
+from emlab.app.blocks import BlockRun, Source, block_shape_for, process_blocks
 from emlab.app.tasks import Crew
 from emlab.errors import InputError
+from emlab.io.volumes import NewVolume
 from emlab.methods import generalist
 from emlab.methods.generalist import Found
 from emlab.methods.generalist_config import Config
@@ -39,35 +39,93 @@ MARGIN = 16
 # float32 arrays of the size of its result that a solver holds at once, for one sample.
 COPIES = 16
 _SURVEYED_PLANES = 16
+# Side of the cells of noise that are drawn at once, by number of axes: about 4096 values each.
+CELLS = {1: 4096, 2: 64, 3: 16}
 
 
-class VolumeTarget(Target, Protocol):
-    """What is written: a `NewVolume`."""
+class NoiseField:
+    """Endless white Gaussian noise, one independent field for every step of a sampler.
 
-    @property
-    def resumed(self) -> bool:
-        """Whether an earlier, unfinished run is gone on with."""
+    Two blocks that overlap see the same noise where they overlap, whatever their shapes and
+    whichever is computed first, so a sampler that is run block by block draws one sample and not a
+    patchwork. The values come from a counter-based generator (Philox, Salmon et al. 2011, "Parallel
+    random numbers: as easy as 1, 2, 3"): its key is (seed, stream and step), its counter starts at
+    the coordinates of a cell, and so any place can be drawn without the places before it.
 
-    @property
-    def journal(self) -> Path:
-        """Where the blocks that are done are noted."""
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2**63 - 1.
+    stream : int
+        Number of the sample, from 0 to 2**31 - 1; different streams are independent.
+    """
 
-    def flush(self) -> None:
-        """Bring what was written to the disk."""
+    def __init__(self, seed: int, stream: int = 0) -> None:
+        if not 0 <= seed < 2**63 or not 0 <= stream < 2**31:
+            raise InputError(
+                f"a noise field needs a seed from 0 to 2**63 - 1 and a stream from 0 to 2**31 - 1, "
+                f"got {seed} and {stream}"
+            )
+        self.seed, self.stream = int(seed), int(stream)
+
+    def at(
+        self,
+        step: int,
+        origin: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Return the noise of a step in a box.
+
+        Parameters
+        ----------
+        step : int
+            From 0 to 2**32 - 1.
+        origin : sequence of int
+            Global coordinates of the first pixel, one to three axes; may be negative.
+        device : torch.device or str
+            Where the result goes; its values are the same on every device.
+
+        Returns
+        -------
+        Tensor
+            `shape`, float32, N(0, 1), independent from pixel to pixel.
+        """
+        axes = len(shape)
+        if axes not in CELLS or len(origin) != axes:
+            raise InputError(
+                f"noise needs an origin and a shape of 1 to 3 axes, got {tuple(origin)} and "
+                f"{tuple(shape)}"
+            )
+        if not 0 <= step < 2**32:
+            raise InputError(f"the step of a noise field must be from 0 to 2**32 - 1, got {step}")
+        side = CELLS[axes]
+        first = [start // side for start in origin]
+        last = [-(-(start + size) // side) for start, size in zip(origin, shape, strict=True)]
+        bits = np.random.Philox(key=[self.seed, step + (self.stream << 32)])
+        state = bits.state
+        random = np.random.Generator(bits)
+        noise = np.empty(tuple(shape), np.float32)
+        cell = np.empty((side,) * axes, np.float32)
+        for place in product(*(range(a, b) for a, b in zip(first, last, strict=True))):
+            state["state"]["counter"][:] = [0, *(c % 2**64 for c in place), *[0] * (3 - axes)]
+            bits.state = state
+            random.standard_normal(dtype=np.float32, out=cell)
+            inside, outside = [], []
+            for c, start, size in zip(place, origin, shape, strict=True):
+                low, high = max(c * side, start), min((c + 1) * side, start + size)
+                inside.append(slice(low - c * side, high - c * side))
+                outside.append(slice(low - start, high - start))
+            noise[tuple(outside)] = cell[tuple(inside)]
+        return torch.from_numpy(noise).to(device)
 
 
 @dataclass(frozen=True)
 class Survey:
     """What all blocks of a volume share.
 
-    Attributes
-    ----------
-    scale : GreyScale
-        From the mean and variance of the whole volume.
-    noise_sigma : float
-        Standard deviation of the noise, in grey levels.
-    spectrum : NoiseSpectrum or None
-        Of coloured noise.
+    The grey scale from the mean and variance of the whole volume, the standard deviation of the
+    noise in grey levels, and the spectrum of coloured noise.
     """
 
     scale: GreyScale
@@ -127,138 +185,64 @@ def survey(
     return Survey(GreyScale.from_moments(mean, variance, noise_sigma), noise_sigma, spectrum)
 
 
-def restore_volume(
-    source: Source,
-    target: VolumeTarget,
-    config: Config,
-    shared: Survey,
-    *,
-    factor: int = 1,
-    axial: str = "average",
-    samples: int = 1,
-    spread: VolumeTarget | None = None,
-    seed: int = 0,
-    memory_mb: float = 2048.0,
-    prior: Prior | None = None,
-    device: torch.device | str = "cpu",
-    settings: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    crew: Crew | None = None,
-) -> BlockRun:
-    """Denoise a volume plane by plane (factor 1), or make it isotropic, a block at a time.
-
-    All blocks have the grey scale of the whole volume and see one noise field, so that neighbours
-    agree where they overlap.
-
-    Parameters
-    ----------
-    source
-        ``(D, H, W)``, read box by box.
-    target
-        ``(D * factor, H, W)``, written box by box: mean of the samples in grey levels.
-    factor, axial
-        As for `generalist.isotropic`.
-    samples : int
-        Computed one after the other; `seed` and their number make their noise.
-    spread
-        Like `target`, for the standard deviation over the samples.
-    memory_mb : float
-        Megabytes (2**20 bytes) beyond what the process and its network take without any block.
-    settings
-        What a resumed run must have in common beyond the arguments here, such as the weights' hash.
-    prior
-        Default: that of the configuration; each worker of a crew then loads it once.
-    crew
-        Who restores the blocks, each with `memory_mb`; see `process_blocks`.
-
-    Raises
-    ------
-    InputError
-        A solver that cannot be fed with a noise field, too little memory, a journal of other
-        settings.
-    """
-    coloured = shared.spectrum is not None
-    task = "isotropic" if factor > 1 else "denoise_coloured" if coloured else "denoise"
-    solver = config.solvers[task]
-    if not isinstance(solver, (*ONE_ESTIMATE, RestoreConfig, DiffuseBackConfig)):
-        raise InputError(
-            f"a volume that does not fit into {memory_mb:g} MB needs the config ours or samples; "
-            f"allow more memory or choose one of those"
-        )
-    if isinstance(solver, ONE_ESTIMATE):
-        samples = 1
-    if spread is not None and samples < 2:
-        raise InputError("the spread needs at least 2 samples of a sampler")
-    halo = (math.ceil(MARGIN / factor) if factor > 1 else 0, MARGIN, MARGIN)
-    scale = (factor, 1, 1 if spread is None else 2)
-    function = _Restorer(
-        config, shared, factor, axial, samples, spread is not None, seed, prior, str(device)
-    )
-    facts = {
-        "task": task,
-        "axial": axial,
-        "config": {"prior": config.prior, **asdict(solver), "tile": config.tile},
-        "noise": shared.noise_sigma,
-        "samples": samples,
-        "seed": seed,
-        **(settings or {}),
-    }
-    return process_blocks(
-        source,
-        target if spread is None else _Interleaved(target, spread),
-        block_shape_for(memory_mb, source.shape, halo=halo, scale=scale, copies=COPIES),
-        halo,
-        function,
-        scale=scale,
-        settings=facts,
-        progress=progress,
-        crew=crew,
-    )
-
-
 @dataclass(frozen=True)
-class _Restorer:
-    """Restores a block; can be sent to a worker, which then loads the prior itself."""
+class Restorer:
+    """Denoises a block plane by plane (factor 1), or makes it isotropic, as a part of its volume.
+
+    It can be sent to a worker, which then loads the prior of the configuration once. Samples are
+    computed one after the other; the seed and their number make their noise. The result is their
+    mean in grey levels; with a spread, columns of mean and standard deviation take turns. The
+    factor and ``axial`` are those of `generalist.isotropic`.
+    """
 
     config: Config
     shared: Survey
-    factor: int
-    axial: str
-    samples: int
-    with_spread: bool
-    seed: int
-    prior: Prior | None
-    device: str
+    factor: int = 1
+    axial: str = "average"
+    samples: int = 1
+    with_spread: bool = False
+    seed: int = 0
+    prior: Prior | None = None
+    device: str = "cpu"
 
-    def __call__(self, block: np.ndarray, origin: tuple[int, int, int]) -> np.ndarray:
+    @property
+    def task(self) -> str:
+        """Name of the solver in the configuration."""
+        if self.factor > 1:
+            return "isotropic"
+        return "denoise" if self.shared.spectrum is None else "denoise_coloured"
+
+    @property
+    def drawn(self) -> int:
+        """Samples that the solver draws; one if it draws none."""
+        return 1 if isinstance(self.config.solvers[self.task], ONE_ESTIMATE) else self.samples
+
+    def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
+        """Restore a block ``(d, h, w)`` whose first voxel lies at ``origin`` in the volume."""
         mean = self._one(block, origin, 0).image
         squares = np.zeros_like(mean)
-        for sample in range(1, self.samples):
+        for sample in range(1, self.drawn):
             image = self._one(block, origin, sample).image
             change = image - mean
             mean += change / (sample + 1)
             squares += change * (image - mean)
         if not self.with_spread:
             return mean
-        return np.stack([mean, np.sqrt(squares / self.samples)], -1).reshape(*mean.shape[:-1], -1)
+        return np.stack([mean, np.sqrt(squares / self.drawn)], -1).reshape(*mean.shape[:-1], -1)
 
-    def _one(self, block: np.ndarray, origin: tuple[int, int, int], sample: int) -> Found:
+    def _one(self, block: np.ndarray, origin: tuple[int, ...], sample: int) -> Found:
         field = NoiseField(self.seed, sample)
         place = (origin[0] * self.factor, *origin[1:])
-
-        def noise(step: int, shape: tuple[int, ...]) -> Tensor:
-            return field.at(step, place, shape[-3:])[None]
-
-        spectrum = self.shared.spectrum
-        device = choose_device(self.device)
+        spectrum, device = self.shared.spectrum, choose_device(self.device)
+        version = weights.card(self.config.prior).sha256
         options: dict[str, Any] = {
             "noise_sigma": self.shared.noise_sigma if spectrum is None else None,
             "spectrum": spectrum,
             "scale": self.shared.scale,
             "samples": 1,
-            "prior": self.prior or _loaded(self.config.prior, device, self._version()),
+            "prior": self.prior or _loaded(self.config.prior, device, version),
             "device": device,
-            "noise": noise,
+            "noise": lambda step, shape: field.at(step, place, shape[-3:])[None],
         }
         turns = make_generator(self.seed + sample)  # the same in every block
         config = self.config
@@ -266,11 +250,70 @@ class _Restorer:
             return generalist.isotropic(
                 block, self.factor, config, turns, axial=self.axial, **options
             )
-        coloured = spectrum is not None
-        return generalist.denoise(block, config, turns, coloured=coloured, **options)
+        return generalist.denoise(block, config, turns, coloured=spectrum is not None, **options)
 
-    def _version(self) -> str:
-        return weights.card(self.config.prior).sha256
+
+def restore_volume(
+    source: Source,
+    targets: Sequence[NewVolume],
+    restorer: Restorer,
+    *,
+    memory_mb: float = 2048.0,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    crew: Crew | None = None,
+) -> BlockRun:
+    """Restore a volume ``(D, H, W)`` a block at a time.
+
+    All blocks have the grey scale of the whole volume and see one noise field, so that neighbours
+    agree where they overlap.
+
+    Parameters
+    ----------
+    targets
+        ``(D * factor, H, W)``, written box by box; a second one takes the spread.
+    memory_mb
+        Megabytes (2**20 bytes) beyond what the process (each worker) and its network take without
+        any block.
+    settings
+        What a resumed run must have in common beyond the restorer, such as the weights' hash.
+    crew
+        Who restores the blocks; see `process_blocks`.
+
+    Raises
+    ------
+    InputError
+        A solver that cannot be fed with a noise field, too little memory, a journal of other
+        settings.
+    """
+    config, solver = restorer.config, restorer.config.solvers[restorer.task]
+    if not isinstance(solver, (*ONE_ESTIMATE, RestoreConfig, DiffuseBackConfig)):
+        raise InputError(
+            f"a volume that does not fit into {memory_mb:g} MB needs the config ours or samples; "
+            f"allow more memory or choose one of those"
+        )
+    halo = (math.ceil(MARGIN / restorer.factor) if restorer.factor > 1 else 0, MARGIN, MARGIN)
+    scale = (restorer.factor, 1, len(targets))
+    facts = {
+        "task": restorer.task,
+        "axial": restorer.axial,
+        "config": {"prior": config.prior, **asdict(solver), "tile": config.tile},
+        "noise": restorer.shared.noise_sigma,
+        "samples": restorer.drawn,
+        "seed": restorer.seed,
+        **(settings or {}),
+    }
+    return process_blocks(
+        source,
+        targets[0] if len(targets) == 1 else _Interleaved(*targets),
+        block_shape_for(memory_mb, source.shape, halo=halo, scale=scale, copies=COPIES),
+        halo,
+        restorer,
+        scale=scale,
+        settings=facts,
+        progress=progress,
+        crew=crew,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -282,7 +325,7 @@ def _loaded(name: str, device: torch.device, version: str) -> Prior:
 class _Interleaved:
     """Two volumes as one of twice the width: even columns the estimate, odd ones the spread."""
 
-    def __init__(self, estimate: VolumeTarget, spread: VolumeTarget) -> None:
+    def __init__(self, estimate: NewVolume, spread: NewVolume) -> None:
         self.estimate, self.spread = estimate, spread
         self.shape = (*estimate.shape[:-1], 2 * estimate.shape[-1])
         self.dtype, self.journal = estimate.dtype, estimate.journal

@@ -41,8 +41,8 @@ from emlab.app.own_image.asked import (
     find_noise,
     guess_specimen,
 )
+from emlab.app.own_image.entrants import choose
 from emlab.app.own_image.page import Comparison, as_json, page
-from emlab.app.own_image.peers import choose
 from emlab.bench import format_table
 from emlab.errors import InputError
 from emlab.io import WRITABLE

@@ -59,15 +59,10 @@ def find_noise(
 ) -> FoundNoise:
     """Estimate level and spectrum, and decide whether the noise counts as white.
 
-    Parameters
-    ----------
-    pixels : ndarray
-        ``(H, W)``, 64 pixels a side or more.
-    given : float, optional
-        Standard deviation of white noise instead of the estimate.
-    coloured : bool, optional
-        What it counts as; default: coloured if neighbours correlate by .1 or more and the task is
-        denoising. (A blurred or coarse image is smooth itself, so its noise counts as white.)
+    The pixels are ``(H, W)``, 64 a side or more; a level that is given is that of white noise.
+    Unless ``coloured`` says it, noise counts as coloured if neighbours correlate by .1 or more and
+    the task is denoising. (A blurred or coarse image is smooth itself, so its noise counts as
+    white.)
     """
     estimate = estimate_noise_spectrum(pixels)
     correlation = estimate.correlation
@@ -132,6 +127,24 @@ class Question:
         variance = float(self.pixels.var(dtype=np.float64))
         return math.sqrt(max(variance - self.noise.sigma**2, 0.01 * variance))
 
+    def measured(self, image: Grey) -> Grey:
+        """What the instrument makes of an image on the grid of the results."""
+        return self.operator.A(torch.from_numpy(np.ascontiguousarray(image))).numpy()
+
+    def on_fine_grid(self, pixels: Grey) -> Grey:
+        """Pixels of the window, repeated to the grid of the results."""
+        return pixels.repeat(self.factor, 0).repeat(self.factor, 1)
+
+    @property
+    def pixel_nm(self) -> float:
+        """Pixel size in nm; 1 where it is unknown, so that lengths are in pixels."""
+        return 1.0 if self.pixel_size_angstrom is None else self.pixel_size_angstrom / 10
+
+    @property
+    def length_unit(self) -> str:
+        """Of lengths in the report."""
+        return "pixels" if self.pixel_size_angstrom is None else "nm"
+
     @property
     def fine_pixel_size_angstrom(self) -> float | None:
         """Pixel size of the results."""
@@ -140,13 +153,7 @@ class Question:
 
     @property
     def grey_scale(self) -> GreyScale:
-        """Grey levels and the units of the prior of tissue.
-
-        Raises
-        ------
-        InputError
-            Nearly all of the window's contrast is noise.
-        """
+        """Of the prior of tissue; an `InputError` if nearly all of the contrast is noise."""
         return GreyScale.of(self.pixels, self.noise.sigma)
 
     @cached_property
@@ -215,20 +222,20 @@ class Entrant:
     """A method that may take part.
 
     ``name`` is for options and files, ``label`` for readers; ``kind`` is learned (shipped weights),
-    classical or self-taught (from this image alone). ``impossible`` tells why it cannot take part,
-    ``unsuited`` why it should not unless it is asked for by name; empty if it can and should.
-    ``prepare`` loads what it needs; ``weights`` are names of `emlab weights list`.
+    classical or self-taught (from this image alone). ``prepare`` loads what it needs; ``weights``
+    are names of `emlab weights list`. ``impossible`` tells why it cannot take part, ``unsuited``
+    why it should not unless it is asked for by name; empty if it can and should.
     """
 
     name: str
     label: str
     kind: str
     about: str
-    impossible: Callable[[Question], str]
-    unsuited: Callable[[Question], str]
     prepare: Callable[[Question], Ready]
     tasks: tuple[str, ...] = TASKS
     weights: tuple[str, ...] = ()
+    impossible: Callable[[Question], str] = lambda question: ""
+    unsuited: Callable[[Question], str] = lambda question: ""
 
 
 @dataclass(frozen=True)
@@ -284,17 +291,9 @@ def answer(
 ) -> Answer:
     """Let one method restore the window, its halves and pure noise.
 
-    Parameters
-    ----------
-    spread_side : int
-        Side of the crop in the middle whose posterior spread is drawn; 0 draws none.
-    progress : callable, optional
-        Gives a callback ``(done, total)`` for a step named in words.
-
-    Returns
-    -------
-    Answer
-        A method that refuses the image has its reason in `problem`; others go on.
+    The posterior's spread is drawn of the crop of ``spread_side`` pixels in the middle, if any;
+    ``progress`` gives a callback ``(done, total)`` for a step named in words. A method that refuses
+    the image has its reason in `Answer.problem`; others go on.
     """
     follow = progress or (lambda _: lambda done, total: None)
     try:

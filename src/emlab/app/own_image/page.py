@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,11 +17,8 @@ from emlab.app.own_image.asked import Answer, Entrant, Grey, Question, middle
 from emlab.app.own_image.scores import (
     COLUMNS,
     FRC_THRESHOLD,
-    Column,
     Numbers,
     halves_curve,
-    on_fine_grid,
-    pixel_nm,
     remarks,
     score,
     score_untouched,
@@ -63,22 +61,32 @@ class Comparison:
         refused = {e.label: f"it refused: {a.problem}" for e, a in both if a.image is None}
         return {**refused, **self.left_out}
 
+    @cached_property
     def numbers(self) -> dict[str, Numbers]:
         """By method name; ``input`` is the image itself."""
         scored = {e.name: score(a, self.question) for e, a in self.pairs()}
         return {"input": score_untouched(self.question), **scored}
 
+    @cached_property
+    def grey(self) -> tuple[float, float]:
+        """Black and white for all: what the results span, without the outermost half per cent."""
+        images = [a.image for _, a in self.pairs() if a.image is not None]
+        pooled = np.concatenate([i.ravel()[::7] for i in images or [self.question.pixels]])
+        low, high = np.percentile(pooled, [0.5, 99.5])
+        room = 0.05 * (high - low) or self.question.noise.sigma
+        return float(low - room), float(high + room)
 
-def as_json(comparison: Comparison, numbers: Mapping[str, Numbers]) -> dict[str, Any]:
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Everything in the report but the pictures."""
-    question = comparison.question
+    question, numbers = comparison.question, comparison.numbers
     noise = question.noise
     return {
         "image": comparison.name,
         "task": question.task,
         "specimen": question.specimen,
         "pixel_size_angstrom": question.pixel_size_angstrom,
-        "length_unit": _length_unit(question),
+        "length_unit": question.length_unit,
         "facts": dict(comparison.facts),
         "noise": {
             "sigma": noise.sigma,
@@ -87,7 +95,7 @@ def as_json(comparison: Comparison, numbers: Mapping[str, Numbers]) -> dict[str,
             "neighbour_correlation_y_x": list(noise.correlation),
             "over_contrast": noise.sigma / question.contrast,
         },
-        "columns": {column.key: column.meaning for column in COLUMNS},
+        "columns": {column.name: column.note for column in COLUMNS},
         "input": numbers["input"],
         "methods": [
             {
@@ -108,41 +116,51 @@ def as_json(comparison: Comparison, numbers: Mapping[str, Numbers]) -> dict[str,
     }
 
 
-def page(comparison: Comparison, numbers: Mapping[str, Numbers]) -> str:
+def page(comparison: Comparison) -> str:
     """The report: HTML with its pictures and styles inside."""
     question, pairs, stamp = comparison.question, comparison.pairs(), environment_stamp()
-    here, count = Path(__file__), len(comparison.pairs())
-    grey = _grey_range(question, [a.image for _, a in pairs if a.image is not None])
+    here, numbers, low_high = Path(__file__), comparison.numbers, comparison.grey
     verb = {"denoise": "denoised", "deblur": "deblurred", "upsample": "upsampled"}[question.task]
     links = {"noise": "Noise", "overview": "Overview", "table": "Numbers"}
     links |= {f"m-{e.name}": e.label for e, _ in pairs}
     links |= {"left-out": "Left out", "reading": "How to read this"}
-    shown = [c for c in COLUMNS if any(row.get(c.key) is not None for row in numbers.values())]
+    shown = [c for c in COLUMNS if any(row.get(c.name) is not None for row in numbers.values())]
+    units = [question.length_unit if c.unit == "period" else c.unit for c in shown]
     made = [f"{key} {stamp[key]}" for key in ("emlab", "commit", "torch", "cpu", "utc")]
     told = [f"{key} {value}" for key, value in comparison.settings.items()]
     names = [name for entrant in comparison.entrants for name in entrant.weights]
+    methods = f"{len(pairs)} method{'' if len(pairs) == 1 else 's'}"
+    raw = {"raw": untouched(question), **{e.label: a for e, a in pairs}}
+    plots = [spectra(question), curves(raw, question)]
     return Template(here.with_name("own_image.html").read_text(encoding="utf-8")).substitute(
-        title=_text(f"{comparison.name}: {question.task} compared"),
+        title=escape(f"{comparison.name}: {question.task} compared"),
         style=here.with_name("own_image.css").read_text(encoding="utf-8"),
-        heading=_text(f"{comparison.name}, {verb} by {count} method{'' if count == 1 else 's'}"),
+        heading=escape(f"{comparison.name}, {verb} by {methods}"),
         facts=_definitions(comparison.facts),
         contents="".join(
-            f'<li><a href="#{place}">{_text(name)}</a></li>' for place, name in links.items()
+            f'<li><a href="#{place}">{escape(name)}</a></li>' for place, name in links.items()
         ),
-        noise=_text(_noise_words(question)),
-        plots="".join(_plots(comparison)),
+        noise=escape(_noise_words(question)),
+        plots="".join(
+            f'<figure class="plot">{plot._repr_html_()}</figure>'
+            for plot in plots
+            if plot is not None
+        ),
         side=OVERVIEW_SIDE,
-        grey=f"{grey[0]:.4g} to {grey[1]:.4g}",
-        overview="".join(_overview(comparison, grey)),
-        columns="".join(_column(column, _length_unit(question)) for column in shown),
-        numbers="".join(_number_rows(comparison, numbers, shown)),
-        meanings=_definitions({column.title: column.meaning for column in shown}),
-        methods="".join(_method(e, a, comparison, numbers[e.name], grey) for e, a in pairs),
+        grey=f"{low_high[0]:.4g} to {low_high[1]:.4g}",
+        overview="".join(_overview(comparison)),
+        columns="".join(
+            f'<th scope="col">{escape(column.head)}<small>{escape(unit)}</small></th>'
+            for column, unit in zip(shown, units, strict=True)
+        ),
+        numbers="".join(_number_rows(comparison, [column.name for column in shown])),
+        meanings=_definitions({column.head: column.note for column in shown}),
+        methods="".join(_method(entrant, answer, comparison) for entrant, answer in pairs),
         refusals="".join(
-            f'<tr><th scope="row">{_text(label)}</th><td class="text">{_text(reason)}</td></tr>'
+            f'<tr><th scope="row">{escape(label)}</th><td class="text">{escape(reason)}</td></tr>'
             for label, reason in comparison.refusals().items()
         ),
-        made=_text(f"{', '.join(made)}; {', '.join(told)}"),
+        made=escape(f"{', '.join(made)}; {', '.join(told)}"),
         weights=_definitions({name: weights.card(name).sha256 for name in names}),
     )
 
@@ -164,77 +182,55 @@ def _noise_words(question: Question) -> str:
     )
 
 
-def _plots(comparison: Comparison) -> Iterator[str]:
-    question = comparison.question
-    raw = {"raw": untouched(question), **{e.label: a for e, a in comparison.pairs()}}
-    for picture in (spectra(question), curves(raw, question)):
-        if picture is not None:
-            yield f'<figure class="plot">{picture._repr_html_()}</figure>'
-
-
-def _overview(comparison: Comparison, grey: tuple[float, float]) -> Iterator[str]:
-    def small(pixels: Grey, label: str) -> str:
-        cut = middle(pixels, OVERVIEW_SIDE)
-        shown = plain_picture(cut, f"Middle of the image, {label}", grey)._repr_html_()
-        return f"{shown}<span>{_text(label)}</span>"
+def _overview(comparison: Comparison) -> Iterator[str]:
+    def small(pixels: Grey | None, label: str) -> str:
+        assert pixels is not None
+        cut, alt = middle(pixels, OVERVIEW_SIDE), f"Middle of the image, {label}"
+        picture = plain_picture(cut, alt, comparison.grey)._repr_html_()
+        return f"{picture}<span>{escape(label)}</span>"
 
     question = comparison.question
-    yield f"<div>{small(on_fine_grid(question, question.pixels), 'Input')}</div>"
+    yield f"<div>{small(question.on_fine_grid(question.pixels), 'Input')}</div>"
     for entrant, answer in comparison.pairs():
-        assert answer.image is not None
         yield f'<a href="#m-{entrant.name}">{small(answer.image, entrant.label)}</a>'
 
 
-def _column(column: Column, length: str) -> str:
-    unit = length if column.unit == "period" else column.unit
-    return f'<th scope="col">{_text(column.title)}<small>{_text(unit)}</small></th>'
-
-
-def _number_rows(
-    comparison: Comparison, numbers: Mapping[str, Numbers], columns: Sequence[Column]
-) -> Iterator[str]:
-    labels = {e.name: f'<a href="#m-{e.name}">{_text(e.label)}</a>' for e in comparison.entrants}
-    for name, row in numbers.items():
-        values = [row.get(column.key) for column in columns]
+def _number_rows(comparison: Comparison, columns: Sequence[str]) -> Iterator[str]:
+    labels = {e.name: f'<a href="#m-{e.name}">{escape(e.label)}</a>' for e in comparison.entrants}
+    for name, row in comparison.numbers.items():
+        values = [row.get(column) for column in columns]
         cells = "".join(f"<td>{'–' if v is None else f'{v:.3g}'}</td>" for v in values)
         yield f'<tr><th scope="row">{labels.get(name, "the image as it is")}</th>{cells}</tr>'
 
 
-def _method(
-    entrant: Entrant,
-    answer: Answer,
-    comparison: Comparison,
-    numbers: Numbers,
-    grey: tuple[float, float],
-) -> str:
+def _method(entrant: Entrant, answer: Answer, comparison: Comparison) -> str:
     question, image = comparison.question, answer.image
     assert image is not None
     shown = curtain_markup(
-        on_fine_grid(question, question.pixels),
+        question.on_fine_grid(question.pixels),
         image,
         ("input", entrant.label),
         f"the image before and after {entrant.label}, in one grey range",
-        grey,
+        comparison.grey,
     )
-    warned = "".join(f"<p>{_text(sentence)}</p>" for sentence in remarks(numbers, question))
+    told = remarks(comparison.numbers[entrant.name], question)
+    warned = "".join(f"<p>{escape(sentence)}</p>" for sentence in told)
     words = [_sentence(entrant.kind), entrant.about, _sentence("; ".join(answer.notes))]
     return (
-        f'<section class="method"><h2 id="m-{entrant.name}">{_text(entrant.label)}</h2>'
-        f'<p class="quiet">{_text(" ".join(words))}</p>'
+        f'<section class="method"><h2 id="m-{entrant.name}">{escape(entrant.label)}</h2>'
+        f'<p class="quiet">{escape(" ".join(words))}</p>'
         f"{f'<div class={chr(34)}warning{chr(34)}>{warned}</div>' if warned else ''}"
         f'<div class="sides">{shown}<div class="evidence">'
-        f"{''.join(_evidence(entrant, answer, comparison, grey))}</div></div></section>"
+        f"{''.join(_evidence(entrant.label, answer, comparison))}</div></div></section>"
     )
 
 
-def _evidence(
-    entrant: Entrant, answer: Answer, comparison: Comparison, grey: tuple[float, float]
-) -> Iterator[str]:
+def _evidence(label: str, answer: Answer, comparison: Comparison) -> Iterator[str]:
     def figure(pixels: Grey, alt: str, limits: tuple[float, float], caption: str) -> str:
         shown = plain_picture(pixels, alt, limits)._repr_html_()
-        return f"<figure>{shown}<figcaption>{_text(caption)}</figcaption></figure>"
+        return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
 
-    question, label, sigma = comparison.question, entrant.label, comparison.question.noise.sigma
+    question, sigma = comparison.question, comparison.question.noise.sigma
     if question.task == "denoise" and answer.image is not None:
         yield figure(
             question.pixels - answer.image,
@@ -243,7 +239,8 @@ def _evidence(
             "What it took away, from −3 to 3 noise deviations: it should look like noise.",
         )
     if answer.blanks:
-        half, level = (grey[1] - grey[0]) / 2, float(answer.blanks[0].mean())
+        low, high = comparison.grey
+        half, level = (high - low) / 2, float(answer.blanks[0].mean())
         yield figure(
             answer.blanks[0],
             f"Pure noise restored by {label}",
@@ -271,7 +268,7 @@ def spectra(question: Question) -> Picture:
     rings = np.rint(frequency * min(pixels.shape)).astype(int)
     kept = slice(1, min(pixels.shape) // 2)
     noise = question.noise.spectrum(pixels.shape).double().numpy()
-    x = np.arange(rings.max() + 1)[kept] / min(pixels.shape) / pixel_nm(question)
+    x = np.arange(rings.max() + 1)[kept] / min(pixels.shape) / question.pixel_nm
     figure, axis = _axis("power (grey levels²)", question)
     for values, label, colour in (
         (power, "image", COLOURS["blue"]),
@@ -326,25 +323,11 @@ def _axis(ylabel: str, question: Question) -> tuple[Any, Any]:
     return figure, axis
 
 
-def _grey_range(question: Question, images: Sequence[Grey]) -> tuple[float, float]:
-    """Black and white for all: what the results span, without the outermost half per cent."""
-    pooled = np.concatenate([i.ravel()[::7] for i in images or [question.pixels]])
-    low, high = np.percentile(pooled, [0.5, 99.5])
-    room = 0.05 * (high - low) or question.noise.sigma
-    return float(low - room), float(high + room)
-
-
-def _length_unit(question: Question) -> str:
-    return "pixels" if question.pixel_size_angstrom is None else "nm"
-
-
 def _definitions(texts: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in texts.items())
+    return "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in texts.items()
+    )
 
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

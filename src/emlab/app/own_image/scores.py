@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.feature import peak_local_max
 
 from emlab import metrics
 from emlab.app.own_image.asked import Answer, Grey, Question
+from emlab.bench.study import Column
 from emlab.errors import InputError
 from emlab.metrics.fourier import Curve
 from emlab.physics.noise_estimation import noise_correlation
@@ -25,67 +24,61 @@ FRC_THRESHOLD = 1 / 7
 _EDGE = 8
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table; its meaning is a sentence for the reader."""
-
-    key: str
-    title: str
-    unit: str
-    meaning: str
-
-
-COLUMNS = (
-    Column(
-        "residual", "removed", "of the noise",
-        "Standard deviation of what was taken away, image minus result, over that of the noise. "
-        "Near 1 is right for strong noise; well above 1, structure went with it.",
-    ),
-    Column(
-        "residual_correlation", "its correlation", "neighbours",
-        "Correlation of neighbouring pixels in what was taken away. It should be that of the noise "
-        "itself, the first row; larger means that structure was removed.",
-    ),
-    Column(
-        "resolution", "resolution", "period",
-        "Decorrelation analysis: where the spectrum ends, not whether it is true. Invented detail "
-        "has a good one.",
-    ),
-    Column(
-        "frc", "FRC 1/7", "period",
-        "Where the two halves, each restored alone, stop agreeing. A prior that both share raises "
-        "the agreement, so read it beside the error left.",
-    ),
-    Column(
-        "error", "error left", "of the noise",
-        "Error of one restored half against the other, raw half, the raw half's own noise taken "
-        "off, over the error of a raw half: 1 is no gain, 0 is perfect. No prior can flatter it.",
-    ),
-    Column(
-        "blank_contrast", "contrast from noise", "of the result",
-        "Pure noise of the same level and spectrum was restored: the contrast left in it over that "
-        "of the restored image. 0 is right.",
-    ),
-    Column(
-        "blank_objects", "objects from noise", "per 10 000 pixels",
-        "Spots in restored pure noise as strong as the strongest 3 % of the restored image. 0 is "
-        "right.",
-    ),
-    Column(
-        "blank_agreement", "same from other noise", "correlation",
-        "Two fields of pure noise restored alike: what they share is a pattern of the method. 0 "
-        "is right; a strong blur comes to 0.1 by chance.",
-    ),
-    Column(
-        "spread", "spread", "of the noise",
-        "Mean posterior standard deviation over samples in the middle of the window.",
-    ),
-    Column("seconds", "time", "s", "Of the window alone, without loading weights."),
-    Column(
-        "megabytes", "memory", "MB",
-        "By how much the process grew at most while restoring the window, read every 20 ms; "
-        "memory that an earlier method left is used again and not seen.",
-    ),
+COLUMNS = tuple(
+    Column(name, head, unit=unit, note=note)
+    for name, head, unit, note in (
+        (
+            "residual", "removed", "of the noise",
+            "Standard deviation of what was taken away, image minus result, over that of the "
+            "noise. Near 1 is right for strong noise; well above 1, structure went with it.",
+        ),
+        (
+            "residual_correlation", "its correlation", "neighbours",
+            "Correlation of neighbouring pixels in what was taken away. It should be that of the "
+            "noise itself, the first row; larger means that structure was removed.",
+        ),
+        (
+            "resolution", "resolution", "period",
+            "Decorrelation analysis: where the spectrum ends, not whether it is true. Invented "
+            "detail has a good one.",
+        ),
+        (
+            "frc", "FRC 1/7", "period",
+            "Where the two halves, each restored alone, stop agreeing. A prior that both share "
+            "raises the agreement, so read it beside the error left.",
+        ),
+        (
+            "error", "error left", "of the noise",
+            "Error of one restored half against the other, raw half, the raw half's own noise "
+            "taken off, over the error of a raw half: 1 is no gain, 0 is perfect. No prior can "
+            "flatter it.",
+        ),
+        (
+            "blank_contrast", "contrast from noise", "of the result",
+            "Pure noise of the same level and spectrum was restored: the contrast left in it over "
+            "that of the restored image. 0 is right.",
+        ),
+        (
+            "blank_objects", "objects from noise", "per 10 000 pixels",
+            "Spots in restored pure noise as strong as the strongest 3 % of the restored image. 0 "
+            "is right.",
+        ),
+        (
+            "blank_agreement", "same from other noise", "correlation",
+            "Two fields of pure noise restored alike: what they share is a pattern of the method. "
+            "0 is right; a strong blur comes to 0.1 by chance.",
+        ),
+        (
+            "spread", "spread", "of the noise",
+            "Mean posterior standard deviation over samples in the middle of the window.",
+        ),
+        ("seconds", "time", "s", "Of the window alone, without loading weights."),
+        (
+            "megabytes", "memory", "MB",
+            "By how much the process grew at most while restoring the window, read every 20 ms; "
+            "memory that an earlier method left is used again and not seen.",
+        ),
+    )
 )  # fmt: skip
 
 
@@ -97,8 +90,8 @@ def score(answer: Answer, question: Question) -> Numbers:
     if answer.image is None:
         return {}
     noise, image = question.noise, answer.image
-    pixel = pixel_nm(question) / question.factor
-    residual = question.pixels - _measured(question, image)
+    pixel = question.pixel_nm / question.factor
+    residual = question.pixels - question.measured(image)
     numbers: Numbers = {
         "residual": float(residual.std() / noise.sigma),
         "residual_correlation": _neighbours(residual),
@@ -117,9 +110,7 @@ def score(answer: Answer, question: Question) -> Numbers:
             "blank_agreement": _agreement(first, second),
             "blank_chance": _chance(first, second),
         }
-    if len(answer.halves) == 2 and question.halves is not None:
-        curve = halves_curve(answer, question)
-        assert curve is not None
+    if (curve := halves_curve(answer, question)) is not None:
         numbers["frc"] = _finite(curve.resolution_nm(FRC_THRESHOLD))
         numbers["error"] = error_left(answer, question)
     if answer.spread is not None:
@@ -129,9 +120,9 @@ def score(answer: Answer, question: Question) -> Numbers:
 
 def untouched(question: Question) -> Answer:
     """The measurement as it is: what all methods are compared with."""
-    blanks = tuple(on_fine_grid(question, question.blank(number, 0)) for number in (0, 1))
-    halves = tuple(on_fine_grid(question, half) for half in question.halves or ())
-    return Answer(on_fine_grid(question, question.pixels), blanks, halves)
+    fine = question.on_fine_grid
+    blanks = tuple(fine(question.blank(number, 0)) for number in (0, 1))
+    return Answer(fine(question.pixels), blanks, tuple(map(fine, question.halves or ())))
 
 
 def score_untouched(question: Question) -> Numbers:
@@ -139,19 +130,12 @@ def score_untouched(question: Question) -> Numbers:
 
     Its resolution is that of its own grid: repeated pixels have a spectrum of their own.
     """
-    numbers = score(untouched(question), question)
-    sharpness = metrics.decorrelation_resolution(question.pixels, pixel_nm(question))
-    return numbers | {
+    sharpness = metrics.decorrelation_resolution(question.pixels, question.pixel_nm)
+    return score(untouched(question), question) | {
         "resolution": _finite(sharpness),
         "residual": 0.0,
         "residual_correlation": float(np.mean(question.noise.correlation)),
     }
-
-
-def pixel_nm(question: Question) -> float:
-    """Pixel size of the window in nm; 1 where it is unknown, so that lengths are in pixels."""
-    size = question.pixel_size_angstrom
-    return 1.0 if size is None else size / 10
 
 
 def halves_curve(answer: Answer, question: Question) -> Curve | None:
@@ -161,12 +145,7 @@ def halves_curve(answer: Answer, question: Question) -> Curve | None:
     first, second = answer.halves
     if first.std() == 0 or second.std() == 0:
         return None
-    return metrics.fourier_ring_correlation(first, second, pixel_nm(question) / question.factor)
-
-
-def on_fine_grid(question: Question, pixels: Grey) -> Grey:
-    """Pixels of the window, repeated to the grid of the results."""
-    return pixels.repeat(question.factor, 0).repeat(question.factor, 1)
+    return metrics.fourier_ring_correlation(first, second, question.pixel_nm / question.factor)
 
 
 def error_left(answer: Answer, question: Question) -> float:
@@ -177,10 +156,7 @@ def error_left(answer: Answer, question: Question) -> float:
     .. math:: E\|A r_1 - y_2\|^2 = \|A r_1 - x\|^2 + \sigma^2, \qquad
               E\|y_1 - y_2\|^2 = 2\sigma^2 .
 
-    Returns
-    -------
-    float
-        Root of the mean of both directions; 0 where the estimate is negative.
+    It is the root of the mean of both directions; 0 where the estimate is negative.
     """
     assert question.halves is not None
     raw = question.halves
@@ -188,7 +164,7 @@ def error_left(answer: Answer, question: Question) -> float:
     if power == 0:
         raise InputError("the two halves are the same image; give two recordings of one field")
     errors = [
-        float(np.mean((_measured(question, restored) - other) ** 2, dtype=np.float64)) - power
+        float(np.mean((question.measured(restored) - other) ** 2, dtype=np.float64)) - power
         for restored, other in zip(answer.halves, reversed(raw), strict=True)
     ]
     return math.sqrt(max(0.0, float(np.mean(errors))) / power)
@@ -212,39 +188,27 @@ def objects(image: Grey, reference: Grey) -> float:
 
 def remarks(numbers: Numbers, question: Question) -> list[str]:
     """What the numbers of a method warn of, in sentences; the limits are stated in them."""
-    found = []
-    noise = float(np.mean(question.noise.correlation))
+    noise, denoised = float(np.mean(question.noise.correlation)), question.task == "denoise"
 
     def value(key: str) -> float:
         number = numbers.get(key)
         return math.nan if number is None else number
 
-    if question.task == "denoise":
-        if value("residual") > 1.15:
-            found.append("It took away more than the noise (over 1.15): structure went with it.")
-        if value("residual") < 0.5:
-            found.append("It took away less than half of the noise: the rest is still there.")
-        if value("residual_correlation") > noise + 0.1:
-            found.append(
-                "What it took away is smoother than the noise (by over 0.1): structure is in it."
-            )
-    if value("blank_contrast") > 0.25:
-        found.append(
-            "From pure noise it draws over a quarter of the contrast of its result: do not trust "
-            "faint texture."
-        )
-    if abs(value("blank_agreement")) > max(0.1, 3 * value("blank_chance")):
-        found.append(
-            "It draws the same pattern from different noise (correlation over 0.1, and over three "
-            "times that of chance)."
-        )
-    if value("error") > 1:
-        found.append("By the other half its error is larger than that of the raw image.")
-    return found
-
-
-def _measured(question: Question, image: Grey) -> Grey:
-    return question.operator.A(torch.from_numpy(np.ascontiguousarray(image))).numpy()
+    warnings = {
+        "It took away more than the noise (over 1.15): structure went with it.": denoised
+        and value("residual") > 1.15,
+        "It took away less than half of the noise: the rest is still there.": denoised
+        and value("residual") < 0.5,
+        "What it took away is smoother than the noise (by over 0.1): structure is in it.": denoised
+        and value("residual_correlation") > noise + 0.1,
+        "From pure noise it draws over a quarter of the contrast of its result: do not trust faint "
+        "texture.": value("blank_contrast") > 0.25,
+        "It draws the same pattern from different noise (correlation over 0.1, and over three "
+        "times that of chance).": abs(value("blank_agreement"))
+        > max(0.1, 3 * value("blank_chance")),
+        "By the other half its error is larger than that of the raw image.": value("error") > 1,
+    }
+    return [sentence for sentence, holds in warnings.items() if holds]
 
 
 def _spots(image: Grey, width: float) -> NDArray[np.float64]:

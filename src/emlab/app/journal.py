@@ -1,9 +1,10 @@
-"""What a run over blocks leaves on the disk, so that a killed one can go on."""
+"""What a run over blocks, or pieces of work, leaves on the disk, so that a killed one can go on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice, product
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from emlab.app.block_layout import BlockAxis, Triple
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, disk_error
 
@@ -20,17 +20,30 @@ from emlab.runtime import atomic_path, disk_error
 class Journal:
     """Results that neighbours still need, and the number of blocks written to the target.
 
-    A ``lasting`` journal is on the disk, note by note, before the run goes on.
+    Parameters
+    ----------
+    facts
+        All that the results depend on: a run with others is not gone on with.
+    last_users
+        For each axis, the last block that needs the result of each block.
+    lasting
+        Every note is on the disk before the run goes on.
     """
 
     def __init__(
-        self, folder: Path, facts: dict[str, Any], axes: list[BlockAxis], lasting: bool
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        last_users: Sequence[Sequence[int]],
+        lasting: bool = True,
     ) -> None:
-        self.folder, self.axes, self.written = folder, axes, 0
+        self.folder, self.written = folder, 0
         self._place = atomic_path if lasting else nullcontext
+        self._notes = folder / "journal.json"
         self.facts = json.loads(json.dumps(facts, default=str))
-        self.counts = [len(axis.starts) for axis in axes]
-        self._waiting: dict[Triple, int] = {}  # last user of each result on the disk
+        self.counts = [len(users) for users in last_users]
+        self._last_users = last_users
+        self._waiting: dict[tuple[int, ...], int] = {}  # last user of each result on the disk
 
     @contextmanager
     def opened(self, fresh: bool) -> Iterator[None]:
@@ -52,33 +65,32 @@ class Journal:
                 f"another process works with {self.folder}; wait for it or write somewhere else"
             ) from None
 
-    def result(self, index: Triple) -> np.ndarray | None:
+    def result(self, index: tuple[int, ...]) -> np.ndarray | None:
         """Return the kept result of a block, mapped from the disk, if it is there."""
         path = self.place(index)
         return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
-    def keep(self, index: Triple, kept: np.ndarray) -> None:
+    def keep(self, index: tuple[int, ...], kept: np.ndarray) -> None:
         """Keep the result of a block for its neighbours."""
         if self._last_user(index) > self._number(index):
             self.expect(index)
             with self._place(self.place(index)) as path:
                 write_array(path, kept)
 
-    def expect(self, index: Triple) -> None:
+    def expect(self, index: tuple[int, ...]) -> None:
         """Count on a result in the folder, by whomever it was put there."""
         self._waiting[index] = self._last_user(index)
 
-    def missing(self) -> dict[Triple, None]:
+    def missing(self) -> dict[tuple[int, ...], None]:
         """Blocks that are neither written nor kept, in raster order."""
-        ranges = [range(count) for count in self.counts]
-        todo = islice(product(*ranges), self.written, None)
-        return {(z, y, x): None for z, y, x in todo if (z, y, x) not in self._waiting}
+        todo = islice(product(*map(range, self.counts)), self.written, None)
+        return {index: None for index in todo if index not in self._waiting}
 
-    def place(self, index: Triple) -> Path:
+    def place(self, index: tuple[int, ...]) -> Path:
         """File of a block's result."""
         return self.folder.absolute() / ("-".join(map(str, index)) + ".npy")
 
-    def close_block(self, index: Triple) -> None:
+    def close_block(self, index: tuple[int, ...]) -> None:
         """Note that all that a block owns is written; drop the results that nobody needs now."""
         self.written = self._number(index) + 1
         with self._place(self._notes) as path:
@@ -95,19 +107,18 @@ class Journal:
             raise InputError(
                 f"{self._notes} cannot be read; delete {self.folder} to start again"
             ) from problem
-        names = sorted({*facts, *self.facts})
-        other = [name for name in names if facts.get(name) != self.facts.get(name)]
-        if other:
-            changes = ", ".join(
-                f"{name} was {facts.get(name)} and is {self.facts.get(name)}" for name in other
-            )
+        changes = ", ".join(
+            f"{name} was {facts.get(name)} and is {self.facts.get(name)}"
+            for name in sorted({*facts, *self.facts})
+            if facts.get(name) != self.facts.get(name)
+        )
+        if changes:
             raise InputError(
                 f"{self.folder} belongs to a run with other settings ({changes}); repeat those, or "
                 f"delete it to start again"
             )
         for path in self.folder.glob("[0-9]*.npy"):
-            z, y, x = (int(word) for word in path.stem.split("-"))
-            self._waiting[z, y, x] = self._last_user((z, y, x))
+            self.expect(tuple(int(word) for word in path.stem.split("-")))
         self._drop()
 
     def _drop(self) -> None:
@@ -115,17 +126,12 @@ class Journal:
             self.place(index).unlink(missing_ok=True)
             del self._waiting[index]
 
-    def _last_user(self, index: Triple) -> int:
-        z, y, x = (axis.last_user[i] for axis, i in zip(self.axes, index, strict=True))
-        return self._number((z, y, x))
+    def _last_user(self, index: tuple[int, ...]) -> int:
+        users = zip(self._last_users, index, strict=True)
+        return self._number(tuple(axis[i] for axis, i in users))
 
-    def _number(self, index: Triple) -> int:
-        (z, y, x), (_, rows, columns) = index, self.counts
-        return (z * rows + y) * columns + x
-
-    @property
-    def _notes(self) -> Path:
-        return self.folder / "journal.json"
+    def _number(self, index: tuple[int, ...]) -> int:
+        return int(np.ravel_multi_index(index, self.counts))
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
@@ -137,24 +143,44 @@ def write_array(path: Path, values: np.ndarray) -> None:
         stream.write(stored.data)
 
 
+class Pieces:
+    """Results of numbered pieces of work on the disk, of which an earlier run did some."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self.count, self.done = journal, journal.counts[0], journal.written
+
+    @property
+    def todo(self) -> range:
+        """Numbers of those that are left."""
+        return range(self.done, self.count)
+
+    def keep(self, number: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep the result of a piece; it is there, whole, if the run ends now."""
+        keep_arrays(self._file(number), arrays)
+        self._journal.close_block((number,))
+
+    def kept(self) -> list[dict[str, np.ndarray]]:
+        """All results; an `InputError` if one is lost or damaged."""
+        return [self._read(self._file(number)) for number in range(self.count)]
+
+    def drop(self) -> None:
+        """Leave nothing, because nothing came of it."""
+        shutil.rmtree(self._journal.folder)
+
+    def _file(self, number: int) -> Path:
+        return self._journal.folder / f"{number}.npz"
+
+    def _read(self, file: Path) -> dict[str, np.ndarray]:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except (OSError, ValueError) as problem:
+            raise InputError(
+                f"{file} is lost or damaged; delete {file.parent} to start again"
+            ) from problem
+
+
 def keep_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays beside a journal; the file appears whole or not at all."""
+    """Write named arrays to a file that appears whole or not at all."""
     with atomic_path(file) as path, open(path, "wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-
-
-def kept_arrays(file: Path) -> dict[str, np.ndarray]:
-    """What `keep_arrays` wrote.
-
-    Raises
-    ------
-    InputError
-        The file is lost or damaged.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as problem:
-        raise InputError(
-            f"{file} is lost or damaged; delete {file.parent} to start again"
-        ) from problem

@@ -1,21 +1,27 @@
-"""Run one chapter or all of them, skip what has not changed, and check the numbers."""
+"""Run chapters headless: papermill, a controlled environment, and a check of the numbers.
+
+``<out>/<slug>/`` holds after a run: ``<slug>.ipynb`` (executed), ``metrics.json``, ``run.log`` and
+``fingerprint.json``; a failed run leaves ``<slug>.failed.ipynb``, with the error in it, instead of
+the executed notebook. ``<out>/status.json`` tells how every chapter did.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from emlab.app.runner.lookup import PathLike, chapter_path, chapters
-from emlab.app.runner.process import end_all, execute
-from emlab.app.runner.reach import changed, fingerprint
-from emlab.app.runner.status import ChapterResult, write_status
-from emlab.bench import PROFILES, compare, load_metrics
-from emlab.chapters import expected_seconds
+from emlab.app.process import end_all, execute
+from emlab.app.reach import changed, fingerprint
+from emlab.bench import PROFILES, compare, format_table, load_metrics
+from emlab.chapters import expected_seconds, shipped
 from emlab.errors import InputError
 from emlab.runtime import (
     REFERENCE_PROBE_SECONDS,
@@ -24,6 +30,36 @@ from emlab.runtime import (
     probe_machine,
     usable_cores,
 )
+
+PathLike = str | os.PathLike[str]
+FAILED, REGRESSED = 1, 4
+
+
+@dataclass(frozen=True)
+class ChapterResult:
+    """What became of one chapter.
+
+    ``status`` is passed, failed (an error, a time-out, no numbers), regressed (it ran, but a number
+    broke its bound) or not run (there was no time left); ``seconds`` are those of the earlier run
+    if that was kept because nothing had changed (not ``fresh``); ``checked`` comparisons with
+    expected numbers were made; the first of the ``problems`` says it all; ``notebook`` is the
+    executed one, of a failed chapter with the error in it.
+    """
+
+    slug: str
+    profile: str
+    status: str
+    seconds: float
+    peak_memory_mb: float | None = None
+    checked: int = 0
+    problems: list[str] = field(default_factory=list)
+    fresh: bool = True
+    notebook: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the chapter ran and all its numbers hold."""
+        return self.status == "passed"
 
 
 def run_chapter(
@@ -48,8 +84,6 @@ def run_chapter(
     ----------
     chapter
         Slug, start of a slug, or path of a notebook.
-    profile, seed, device
-        Parameters PROFILE, SEED and DEVICE of the notebook.
     out_dir
         Folder of the runs; passed to the notebook as an absolute OUT_DIR.
     timeout
@@ -77,11 +111,23 @@ def run_chapter(
     _require_parameters_cell(path)
     folder, mark = root / slug, root / slug / "fingerprint.json"
     executed = folder / f"{slug}.ipynb"
-    now = fingerprint(path, values)
-    if not force and executed.is_file() and (earlier := _earlier_run(mark, now)) is not None:
-        return _judge(slug, profile, folder, expected, seconds=earlier, fresh=False)
 
-    _prepare(folder, slug)
+    def judged(seconds: float, fresh: bool) -> ChapterResult:
+        metrics = load_metrics(folder / "metrics.json")
+        outcomes = compare(metrics, expected) if expected.is_file() else []
+        problems = [str(outcome) for outcome in outcomes if not outcome.ok]
+        status, peak = "regressed" if problems else "passed", metrics["peak_memory_mb"]
+        return ChapterResult(
+            slug, profile, status, seconds, peak, len(outcomes), problems, fresh, str(executed)
+        )
+
+    now, earlier = fingerprint(path, values), _kept(mark)
+    same = earlier.get("fingerprint") == now and (folder / "metrics.json").is_file()
+    if same and executed.is_file() and not force:
+        return judged(float(earlier["seconds"]), fresh=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("metrics.json", mark.name, f"{slug}.failed.ipynb"):  # not of the run to come
+        (folder / name).unlink(missing_ok=True)
     running = folder / f".{slug}.running.ipynb"
     try:
         with Stopwatch() as watch:
@@ -101,7 +147,7 @@ def run_chapter(
         running.unlink(missing_ok=True)
     with atomic_path(mark) as temporary:
         temporary.write_text(json.dumps({"fingerprint": now, "seconds": round(watch.seconds, 2)}))
-    return _judge(slug, profile, folder, expected, watch.seconds, fresh=True)
+    return judged(watch.seconds, fresh=True)
 
 
 def run_all(
@@ -151,7 +197,7 @@ def run_all(
             results[path] = result
             took = f"in {result.seconds:.1f} s" if result.seconds else f"({result.problems[0]})"
             print(f"{path.stem} {result.status} {took}", file=sys.stderr, flush=True)
-            write_status(root, [results[p] for p in paths if p in results], probe)
+            _write_status(root, [results[p] for p in paths if p in results], probe)
 
     order = sorted(paths, key=lambda path: path not in new)
     with ThreadPoolExecutor(jobs) as pool:
@@ -165,40 +211,12 @@ def run_all(
     return [results[path] for path in paths]
 
 
-def _judge(
-    slug: str, profile: str, folder: Path, expected: Path, seconds: float, fresh: bool
-) -> ChapterResult:
-    metrics = load_metrics(folder / "metrics.json")
-    outcomes = compare(metrics, expected) if expected.is_file() else []
-    problems = [str(outcome) for outcome in outcomes if not outcome.ok]
-    return ChapterResult(
-        slug=slug,
-        profile=profile,
-        status="regressed" if problems else "passed",
-        seconds=seconds,
-        peak_memory_mb=metrics["peak_memory_mb"],
-        checked=len(outcomes),
-        problems=problems,
-        fresh=fresh,
-        notebook=str(folder / f"{slug}.ipynb"),
-    )
-
-
-def _prepare(folder: Path, slug: str) -> None:
-    """Make the folder and remove what would pass for a result of the run to come."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.json", "fingerprint.json", f"{slug}.failed.ipynb"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _earlier_run(mark: Path, now: str) -> float | None:
-    """Return the seconds of the earlier run if it had this fingerprint and left its numbers."""
+def _kept(path: Path) -> dict[str, Any]:
+    """What a JSON file of an earlier run holds; nothing if it cannot be read."""
     try:
-        content = json.loads(mark.read_text(encoding="utf-8"))
-        same = content["fingerprint"] == now and mark.with_name("metrics.json").is_file()
-        return float(content["seconds"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _require_parameters_cell(path: Path) -> None:
@@ -227,3 +245,100 @@ def _keep(running: Path, target: Path) -> str:
     with atomic_path(target) as temporary:
         temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")
     return str(target)
+
+
+# --- how they did
+
+
+def format_status(results: Sequence[ChapterResult]) -> str:
+    """Return a table of chapters, followed by the problems of those that did not pass."""
+    rows = [
+        [
+            item.slug,
+            item.status if item.fresh else f"{item.status} (unchanged)",
+            round(item.seconds, 1),
+            None if item.peak_memory_mb is None else round(item.peak_memory_mb),
+            item.checked,
+        ]
+        for item in results
+    ]
+    lines = [format_table(["chapter", "result", "seconds", "peak MB", "numbers checked"], rows)]
+    for item in results:
+        if not item.passed:
+            lines += ["", f"{item.slug} {item.status}:", *(f"  {line}" for line in item.problems)]
+            lines += [f"  see {item.notebook}"] if item.notebook else []
+    return "\n".join(lines)
+
+
+def exit_code(results: Sequence[ChapterResult]) -> int:
+    """Return 0 if all that ran passed, 1 if a chapter failed, 4 if a number regressed."""
+    found = {item.status for item in results}
+    return FAILED if "failed" in found else REGRESSED if "regressed" in found else 0
+
+
+def _write_status(out_dir: Path, results: Sequence[ChapterResult], probe: float) -> None:
+    """Write status.json; chapters of the same profile that were not run now keep their entry.
+
+    ``probe_seconds`` is what `emlab.runtime.probe_machine` measured, ``times_reference`` how much
+    slower than the reference machine that is.
+    """
+    path, profile = out_dir / "status.json", results[0].profile
+    old = _kept(path).get("chapters", {}).items()
+    entries = {slug: entry for slug, entry in old if entry.get("profile") == profile}
+    entries |= {item.slug: asdict(item) for item in results}
+    content = {
+        "schema": 1,
+        "profile": profile,
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "probe_seconds": round(probe, 4),
+        "times_reference": round(probe / REFERENCE_PROBE_SECONDS, 3),
+        "chapters": dict(sorted(entries.items())),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# --- which notebook a user means
+
+
+def chapters(folder: PathLike | None = None) -> list[Path]:
+    """Return all chapters (``NN_name.ipynb``) in reading order.
+
+    Of the folder that is given, else of ./notebooks (here or above), else of the package.
+    """
+    pattern = "[0-9][0-9]_*.ipynb"
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder} is not a folder; give the one that holds the notebooks")
+        return sorted(Path(folder).resolve().glob(pattern))
+    for place in (Path.cwd(), *Path.cwd().parents):
+        if found := sorted((place / "notebooks").resolve().glob(pattern)):
+            return found
+    if found := list(shipped()):
+        return found
+    raise InputError(
+        "no notebooks/ folder here or above; make one with `emlab notebooks copy notebooks`"
+    )
+
+
+def chapter_path(name: PathLike, folder: PathLike | None = None) -> Path:
+    """Return the notebook for a path, a slug (``04_mtd``) or the start of one (``04``).
+
+    Raises
+    ------
+    InputError
+        No chapter, or more than one, fits; the message lists the chapters.
+    """
+    text = os.fspath(name)
+    if text.endswith(".ipynb"):
+        if not Path(text).is_file():
+            raise InputError(f"there is no notebook {text}")
+        return Path(text).resolve()
+    known = chapters(folder)
+    exact = [path for path in known if path.stem == text]
+    fitting = exact or [path for path in known if text and path.stem.startswith(text)]
+    if len(fitting) != 1:
+        problem = "several chapters start with" if fitting else "no chapter is called"
+        slugs = ", ".join(path.stem for path in known)
+        raise InputError(f"{problem} {text!r}; there are: {slugs}")
+    return fitting[0]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,11 @@ from emlab.viz.explorers import SWITCH
 
 MAX_DEFAULT_THREADS = 4
 ERROR_LINES = 8
+START_TIMEOUT_SECONDS = 180
+ORPHAN_CHECK_SECONDS = 0.5
 _THREAD_VARIABLES = ("EMLAB_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_CHILD = "import sys; from emlab.app.process import child; sys.exit(child(sys.argv[1]))"
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 _running: set[subprocess.Popen[bytes]] = set()
 _interrupted: set[subprocess.Popen[bytes]] = set()
@@ -43,14 +50,8 @@ def execute(
 
     The notebook runs in the folder of `output`, so that it can lean on no file beside itself, with
     a kernel of this very interpreter. On a time-out, an interrupt or an error here, the child and
-    its kernel are ended.
-
-    Parameters
-    ----------
-    notebook, output
-        Input, and where the executed copy goes (also after a failure, as far as it got).
-    log
-        File for what the child and native libraries print.
+    its kernel are ended. `output` is also there after a failure, as far as it got; `log` has what
+    the child and native libraries print.
     """
     for module in ("papermill", "ipykernel"):
         if importlib.util.find_spec(module) is None:
@@ -59,20 +60,18 @@ def execute(
             )
     progress = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="emlab-run-") as scratch, open(log, "wb") as log_stream:
-        error = Path(scratch, "error.json")
-        job = {
-            "input": str(notebook),
-            "output": str(output),
+        error, job_path = Path(scratch, "error.json"), Path(scratch, "job.json")
+        papermill = {
+            "input_path": str(notebook),
+            "output_path": str(output),
             "parameters": dict(parameters),
             "cwd": str(output.parent),
-            "progress": progress,
-            "error": str(error),
-            "parent": os.getpid(),
+            "progress_bar": progress,
         }
-        job_path = Path(scratch, "job.json")
+        job = {"papermill": papermill, "error": str(error), "parent": os.getpid()}
         job_path.write_text(json.dumps(job), encoding="utf-8")
         child = subprocess.Popen(
-            [sys.executable, "-m", "emlab.app.runner.child", str(job_path)],
+            [sys.executable, "-c", _CHILD, str(job_path)],
             env=_environment(Path(scratch), threads),
             stdin=subprocess.DEVNULL,
             stdout=log_stream,
@@ -90,23 +89,11 @@ def execute(
         if child in _interrupted:
             raise KeyboardInterrupt
         if error.is_file():
-            return _describe(json.loads(error.read_text(encoding="utf-8")))
+            return json.loads(error.read_text(encoding="utf-8"))
     if status == 0:
         return []
-    last = tail(log)
+    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-ERROR_LINES:]
     return [f"the runner ended with status {status}: {last[-1] if last else 'no message'}", *last]
-
-
-def tail(log: Path) -> list[str]:
-    """Return the last lines of a log."""
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-ERROR_LINES:]
-
-
-def _describe(error: Mapping[str, Any]) -> list[str]:
-    where = "" if error["cell"] is None else f"cell {error['cell']}: "
-    message = error["message"].strip() or "(no message)"
-    last_of_trace = [line for line in error["lines"] if line.strip()][-ERROR_LINES:]
-    return [f"{where}{error['name']}: {message.splitlines()[0]}", *last_of_trace]
 
 
 def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
@@ -175,3 +162,56 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(below, 5)
+
+
+# --- in the child
+
+
+def child(job_path: str) -> int:
+    """Execute the notebook of a job file; returns the exit status.
+
+    If a cell fails, ``error`` (a path of the job) receives the lines for the reader, and the status
+    is 1. When the parent is gone, killed perhaps, so is this process, and with it the kernel:
+    nothing goes on writing where a second run may have begun.
+    """
+    from emlab.runtime import import_jsonschema
+
+    import_jsonschema()  # as papermill would, but quickly
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    threading.Thread(target=_leave_with, args=[job["parent"]], daemon=True).start()
+    try:
+        papermill.execute_notebook(
+            **job["papermill"],
+            kernel_name="python3",
+            language="python",
+            start_timeout=START_TIMEOUT_SECONDS,
+            autosave_cell_every=0,
+        )
+    except PapermillExecutionError as problem:
+        message = _ANSI.sub("", problem.evalue).strip() or "(no message)"
+        trace = _ANSI.sub("", "\n".join(problem.traceback)).splitlines()
+        where = f"cell {problem.cell_index}: {problem.ename}: {message.splitlines()[0]}"
+        lines = [where, *[line for line in trace if line.strip()][-ERROR_LINES:]]
+    except DeadKernelError:
+        text = "the kernel died (out of memory?); run.log has what it said last"
+        lines = [f"DeadKernelError: {text}"]
+    else:
+        return 0
+    Path(job["error"]).write_text(json.dumps(lines), encoding="utf-8")
+    return 1
+
+
+def _leave_with(parent: int) -> None:
+    """End this process once its parent has ended; the kernel watches this one in the same way.
+
+    On Windows the parent may be a launcher in between, and its number stays when it has ended.
+    """
+    import psutil
+
+    while psutil.pid_exists(parent) if os.name == "nt" else os.getppid() == parent:
+        time.sleep(ORPHAN_CHECK_SECONDS)
+    os._exit(1)

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ from emlab.chapters import published
 
 PACKAGE = Path(emlab.__file__).parent
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "matplotlib")
-_MAGIC = re.compile(r"^\s*[%!].*$", flags=re.MULTILINE)
+_MAGIC = re.compile(r"^(\s*)[%!].*$", flags=re.MULTILINE)
 _DATA = (".toml", ".json", ".safetensors", ".css", ".js")
 
 
@@ -101,13 +101,7 @@ def _code(notebook: Path) -> str:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     # An indented magic is the only line of its block in a first cell.
-    return "\n".join(
-        _MAGIC.sub(lambda line: line[0][: _indent(line[0])] + "pass", s) for s in sources
-    )
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
+    return "\n".join(_MAGIC.sub(r"\1pass", source) for source in sources)
 
 
 def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
@@ -116,9 +110,11 @@ def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
     Data sets enter by name, and whether and where they are: their bytes are fixed by the registry,
     and checked when they are loaded.
     """
+    own = Path(os.environ.get("EMLAB_WEIGHTS") or os.devnull)
+    weights = sorted(path for path in own.rglob("*") if path.is_file()) if own.is_dir() else []
     state = {
         "code": code_hash(notebook),
-        "weights": _hash_folder(Path(os.environ.get("EMLAB_WEIGHTS") or os.devnull)),
+        "weights": _hash([p for p in weights if "__pycache__" not in p.parts], own),
         "parameters": {name: parameters[name] for name in sorted(parameters)},
         "libraries": [platform.python_version(), *map(_version, LIBRARIES)],
         "mirror": os.environ.get("EMLAB_MIRROR", ""),
@@ -129,11 +125,7 @@ def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
 
 def code_hash(notebook: Path) -> str:
     """Return a hash of a notebook and of all that it reaches in the package."""
-    digest = hashlib.sha256(notebook.read_bytes())
-    for file in reached(notebook):
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    return _hash(reached(notebook), PACKAGE, notebook.read_bytes())
 
 
 def changed(notebook: Path, profile: str) -> bool:
@@ -141,12 +133,12 @@ def changed(notebook: Path, profile: str) -> bool:
     return code_hash(notebook) != published(notebook.stem, profile).get("code")
 
 
-def _hash_folder(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+def _hash(files: Iterable[Path], root: Path, first: bytes = b"") -> str:
+    """Hash of names and contents, after some bytes."""
+    digest = hashlib.sha256(first)
+    for file in files:
+        digest.update(f"{file.relative_to(root).as_posix()}\n".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
