@@ -23,7 +23,7 @@ PLACE = "données é 日本 – two  words"
 EVERY_COMMAND = """
 import sys
 from dataclasses import replace
-from emlab import cli
+from emlab.app import cli
 from emlab.app.commands import flowdps
 
 load = flowdps.load_config

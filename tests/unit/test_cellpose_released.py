@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from emlab import weights
-from emlab.app.commands.weights import app
+from emlab.app.commands.stores import weights_app as app
 from emlab.errors import InputError
 from emlab.methods.cellpose3 import load_segmenter
 from emlab.models import build

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emlab.app.cli import COMMANDS
+from emlab.app.cli import COMMANDS, HOMES
 from tools import public
 from tools.book import api, commands
 
@@ -57,7 +57,7 @@ def test_a_module_without_a_page_fails_the_build(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", COMMANDS)
 def test_every_command_is_described_with_its_arguments(word: str) -> None:
-    module = commands.PREFIX + word
+    module = commands.PREFIX + HOMES.get(word, word)
     text = commands.described(module)
     assert commands.is_command(module)
     assert f"emlab {word}" in text

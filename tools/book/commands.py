@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from typing import Any
 
 from typer.main import get_command
 
-from emlab.app.cli import COMMANDS
+from emlab.app.cli import COMMANDS, HOMES, application
 from tools.book.markdown import table
 
 PREFIX = "emlab.app.commands."
@@ -17,21 +16,28 @@ OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
 
 
 def is_command(module: str) -> bool:
-    """Whether a module holds a command, or a group of commands."""
-    return module.startswith(PREFIX) and module.removeprefix(PREFIX) in COMMANDS
+    """Whether a module holds a command, or groups of commands."""
+    return bool(_words(module))
 
 
 def described(module: str) -> str:
-    """Return what a module's command does, with a table of arguments for each sub-command."""
-    word = module.removeprefix(PREFIX)
-    app = importlib.import_module(module).app
-    group = get_command(app)
-    if not hasattr(group, "commands"):
-        return _command(f"emlab {word}", group)
-    parts = [_text(group.help or COMMANDS[word])]
-    for name, command in group.commands.items():
-        parts += [f"#### `emlab {word} {name}`", _command(f"emlab {word} {name}", command)]
+    """Return what a module's commands do, with a table of arguments for each sub-command."""
+    parts = []
+    for word in _words(module):
+        group = get_command(application(word))
+        if not hasattr(group, "commands"):
+            parts += [f"#### `emlab {word}`"] * (len(_words(module)) > 1)
+            parts.append(_command(f"emlab {word}", group))
+            continue
+        parts.append(_text(group.help or COMMANDS[word]))
+        for name, command in group.commands.items():
+            parts += [f"#### `emlab {word} {name}`", _command(f"emlab {word} {name}", command)]
     return "\n\n".join(parts)
+
+
+def _words(module: str) -> list[str]:
+    """The commands that a module holds."""
+    return [word for word in COMMANDS if PREFIX + HOMES.get(word, word) == module]
 
 
 def _command(call: str, command: Any) -> str:

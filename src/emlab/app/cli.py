@@ -23,7 +23,7 @@ from emlab.errors import EmlabError
 TERMINATED = 143
 
 
-# One line each; the module of the same name in emlab.app.commands has the typer app.
+# One line each; the typer app is in emlab.app.commands, in the module of that name or in `HOMES`.
 COMMANDS = {
     "run": "Run chapters headless and check their numbers.",
     "report": "Show the numbers of a run; compare them with their bounds.",
@@ -38,6 +38,15 @@ COMMANDS = {
     "tsm": "Train and denoise: micrographs of single particles, for picking.",
     "mtd": "Multi-target detection: recover an image from a field of copies.",
 }
+HOMES = dict.fromkeys(("run", "report", "notebooks"), "chapters")
+HOMES |= dict.fromkeys(("data", "weights", "train"), "stores")
+
+
+def application(word: str) -> typer.Typer:
+    """Import the module of a command, and return its typer application."""
+    home = HOMES.get(word, word)
+    module = import_module(f"emlab.app.commands.{home}")
+    return module.app if home == word else getattr(module, f"{word}_app")
 
 
 class LazyGroup(TyperGroup):
@@ -48,7 +57,7 @@ class LazyGroup(TyperGroup):
         name, placeholder, rest = super().resolve_command(ctx, args)
         if name not in COMMANDS:
             return name, placeholder, rest
-        command = get_command(import_module(f"emlab.app.commands.{name}").app)
+        command = get_command(application(name))
         command.help = command.help or COMMANDS[name]
         return name, command, rest
 

@@ -11,25 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from emlab import weights
-from emlab.app.commands.job import (
-    Job,
-    bar,
-    check_outputs,
-    check_positive,
-    count,
-    finer,
-    note,
-    parse_kernel,
-    read_input,
-    unit,
-    write_output,
-)
+from emlab.app.commands import job
+from emlab.app.commands.job import Seeded, bar, count, finer, note, read_input, write_output
 from emlab.app.commands.options import (
-    Device,
     PriorName,
     Resume,
     Scheduler,
-    Seed,
     Workers,
     argument,
     command,
@@ -37,7 +24,7 @@ from emlab.app.commands.options import (
     option,
 )
 from emlab.app.tasks import check_crew, hire
-from emlab.app.volumes import megabytes, restore_volume, survey
+from emlab.app.volumes import Restorer, megabytes, restore_volume, survey
 from emlab.errors import InputError
 from emlab.io.volumes import create_volume
 from emlab.methods import generalist
@@ -62,7 +49,7 @@ app = group(
 
 
 @dataclass(kw_only=True)
-class Restoring(Job):
+class Restoring(Seeded):
     """What all tasks ask for, and do."""
 
     source: Path = argument("tif, mrc, png, npy or zarr.", metavar="IN")
@@ -84,8 +71,6 @@ class Restoring(Job):
     tile: int | None = option(
         None, "Side in pixels of what the network sees at once.", min=16, shown="of the config"
     )
-    seed: Seed = 0
-    device: Device = "auto"
 
     task: ClassVar[str]
     dimensions: ClassVar[tuple[int, ...]] = (2,)
@@ -109,7 +94,7 @@ class Restoring(Job):
             self.settings = replace(self.settings, tile=self.tile, overlap=overlap)
         self.input = read_input(self.source, self.dimensions, self.task)
         volume = len(self.input.shape) == 3
-        check_outputs(self.out, self.spread, inputs=[self.source], volume=volume)
+        job.check_outputs(self.out, self.spread, inputs=[self.source], volume=volume)
         self.loaded: Prior = load(self.settings, self.place)
 
     def _draw_samples(self) -> None:
@@ -215,7 +200,7 @@ class RestoringVolumes(Restoring):
     def open(self) -> None:
         """Also refuse what cannot be shared among workers."""
         check_crew(self.workers, self.scheduler)
-        check_positive(memory=self.memory)
+        job.check_positive(memory=self.memory)
         super().open()
 
     def in_blocks(self, factor: int = 1) -> bool:
@@ -236,37 +221,33 @@ class RestoringVolumes(Restoring):
         assert volume is not None
         size = finer(self.input.pixel_size_angstrom, depth=factor)
         depth, height, width = self.input.shape
-        shared = survey(
-            volume,
-            noise_sigma=self.noise,
-            coloured=self.solved == "denoise_coloured",
-            memory_mb=self.memory / 4,
-        )
+        sigma, coloured = self.noise, self.solved == "denoise_coloured"
+        shared = survey(volume, noise_sigma=sigma, coloured=coloured, memory_mb=self.memory / 4)
         with ExitStack() as stack:
             targets = []
             for path in filter(None, (self.out, self.spread)):
                 shape = depth * factor, height, width
                 target = create_volume(path, shape, "float32", size, resume=True)
-                if target.resumed and not self.resume:
-                    raise InputError(
-                        f"{target.partial} is left of an interrupted run; add --resume to go on "
-                        f"with it, or delete it"
-                    )
+                if target.resumed:
+                    self.gone_on_with(target.partial)
                 targets.append(stack.enter_context(target))
             crew = stack.enter_context(hire(self.workers, self.scheduler))
-            done = restore_volume(
-                volume,
-                targets[0],
+            restorer = Restorer(
                 self.settings,
                 shared,
-                factor=factor,
-                axial=axial,
-                samples=self.settings.samples,
-                spread=targets[1] if len(targets) > 1 else None,
+                factor,
+                axial,
+                self.settings.samples,
+                with_spread=len(targets) > 1,
                 seed=self.seed,
-                memory_mb=self.memory / (1 if self.scheduler else self.workers),
                 prior=self.loaded if crew is None else None,
-                device=self.place if crew is None else self.device,
+                device=str(self.place) if crew is None else self.device,
+            )
+            done = restore_volume(
+                volume,
+                targets,
+                restorer,
+                memory_mb=self.memory / (1 if self.scheduler else self.workers),
                 settings={"weights": weights.card(self.settings.prior).sha256},
                 progress=stack.enter_context(bar("blocks")),
                 crew=crew,
@@ -277,7 +258,7 @@ class RestoringVolumes(Restoring):
             "noise sigma": f"{shared.noise_sigma:.5g} ({self.noise_origin})",
             "blocks": f"{done.blocks}, {done.computed} of them now",
             "seconds": f"{done.seconds:.1f}",
-            "written": f"{self.out}{unit(size)}",
+            "written": f"{self.out}{job.unit(size)}",
         }
         return rows if self.spread is None else {**rows, "spread": str(self.spread)}
 
@@ -346,10 +327,10 @@ class Deblur(Restoring):
         super().open()
         self.found = self.out.with_name(f"{self.out.stem}.kernel.tif")
         if self.kernel is None:
-            check_outputs(self.found, inputs=[self.source])
+            job.check_outputs(self.found, inputs=[self.source])
         else:
             size = self.input.pixel_size_angstrom
-            self.blur = parse_kernel(self.kernel, size, self.source).numpy()
+            self.blur = job.parse_kernel(self.kernel, size, self.source)
 
     def run(self) -> dict[str, str]:
         """Undo the known blur, or find it and write both."""
@@ -430,7 +411,7 @@ class Isotropic(RestoringVolumes):
                 f"the header tells one pixel size; slices are taken as {self.whole} times as thick"
             )
         elif len(size) == 3 and abs(size[0] / self.whole / size[2] - 1) > 0.05:
-            result = unit(finer(size, depth=self.whole))
+            result = job.unit(finer(size, depth=self.whole))
             note(f"with factor {self.whole} the voxels will be no cubes{result}")
 
     def run(self) -> dict[str, str]:

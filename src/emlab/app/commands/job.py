@@ -17,9 +17,9 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from emlab.app.block_journal import Journal, keep_arrays, kept_arrays
-from emlab.app.block_layout import BlockAxis
-from emlab.errors import EmlabError, InputError
+from emlab.app.commands.options import Device, Seed
+from emlab.app.journal import Journal, Pieces
+from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
 from emlab.io.tags import PixelSize, simplify
 from emlab.io.volumes import Volume, create_volume, open_volume
@@ -63,59 +63,35 @@ class Job(ABC):
     def partial(self, target: Path) -> Path:
         """Folder beside a target that an interrupted run leaves; refused without --resume."""
         folder = target.with_name(f".{target.stem}.partial")
-        if folder.exists() and not self.resume:
-            raise InputError(
-                f"{folder} is left of an interrupted run; add --resume to go on with it, or "
-                "delete it"
-            )
+        if folder.exists():
+            self.gone_on_with(folder)
         return folder
+
+    def gone_on_with(self, left: Path) -> None:
+        """Refuse what an interrupted run left, unless it is to be gone on with."""
+        if not self.resume:
+            raise InputError(
+                f"{left} is left of an interrupted run; add --resume to go on with it, or delete it"
+            )
 
     @contextmanager
     def pieces(self, target: Path, facts: Mapping[str, Any], count: int) -> Iterator[Pieces]:
         """Yield what is kept, piece by piece, until all of the target is written.
 
-        Parameters
-        ----------
-        facts
-            All that the result depends on: a run with others is not gone on with.
+        The facts are all that the result depends on: a run with others is not gone on with.
         """
-        folder = self.partial(target)
-        ones = (BlockAxis(1, 1, 0, 0, 1) for _ in "yx")
-        axes = [BlockAxis(count, 1, 0, 0, 1), *ones]
-        journal = Journal(folder, dict(facts), axes, lasting=True)
+        journal = Journal(self.partial(target), dict(facts), [range(count)])
         with journal.opened(fresh=False):
-            yield Pieces(journal, count, journal.written)
-        shutil.rmtree(folder)
+            yield Pieces(journal)
+        shutil.rmtree(journal.folder)
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """Results of numbered pieces of work on the disk, of which an earlier run did some."""
+@dataclass(kw_only=True)
+class Seeded(Job):
+    """A job that draws random numbers, on a device of the user's choice."""
 
-    journal: Journal
-    count: int
-    done: int
-
-    @property
-    def todo(self) -> range:
-        """Numbers of those that are left."""
-        return range(self.done, self.count)
-
-    def keep(self, number: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep the result of a piece; it is there, whole, if the run ends now."""
-        keep_arrays(self._file(number), arrays)
-        self.journal.close_block((number, 0, 0))
-
-    def kept(self) -> list[dict[str, np.ndarray]]:
-        """All results."""
-        return [kept_arrays(self._file(number)) for number in range(self.count)]
-
-    def drop(self) -> None:
-        """Leave nothing, because nothing came of it."""
-        shutil.rmtree(self.journal.folder)
-
-    def _file(self, number: int) -> Path:
-        return self.journal.folder / f"{number}.npz"
+    seed: Seed = 0
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -158,20 +134,20 @@ def read_input(path: Path, dimensions: tuple[int, ...], task: str) -> Input:
     InputError
         A file that cannot be read, or an image of other dimensions.
     """
+    pixels: np.ndarray | Volume
     try:
-        volume = open_volume(path)
-        found = Input(path, volume, volume.pixel_size_angstrom)
-        if volume.shape[0] == 1 and 2 in dimensions:
-            pixels = np.asarray(volume[0], dtype=np.float32)
-            found = Input(path, pixels, in_plane(volume.pixel_size_angstrom))
+        pixels = open_volume(path)
+        size = pixels.pixel_size_angstrom
+        if pixels.shape[0] == 1 and 2 in dimensions:
+            pixels, size = np.asarray(pixels[0], dtype=np.float32), in_plane(size)
     except InputError:
         if path.is_dir() or path.suffix.lower() == ".zarr":
             raise
         image = read_image(path)
-        pixels = image.pixels
+        pixels, size = image.pixels, image.pixel_size_angstrom
         while pixels.ndim > 2 and pixels.shape[0] == 1:
             pixels = pixels[0]
-        found = Input(path, pixels, image.pixel_size_angstrom)
+    found = Input(path, pixels, size)
     if len(found.shape) not in dimensions:
         wanted = " or ".join(
             {2: "one image (H, W)", 3: "a volume (D, H, W)"}[n] for n in dimensions
@@ -244,7 +220,7 @@ def write_output(out: Path, pixels: np.ndarray, size: PixelSize) -> str:
     return f"{told}, stretched to 0..65535 for PNG"
 
 
-def parse_kernel(text: str, size: PixelSize, path: Path) -> torch.Tensor:
+def parse_kernel(text: str, size: PixelSize, path: Path) -> np.ndarray:
     """Return the blur kernel of ``2.5``, ``20nm``, ``disc:3``, ``disc:15nm`` or an image file."""
     from emlab.physics.kernels import defocus_kernel, gaussian_kernel
 
@@ -267,12 +243,10 @@ def parse_kernel(text: str, size: PixelSize, path: Path) -> torch.Tensor:
         width *= 10 / lateral
     if not 0 < width <= 64:
         raise InputError(f"--kernel {text} is {width:g} pixels; give a width from 0 to 64 pixels")
-    return defocus_kernel(width) if found[1] else gaussian_kernel(width)
+    return (defocus_kernel(width) if found[1] else gaussian_kernel(width)).numpy()
 
 
-def _kernel_file(text: str) -> torch.Tensor:
-    import torch
-
+def _kernel_file(text: str) -> np.ndarray:
     if text.lower().startswith("disc:") or not Path(text).suffix:
         raise InputError(
             f"--kernel {text!r} is unknown; give a sigma in pixels (2) or nanometres (20nm), a "
@@ -283,7 +257,7 @@ def _kernel_file(text: str) -> torch.Tensor:
         raise InputError(f"{text} has shape {pixels.shape}; a kernel is square with odd sides")
     if pixels.min() < 0 or pixels.sum() <= 0:
         raise InputError(f"{text} is no kernel: its pixels must be 0 or more and not all 0")
-    return torch.from_numpy(pixels / pixels.sum())
+    return (pixels / pixels.sum()).astype(np.float32)
 
 
 def identity(path: Path) -> str:
@@ -337,30 +311,3 @@ def bar(what: str) -> Iterator[Callable[..., None]]:
             shown.update(done - shown.n)
 
         yield show
-
-
-def report_checks(names: Sequence[str], check: Callable[[str], str]) -> None:
-    """Check each name and print the outcome; after all of them, raise if any failed.
-
-    Parameters
-    ----------
-    check
-        Returns what to print beside "ok", or raises.
-
-    Raises
-    ------
-    EmlabError
-        Of the type of the first failure. An `InputError` (an unknown name) is raised at once.
-    """
-    failed: dict[str, EmlabError] = {}
-    for name in names:
-        try:
-            typer.echo(f"ok      {name} ({check(name)})")
-        except InputError:
-            raise
-        except EmlabError as problem:
-            failed[name] = problem
-            typer.echo(f"FAILED  {problem}")
-    if failed:
-        kind = type(next(iter(failed.values())))
-        raise kind(f"{len(failed)} of {len(names)} failed, see above: {', '.join(failed)}")
