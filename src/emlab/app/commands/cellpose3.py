@@ -10,19 +10,8 @@ import numpy as np
 import torch
 
 from emlab import weights
-from emlab.app.commands.job import (
-    Job,
-    bar,
-    check_outputs,
-    check_pixels,
-    check_positive,
-    finer,
-    identity,
-    in_plane,
-    note,
-    unit,
-    write_output,
-)
+from emlab.app.commands import job
+from emlab.app.commands.job import Job, check_outputs
 from emlab.app.commands.options import Device, Resume, argument, command, group, option
 from emlab.errors import InputError
 from emlab.io import read_array, write_image
@@ -74,7 +63,7 @@ class Planes(Job):
 
     def open(self) -> None:
         """Refuse what cannot work, and read the planes."""
-        check_positive(diameter=self.diameter)
+        job.check_positive(diameter=self.diameter)
         if self.network is not None:
             weights.card(self.network)
         self.planes, self.size = read_planes(self.source, self.channel, stack=self.stack)
@@ -92,8 +81,18 @@ class Planes(Job):
             return self._write([self._one(images[0], restorer, segmenter)], watch)
         target = self.out or self.masks
         assert target is not None
-        with self.pieces(target, self._facts(), len(images)) as pieces:
-            with bar("images") as progress:
+        used = [name for name in (self.network, SEGMENTER) if name is not None]
+        facts = {
+            "input": job.identity(self.source),
+            "images": list(self.planes.shape),
+            "task": f"{type(self).__name__} {self.factor}",
+            "diameter": self.diameter,
+            "channel": self.channel,
+            "masks": self.masks is not None,
+            "weights": [weights.card(name).sha256 for name in used],
+        }
+        with self.pieces(target, facts, len(images)) as pieces:
+            with job.bar("images") as progress:
                 for number in pieces.todo:
                     pieces.keep(number, self._one(images[number], restorer, segmenter))
                     progress(number + 1, len(images))
@@ -120,15 +119,12 @@ class Planes(Job):
 
     def _write(self, found: list[dict[str, np.ndarray]], watch: Stopwatch) -> dict[str, str]:
         shape = self.planes.shape
-        diameters = np.array([float(one["diameter"]) for one in found])
-        origin = "estimated" if self.diameter is None else "given"
-        told = f"{diameters.min():.1f}"
-        if diameters.max() > diameters.min():
-            told += f" to {diameters.max():.1f}"
+        diameters = sorted(float(one["diameter"]) for one in found)
+        told = " to ".join(f"{end:.1f}" for end in dict.fromkeys((diameters[0], diameters[-1])))
         rows = {
-            "input": " x ".join(map(str, shape)) + " pixels" + unit(self.size),
+            "input": " x ".join(map(str, shape)) + " pixels" + job.unit(self.size),
             "network": self.network or SEGMENTER,
-            "diameter": f"{told} pixels ({origin})",
+            "diameter": f"{told} pixels ({'given' if self.diameter else 'estimated'})",
         }
         if self.masks is not None:
             labels = np.stack([one["labels"] for one in found])
@@ -144,24 +140,13 @@ class Planes(Job):
         if self.out is not None:
             images = np.stack([one["image"] for one in found])
             result = images.reshape(*shape[:-2], *images.shape[-2:])
-            rows["written"] = write_output(self.out, result, finer(self.size, self.factor))
-            note(
+            size = job.finer(self.size, self.factor)
+            rows["written"] = job.write_output(self.out, result, size)
+            job.note(
                 "grey levels of the result are those of a clean image stretched from 0 to 1; "
                 "measure brightness on the input"
             )
         return {**rows, "seconds": f"{watch.seconds:.1f}"}
-
-    def _facts(self) -> dict[str, Any]:
-        names = [name for name in (self.network, SEGMENTER) if name is not None]
-        return {
-            "input": identity(self.source),
-            "images": list(self.planes.shape),
-            "task": f"{type(self).__name__} {self.factor}",
-            "diameter": self.diameter,
-            "channel": self.channel,
-            "masks": self.masks is not None,
-            "weights": [weights.card(name).sha256 for name in names],
-        }
 
 
 @dataclass(kw_only=True)
@@ -175,7 +160,7 @@ class Restoring(Planes):
     )
     restorer: str | None = option(None, "A name of `emlab weights list`.", shown="of the task")
 
-    usual: ClassVar[str]
+    usual: ClassVar[str] = "cellpose3_denoise"
 
     @property
     def network(self) -> str | None:
@@ -196,7 +181,7 @@ class Denoise(Restoring):
     @property
     def network(self) -> str | None:
         """Of all domains if asked for."""
-        return self.restorer or ("cellpose3_oneclick" if self.oneclick else "cellpose3_denoise")
+        return self.restorer or ("cellpose3_oneclick" if self.oneclick else self.usual)
 
 
 @command(app, "deblur")
@@ -249,16 +234,27 @@ def read_planes(path: Path, channel: int | None, *, stack: bool) -> tuple[np.nda
         pixels = pixels[0]
     if pixels.dtype.kind not in "buif":
         raise InputError(f"{path} holds {pixels.dtype} values; give real-valued pixels")
-    colour = pixels.ndim > 2 and pixels.shape[-1] in (3, 4) and pixels.shape[-3] > 4
-    wanted = 2 + stack + (channel is not None)
-    if pixels.ndim > 2 and wanted != pixels.ndim:
-        raise InputError(_advice(path, pixels.shape, colour=colour))
+    shape = pixels.shape
+    colour = pixels.ndim > 2 and shape[-1] in (3, 4) and shape[-3] > 4
+    if pixels.ndim > 2 and pixels.ndim != 2 + stack + (channel is not None):
+        advice = (
+            "give one image (H, W), with --channel one of several channels, with --stack many "
+            "images, with both a stack of channels"
+        )
+        if pixels.ndim == 3:
+            advice = (
+                "it is in colour: say which channel with --channel 1, 2 or 3"
+                if colour
+                else "volumes are not restored as such; give --stack for many images, or "
+                "--channel for one channel of a single image"
+            )
+        raise InputError(f"{path} has shape {shape}; {advice}")
     if pixels.ndim == 2 and (stack or channel is not None):
         raise InputError(f"{path} is one grey image; leave out --stack and --channel")
     if channel is not None:
         axis = pixels.ndim - 1 if colour else pixels.ndim - 3
-        if channel > pixels.shape[axis]:
-            raise InputError(f"{path} has {pixels.shape[axis]} channels; there is no {channel}")
+        if channel > shape[axis]:
+            raise InputError(f"{path} has {shape[axis]} channels; there is no {channel}")
         pixels = np.take(pixels, channel - 1, axis)
     planes = np.array(pixels, np.float32, order="C")
     if min(planes.shape, default=0) < 1 or min(planes.shape[-2:]) < SMALLEST:
@@ -267,19 +263,6 @@ def read_planes(path: Path, channel: int | None, *, stack: bool) -> tuple[np.nda
             "more"
         )
     for number, plane in enumerate(planes.reshape(-1, *planes.shape[-2:])):
-        check_pixels(plane, f"{path}" if planes.ndim == 2 else f"{path}, image {number + 1},")
-    return planes, in_plane(size) if planes.ndim == 2 else size
-
-
-def _advice(path: Path, shape: tuple[int, ...], *, colour: bool) -> str:
-    if colour and len(shape) == 3:
-        return f"{path} is in colour, shape {shape}; say which channel with --channel 1, 2 or 3"
-    if len(shape) == 3:
-        return (
-            f"{path} has shape {shape}, and volumes are not restored as such; give --stack for "
-            "many images, or --channel for one channel of a single image"
-        )
-    return (
-        f"{path} has shape {shape}; give one image (H, W), with --channel one of several channels, "
-        "with --stack many images, with both a stack of channels"
-    )
+        where = f"{path}" if planes.ndim == 2 else f"{path}, image {number + 1},"
+        job.check_pixels(plane, where)
+    return planes, job.in_plane(size) if planes.ndim == 2 else size

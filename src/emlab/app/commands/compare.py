@@ -14,33 +14,12 @@ import numpy as np
 import typer
 
 from emlab import weights
-from emlab.app.commands.job import (
-    Input,
-    Job,
-    Pieces,
-    bar,
-    check_outputs,
-    check_pixels,
-    check_positive,
-    in_plane,
-    note,
-    parse_kernel,
-    read_input,
-    unit,
-    write_output,
-)
-from emlab.app.commands.options import Device, Resume, Seed, argument, command, group, option
-from emlab.app.own_image.asked import (
-    SMALLEST,
-    TASKS,
-    Answer,
-    Grey,
-    Progress,
-    Question,
-    answer,
-    find_noise,
-    guess_specimen,
-)
+from emlab.app.commands import job
+from emlab.app.commands.job import Input, Seeded, check_outputs, note
+from emlab.app.commands.options import Resume, argument, command, group, option
+from emlab.app.journal import Pieces
+from emlab.app.own_image import asked
+from emlab.app.own_image.asked import SMALLEST, Answer, Grey, Progress, Question, answer
 from emlab.app.own_image.entrants import choose
 from emlab.app.own_image.page import Comparison, as_json, page
 from emlab.bench import format_table
@@ -53,7 +32,7 @@ app = group()
 
 @command(app, "compare", no_args_is_help=True)
 @dataclass(kw_only=True)
-class Compare(Job):
+class Compare(Seeded):
     """Restore one image by every method that fits, and write what each did into one report.
 
     **Example:** `emlab compare noisy.tif -o report.html`
@@ -98,20 +77,18 @@ class Compare(Job):
     spread: int = option(128, "Side of the crop whose posterior is sampled; 0: none.", min=0)
     save: Path | None = option(None, "Also write the restored images here.", metavar="FOLDER")
     resume: Resume = False
-    seed: Seed = 0
-    device: Device = "auto"
 
     def open(self) -> None:
         """Refuse options that do not go together, read the window, choose the methods."""
-        if self.task not in TASKS:
-            raise InputError(f"unknown task {self.task!r}; choose from {', '.join(TASKS)}")
+        if self.task not in asked.TASKS:
+            raise InputError(f"unknown task {self.task!r}; choose from {', '.join(asked.TASKS)}")
         if (self.kernel is not None) != (self.task == "deblur"):
             raise InputError("--task deblur needs --kernel, such as 2 or 20nm; other tasks do not")
         if self.half is not None and self.frames:
             raise InputError("give --half or --frames: the frames make the two halves themselves")
         if self.coloured and self.noise is not None:
             raise InputError("give --noise or --coloured: the spectrum is estimated with its level")
-        check_positive(
+        job.check_positive(
             noise=self.noise, pixel_size_angstrom=self.pixel_size_angstrom, diameter=self.diameter
         )
         if 0 < self.spread < SMALLEST:
@@ -142,21 +119,20 @@ class Compare(Job):
                 pieces.drop()
                 reasons = "; ".join(f"{k}: {v}" for k, v in compared.refusals().items())
                 raise InputError(f"no method could restore {self.image} ({reasons})")
-            numbers = compared.numbers()
             for target, found in zip(self.targets, compared.answers, strict=False):
                 if found.image is not None:
-                    write_output(target, found.image, self.question.fine_pixel_size_angstrom)
+                    job.write_output(target, found.image, self.question.fine_pixel_size_angstrom)
             with atomic_path(self.out) as path:
-                path.write_text(page(compared, numbers), encoding="utf-8")
+                path.write_text(page(compared), encoding="utf-8")
             with atomic_path(self.out.with_suffix(".json")) as path:
-                text = json.dumps(as_json(compared, numbers), indent=1, allow_nan=False)
+                text = json.dumps(as_json(compared), indent=1, allow_nan=False)
                 path.write_text(text + "\n", encoding="utf-8")
-        return self._told(compared, numbers)
+        return self._told(compared)
 
     # --- before the work
 
     def _read(self) -> tuple[Question, dict[str, str]]:
-        source = read_input(self.image, (2, 3), "comparing")
+        source = job.read_input(self.image, (2, 3), "comparing")
         shape = source.shape[-2:]
         box, where = self._box(shape)
         facts = {"file": f"{self.image.name}, {source}"}
@@ -169,7 +145,7 @@ class Compare(Job):
             if which:
                 facts["plane"] = which
         if self.half is not None:
-            other = read_input(self.half, (2, 3), "comparing")
+            other = job.read_input(self.half, (2, 3), "comparing")
             if other.shape[-2:] != shape:
                 raise InputError(
                     f"{self.half} has {other.shape[-2:]} pixels and {self.image} {shape}; the "
@@ -181,13 +157,8 @@ class Compare(Job):
             facts["halves"] = f"{self.image.name} and {self.half.name}, averaged"
         if halves is not None and np.array_equal(*halves):
             raise InputError("the two halves are the same image; give two recordings of one field")
-        check_pixels(pixels, f"the window of {self.image}")
-        if min(pixels.shape) < SMALLEST:
-            raise InputError(
-                f"{self.image} is {pixels.shape[0]} x {pixels.shape[1]} pixels; give {SMALLEST} x "
-                f"{SMALLEST} or more, noise is not told from structure in less"
-            )
-        size = self.pixel_size_angstrom or in_plane(source.pixel_size_angstrom)
+        job.check_pixels(pixels, f"the window of {self.image}")
+        size = self.pixel_size_angstrom or job.in_plane(source.pixel_size_angstrom)
         if isinstance(size, tuple):
             raise InputError(
                 f"{self.image} has pixels of {size[0]:g} x {size[1]:g} angstrom; resample it to "
@@ -195,15 +166,15 @@ class Compare(Job):
             )
         kernel = None
         if self.kernel is not None:
-            kernel = parse_kernel(self.kernel, size, self.image).numpy().astype(np.float32)
+            kernel = job.parse_kernel(self.kernel, size, self.image)
         question = Question(
             self.task,
             pixels,
-            find_noise(pixels, self.task, self.noise, self.coloured),
+            asked.find_noise(pixels, self.task, self.noise, self.coloured),
             size,
             kernel,
             self.factor if self.task == "upsample" else 1,
-            self.specimen or guess_specimen(size),
+            self.specimen or asked.guess_specimen(size),
             self.diameter,
             self.invert,
             halves,
@@ -341,10 +312,8 @@ class Compare(Job):
 
     # --- after it
 
-    def _told(
-        self, compared: Comparison, numbers: dict[str, dict[str, float | None]]
-    ) -> dict[str, str]:
-        question, noise = self.question, self.question.noise
+    def _told(self, compared: Comparison) -> dict[str, str]:
+        question, noise, numbers = self.question, self.question.noise, compared.numbers
         length = "nm" if question.pixel_size_angstrom else "px"
         columns = {
             "residual": "removed",
@@ -368,7 +337,7 @@ class Compare(Job):
         if self.save is None:
             return told
         npy = self.image.suffix.lower() == ".npy"
-        kept = ", .npy holds no pixel size" if npy else unit(question.fine_pixel_size_angstrom)
+        kept = ", .npy holds no pixel size" if npy else job.unit(question.fine_pixel_size_angstrom)
         return {"images": f"{self.save}{kept}", **told}
 
 
@@ -377,7 +346,7 @@ def _one_bar(bars: ExitStack) -> Callable[[str], Progress]:
 
     def follow(what: str) -> Progress:
         bars.close()
-        return bars.enter_context(bar(what))
+        return bars.enter_context(job.bar(what))
 
     return follow
 

@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 
 from emlab import weights
-from emlab.app.commands.job import Job, bar, check_outputs, count, identity, note, unit
-from emlab.app.commands.options import (
-    Device,
-    PriorName,
-    Resume,
-    Seed,
-    argument,
-    command,
-    group,
-    option,
-)
+from emlab.app.commands.job import Seeded, bar, check_outputs, count, identity, note, unit
+from emlab.app.commands.options import PriorName, Resume, argument, command, group, option
 from emlab.data.particles import OPTIONS, STACKS, read_particles, write_star
 from emlab.errors import InputError
 from emlab.io import write_image
@@ -47,7 +38,7 @@ def _group() -> None: ...
 
 @command(app, "retrieve")
 @dataclass(kw_only=True)
-class Retrieve(Job):
+class Retrieve(Seeded):
     """Write the phase of each particle in radians, 64 x 64 pixels of about 2.63 A.
 
     **RELION, cryoSPARC:** `emlab flowdps retrieve particles.star phases.mrcs --crop`
@@ -88,16 +79,12 @@ class Retrieve(Job):
     b_factor: float = option(0.0, "Envelope of the lens in square angstrom, for example 60.", min=0)
     crop: bool = option(False, "Restore the middle of boxes larger than the field.")
     resume: Resume = False
-    seed: Seed = 0
-    device: Device = "auto"
 
     def open(self) -> None:
         """Refuse what cannot work before the work, then read the particles."""
-        self.settings: Config = load_config(self.config)
-        if self.samples is not None:
-            self.settings = replace(self.settings, samples=self.samples)
-        if self.prior is not None:
-            self.settings = replace(self.settings, prior=self.prior)
+        asked = {"samples": self.samples, "prior": self.prior}
+        given = {name: value for name, value in asked.items() if value is not None}
+        self.settings: Config = replace(load_config(self.config), **given)
         if self.contrast not in CONTRASTS:
             raise InputError(f"--contrast is {', '.join(CONTRASTS)}, not {self.contrast!r}")
         if self.spread is not None and self.settings.samples < 2:
@@ -105,11 +92,8 @@ class Retrieve(Job):
         weights.card(self.settings.prior)
         self.star, self.table = (self.out.with_suffix(suffix) for suffix in (".star", ".csv"))
         self._check_outputs([self.source])
-        given = (
-            self.pixel_size, self.voltage_kv, self.cs_mm, self.amplitude_contrast, self.defocus,
-        )  # fmt: skip
-        named = zip(OPTIONS, given, strict=True)
-        self.known = {name: value for name, value in named if value is not None}
+        said = {name: getattr(self, _option(name)) for name in OPTIONS}
+        self.known = {name: value for name, value in said.items() if value is not None}
         self.particles = _read(self.source, self.known)
         self._check_outputs(self._stacks())
         defocus = np.minimum(self.particles.defocus_u_angstrom, self.particles.defocus_v_angstrom)
@@ -241,6 +225,11 @@ class Retrieve(Job):
         }
 
 
+def _option(name: str) -> str:
+    """Field of the job that holds a number of `OPTIONS`."""
+    return name.removesuffix("_angstrom")
+
+
 def _read(source: Path, known: dict[str, float]) -> Any:
     """Particles; what they lack is asked for by the names of the options."""
     try:
@@ -250,8 +239,7 @@ def _read(source: Path, known: dict[str, float]) -> Any:
         if known or "without metadata" in text or "does not say" in text:
             text = text.replace("defocus_u_angstrom is", "--defocus is")
             for name in OPTIONS:
-                option = name.removesuffix("_angstrom").replace("_", "-")
-                text = text.replace(name, f"--{option}")
+                text = text.replace(name, f"--{_option(name).replace('_', '-')}")
         raise InputError(text) from problem
 
 

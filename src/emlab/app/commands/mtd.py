@@ -11,17 +11,9 @@ import tomli_w
 import torch
 from typer import Option
 
-from emlab.app.commands.job import (
-    Job,
-    bar,
-    check_outputs,
-    check_positive,
-    in_plane,
-    note,
-    unit,
-    write_output,
-)
-from emlab.app.commands.options import Device, Seed, argument, command, group, option
+from emlab.app.commands import job
+from emlab.app.commands.job import Job, Seeded, note
+from emlab.app.commands.options import Seed, argument, command, group, option
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
@@ -42,7 +34,7 @@ Rotations = Annotated[int, Option(min=1, help="K: copies are turned by multiples
 
 @command(app, "recover")
 @dataclass(kw_only=True)
-class Recover(Job):
+class Recover(Seeded):
     """Recover the image whose rotated copies are scattered over your own field.
 
     **Digits, with the shipped prior:** `emlab mtd recover field.mrc digit.mrc --size 28 --snr 0.5`
@@ -78,8 +70,6 @@ class Recover(Job):
     kept: int | None = option(None, "Starts to iterate, the most likely ones.", min=1)
     iterations: int | None = option(None, "At most so many.", min=1)
     memory_mb: float = option(16.0, "Working memory of one iteration.")
-    seed: Seed = 0
-    device: Device = "auto"
     crop: bool = option(False, "Cut the sides of the field to multiples of the size.")
     subtract_background: bool = option(False, "Subtract the median of the field first.")
 
@@ -87,8 +77,8 @@ class Recover(Job):
         """Refuse what cannot work, then read the field, the settings and the prior."""
         if self.snr is not None and self.sigma is not None:
             raise InputError("give --snr or --sigma, not both")
-        check_positive(snr=self.snr, sigma=self.sigma, memory_mb=self.memory_mb)
-        check_outputs(self.out, inputs=[self.field], endings=WRITABLE)
+        job.check_positive(snr=self.snr, sigma=self.sigma, memory_mb=self.memory_mb)
+        job.check_outputs(self.out, inputs=[self.field], endings=WRITABLE)
         self.name = self.prior or ("mtd_mnist_epsilon" if self.size == 28 else "none")
         self.settings = self._settings(mtd_field.settings_for(self.name, self.size, self.config))
         if self.place.type == "mps":  # no double precision, in which likelihoods are summed
@@ -98,7 +88,7 @@ class Recover(Job):
                 )
             self.place = choose_device("cpu")
         source = read_image(self.field)
-        self.spacing = in_plane(source.pixel_size_angstrom)
+        self.spacing = job.in_plane(source.pixel_size_angstrom)
         self.pixels = self._whole_patches(source.pixels)
         self.on_cpu = mtd_field.find_prior(self.name, self.settings)
         self.given = self.sigma
@@ -111,7 +101,7 @@ class Recover(Job):
     def run(self) -> dict[str, str]:
         """Draw starts, iterate, and write the most likely image."""
         settings, generator = self.settings, make_generator(self.seed)
-        with Stopwatch() as watch, bar("iterations") as progress:
+        with Stopwatch() as watch, job.bar("iterations") as progress:
             if self.on_cpu is None:
                 drawn = mtd_field.random_starts(
                     self.pixels, self.level, settings, generator, self.density
@@ -138,7 +128,8 @@ class Recover(Job):
         origin = "from --snr" if self.snr else "estimated" if self.sigma is None else "given"
         copies = result.occupancy * self.pixels.numel() / (2 * self.size - 1) ** 2
         return {
-            "field": f"{self.pixels.shape[0]} x {self.pixels.shape[1]} pixels{unit(self.spacing)}",
+            "field": f"{self.pixels.shape[0]} x {self.pixels.shape[1]} pixels"
+            f"{job.unit(self.spacing)}",
             "prior": f"{self.name}, {len(result.candidates)} of {len(drawn)} starts, "
             f"{len(result.trace) - 1} iterations",
             "sigma": f"{result.noise_sigma:.5g} ({origin})",
@@ -148,7 +139,7 @@ class Recover(Job):
             "that gained clearly more",
             "occupancy": f"{result.occupancy:.3f} of the patches, about {copies:.0f} copies",
             "seconds": f"{watch.seconds:.1f}",
-            "written": write_output(self.out, result.image.cpu().numpy(), self.spacing),
+            "written": job.write_output(self.out, result.image.cpu().numpy(), self.spacing),
         }
 
     def _settings(self, config: Config) -> Config:
@@ -158,23 +149,17 @@ class Recover(Job):
             em = replace(em, iterations=self.iterations)
         starts = self.starts or config.starts
         kept = self.kept or (starts if config.kept == config.starts else min(config.kept, starts))
-        return replace(
-            config,
-            rotations=self.rotations,
-            starts=starts,
-            kept=kept,
-            memory_mb=self.memory_mb,
-            em=em,
-        )
+        asked = {"rotations": self.rotations, "memory_mb": self.memory_mb, "em": em}
+        return replace(config, starts=starts, kept=kept, **asked)
 
     def _whole_patches(self, pixels: np.ndarray) -> torch.Tensor:
         """Return the field as a tensor ``(N, N')`` of whole patches; say what was done to it."""
         path, size = self.field, self.size
-        if pixels.size != pixels.shape[-2] * pixels.shape[-1]:
+        rows, columns = pixels.shape[-2:]
+        if pixels.size != rows * columns:
             raise InputError(
                 f"{path} has shape {pixels.shape}; give one image, not a stack or volume"
             )
-        rows, columns = pixels.shape[-2:]
         if min(rows, columns) < size:
             raise InputError(
                 f"{path} has {rows} x {columns} pixels, fewer than one patch of {size}"
@@ -226,9 +211,8 @@ class Simulate(Job):
             self.hidden = digits.images[int((digits.labels == self.digit).argmax())]
             self.origin = f"digit {self.digit} of {digits.source}"
             return
-        source = read_image(self.image)
+        source, self.origin = read_image(self.image), self.image.name
         self.hidden, self.spacing = source.pixels, source.pixel_size_angstrom
-        self.origin = self.image.name
         if self.hidden.ndim != 2 or self.hidden.shape[0] != self.hidden.shape[1]:
             raise InputError(f"{self.image} has shape {self.hidden.shape}; give one square image")
         if not self.hidden.any():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isnan, nan
@@ -15,11 +14,10 @@ import torch
 from tqdm import tqdm
 
 from emlab import weights
-from emlab.app.commands.job import Job, bar, check_positive, note
+from emlab.app.commands.job import Job, Seeded, bar, check_positive, note
 from emlab.app.commands.options import (
     Device,
     Scheduler,
-    Seed,
     Workers,
     argument,
     command,
@@ -198,12 +196,9 @@ class Denoise(Job):
             model = str(Path(model).absolute())
         arguments = model, self.pixel_size, self.noise, self.invert, self.config, self.device
         calls = [(one.absolute(), other.absolute(), *arguments) for one, other in pairs]
-        lines: Iterator[str]
         with hire(self.workers, self.scheduler) as crew, bar("denoise") as progress:
-            if crew is None:
-                lines = (denoise_file(*call) for call in calls)
-            else:
-                lines = crew.each(_denoise_apart, calls)
+            alone = (denoise_file(*call) for call in calls)
+            lines = alone if crew is None else crew.each(_denoise_apart, calls)
             for number, (line, (_, target)) in enumerate(zip(lines, pairs, strict=True)):
                 tqdm.write(f"{target}  {line}")
                 progress(number + 1, len(pairs))
@@ -225,25 +220,15 @@ def denoise_file(
     device: str,
 ) -> str:
     """Denoise one file into another and return a line about it."""
-    place = choose_device(device)
+    place, sign = choose_device(device), np.float32(-1 if invert else 1)
     found = read_micrograph(source, pixel_size)
-    sign = np.float32(-1 if invert else 1)
-    result = denoise(
-        sign * found.pixels,
-        found.pixel_size_angstrom,
-        load(model, place),
-        config,
-        sigma=noise,
-        device=place,
-    )
+    size, score = found.pixel_size_angstrom, load(model, place)
+    result = denoise(sign * found.pixels, size, score, config, sigma=noise, device=place)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_like(target, sign * result.image, source)
     height, width = found.pixels.shape
-    told = (
-        f"{height} x {width} pixels of {found.pixel_size_angstrom:.4g} A, noise "
-        f"{result.noise_sigma:.4g}, {result.cost.seconds:.1f} s"
-    )
-    return ", ".join([told, *result.notes])
+    told = f"{height} x {width} pixels of {size:.4g} A, noise {result.noise_sigma:.4g}"
+    return ", ".join([told, f"{result.cost.seconds:.1f} s", *result.notes])
 
 
 def _denoise_apart(source: Path, target: Path, *arguments: Any) -> str:
@@ -258,21 +243,19 @@ def load(model: str, place: torch.device) -> ScorePrior:
     """A score by name, or from a file of `emlab tsm train`."""
     if model.lower().endswith(".safetensors"):
         changed = Path(model).stat().st_mtime_ns if Path(model).is_file() else 0
-        return _loaded(model, place, str(changed))
-    return _loaded(model, place, weights.card(NAMES.get(model, model)).sha256)
+        return _loaded(load_trained, model, place, str(changed))
+    return _loaded(load_denoiser, model, place, weights.card(NAMES.get(model, model)).sha256)
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, place: torch.device, version: str) -> ScorePrior:
+def _loaded(loader: Any, model: str, place: torch.device, version: str) -> ScorePrior:
     """The last one is kept, for the next micrograph; a worker may live longer than its files."""
-    if model.lower().endswith(".safetensors"):
-        return load_trained(model, place)
-    return load_denoiser(model, place)
+    return loader(model, place)
 
 
 @command(app, "train")
 @dataclass(kw_only=True)
-class Train(Job):
+class Train(Seeded):
     """Train a denoiser on your own micrographs, and write it as one file.
 
     **Example:** `emlab tsm train raw/ mine.safetensors --reference 6z6u.pdb --defocus 12000`
@@ -298,8 +281,6 @@ class Train(Job):
     profile: str = option("cpu", "smoke, cpu, gpu or paper: how long.")
     steps: int | None = option(None, "Instead of the profile's.", min=1)
     resume: bool = option(False, "Go on from the checkpoint beside OUT.")
-    seed: Seed = 0
-    device: Device = "auto"
 
     def open(self) -> None:
         """Read everything that training needs, and refuse what cannot work."""

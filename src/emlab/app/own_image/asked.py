@@ -64,6 +64,7 @@ def find_noise(
     the task is denoising. (A blurred or coarse image is smooth itself, so its noise counts as
     white.)
     """
+    _check_side(pixels)
     estimate = estimate_noise_spectrum(pixels)
     correlation = estimate.correlation
     decided = coloured
@@ -76,6 +77,14 @@ def find_noise(
         raise InputError(f"the noise must be a positive number of grey levels, got {sigma:g}")
     flat = NoiseSpectrum(torch.full_like(estimate.power, sigma**2))
     return FoundNoise(sigma, flat, False, correlation, "estimated" if given is None else "given")
+
+
+def _check_side(pixels: Grey) -> None:
+    if min(pixels.shape) < SMALLEST:
+        raise InputError(
+            f"the window is {pixels.shape[0]} x {pixels.shape[1]} pixels; give {SMALLEST} x "
+            f"{SMALLEST} or more, noise is not told from structure in less"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,11 +115,7 @@ class Question:
                 f"choose the task from {', '.join(TASKS)} and the specimen from "
                 f"{', '.join(SPECIMENS)}, not {self.task} and {self.specimen}"
             )
-        if min(self.pixels.shape) < SMALLEST:
-            raise InputError(
-                f"the window is {self.pixels.shape[0]} x {self.pixels.shape[1]} pixels; give "
-                f"{SMALLEST} x {SMALLEST} or more, noise is not told from structure in less"
-            )
+        _check_side(self.pixels)
         if (self.task == "deblur") != (self.kernel is not None):
             raise InputError("deblurring, and only that, needs the kernel of the blur")
 
