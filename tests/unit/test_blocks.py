@@ -21,12 +21,12 @@ from emlab.io.volumes import create_volume, open_volume
 
 RNG = np.random.default_rng(3)
 VOLUME = RNG.normal(size=(13, 21, 18)).astype(np.float32)
-LAYOUTS = [  # block, halo, overlap
-    ((100, 100, 100), 2, 2),
-    ((8, 9, 10), 0, 0),
-    ((8, 9, 10), 1, 3),
-    ((7, 12, 18), (1, 2, 0), (4, 5, 0)),
-    ((8, 12, 11), 2, 1),
+LAYOUTS = [  # block, halo
+    ((100, 100, 100), 2),
+    ((8, 9, 10), 0),
+    ((8, 9, 10), 2),
+    ((7, 12, 18), (1, 3, 0)),
+    ((8, 12, 11), 1),
 ]
 
 
@@ -38,19 +38,19 @@ def run(source, block, halo, function, scale=(1, 1, 1), dtype=np.float32, **opti
     return target, report
 
 
-@pytest.mark.parametrize(("block", "halo", "overlap"), LAYOUTS)
-def test_pointwise_function_gives_the_same_bits_whatever_the_blocks(block, halo, overlap):
+@pytest.mark.parametrize(("block", "halo"), LAYOUTS)
+def test_pointwise_function_gives_the_same_bits_whatever_the_blocks(block, halo):
     def function(values, origin):
         return np.sin(values) * np.float32(1.7) + 3
 
-    result, report = run(VOLUME, block, halo, function, overlap=overlap)
+    result, report = run(VOLUME, block, halo, function)
     np.testing.assert_array_equal(result, function(VOLUME, None))
     assert report.computed == report.blocks
     assert (report.blocks == 1) == (block[0] > 13)
 
 
-@pytest.mark.parametrize(("block", "halo", "overlap"), LAYOUTS)
-def test_blocks_are_whole_coarse_slices_and_know_where_they_lie(block, halo, overlap):
+@pytest.mark.parametrize(("block", "halo"), LAYOUTS)
+def test_blocks_are_whole_coarse_slices_and_know_where_they_lie(block, halo):
     def function(values, origin):
         box = tuple(slice(o, o + n) for o, n in zip(origin, values.shape, strict=True))
         np.testing.assert_array_equal(values, VOLUME[box])
@@ -59,7 +59,7 @@ def test_blocks_are_whole_coarse_slices_and_know_where_they_lie(block, halo, ove
         shape = [5 * values.shape[0], 2 * values.shape[1], values.shape[2]]
         return torch.from_numpy(np.indices(shape).astype(np.float32)[0] + fine[0])
 
-    result, _ = run(VOLUME, block, halo, function, scale=(5, 2, 1), overlap=overlap)
+    result, _ = run(VOLUME, block, halo, function, scale=(5, 2, 1))
     expected = np.indices(result.shape)[0]
     np.testing.assert_array_equal(result, expected)
 
@@ -83,25 +83,25 @@ def test_blocks_that_disagree_are_blended_without_a_step(scale):
     def function(values, origin):
         return np.full([n * f for n, f in zip(values.shape, scale, strict=True)], levels.random())
 
-    overlap = 8
-    result, report = run(source, (20, 20, 20), 1, function, scale=scale, overlap=overlap)
+    halo = 8
+    result, report = run(source, (34, 34, 34), halo, function, scale=scale)
     assert report.blocks == 64
     assert 0 <= result.min() < 0.1
     assert 0.9 < result.max() <= 1
     for axis in range(3):  # the steepest place of sin^2 over so many pixels
-        assert np.abs(np.diff(result, axis=axis)).max() < np.pi / 2 / (overlap * scale[axis]) * 1.05
-    hard, _ = run(source, (12, 12, 12), 1, function, scale=scale, overlap=0)
+        assert np.abs(np.diff(result, axis=axis)).max() < np.pi / 2 / (halo * scale[axis]) * 1.05
+    hard, _ = run(source, (10, 10, 10), 0, function, scale=scale)
     assert np.abs(np.diff(hard, axis=0)).max() > 0.5
 
 
-@pytest.mark.parametrize(("block", "halo", "overlap"), LAYOUTS)
-def test_noise_of_overlapping_blocks_is_one_field(block, halo, overlap):
+@pytest.mark.parametrize(("block", "halo"), LAYOUTS)
+def test_noise_of_overlapping_blocks_is_one_field(block, halo):
     field = NoiseField(11)
 
     def function(values, origin):
         return field.at(4, (3 * origin[0], *origin[1:]), (3 * len(values), *values.shape[1:]))
 
-    result, _ = run(VOLUME, block, halo, function, scale=(3, 1, 1), overlap=overlap)
+    result, _ = run(VOLUME, block, halo, function, scale=(3, 1, 1))
     np.testing.assert_array_equal(result, field.at(4, (0, 0, 0), result.shape).numpy())
 
 
@@ -133,8 +133,8 @@ def make_different(values, origin):
 def test_a_run_that_fails_anywhere_goes_on_and_ends_with_the_same_bytes(
     tmp_path, monkeypatch, place
 ):
-    block, options = (10, 11, 12), {"overlap": 3, "settings": {"noise": 0.1}}
-    expected, report = run(VOLUME, block, 1, make_different, **options)
+    block, halo, options = (10, 11, 12), 2, {"settings": {"noise": 0.1}}
+    expected, report = run(VOLUME, block, halo, make_different, **options)
     calls, fuse = [], [2]
 
     def burn(where):
@@ -166,7 +166,7 @@ def test_a_run_that_fails_anywhere_goes_on_and_ends_with_the_same_bytes(
     while True:
         try:
             process_blocks(
-                VOLUME, target, block, 1, function, journal=tmp_path / "journal", **options
+                VOLUME, target, block, halo, function, journal=tmp_path / "journal", **options
             )
             break
         except KeyboardInterrupt:
@@ -176,7 +176,7 @@ def test_a_run_that_fails_anywhere_goes_on_and_ends_with_the_same_bytes(
     if place == "function":
         assert len(calls) == len(set(calls)) == report.blocks
     again = process_blocks(
-        VOLUME, target, block, 1, function, journal=tmp_path / "journal", **options
+        VOLUME, target, block, halo, function, journal=tmp_path / "journal", **options
     )
     assert again.computed == 0
     assert not list((tmp_path / "journal").glob("*.npy"))
@@ -301,10 +301,10 @@ def test_what_waits_on_the_disk_is_little_more_than_a_layer_of_blocks(tmp_path):
     def progress(done, total):
         waiting.append(len(list(tmp_path.glob("*.npy"))))
 
-    source = np.zeros((30, 12, 12), np.float32)
+    source = np.zeros((36, 12, 12), np.float32)
     target = np.zeros_like(source)
-    options = {"journal": tmp_path, "progress": progress, "overlap": 2}
-    report = process_blocks(source, target, (6, 6, 6), 0, make_different, **options)
+    options = {"journal": tmp_path, "progress": progress}
+    report = process_blocks(source, target, (8, 8, 8), 1, make_different, **options)
     layer = 9
     assert report.blocks == 7 * layer
     assert max(waiting) <= layer + 4
@@ -320,7 +320,7 @@ def test_bad_input_is_one_clear_error():
     cases = [
         (bad, (8, 9, 10), 1, {}, "NaN or infinite in the block"),
         (VOLUME, (4, 9, 10), 2, {}, "along z blocks of 4 are too small"),
-        (VOLUME, (8, 9, 10), 1, {"overlap": 7}, "take blocks above 9"),
+        (VOLUME, (9, 9, 10), 3, {}, "take blocks above 9"),
         (VOLUME, (8, 9), 1, {}, "three numbers"),
         (VOLUME, (8, 9, 10), -1, {}, "too small"),
         (VOLUME[0], (8, 9, 10), 1, {}, r"volumes \(D, H, W\)"),

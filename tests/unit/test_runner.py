@@ -14,6 +14,8 @@ import nbformat
 import psutil
 import pytest
 
+from emlab.app.process import ERROR_LINES, _environment, end_all
+from emlab.app.reach import code_hash, fingerprint, reached
 from emlab.app.runner import (
     ChapterResult,
     chapter_path,
@@ -23,8 +25,6 @@ from emlab.app.runner import (
     run_all,
     run_chapter,
 )
-from emlab.app.process import ERROR_LINES, _environment, end_all
-from emlab.app.reach import code_hash, fingerprint, reached
 from emlab.bench import Report
 from emlab.errors import InputError
 from emlab.runtime import REFERENCE_PROBE_SECONDS

@@ -75,12 +75,12 @@ def test_a_run_that_stopped_goes_on_with_a_crew(crew, tmp_path):
         return different(values, origin)
 
     target = np.zeros_like(VOLUME)
-    where = {"journal": tmp_path / "journal", "overlap": 3}
+    where = {"journal": tmp_path / "journal"}
     with pytest.raises(KeyboardInterrupt):
-        process_blocks(VOLUME, target, (8, 9, 10), 1, stops, **where)
-    report = process_blocks(VOLUME, target, (8, 9, 10), 1, different, crew=crew, **where)
+        process_blocks(VOLUME, target, (8, 9, 10), 2, stops, **where)
+    report = process_blocks(VOLUME, target, (8, 9, 10), 2, different, crew=crew, **where)
     whole = np.zeros_like(VOLUME)
-    process_blocks(VOLUME, whole, (8, 9, 10), 1, different, overlap=3)
+    process_blocks(VOLUME, whole, (8, 9, 10), 2, different)
     np.testing.assert_array_equal(target, whole)
     assert report.computed == report.blocks - 3
 

@@ -53,10 +53,10 @@ class BlockAxis:
         ``(blocks, kept * scale)``: weight of each block at the target voxels it keeps.
     """
 
-    def __init__(self, length: int, block: int, halo: int, overlap: int, scale: int) -> None:
+    def __init__(self, length: int, block: int, halo: int, scale: int) -> None:
         self.scale = scale
         self.kept = kept = length if block >= length else block - 2 * halo
-        self.starts = starts = tile_positions(length, kept, overlap if kept < length else 0)
+        self.starts = starts = tile_positions(length, kept, halo if kept < length else 0)
         self.read = [slice(max(0, s - halo), min(length, s + kept + halo)) for s in starts]
         skipped = [s - part.start for s, part in zip(starts, self.read, strict=True)]
         self.inside = [slice(n * scale, (n + kept) * scale) for n in skipped]
@@ -71,7 +71,6 @@ def block_shape_for(
     shape: Sequence[int],
     *,
     halo: int | Sequence[int] = 0,
-    overlap: int | Sequence[int] | None = None,
     scale: Sequence[int] = (1, 1, 1),
     copies: int = 8,
 ) -> Triple:
@@ -83,7 +82,7 @@ def block_shape_for(
         Megabytes (2**20 bytes) beyond what the process and its network take without any block.
     shape
         (D, H, W) of the source.
-    halo, overlap, scale
+    halo, scale
         As for `process_blocks`.
     copies
         float32 arrays of the size of its result that the function holds at once at most.
@@ -91,10 +90,9 @@ def block_shape_for(
     Raises
     ------
     InputError
-        Too little memory for the halo and overlap; the message says how much is needed.
+        Too little memory for the halo; the message says how much is needed.
     """
     halos, scales = _triple(halo, "halo"), _triple(scale, "scale")
-    overlaps = halos if overlap is None else _triple(overlap, "overlap")
     lengths = _triple(shape, "shape")
 
     def at(edge: int) -> Triple:
@@ -103,13 +101,10 @@ def block_shape_for(
     def megabytes(edge: int) -> float:
         return math.prod(at(edge)) * math.prod(scales) * 4 * (copies + OWN_COPIES) / 2**20
 
-    smallest = max(
-        f * min(n, 2 * h + o + 1)
-        for n, h, o, f in zip(lengths, halos, overlaps, scales, strict=True)
-    )
+    smallest = max(f * min(n, 3 * h + 1) for n, h, f in zip(lengths, halos, scales, strict=True))
     if megabytes(smallest) > memory_mb:
         raise InputError(
-            f"blocks with halo {halos} and overlap {overlaps} need at least "
+            f"blocks with halo {halos} need at least "
             f"{math.ceil(megabytes(smallest))} MB, not {memory_mb:g}; allow more memory"
         )
     low, high = smallest, max(n * f for n, f in zip(lengths, scales, strict=True)) + 1
@@ -135,7 +130,6 @@ def process_blocks(
     halo: int | Sequence[int],
     function: BlockFunction,
     *,
-    overlap: int | Sequence[int] | None = None,
     scale: Sequence[int] = (1, 1, 1),
     journal: Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -163,12 +157,10 @@ def process_blocks(
         Blocks at the border of the volume have no halo there.
     halo
         Source voxels at each inner face that the function sees and whose result is thrown away:
-        at least its reach. One number, or one per axis.
+        at least its reach. One number, or one per axis. Neighbours are blended over as many.
     function
         Takes a block (d, h, w) float32 and the coordinates of its first voxel in the source (times
         ``scale``: in the target, as for `NoiseField.at`) and returns (d*fz, h*fy, w*fx).
-    overlap
-        Source voxels over which neighbours are blended at least; as large as the halo by default.
     scale
         Whole numbers (fz, fy, fx): target voxels per source voxel.
     journal
@@ -191,10 +183,8 @@ def process_blocks(
     EmlabError
         The disk is full.
     """
-    halos = _triple(halo, "halo")
-    overlaps = halos if overlap is None else _triple(overlap, "overlap")
-    scales, blocks = _triple(scale, "scale"), _triple(block, "block")
-    axes = _lay_out(source.shape, target.shape, blocks, halos, overlaps, scales)
+    halos, scales, blocks = _triple(halo, "halo"), _triple(scale, "scale"), _triple(block, "block")
+    axes = _lay_out(source.shape, target.shape, blocks, halos, scales)
     facts = {
         **(settings or {}),
         "source file": str(getattr(source, "stamp", "")),
@@ -202,7 +192,6 @@ def process_blocks(
         "target type": str(target.dtype),
         "block shape": blocks,
         "block halo": halos,
-        "block overlap": overlaps,
         "block scale": scales,
     }
     folder = journal if journal is not None else getattr(target, "journal", None)
@@ -222,7 +211,7 @@ def _triple(value: int | Sequence[int], name: str) -> Triple:
 
 
 def _lay_out(
-    shape: Triple, made: Triple, blocks: Triple, halos: Triple, overlaps: Triple, scales: Triple
+    shape: Triple, made: Triple, blocks: Triple, halos: Triple, scales: Triple
 ) -> list[BlockAxis]:
     """Check that everything fits and lay out the blocks."""
     if len(shape) != 3 or min(shape) < 1 or min(scales) < 1:
@@ -231,15 +220,14 @@ def _lay_out(
     if tuple(made) != expected:
         raise InputError(f"the target has shape {tuple(made)} instead of {expected}; make it so")
     axes = []
-    for name, length, block, halo, overlap, scale in zip(
-        "zyx", shape, blocks, halos, overlaps, scales, strict=True
-    ):
-        if halo < 0 or overlap < 0 or (block < length and block <= 2 * halo + overlap):
+    given = zip("zyx", shape, blocks, halos, scales, strict=True)
+    for name, length, block, halo, scale in given:
+        if halo < 0 or (block < length and block <= 3 * halo):
             raise InputError(
-                f"along {name} blocks of {block} are too small for a halo of {halo} and an overlap "
-                f"of {overlap}; take blocks above {2 * halo + overlap}, or less of those"
+                f"along {name} blocks of {block} are too small for a halo of {halo} and as much "
+                f"overlap; take blocks above {3 * halo}, or less of those"
             )
-        axes.append(BlockAxis(length, block, halo, overlap, scale))
+        axes.append(BlockAxis(length, block, halo, scale))
     return axes
 
 
@@ -262,7 +250,6 @@ def _run(
             if number >= notes.written:
                 if index in missing and crew is not None:
                     next(awaited)
-                    notes.expect(index)
                     computed += 1
                 kept = notes.result(index)
                 if kept is None:

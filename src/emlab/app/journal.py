@@ -43,7 +43,6 @@ class Journal:
         self.facts = json.loads(json.dumps(facts, default=str))
         self.counts = [len(users) for users in last_users]
         self._last_users = last_users
-        self._waiting: dict[tuple[int, ...], int] = {}  # last user of each result on the disk
 
     @contextmanager
     def opened(self, fresh: bool) -> Iterator[None]:
@@ -73,18 +72,13 @@ class Journal:
     def keep(self, index: tuple[int, ...], kept: np.ndarray) -> None:
         """Keep the result of a block for its neighbours."""
         if self._last_user(index) > self._number(index):
-            self.expect(index)
             with self._place(self.place(index)) as path:
                 write_array(path, kept)
-
-    def expect(self, index: tuple[int, ...]) -> None:
-        """Count on a result in the folder, by whomever it was put there."""
-        self._waiting[index] = self._last_user(index)
 
     def missing(self) -> dict[tuple[int, ...], None]:
         """Blocks that are neither written nor kept, in raster order."""
         todo = islice(product(*map(range, self.counts)), self.written, None)
-        return {index: None for index in todo if index not in self._waiting}
+        return {index: None for index in todo if not self.place(index).exists()}
 
     def place(self, index: tuple[int, ...]) -> Path:
         """File of a block's result."""
@@ -117,14 +111,13 @@ class Journal:
                 f"{self.folder} belongs to a run with other settings ({changes}); repeat those, or "
                 f"delete it to start again"
             )
-        for path in self.folder.glob("[0-9]*.npy"):
-            self.expect(tuple(int(word) for word in path.stem.split("-")))
         self._drop()
 
     def _drop(self) -> None:
-        for index in [i for i, last in self._waiting.items() if last < self.written]:
-            self.place(index).unlink(missing_ok=True)
-            del self._waiting[index]
+        for path in self.folder.glob("[0-9]*.npy"):
+            index = tuple(int(word) for word in path.stem.split("-"))
+            if self._last_user(index) < self.written:
+                path.unlink(missing_ok=True)
 
     def _last_user(self, index: tuple[int, ...]) -> int:
         users = zip(self._last_users, index, strict=True)

@@ -31,14 +31,9 @@ class Crew:
     ) -> Iterator[Any]:
         """Yield ``function(*call)`` in the order of the calls.
 
-        Parameters
-        ----------
-        function
-            Of a module that the workers can import, or picklable.
-        calls
-            Paths in them must be absolute and lead to the same files on every worker.
-        ahead
-            Calls handed out at a time, per thread of a worker.
+        The function is of a module that the workers can import, or picklable; paths in the calls
+        are absolute and lead to the same files on every worker. So many calls are handed out ahead
+        per thread of a worker.
 
         Raises
         ------
@@ -54,18 +49,22 @@ class Crew:
                     waiting.append(self._client.submit(function, *call, pure=False))
                 if not waiting:
                     return
-                yield self._result(waiting[0])
+                with self._told():
+                    result = waiting[0].result()
+                yield result
                 waiting.popleft()
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _result(self, future: Any) -> Any:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong, in words for a user."""
         from distributed import CancelledError, KilledWorker
         from distributed.comm import CommClosedError
 
         try:
-            return future.result()
+            yield
         except KilledWorker as problem:
             raise EmlabError(
                 "one task ended several workers, probably for lack of memory; lower --memory, or "
@@ -86,12 +85,8 @@ class Crew:
 def hire(workers: int = 1, scheduler: str | None = None) -> Iterator[Crew | None]:
     """Yield a crew for the block, or None if one worker here is all that is asked for.
 
-    Parameters
-    ----------
-    workers
-        Threads of this process.
-    scheduler
-        Address of a Dask scheduler, ``tcp://host:8786``; counts more than `workers`.
+    Workers are threads of this process; the address of a Dask scheduler, ``tcp://host:8786``,
+    counts more.
 
     Raises
     ------

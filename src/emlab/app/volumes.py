@@ -68,14 +68,8 @@ class NoiseField:
             )
         self.seed, self.stream = int(seed), int(stream)
 
-    def at(
-        self,
-        step: int,
-        origin: Sequence[int],
-        shape: Sequence[int],
-        device: torch.device | str = "cpu",
-    ) -> Tensor:
-        """Return the noise of a step in a box.
+    def at(self, step: int, origin: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """Return the noise of a step in a box: float32, N(0, 1), independent from pixel to pixel.
 
         Parameters
         ----------
@@ -83,13 +77,6 @@ class NoiseField:
             From 0 to 2**32 - 1.
         origin : sequence of int
             Global coordinates of the first pixel, one to three axes; may be negative.
-        device : torch.device or str
-            Where the result goes; its values are the same on every device.
-
-        Returns
-        -------
-        Tensor
-            `shape`, float32, N(0, 1), independent from pixel to pixel.
         """
         axes = len(shape)
         if axes not in CELLS or len(origin) != axes:
@@ -117,7 +104,7 @@ class NoiseField:
                 inside.append(slice(low - c * side, high - c * side))
                 outside.append(slice(low - start, high - start))
             noise[tuple(outside)] = cell[tuple(inside)]
-        return torch.from_numpy(noise).to(device)
+        return torch.from_numpy(noise)
 
 
 @dataclass(frozen=True)
