@@ -15,11 +15,17 @@ must *not* be acceptable; `check` compares the two. See `emlab.bench.bounds` for
 """
 
 from emlab.bench.bounds import Outcome, check, compare
-from emlab.bench.claims import Claim, claims_table, fill
+from emlab.bench.claims import (
+    Claim,
+    Target,
+    claims_table,
+    fill,
+    format_targets,
+    targets_met,
+)
 from emlab.bench.report import PROFILES, Report
 from emlab.bench.schema import load_expected, load_metrics
 from emlab.bench.tables import format_metrics, format_outcomes, format_table
-from emlab.bench.targets import Target, format_targets, targets_met
 
 __all__ = [
     "PROFILES",

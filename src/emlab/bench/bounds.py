@@ -64,20 +64,9 @@ TRIVIAL = ("identity", "constant", "untrained")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One comparison.
+    """One comparison: of a number, or of ``"<number> if <trivial answer>"``.
 
-    Attributes
-    ----------
-    name
-        The number, or ``"<number> if <trivial answer>"``.
-    value
-        What was measured; None if the run did not record it.
-    requirement
-        What was asked, as text.
-    ok
-        Whether it holds.
-    why
-        The reason for the bound.
+    The value is None if the run did not record it; ``why`` is the reason for the bound.
     """
 
     name: str
@@ -94,10 +83,7 @@ class Outcome:
 def check(metrics: Source, expected: Source) -> list[Outcome]:
     """Return the comparisons that failed; an empty list means that the run is good.
 
-    Parameters
-    ----------
-    metrics, expected
-        Paths, or content that was already parsed.
+    Both are paths, or content that was already parsed.
 
     Raises
     ------

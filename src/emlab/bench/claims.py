@@ -18,9 +18,10 @@ A condition compares two of: a recorded number ``name``, an end of its interval 
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,7 @@ _OTHER_END = {"low": "high", "high": "low"}
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison such as ``gain.over_wiener:low > 0``.
-
-    Attributes
-    ----------
-    left, symbol, right : str
-        Two tokens and what stands between them.
-    """
+    """A comparison such as ``gain.over_wiener:low > 0``: two tokens, a symbol between them."""
 
     left: str
     symbol: str
@@ -107,28 +102,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what decides on it.
+    """One claim and what decides on it: a record as at the top of this module.
 
-    Attributes
-    ----------
-    id : str
-        Row of the list of claims, such as ``"M1"``.
-    paper : str
-        What the paper reports; quoted, not measured here.
-    here : str
-        How it is tested here, and at which scale.
-    conditions : tuple of Condition
-        What has to be true of the chapter's numbers.
-    measured : str
-        What the chapter shows beside the claim; ``{name}`` is a recorded number.
-    why : str
-        Why what is measured differs from what is reported.
-    cell : str
-        Cell of the chapter that shows it.
-    untestable : str
-        Why it cannot be tested here, where nothing was measured.
-    unless : tuple of (Condition, str)
-        What is said where a condition is not met.
+    ``untestable`` tells why it cannot be tested here, where nothing was measured; ``unless`` has
+    what is said where a condition is not met.
     """
 
     id: str
@@ -219,3 +196,66 @@ def _is_number(token: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# --- what was asked for
+
+
+@dataclass(frozen=True)
+class Target:
+    """One number that was asked for: a recorded one, less another (``minus``) if there is one.
+
+    ``least`` and ``most`` were asked, infinite where they were not; ``aim`` was hoped for.
+    """
+
+    label: str
+    name: str
+    least: float = -math.inf
+    most: float = math.inf
+    aim: float | None = None
+    unit: str = ""
+    minus: str = ""
+
+    def reached(self, values: Values) -> float | None:
+        """The number of a run, or None where it was not measured."""
+        names = [self.name, self.minus] if self.minus else [self.name]
+        if any(name not in values for name in names):
+            return None
+        first, *rest = (float(values[name]["value"]) for name in names)
+        return first - sum(rest)
+
+    def shortfall(self, values: Values) -> float | None:
+        """By how much a run misses what was asked; 0 where it does not."""
+        found = self.reached(values)
+        return None if found is None else max(self.least - found, found - self.most, 0.0)
+
+
+def format_targets(targets: Sequence[Target], values: Values) -> str:
+    """Markdown table: asked, hoped for, reached and missing, from the values of a metrics.json."""
+    rows = []
+    for target in targets:
+        found, missing = target.reached(values), target.shortfall(values)
+        cells = [
+            f"{target.label} [{target.unit}]" if target.unit else target.label,
+            _asked(target),
+            "" if target.aim is None else f"{target.aim:g}",
+            "-" if found is None else f"{found:.3g}",
+            "-" if missing is None else f"{missing:.2g}" if missing else "",
+        ]
+        rows.append(cells)
+    return pipe_table(["target", "asked", "aim", "reached", "short by"], rows)
+
+
+def targets_met(targets: Sequence[Target], values: Values) -> tuple[int, int]:
+    """How many targets a run reached, and how many it measured."""
+    missing = [target.shortfall(values) for target in targets]
+    measured = [one for one in missing if one is not None]
+    return measured.count(0.0), len(measured)
+
+
+def _asked(target: Target) -> str:
+    if math.isinf(target.least):
+        return f"at most {target.most:g}"
+    if math.isinf(target.most):
+        return f"at least {target.least:g}" if target.least else "above 0"
+    return f"{target.least:g} to {target.most:g}"

@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from emlab.bench.bounds import bounds_of, compare
-from emlab.bench.page import html_metrics
 from emlab.bench.schema import load_expected, validate
-from emlab.bench.tables import format_metrics
+from emlab.bench.tables import format_metrics, html_metrics
 from emlab.errors import InputError
 from emlab.recorded import Recording
-from emlab.runtime import Stopwatch, atomic_path, environment_stamp, peak_memory_mb
+from emlab.runtime import (
+    Stopwatch,
+    atomic_path,
+    choose_device,
+    environment_stamp,
+    peak_memory_mb,
+)
+from emlab.settings import PROFILES
 
-PROFILES = ("smoke", "cpu", "gpu", "paper")
 MEASURED = ("seconds", "peak_memory_mb")
 EXPECTED_VARIABLE = "EMLAB_EXPECTED"  # the folder of bounds, where a runner was told another
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -40,10 +45,6 @@ class Report:
         Name of the chapter, such as ``"04_mtd"``.
     out_dir
         Folder of the runs; numbers go to ``out_dir/slug/metrics.json``.
-    profile
-        One of `PROFILES`.
-    seed
-        The seed that the chapter used, 0 or more.
     device
         The device that the chapter used, as a name or a torch.device; ``"auto"`` is resolved.
 
@@ -68,7 +69,7 @@ class Report:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise InputError(f"seed must be a whole number of at least 0, not {seed!r}")
         self.slug, self.profile, self.seed = slug, profile, seed
-        self.device = _device_name(device)
+        self.device = str(choose_device("auto") if device == "auto" else device)
         self.path = Path(out_dir).expanduser() / slug / "metrics.json"
         self._values: dict[str, dict[str, Any]] = {}
         self._data: list[dict[str, Any]] = []
@@ -95,8 +96,8 @@ class Report:
             ``"mnist.snr_1.error.ours"``.
         value, low, high
             The number and the ends of its interval; finite, with low <= value <= high.
-        unit, note
-            Unit and a remark (what the interval is, what was averaged).
+        note
+            A remark: what the interval is, what was averaged.
         n
             Number of independent measurements behind the value.
 
@@ -118,8 +119,8 @@ class Report:
             raise InputError(f"{name}: the interval {ends} does not hold the value {number}")
         if n is not None and n < 1:
             raise InputError(f"{name}: n counts measurements, so it is at least 1, not {n}")
-        fields = {"low": ends[0], "high": ends[1], "n": n, "unit": unit, "note": note}
-        self._values[name] = {"value": number, **fields}
+        entry = {"value": number, "low": ends[0], "high": ends[1], "n": n}
+        self._values[name] = entry | {"unit": unit, "note": note}
         return number
 
     def data(self, item: Any, wanted: str = "", note: str = "") -> None:
@@ -132,8 +133,6 @@ class Report:
         wanted
             Name of the data set that the chapter is about. Anything else is marked as a stand-in:
             bounds that name the wanted set are replaced by those of its stand-in.
-        note
-            A remark for the reader.
         """
         if hasattr(item, "record"):
             name, source, sha256 = item.record.name, item.source, item.record.pixel_sha256
@@ -141,8 +140,8 @@ class Report:
             name, source, sha256 = item.source, "split", _hash(item.images)
         else:
             raise InputError(f"data() takes a Dataset or Digits of emlab.data, not {type(item)}")
-        missed = wanted if name.split(" ")[0] != wanted else ""
-        self._add_data(name, source, sha256, stands_in_for=missed, note=note)
+        missed = "" if name.split(" ")[0] == wanted else wanted
+        self._add_data(name, source, sha256, missed, note)
 
     def simulated(self, name: str, note: str, stands_in_for: str = "") -> None:
         """Record simulated data: how they were made, and the real data set they replace, if any."""
@@ -152,7 +151,7 @@ class Report:
 
     def absent(self, name: str, note: str) -> None:
         """Record a data set or program that is not here, and what the chapter leaves out for it."""
-        self._add_data(f"no {name}", "absent", "", stands_in_for=name, note=note)
+        self._add_data(f"no {name}", "absent", "", name, note)
 
     def recorded(self, recording: Recording) -> str:
         """Record that numbers come from an earlier measurement; returns a sentence that says so."""
@@ -237,7 +236,7 @@ class Report:
         return (place / self.profile / f"{self.slug}.json" for place in places)
 
     def _add_data(self, name: str, source: str, sha256: str, stands_in_for: str, note: str) -> None:
-        entry: dict[str, Any] = {"name": name, "source": source, "sha256": sha256, "note": note}
+        entry = {"name": name, "source": source, "sha256": sha256, "note": note}
         entry |= {"simulated": source == "simulated", "stand_in": bool(stands_in_for)}
         entry |= {"stands_in_for": stands_in_for}
         if entry not in self._data:
@@ -256,15 +255,6 @@ def _finite(name: str, value: SupportsFloat) -> float:
 
 def _hash(images: Any) -> str:
     return hashlib.sha256(images.tobytes()).hexdigest()
-
-
-def _device_name(device: object) -> str:
-    name = str(device)
-    if name != "auto":
-        return name
-    from emlab.runtime import choose_device
-
-    return str(choose_device(name))
 
 
 def _peak_gpu_memory_mb(device: str) -> float | None:

@@ -31,14 +31,10 @@ def load_expected(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def validate(content: Any, kind: str, where: str) -> None:
-    """Check parsed JSON against a packaged schema.
+    """Check parsed JSON against the packaged schema of ``"metrics"`` or ``"expected"``.
 
     Parameters
     ----------
-    content
-        Parsed JSON.
-    kind
-        ``"metrics"`` or ``"expected"``.
     where
         What to call the content in the message.
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import emlab
 from emlab import data
-from emlab.bench.claims import Claim, parse
-from emlab.bench.targets import Target
+from emlab.bench.claims import Claim, Target, parse
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, choose_device, usable_cores
 from emlab.settings import PROFILES, only_first
