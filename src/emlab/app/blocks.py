@@ -30,27 +30,11 @@ OWN_COPIES = 6  # arrays of the size of a result that `process_blocks` holds bes
 class BlockAxis:
     """Blocks along one axis, in source voxels unless said otherwise.
 
-    A block is read with its halo, keeps what is inside the halo, shares a part of that with its
-    neighbours (where results are blended), and owns what lies before the next block starts.
-
-    Attributes
-    ----------
-    kept
-        Voxels that every block keeps.
-    starts
-        Where what they keep starts.
-    read
-        What each block reads.
-    inside
-        What of its result each block keeps, in target voxels.
-    owned
-        Start and stop of what each block owns.
-    before
-        For each block those up to it that keep a part of what it owns.
-    last_user
-        For each block the last one that owns a part of what it keeps.
-    weights
-        ``(blocks, kept * scale)``: weight of each block at the target voxels it keeps.
+    A block is ``read`` with its halo, keeps what is inside the halo (``kept`` voxels from
+    ``starts``, of its result in target voxels what is ``inside``), shares a part of that with its
+    neighbours (where results are blended), and ``owned`` is what lies before the next block starts.
+    Those ``before`` a block, up to it, keep a part of what it owns; its ``last_user`` owns a part
+    of what it keeps. Of ``weights`` ``(blocks, kept * scale)`` a row is for what a block keeps.
     """
 
     def __init__(self, length: int, block: int, halo: int, scale: int) -> None:
@@ -76,21 +60,10 @@ def block_shape_for(
 ) -> Triple:
     """Return the largest block, near a cube of target voxels, that fits into so much memory.
 
-    Parameters
-    ----------
-    memory_mb
-        Megabytes (2**20 bytes) beyond what the process and its network take without any block.
-    shape
-        (D, H, W) of the source.
-    halo, scale
-        As for `process_blocks`.
-    copies
-        float32 arrays of the size of its result that the function holds at once at most.
-
-    Raises
-    ------
-    InputError
-        Too little memory for the halo; the message says how much is needed.
+    The memory is in megabytes (2**20 bytes) beyond what the process and its network take without
+    any block; the shape is (D, H, W) of the source; halo and scale are as for `process_blocks`, and
+    the function holds at most so many copies of its result at once, as float32. Too little memory
+    for the halo is an `InputError` that says how much is needed.
     """
     halos, scales = _triple(halo, "halo"), _triple(scale, "scale")
     lengths = _triple(shape, "shape")
@@ -147,11 +120,9 @@ def process_blocks(
 
     Parameters
     ----------
-    source
-        (D, H, W), read box by box.
-    target
-        (D*fz, H*fy, W*fx), written box by box: a `NewVolume`, an array or alike. Integer types are
-        rounded and clipped.
+    source, target
+        (D, H, W), read box by box, and (D*fz, H*fy, W*fx), written box by box: a `NewVolume`, an
+        array or alike. Integer types are rounded and clipped.
     block
         Shape of what is read at once, in source voxels, halo included (see `block_shape_for`).
         Blocks at the border of the volume have no halo there.
@@ -169,8 +140,6 @@ def process_blocks(
     settings
         All that the result depends on beyond the arguments here (model, seed, noise level); a run
         is resumed only with equal settings.
-    progress
-        Called with the blocks done and their total.
     crew
         Who calls the function, several blocks at a time; this process blends and writes. Source and
         function must be picklable, and the folder of the journal seen by all workers.

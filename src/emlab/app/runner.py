@@ -84,8 +84,6 @@ def run_chapter(
     ----------
     chapter
         Slug, start of a slug, or path of a notebook.
-    out_dir
-        Folder of the runs; passed to the notebook as an absolute OUT_DIR.
     timeout
         Seconds after which the chapter counts as failed.
     threads
@@ -324,10 +322,7 @@ def chapters(folder: PathLike | None = None) -> list[Path]:
 def chapter_path(name: PathLike, folder: PathLike | None = None) -> Path:
     """Return the notebook for a path, a slug (``04_mtd``) or the start of one (``04``).
 
-    Raises
-    ------
-    InputError
-        No chapter, or more than one, fits; the message lists the chapters.
+    If none fits, or more than one, the error lists the chapters.
     """
     text = os.fspath(name)
     if text.endswith(".ipynb"):

@@ -52,12 +52,8 @@ class NoiseField:
     random numbers: as easy as 1, 2, 3"): its key is (seed, stream and step), its counter starts at
     the coordinates of a cell, and so any place can be drawn without the places before it.
 
-    Parameters
-    ----------
-    seed : int
-        From 0 to 2**63 - 1.
-    stream : int
-        Number of the sample, from 0 to 2**31 - 1; different streams are independent.
+    The seed is from 0 to 2**63 - 1; the stream is the number of the sample, from 0 to 2**31 - 1,
+    and different streams are independent.
     """
 
     def __init__(self, seed: int, stream: int = 0) -> None:
@@ -71,12 +67,8 @@ class NoiseField:
     def at(self, step: int, origin: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Return the noise of a step in a box: float32, N(0, 1), independent from pixel to pixel.
 
-        Parameters
-        ----------
-        step : int
-            From 0 to 2**32 - 1.
-        origin : sequence of int
-            Global coordinates of the first pixel, one to three axes; may be negative.
+        The step is from 0 to 2**32 - 1; the origin has the global coordinates of the first pixel,
+        one to three axes, which may be negative.
         """
         axes = len(shape)
         if axes not in CELLS or len(origin) != axes:
@@ -134,15 +126,9 @@ def survey(
 ) -> Survey:
     """Read a volume ``(D, H, W)`` once, a few planes at a time: its grey levels and its noise.
 
-    Parameters
-    ----------
-    noise_sigma : float, optional
-        In grey levels; default: estimated from 16 planes spread over the volume.
-
-    Raises
-    ------
-    InputError
-        Voxels that are not finite, a constant volume, planes too small to estimate the noise from.
+    The noise in grey levels is estimated from 16 planes spread over the volume, unless given.
+    Voxels that are not finite, a constant volume and planes too small to estimate the noise from
+    are refused.
     """
     depth, height, width = volume.shape
     slab = min(64, max(1, int(memory_mb * 2**20 / (24 * height * width))))
@@ -255,23 +241,11 @@ def restore_volume(
     All blocks have the grey scale of the whole volume and see one noise field, so that neighbours
     agree where they overlap.
 
-    Parameters
-    ----------
-    targets
-        ``(D * factor, H, W)``, written box by box; a second one takes the spread.
-    memory_mb
-        Megabytes (2**20 bytes) beyond what the process (each worker) and its network take without
-        any block.
-    settings
-        What a resumed run must have in common beyond the restorer, such as the weights' hash.
-    crew
-        Who restores the blocks; see `process_blocks`.
-
-    Raises
-    ------
-    InputError
-        A solver that cannot be fed with a noise field, too little memory, a journal of other
-        settings.
+    Targets are ``(D * factor, H, W)``, written box by box; a second one takes the spread. The
+    memory is in megabytes (2**20 bytes) beyond what the process (each worker) and its network take
+    without any block; the settings are what a resumed run must have in common beyond the restorer,
+    such as the weights' hash. A solver that cannot be fed with a noise field, too little memory and
+    a journal of other settings are refused.
     """
     config, solver = restorer.config, restorer.config.solvers[restorer.task]
     if not isinstance(solver, (*ONE_ESTIMATE, RestoreConfig, DiffuseBackConfig)):

@@ -236,7 +236,7 @@ class Report:
         return (place / self.profile / f"{self.slug}.json" for place in places)
 
     def _add_data(self, name: str, source: str, sha256: str, stands_in_for: str, note: str) -> None:
-        entry = {"name": name, "source": source, "sha256": sha256, "note": note}
+        entry: dict[str, Any] = {"name": name, "source": source, "sha256": sha256, "note": note}
         entry |= {"simulated": source == "simulated", "stand_in": bool(stands_in_for)}
         entry |= {"stands_in_for": stands_in_for}
         if entry not in self._data:

@@ -86,8 +86,6 @@ class Planes(Job):
             "input": job.identity(self.source),
             "images": list(self.planes.shape),
             "task": f"{type(self).__name__} {self.factor}",
-            "diameter": self.diameter,
-            "channel": self.channel,
             "masks": self.masks is not None,
             "weights": [weights.card(name).sha256 for name in used],
         }
@@ -223,11 +221,8 @@ class Segment(Planes):
 def read_planes(path: Path, channel: int | None, *, stack: bool) -> tuple[np.ndarray, PixelSize]:
     """Return one grey image ``(H, W)`` or, of a stack, ``(n, H, W)``, float32, and the pixel size.
 
-    Raises
-    ------
-    InputError
-        A file that cannot be read; colour without a channel; a volume without ``--stack``; images
-        that are empty, constant, too small or not finite.
+    Refused: colour without a channel, a volume without ``--stack``, images that are empty,
+    constant, too small or not finite.
     """
     pixels, size = read_array(path)
     while pixels.ndim > 2 and pixels.shape[0] == 1:

@@ -103,17 +103,25 @@ class Compare(Seeded):
 
     def run(self) -> dict[str, str]:
         """Compare, and write report, numbers and images."""
-        settings = {"seed": self.seed, "device": str(self.place)}
-        with self.pieces(self.out, self._asked(), len(self.entrants)) as pieces:
+        question = self.question
+        seen = b"".join(p.tobytes() for p in (question.pixels, *(question.halves or ())))
+        names = [name for entrant in self.entrants for name in entrant.weights]
+        facts = {
+            "image": hashlib.sha256(seen).hexdigest(),
+            "methods": [entrant.name for entrant in self.entrants],
+            "pixel size": question.pixel_size_angstrom,
+            "weights": [weights.card(name).sha256 for name in names],
+        }
+        with self.pieces(self.out, facts, len(self.entrants)) as pieces:
             compared = Comparison(
                 self.image.name,
-                self.question,
+                question,
                 self.facts,
                 self.entrants,
                 self._answers(pieces),
                 self.left_out,
                 self.spread,
-                settings,
+                {"seed": self.seed, "device": str(self.place)},
             )
             if not compared.pairs():
                 pieces.drop()
@@ -121,7 +129,7 @@ class Compare(Seeded):
                 raise InputError(f"no method could restore {self.image} ({reasons})")
             for target, found in zip(self.targets, compared.answers, strict=False):
                 if found.image is not None:
-                    job.write_output(target, found.image, self.question.fine_pixel_size_angstrom)
+                    job.write_output(target, found.image, question.fine_pixel_size_angstrom)
             with atomic_path(self.out) as path:
                 path.write_text(page(compared), encoding="utf-8")
             with atomic_path(self.out.with_suffix(".json")) as path:
@@ -273,42 +281,12 @@ class Compare(Seeded):
         for number in pieces.todo:
             entrant = self.entrants[number]
             with ExitStack() as bars:
-                try:
-                    found = answer(
-                        entrant,
-                        self.question,
-                        self.seed,
-                        spread_side=self.spread,
-                        progress=_one_bar(bars),
-                    )
-                except KeyboardInterrupt:
-                    note(f"interrupted in {entrant.label}; the same command with --resume goes on")
-                    raise
+                follow, side = _one_bar(bars), self.spread
+                found = answer(entrant, self.question, self.seed, spread_side=side, progress=follow)
             pieces.keep(number, found.arrays())
             told = f"{found.seconds:.1f} s" if found.image is not None else found.problem
             typer.echo(f"{number + 1}/{pieces.count} {entrant.label}: {told}", err=True)
         return [Answer.of(kept) for kept in pieces.kept()]
-
-    def _asked(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-        question = self.question
-        seen = [question.pixels, *(question.halves or ())]
-        names = [name for entrant in self.entrants for name in entrant.weights]
-        return {
-            "image": hashlib.sha256(b"".join(p.tobytes() for p in seen)).hexdigest(),
-            "task": question.task,
-            "methods": [entrant.name for entrant in self.entrants],
-            "pixel size": question.pixel_size_angstrom,
-            "specimen": question.specimen,
-            "noise": [question.noise.sigma, question.noise.coloured],
-            "kernel": self.kernel,
-            "factor": question.factor,
-            "diameter": self.diameter,
-            "invert": self.invert,
-            "spread": self.spread,
-            "seed": self.seed,
-            "weights": [weights.card(name).sha256 for name in names],
-        }
 
     # --- after it
 

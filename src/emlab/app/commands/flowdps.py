@@ -83,7 +83,7 @@ class Retrieve(Seeded):
     def open(self) -> None:
         """Refuse what cannot work before the work, then read the particles."""
         asked = {"samples": self.samples, "prior": self.prior}
-        given = {name: value for name, value in asked.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         self.settings: Config = replace(load_config(self.config), **given)
         if self.contrast not in CONTRASTS:
             raise InputError(f"--contrast is {', '.join(CONTRASTS)}, not {self.contrast!r}")
@@ -112,7 +112,13 @@ class Retrieve(Seeded):
         """Retrieve batch by batch; what is done stays if the run is interrupted."""
         size = self.settings.batch
         starts = range(0, len(self.particles), size)
-        with Stopwatch() as watch, self.pieces(self.out, self._facts(), len(starts)) as pieces:
+        facts = {
+            "input": identity(self.source),
+            "particles": len(self.particles),
+            "weights": weights.card(self.settings.prior).sha256,
+            "settings": repr(self.settings),
+        }
+        with Stopwatch() as watch, self.pieces(self.out, facts, len(starts)) as pieces:
             if pieces.todo:
                 prior, spread, origin = load(self.settings, self.place)
                 note(f"spread of the prior's answers: {origin}")
@@ -209,20 +215,6 @@ class Retrieve(Seeded):
         names = {Path(name) for name, _ in self.particles.images_at}
         beside = [self.source.parent / name.name for name in names]
         return [*beside, *(up / name for name in names for up in self.source.absolute().parents)]
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "input": identity(self.source),
-            "options": self.known,
-            "particles": len(self.particles),
-            "weights": weights.card(self.settings.prior).sha256,
-            "config": repr(self.settings),
-            "contrast": self.contrast,
-            "dose": self.dose,
-            "b_factor": self.b_factor,
-            "crop": self.crop,
-            "seed": self.seed,
-        }
 
 
 def _option(name: str) -> str:

@@ -26,7 +26,7 @@ from emlab.app.commands.options import (
 from emlab.app.tasks import check_crew, hire
 from emlab.app.volumes import Restorer, megabytes, restore_volume, survey
 from emlab.errors import InputError
-from emlab.io.volumes import create_volume
+from emlab.io.volumes import Volume, create_volume
 from emlab.methods import generalist
 from emlab.methods.estimate import TimedPrior
 from emlab.methods.generalist import Config, OneStepConfig, load, load_config
@@ -74,11 +74,16 @@ class Restoring(Seeded):
 
     task: ClassVar[str]
     dimensions: ClassVar[tuple[int, ...]] = (2,)
+    lateral = depth = 1  # how many times finer the result is
 
     @property
     def solved(self) -> str:
         """Name of the task's solver in a config."""
         return self.task
+
+    def options(self) -> dict[str, Any]:
+        """What only this task tells the method."""
+        return {}
 
     def open(self) -> None:
         """Refuse what cannot work, then load the settings, the prior and the input."""
@@ -108,8 +113,8 @@ class Restoring(Seeded):
         if self.spread is not None and self.settings.samples < 2:
             raise InputError("--spread is over samples; give --samples 2 or more")
 
-    def restored(self, lateral: int = 1, depth: int = 1, **options: Any) -> dict[str, str]:
-        """Restore what fits into memory, and write it; the factors are those of the result."""
+    def run(self) -> dict[str, str]:
+        """Restore what fits into memory, and write it."""
         padded, corner = self.padded()
         with bar(self.solved) as progress:
             prior = self.loaded
@@ -126,9 +131,9 @@ class Restoring(Seeded):
                 prior=prior,
                 device=self.place,
                 progress=progress,
-                **options,
+                **self.options(),
             )
-        return self.written(result, corner, lateral, depth)
+        return self.written(result, corner)
 
     def padded(self) -> tuple[np.ndarray, tuple[int, int]]:
         """The pixels, mirrored up to a patch (noise is not estimated from mirrored ones).
@@ -163,14 +168,12 @@ class Restoring(Seeded):
             return "one estimate"
         return f"mean of {count(self.settings.samples, 'sample')}"
 
-    def written(
-        self, result: generalist.Found, corner: tuple[int, int], lateral: int = 1, depth: int = 1
-    ) -> dict[str, str]:
+    def written(self, result: generalist.Found, corner: tuple[int, int]) -> dict[str, str]:
         """Write what lies inside the padding; returns what to tell."""
-        height, width = (side * lateral for side in self.input.shape[-2:])
-        top, left = (start * lateral for start in corner)
+        height, width = (side * self.lateral for side in self.input.shape[-2:])
+        top, left = (start * self.lateral for start in corner)
         inside = (..., slice(top, top + height), slice(left, left + width))
-        size = finer(self.input.pixel_size_angstrom, lateral, depth)
+        size = finer(self.input.pixel_size_angstrom, self.lateral, self.depth)
         share = result.cost.network_seconds / max(result.cost.seconds, 1e-9)
         rows = {
             "input": str(self.input),
@@ -203,30 +206,29 @@ class RestoringVolumes(Restoring):
         job.check_positive(memory=self.memory)
         super().open()
 
-    def in_blocks(self, factor: int = 1) -> bool:
-        """Whether to go block by block."""
-        needed = megabytes(prod(self.input.shape) * factor, self.settings.samples)
+    def run(self) -> dict[str, str]:
+        """Restore at once, or a volume that needs more memory block by block."""
+        volume = self.input.volume
+        needed = megabytes(prod(self.input.shape) * self.depth, self.settings.samples)
         shared = self.workers > 1 or self.scheduler is not None
-        if self.input.volume is not None and (needed > self.memory or shared):
-            return True
+        if volume is not None and (needed > self.memory or shared):
+            return self.in_blocks(volume)
         if shared:
             raise InputError("--workers and --scheduler are for volumes; leave them out for images")
         if self.resume:
             raise InputError("--resume is for volumes that need more than --memory; leave it out")
-        return False
+        return super().run()
 
-    def restored_in_blocks(self, factor: int = 1, axial: str = "average") -> dict[str, str]:
-        """Restore a volume block by block; what is done stays if the run is interrupted."""
-        volume = self.input.volume
-        assert volume is not None
-        size = finer(self.input.pixel_size_angstrom, depth=factor)
+    def in_blocks(self, volume: Volume) -> dict[str, str]:
+        """Restore block by block; what is done stays if the run is interrupted."""
+        size = finer(self.input.pixel_size_angstrom, depth=self.depth)
         depth, height, width = self.input.shape
         sigma, coloured = self.noise, self.solved == "denoise_coloured"
         shared = survey(volume, noise_sigma=sigma, coloured=coloured, memory_mb=self.memory / 4)
         with ExitStack() as stack:
             targets = []
             for path in filter(None, (self.out, self.spread)):
-                shape = depth * factor, height, width
+                shape = depth * self.depth, height, width
                 target = create_volume(path, shape, "float32", size, resume=True)
                 if target.resumed:
                     self.gone_on_with(target.partial)
@@ -235,8 +237,8 @@ class RestoringVolumes(Restoring):
             restorer = Restorer(
                 self.settings,
                 shared,
-                factor,
-                axial,
+                self.depth,
+                self.options().get("axial", "average"),
                 self.settings.samples,
                 with_spread=len(targets) > 1,
                 seed=self.seed,
@@ -293,11 +295,9 @@ class Denoise(RestoringVolumes):
             )
         super().open()
 
-    def run(self) -> dict[str, str]:
-        """At once, or block by block."""
-        return (
-            self.restored_in_blocks() if self.in_blocks() else self.restored(coloured=self.coloured)
-        )
+    def options(self) -> dict[str, Any]:
+        """Whether noise is coloured."""
+        return {"coloured": self.coloured}
 
 
 @command(app, "deblur")
@@ -332,10 +332,14 @@ class Deblur(Restoring):
             size = self.input.pixel_size_angstrom
             self.blur = job.parse_kernel(self.kernel, size, self.source)
 
+    def options(self) -> dict[str, Any]:
+        """The blur."""
+        return {"kernel": self.blur}
+
     def run(self) -> dict[str, str]:
         """Undo the known blur, or find it and write both."""
         if self.kernel is not None:
-            return self.restored(kernel=self.blur)
+            return super().run()
         padded, corner = self.padded()
         result, kernel = generalist.deblur_blind(
             padded,
@@ -367,12 +371,12 @@ class Upsample(Restoring):
 
     def open(self) -> None:
         """Also check the factor."""
-        self.whole = whole_factor(self.factor)
+        self.lateral = whole_factor(self.factor)
         super().open()
 
-    def run(self) -> dict[str, str]:
-        """At once."""
-        return self.restored(lateral=self.whole, factor=self.whole)
+    def options(self) -> dict[str, Any]:
+        """The factor."""
+        return {"factor": self.lateral}
 
 
 @command(app, "isotropic")
@@ -402,23 +406,21 @@ class Isotropic(RestoringVolumes):
             raise InputError(f"--axial is average or decimate, not {self.axial!r}")
         given = None if self.factor is None else whole_factor(self.factor)
         super().open()
-        self.whole = self._factor_from_pixel_size() if given is None else given
+        self.depth = self._factor_from_pixel_size() if given is None else given
         size = self.input.pixel_size_angstrom
         if size is None:
             note(f"{self.source} does not tell its pixel size; the result will not either")
         elif not isinstance(size, tuple):
             note(
-                f"the header tells one pixel size; slices are taken as {self.whole} times as thick"
+                f"the header tells one pixel size; slices are taken as {self.depth} times as thick"
             )
-        elif len(size) == 3 and abs(size[0] / self.whole / size[2] - 1) > 0.05:
-            result = job.unit(finer(size, depth=self.whole))
-            note(f"with factor {self.whole} the voxels will be no cubes{result}")
+        elif len(size) == 3 and abs(size[0] / self.depth / size[2] - 1) > 0.05:
+            result = job.unit(finer(size, depth=self.depth))
+            note(f"with factor {self.depth} the voxels will be no cubes{result}")
 
-    def run(self) -> dict[str, str]:
-        """At once, or block by block."""
-        if self.in_blocks(self.whole):
-            return self.restored_in_blocks(self.whole, self.axial)
-        return self.restored(depth=self.whole, factor=self.whole, axial=self.axial)
+    def options(self) -> dict[str, Any]:
+        """The factor, and what a slice is."""
+        return {"factor": self.depth, "axial": self.axial}
 
     def _factor_from_pixel_size(self) -> int:
         """Thickness of a slice in pixels, from the header."""

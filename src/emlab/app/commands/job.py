@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import util
 from math import isfinite
 from pathlib import Path
@@ -78,11 +78,19 @@ class Job(ABC):
     def pieces(self, target: Path, facts: Mapping[str, Any], count: int) -> Iterator[Pieces]:
         """Yield what is kept, piece by piece, until all of the target is written.
 
-        The facts are all that the result depends on: a run with others is not gone on with.
+        The facts and what the user asked for are all that the result depends on: a run with others
+        is not gone on with.
         """
-        journal = Journal(self.partial(target), dict(facts), [range(count)])
-        with journal.opened(fresh=False):
-            yield Pieces(journal)
+        names = {each.name for each in fields(self) if each.init} - {"device", "resume"}
+        asked = {name: getattr(self, name) for name in sorted(names)}
+        asked = {name: one for name, one in asked.items() if not isinstance(one, Path)}
+        journal = Journal(self.partial(target), {**asked, **facts}, [range(count)])
+        try:
+            with journal.opened(fresh=False):
+                yield Pieces(journal)
+        except KeyboardInterrupt:
+            note("interrupted; the same command with --resume goes on")
+            raise
         shutil.rmtree(journal.folder)
 
 
@@ -127,13 +135,7 @@ class Input:
 
 
 def read_input(path: Path, dimensions: tuple[int, ...], task: str) -> Input:
-    """Open what a task takes; volumes are not read yet.
-
-    Raises
-    ------
-    InputError
-        A file that cannot be read, or an image of other dimensions.
-    """
+    """Open what a task takes, volumes without reading them; refuse other dimensions."""
     pixels: np.ndarray | Volume
     try:
         pixels = open_volume(path)
@@ -145,7 +147,7 @@ def read_input(path: Path, dimensions: tuple[int, ...], task: str) -> Input:
             raise
         image = read_image(path)
         pixels, size = image.pixels, image.pixel_size_angstrom
-        while pixels.ndim > 2 and pixels.shape[0] == 1:
+        while len(pixels.shape) > 2 and pixels.shape[0] == 1:
             pixels = pixels[0]
     found = Input(path, pixels, size)
     if len(found.shape) not in dimensions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tomli_w
@@ -149,7 +149,7 @@ class Recover(Seeded):
             em = replace(em, iterations=self.iterations)
         starts = self.starts or config.starts
         kept = self.kept or (starts if config.kept == config.starts else min(config.kept, starts))
-        asked = {"rotations": self.rotations, "memory_mb": self.memory_mb, "em": em}
+        asked: dict[str, Any] = {"rotations": self.rotations, "memory_mb": self.memory_mb, "em": em}
         return replace(config, starts=starts, kept=kept, **asked)
 
     def _whole_patches(self, pixels: np.ndarray) -> torch.Tensor:

@@ -50,16 +50,9 @@ def argument(text: str, metavar: str | None = None, default: Any = ...) -> Any:
 def option(default: Any, text: str, *names: str, shown: str | bool = True, **rules: Any) -> Any:
     """Declare a field of a job that is an option of its command.
 
-    Parameters
-    ----------
-    default
-        An ellipsis: the option must be given.
-    names
-        Default: as the field, and a switch has no ``--no-``.
-    shown
-        What the help says of the default, if not its value.
-    rules
-        Of `typer.Option`.
+    With an ellipsis as default it must be given. It is named as the field unless there are names,
+    and a switch has no ``--no-``; ``shown`` is what the help says of the default, if not its value;
+    rules are those of `typer.Option`.
     """
     return _field(default, typer.Option(default, *names, help=text, show_default=shown, **rules))
 

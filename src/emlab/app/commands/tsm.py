@@ -66,10 +66,7 @@ class Source:
 def gather(files: list[Path]) -> tuple[list[Source], list[Path]]:
     """Micrographs in files, folders and STAR files, and the STAR files among them.
 
-    Raises
-    ------
-    InputError
-        A file is missing, nothing was found, or two would have the same name in the output.
+    Refused: a missing file, nothing found, two that would have the same name in the output.
     """
     found: list[Source] = []
     stars = []

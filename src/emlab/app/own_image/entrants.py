@@ -94,26 +94,27 @@ def _installed(module: str, shown: str) -> Callable[[Question], str]:
 
 def _flow(question: Question) -> Ready:
     config, drawing = load_config("ours"), load_config("samples")
-    scale = question.grey_scale
-    prior = generalist.load(config, question.device)
-    noise = question.noise
-    told: dict = {"prior": prior, "device": question.device, "scale": scale}
+    noise, method = question.noise, getattr(generalist, question.task)
+    told: dict[str, Any] = {
+        "prior": generalist.load(config, question.device),
+        "device": question.device,
+        "scale": question.grey_scale,
+        "noise_sigma": noise.sigma,
+    }
     if question.task == "upsample":
+        told["factor"] = question.factor
         told["noise_sigma"] = noise.sigma if noise.origin == "given" else 0.0
     elif noise.coloured:
-        told["spectrum"] = noise.spectrum
-    else:
-        told["noise_sigma"] = noise.sigma
+        told |= {"spectrum": noise.spectrum, "noise_sigma": None}
+    if question.task == "denoise":
+        told["coloured"] = noise.coloured
+    elif question.kernel is not None:
+        told["kernel"] = question.kernel
 
     def restore(
         image: Grey, config: generalist.Config, random: torch.Generator, seen: Progress | None
     ) -> generalist.Found:
-        common = {**told, "progress": seen}
-        if question.kernel is not None:
-            return generalist.deblur(image, question.kernel, config, random, **common)
-        if question.task == "upsample":
-            return generalist.upsample(image, question.factor, config, random, **common)
-        return generalist.denoise(image, config, random, coloured=noise.coloured, **common)
+        return method(image, config=config, generator=random, progress=seen, **told)
 
     def spread(image: Grey, random: torch.Generator, seen: Progress | None) -> Grey:
         found = restore(image, drawing, random, seen).spread
@@ -364,15 +365,8 @@ def peers() -> list[Entrant]:
 def choose(question: Question, wanted: Sequence[str] = ()) -> tuple[list[Entrant], dict[str, str]]:
     """Methods that fit a question, and the reasons of those that do not, by label.
 
-    Parameters
-    ----------
-    wanted : sequence of str
-        Names of the only ones to take; these also take part where they are unsuited, and say so.
-
-    Raises
-    ------
-    InputError
-        An unknown name, or nobody is left.
+    Only those that are wanted, if any are named; these also take part where they are unsuited, and
+    say so. An unknown name is refused, and a choice of nobody.
     """
     every = [*learned(question.task), *peers()]
     known = {entrant.name: entrant for entrant in every}
