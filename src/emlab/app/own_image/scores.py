@@ -188,25 +188,25 @@ def objects(image: Grey, reference: Grey) -> float:
 
 def remarks(numbers: Numbers, question: Question) -> list[str]:
     """What the numbers of a method warn of, in sentences; the limits are stated in them."""
-    noise, denoised = float(np.mean(question.noise.correlation)), question.task == "denoise"
-
-    def value(key: str) -> float:
-        number = numbers.get(key)
-        return math.nan if number is None else number
-
+    found = {key: math.nan if number is None else number for key, number in numbers.items()}
+    keys = ("residual", "residual_correlation", "error")
+    removed, likeness, error = (found.get(key, math.nan) for key in keys)
+    keys = ("blank_contrast", "blank_agreement", "blank_chance")
+    drawn, shared, chance = (found.get(key, math.nan) for key in keys)
+    if question.task != "denoise":
+        removed = likeness = math.nan
+    noise = float(np.mean(question.noise.correlation))
     warnings = {
-        "It took away more than the noise (over 1.15): structure went with it.": denoised
-        and value("residual") > 1.15,
-        "It took away less than half of the noise: the rest is still there.": denoised
-        and value("residual") < 0.5,
-        "What it took away is smoother than the noise (by over 0.1): structure is in it.": denoised
-        and value("residual_correlation") > noise + 0.1,
+        "It took away more than the noise (over 1.15): structure went with it.": removed > 1.15,
+        "It took away less than half of the noise: the rest is still there.": removed < 0.5,
+        "What it took away is smoother than the noise (by over 0.1): structure is in it.": (
+            likeness > noise + 0.1
+        ),
         "From pure noise it draws over a quarter of the contrast of its result: do not trust faint "
-        "texture.": value("blank_contrast") > 0.25,
+        "texture.": drawn > 0.25,
         "It draws the same pattern from different noise (correlation over 0.1, and over three "
-        "times that of chance).": abs(value("blank_agreement"))
-        > max(0.1, 3 * value("blank_chance")),
-        "By the other half its error is larger than that of the raw image.": value("error") > 1,
+        "times that of chance).": abs(shared) > max(0.1, 3 * chance),
+        "By the other half its error is larger than that of the raw image.": error > 1,
     }
     return [sentence for sentence, holds in warnings.items() if holds]
 
