@@ -167,7 +167,6 @@ class Restoring(Planes):
 
 
 @command(app, "denoise")
-@dataclass(kw_only=True)
 class Denoise(Restoring):
     """Remove noise, so that objects can be found.
 
@@ -183,7 +182,6 @@ class Denoise(Restoring):
 
 
 @command(app, "deblur")
-@dataclass(kw_only=True)
 class Deblur(Restoring):
     """Undo blur, and noise with it, so that objects can be found.
 
@@ -194,7 +192,6 @@ class Deblur(Restoring):
 
 
 @command(app, "upsample")
-@dataclass(kw_only=True)
 class Upsample(Restoring):
     """Write a finer image of coarse pixels; masks stay in the pixels of IN.
 
@@ -207,7 +204,6 @@ class Upsample(Restoring):
 
 
 @command(app, "segment")
-@dataclass(kw_only=True)
 class Segment(Planes):
     """Find objects without restoring anything first.
 

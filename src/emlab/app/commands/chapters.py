@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,6 @@ Metrics = Annotated[Path, typer.Argument(help="metrics.json of a run.")]
 
 
 @command(run_app, "run")
-@dataclass(kw_only=True)
 class Run:
     """Run chapters headless and check their numbers.
 

@@ -6,9 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import typer
@@ -31,7 +29,6 @@ app = group()
 
 
 @command(app, "compare", no_args_is_help=True)
-@dataclass(kw_only=True)
 class Compare(Seeded):
     """Restore one image by every method that fits, and write what each did into one report.
 
@@ -251,11 +248,11 @@ class Compare(Seeded):
             raise InputError(f"{self.image} has no frames; leave out --frames")
         if self.plane is not None:
             raise InputError("--frames takes all planes; leave out --plane")
-        sums: list[Any] = [0.0, 0.0]
+        sums = np.zeros((2, *(side.stop - side.start for side in box)))
         for number in range(source.shape[0]):
-            sums[number % 2] = sums[number % 2] + source.part((number, *box)).astype(np.float64)
+            sums[number % 2] += source.part((number, *box))
         odd = source.shape[0] // 2
-        means = sums[0] / (source.shape[0] - odd), sums[1] / odd, sum(sums) / source.shape[0]
+        means = sums[0] / (source.shape[0] - odd), sums[1] / odd, sums.sum(0) / source.shape[0]
         first, second, whole = (mean.astype(np.float32) for mean in means)
         return whole, (first, second)
 

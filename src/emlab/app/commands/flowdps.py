@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ def _group() -> None: ...
 
 
 @command(app, "retrieve")
-@dataclass(kw_only=True)
 class Retrieve(Seeded):
     """Write the phase of each particle in radians, 64 x 64 pixels of about 2.63 A.
 

@@ -266,7 +266,6 @@ class RestoringVolumes(Restoring):
 
 
 @command(app, "denoise")
-@dataclass(kw_only=True)
 class Denoise(RestoringVolumes):
     """Remove noise from an image, or from every plane of a stack or volume.
 
@@ -301,7 +300,6 @@ class Denoise(RestoringVolumes):
 
 
 @command(app, "deblur")
-@dataclass(kw_only=True)
 class Deblur(Restoring):
     """Undo the blur of one image, by a kernel that is known or found with the image.
 
@@ -355,7 +353,6 @@ class Deblur(Restoring):
 
 
 @command(app, "upsample")
-@dataclass(kw_only=True)
 class Upsample(Restoring):
     """Make one image finer; its pixels are taken as averages of the fine ones.
 
@@ -380,7 +377,6 @@ class Upsample(Restoring):
 
 
 @command(app, "isotropic")
-@dataclass(kw_only=True)
 class Isotropic(RestoringVolumes):
     """Make a volume (D, H, W) as fine along axis 0 as along the others: (D * factor, H, W).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +33,6 @@ Rotations = Annotated[int, Option(min=1, help="K: copies are turned by multiples
 
 
 @command(app, "recover")
-@dataclass(kw_only=True)
 class Recover(Seeded):
     """Recover the image whose rotated copies are scattered over your own field.
 
@@ -181,7 +180,6 @@ class Recover(Seeded):
 
 
 @command(app, "simulate")
-@dataclass(kw_only=True)
 class Simulate(Job):
     """Make a field to play with; what was hidden where is written beside it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from inspect import Parameter, Signature, get_annotations
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -62,12 +62,13 @@ def _field(default: Any, kind: Any) -> Any:
 
 
 def command(app: typer.Typer, word: str, **settings: Any) -> Callable[[T], T]:
-    """Make a dataclass a command: fields are arguments and options, its docstring is the help.
+    """Make a class a dataclass and a command of its fields; its docstring is the help.
 
     What a class declares itself stands before what it inherits.
     """
 
-    def add(job: T) -> T:
+    def add(declared: T) -> T:
+        job: Any = dataclass(kw_only=True)(declared)
         hints = get_type_hints(job, include_extras=True)
         known = {each.name: each for each in fields(job) if each.init}
         order = dict.fromkeys(name for kind in job.__mro__ for name in get_annotations(kind))

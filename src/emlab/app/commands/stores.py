@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -261,7 +260,6 @@ def _report(names: Sequence[str], check: Callable[[str], str]) -> None:
 
 
 @command(train_app, "train")
-@dataclass(kw_only=True)
 class Train:
     """Train a network from its recipe.
 

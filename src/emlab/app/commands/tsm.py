@@ -15,15 +15,7 @@ from tqdm import tqdm
 
 from emlab import weights
 from emlab.app.commands.job import Job, Seeded, bar, check_positive, note
-from emlab.app.commands.options import (
-    Device,
-    Scheduler,
-    Workers,
-    argument,
-    command,
-    group,
-    option,
-)
+from emlab.app.commands.options import Device, Scheduler, Workers, argument, command, group, option
 from emlab.app.commands.tsm_picking import PickEvaluation, PixelSize, read_micrographs
 from emlab.app.tasks import check_crew, hire, quiet_threads
 from emlab.data.micrographs import read_micrograph
@@ -123,7 +115,6 @@ def _optics(said: dict[str, float]) -> Optics | None:
 
 
 @command(app, "denoise")
-@dataclass(kw_only=True)
 class Denoise(Job):
     """Denoise micrographs: one file, whole folders, or those that a STAR file lists.
 
@@ -251,7 +242,6 @@ def _loaded(loader: Any, model: str, place: torch.device, version: str) -> Score
 
 
 @command(app, "train")
-@dataclass(kw_only=True)
 class Train(Seeded):
     """Train a denoiser on your own micrographs, and write it as one file.
 

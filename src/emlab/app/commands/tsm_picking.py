@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,6 @@ IMAGES = (".mrc", ".mrcs", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
 Named = dict[str, Coordinates]
 
 
-@dataclass(kw_only=True)
 class PickEvaluation(Job):
     """Compare picks with true places: precision, recall and F1, one pick a particle.
 
