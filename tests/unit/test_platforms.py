@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from emlab import chapters, runtime
-from emlab.app import process
+from emlab.app import headless
 from emlab.external.process import run_program
 from emlab.io.arrays import RawArray, as_box
 from tools import public
@@ -91,10 +91,10 @@ def test_a_program_is_measured_without_wait4(bare, tmp_path):
 def test_a_runner_on_windows_ends_with_its_parent(monkeypatch):
     # The modules as this one sees them, not the modules: other threads use those.
     alive, ended = iter([True, True, False]), []
-    monkeypatch.setattr(process, "os", SimpleNamespace(name="nt", _exit=ended.append))
-    monkeypatch.setattr(process, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(headless, "os", SimpleNamespace(name="nt", _exit=ended.append))
+    monkeypatch.setattr(headless, "time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr(psutil, "pid_exists", lambda pid: next(alive))
-    process._leave_with(1)
+    headless._leave_with(1)
     assert ended == [1]
     assert next(alive, "all asked") == "all asked"
 

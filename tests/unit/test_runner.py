@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from emlab.app.process import ERROR_LINES, _environment, end_all
+from emlab.app.headless import ERROR_LINES, _environment, end_all
 from emlab.app.reach import code_hash, fingerprint, reached
 from emlab.app.runner import (
     ChapterResult,

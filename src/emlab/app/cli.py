@@ -38,7 +38,7 @@ COMMANDS = {
     "tsm": "Train and denoise: micrographs of single particles, for picking.",
     "mtd": "Multi-target detection: recover an image from a field of copies.",
 }
-HOMES = dict.fromkeys(("run", "report", "notebooks"), "chapters")
+HOMES = dict.fromkeys(("run", "report", "notebooks"), "book")
 HOMES |= dict.fromkeys(("data", "weights", "train"), "stores")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from emlab.app.process import end_all, execute
+from emlab.app.headless import end_all, execute
 from emlab.app.reach import changed, fingerprint
 from emlab.bench import PROFILES, compare, format_table, load_metrics
 from emlab.chapters import expected_seconds, shipped

@@ -265,8 +265,8 @@ class Answer:
     def arrays(self) -> dict[str, NDArray]:
         """As named arrays, to be kept on the disk."""
         images = {"image": self.image, "spread": self.spread}
-        for name, pair in (("blank", self.blanks), ("half", self.halves)):
-            images |= {f"{name}{number}": image for number, image in enumerate(pair)}
+        pairs = {"blanks": self.blanks, "halves": self.halves}
+        images |= {name: np.stack(pair) for name, pair in pairs.items() if pair}
         return {
             "facts": np.array([self.seconds, self.megabytes]),
             "notes": np.array([self.problem, *self.notes], dtype=np.str_),
@@ -277,10 +277,7 @@ class Answer:
     def of(cls, kept: dict[str, NDArray]) -> Answer:
         """From `arrays`."""
         problem, *notes = (str(text) for text in kept["notes"])
-        blanks, halves = (
-            tuple(kept[key] for key in (f"{name}0", f"{name}1") if key in kept)
-            for name in ("blank", "half")
-        )
+        blanks, halves = (tuple(kept.get(name, ())) for name in ("blanks", "halves"))
         seconds, megabytes = (float(number) for number in kept["facts"])
         image, spread = kept.get("image"), kept.get("spread")
         return cls(image, blanks, halves, spread, seconds, megabytes, notes, problem)
@@ -325,8 +322,5 @@ def answer(
 
 def middle(pixels: Grey, side: int) -> Grey:
     """The square in the middle, or what there is of it."""
-    cuts = tuple(
-        slice(start := (length - min(side, length)) // 2, start + min(side, length))
-        for length in pixels.shape
-    )
-    return pixels[cuts]
+    rows, columns = (max(0, length - side) // 2 for length in pixels.shape)
+    return pixels[rows : rows + side, columns : columns + side]

@@ -24,7 +24,7 @@ ERROR_LINES = 8
 START_TIMEOUT_SECONDS = 180
 ORPHAN_CHECK_SECONDS = 0.5
 _THREAD_VARIABLES = ("EMLAB_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_CHILD = "import sys; from emlab.app.process import child; sys.exit(child(sys.argv[1]))"
+_CHILD = "import sys; from emlab.app.headless import child; sys.exit(child(sys.argv[1]))"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 _running: set[subprocess.Popen[bytes]] = set()
