@@ -31,7 +31,9 @@ from emlab.methods.flowdps_config import (
     Sampler,
     load_config,
     load_in_radians,
+    on_own_draws,
     phase_scale,
+    spread_of,
 )
 from emlab.methods.flowdps_observation import (
     CONTRASTS,
@@ -43,10 +45,8 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
-from emlab.priors.scaled import ScaledPrior
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import FlowDPSConfig
@@ -86,6 +86,8 @@ class Retrieval(Estimate[NDArray[np.float32]]):
         Of the phases.
     pixels : int
         Of the window that was compared.
+    independent : int
+        How many of the samples, the first ones, are independent of each other.
     """
 
     chi2: NDArray[np.float32]
@@ -95,6 +97,7 @@ class Retrieval(Estimate[NDArray[np.float32]]):
     offset: NDArray[np.float32]
     pixel_size_angstrom: float
     pixels: int
+    independent: int
 
 
 def load(config: Config, device: torch.device | str = "cpu") -> tuple[Prior, Spread, str]:
@@ -150,9 +153,8 @@ def retrieve(
     count = config.samples if samples is None else samples
     if count < 1:
         raise InputError(f"samples must be at least 1, got {count}")
-    look, size, notes = prepare(
-        images, optics, config, dose_per_angstrom2, contrast, crop, b_factor_angstrom2
-    )
+    told = (dose_per_angstrom2, contrast, crop, b_factor_angstrom2)
+    look, size, notes = prepare(images, optics, config, *told)
     if prior is None:
         prior, found, origin = load(config, device)
         spread = found if spread is None else spread
@@ -165,26 +167,25 @@ def retrieve(
         _batch(look(rows), timed, spread, config, generator, count, device, ahead)
         for rows in batches
     ]
-    seen = parts[0].seen
     several = np.concatenate([part.images for part in parts], axis=1)
     centred = several - several.mean((2, 3), keepdims=True)
-
-    def values(name: str) -> NDArray[np.float32]:
-        return torch.cat([getattr(part.seen, name) for part in parts]).float().numpy()
-
+    independent, seen = config.independent(count), parts[0].seen
+    numbers = {
+        name: torch.cat([getattr(part.seen, name) for part in parts]).float().numpy()
+        for name in ("dose_per_angstrom2", "gain", "offset")
+    }
     return Retrieval(
         image=centred.mean(0),
-        spread=deviation(centred, config.independent(count)) if count > 1 else None,
+        spread=deviation(centred, independent) if count > 1 else None,
         samples=several,
         chi2=np.concatenate([part.chi2 for part in parts]),
         chi2_low=np.concatenate([part.chi2_low for part in parts]),
-        dose_per_angstrom2=values("dose_per_angstrom2"),
-        gain=values("gain"),
-        offset=values("offset"),
         pixel_size_angstrom=seen.pixel_size_angstrom,
         pixels=seen.counts[0].numel(),
+        independent=independent,
         notes=notes,
         cost=timed.cost(sum(part.evaluations for part in parts)),
+        **numbers,
     )
 
 
@@ -212,33 +213,27 @@ def prepare(
     """
     if contrast not in CONTRASTS:
         raise InputError(f"contrast is one of {', '.join(CONTRASTS)}, not {contrast!r}")
+    dose, look = dose_per_angstrom2, contrast
     if not isinstance(images, Particles):
-        if optics is None or dose_per_angstrom2 is None:
+        if optics is None or dose is None:
             raise InputError("images without metadata need optics and dose_per_angstrom2")
         counts = torch.as_tensor(np.asarray(images, dtype=np.float32))
-        seen = replace(
-            observe_counts(counts, optics, dose_per_angstrom2),
-            b_factor_angstrom2=b_factor_angstrom2,
-        )
-        return seen.rows, len(counts), []
+        seen = observe_counts(counts, optics, dose)
+        return replace(seen, b_factor_angstrom2=b_factor_angstrom2).rows, len(counts), []
     if optics is not None:
         raise InputError("particles bring their optics; give None for optics")
-    if not (dose_per_angstrom2 is None or isinstance(dose_per_angstrom2, (int, float))):
+    if not (dose is None or isinstance(dose, (int, float))):
         raise InputError("particles have one dose; give one number")
-    dose, particles = dose_per_angstrom2, images
-    notes = check(particles, crop=crop, dose_per_angstrom2=dose)
-    look: Contrast = contrast
+    particles, notes = images, check(images, crop=crop, dose_per_angstrom2=dose)
     if dose is None and contrast == "auto":
         look, sentence = find_contrast(particles)
         notes.append(sentence)
-    return (
-        lambda rows: replace(
-            observe(particles.subset(rows), config, look, dose),
-            b_factor_angstrom2=b_factor_angstrom2,
-        ),
-        len(particles),
-        notes,
-    )
+
+    def rows(chosen: slice) -> Observation:
+        found = observe(particles.subset(chosen), config, look, dose)
+        return replace(found, b_factor_angstrom2=b_factor_angstrom2)
+
+    return rows, len(particles), notes
 
 
 def sample(
@@ -257,7 +252,7 @@ def sample(
     scale = PhaseScale(mean=0.0, std=1.0)
     if isinstance(sampler, FlowDPSConfig):  # its steps are meant for images of spread 1
         scale = phase_scale()
-        prior = ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std)
+        prior = scale.of(prior)
         instrument = ScaledInstrument(instrument, scale.std, scale.mean)
     solver: Callable[..., Samples] = solver_of(sampler)
     found = solver(

@@ -89,20 +89,9 @@ class Observation:
 
     def instrument(self) -> ExitWave:
         """The microscope that saw these particles."""
-        ctf = ComplexCTF(
-            self.optics.voltage_kv,
-            self.pixel_size_angstrom,
-            torch.from_numpy(self.optics.defocus_u_angstrom),
-            torch.from_numpy(self.optics.defocus_v_angstrom),
-            torch.from_numpy(self.optics.astigmatism_deg),
-            self.optics.cs_mm,
-            self.optics.amplitude_contrast,
-            torch.from_numpy(self.optics.phase_shift_deg),
-            b_factor_angstrom2=self.b_factor_angstrom2,
-        )
+        ctf = lens(self.optics, self.b_factor_angstrom2, self.pixel_size_angstrom)
         window = self.counts.shape[-1]
-        padded = _padded(ctf, window)
-        return ExitWave(ctf, self.dose_per_angstrom2, FIELD, window, padded)
+        return ExitWave(ctf, self.dose_per_angstrom2, FIELD, window, _padded(ctf, window))
 
     def noise(self) -> CountingNoise:
         """Poisson's for electrons; normal with the variance of the background otherwise."""
@@ -136,6 +125,25 @@ class Observation:
         gain = self.gain / flat[0]
         offset = self.offset + self.gain * flat[2] - gain * flat[1]
         return replace(self, counts=counts, electrons=flat[1], gain=gain, offset=offset)
+
+
+def lens(
+    optics: Metadata,
+    b_factor_angstrom2: float = 0.0,
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+) -> ComplexCTF:
+    """The transfer of particles in pixels of another size than their file's."""
+    return ComplexCTF(
+        optics.voltage_kv,
+        pixel_size_angstrom,
+        torch.from_numpy(optics.defocus_u_angstrom),
+        torch.from_numpy(optics.defocus_v_angstrom),
+        torch.from_numpy(optics.astigmatism_deg),
+        optics.cs_mm,
+        optics.amplitude_contrast,
+        torch.from_numpy(optics.phase_shift_deg),
+        b_factor_angstrom2=b_factor_angstrom2,
+    )
 
 
 def misfit(
