@@ -163,28 +163,26 @@ def retrieve(
     spread = on_own_draws(timed, device) if spread is None else spread
     batches = [slice(start, start + config.batch) for start in range(0, size, config.batch)]
     ahead = _Ahead(progress, len(batches))
-    parts = [
-        _batch(look(rows), timed, spread, config, generator, count, device, ahead)
-        for rows in batches
-    ]
-    several = np.concatenate([part.images for part in parts], axis=1)
+    given = (timed, spread, config, generator, count, device, ahead)
+    seen, images, chi2, evaluations = zip(*(_batch(look(r), *given) for r in batches), strict=True)
+    several = np.concatenate(images, axis=1)
     centred = several - several.mean((2, 3), keepdims=True)
-    independent, seen = config.independent(count), parts[0].seen
+    independent = config.independent(count)
     numbers = {
-        name: torch.cat([getattr(part.seen, name) for part in parts]).float().numpy()
+        name: torch.cat([getattr(one, name) for one in seen]).float().numpy()
         for name in ("dose_per_angstrom2", "gain", "offset")
     }
     return Retrieval(
         image=centred.mean(0),
         spread=deviation(centred, independent) if count > 1 else None,
         samples=several,
-        chi2=np.concatenate([part.chi2 for part in parts]),
-        chi2_low=np.concatenate([part.chi2_low for part in parts]),
-        pixel_size_angstrom=seen.pixel_size_angstrom,
-        pixels=seen.counts[0].numel(),
+        chi2=np.concatenate([whole for whole, _ in chi2]),
+        chi2_low=np.concatenate([coarse for _, coarse in chi2]),
+        pixel_size_angstrom=seen[0].pixel_size_angstrom,
+        pixels=seen[0].counts[0].numel(),
         independent=independent,
         notes=notes,
-        cost=timed.cost(sum(part.evaluations for part in parts)),
+        cost=timed.cost(sum(evaluations)),
         **numbers,
     )
 
@@ -296,17 +294,6 @@ class _ScaledTangent:
         return self.scale * self.tangent.A_adjoint(measurement)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Result of one batch."""
-
-    seen: Observation
-    images: NDArray[np.float32]
-    chi2: NDArray[np.float32]
-    chi2_low: NDArray[np.float32]
-    evaluations: int
-
-
 def _batch(
     seen: Observation,
     prior: Prior,
@@ -316,23 +303,25 @@ def _batch(
     samples: int,
     device: torch.device | str,
     ahead: _Ahead,
-) -> _Part:
-    """Fit gain and offset to a few quick samples, then draw the samples."""
+) -> tuple[Observation, NDArray[np.float32], list[NDArray[np.float32]], int]:
+    """Fit gain and offset to a few quick samples, then draw the samples.
+
+    Returns what was seen, the samples, chi^2 of everything and of the coarse part, evaluations.
+    """
     evaluations, rounds = 0, 0 if seen.counted else config.fit_rounds
     ahead.plan(rounds * config.quick.steps + config.sampler.steps)
-    for _ in range(rounds):
-        found = sample(
-            config.quick, prior, spread, seen, generator, config.fit_samples, device, ahead
-        )
-        seen = seen.refitted(seen.instrument().A(found.images).cpu())
-        evaluations += found.evaluations
+    for round_ in range(rounds + 1):
+        last = round_ == rounds
+        sampler, count = (config.sampler, samples) if last else (config.quick, config.fit_samples)
+        found = sample(sampler, prior, spread, seen, generator, count, device, ahead)
         ahead.advance()
-    found = sample(config.sampler, prior, spread, seen, generator, samples, device, ahead)
-    ahead.advance()
-    expected = seen.instrument().A(found.images).cpu()
+        evaluations += found.evaluations
+        expected = seen.instrument().A(found.images).cpu()
+        if not last:
+            seen = seen.refitted(expected)
     left = misfit(seen.counts, expected, seen.noise(), seen.pixel_size_angstrom)
-    chi2, chi2_low = (value.mean(0).numpy() for value in left)
-    return _Part(seen, found.images.cpu().numpy(), chi2, chi2_low, evaluations + found.evaluations)
+    chi2 = [value.mean(0).numpy() for value in left]
+    return seen, found.images.cpu().numpy(), chi2, evaluations
 
 
 class _Ahead:

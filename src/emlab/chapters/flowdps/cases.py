@@ -6,7 +6,7 @@ chosen on validation poses (`PEERS`); views of the known structure say what ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
@@ -37,6 +37,7 @@ from emlab.methods.flowdps_observation import lens
 from emlab.physics import ExitWave, Poisson
 from emlab.recorded import Recording
 from emlab.runtime import make_generator
+from emlab.settings import read_settings
 from emlab.solvers.denoiser_spread import power_spectrum
 from emlab.solvers.guided_phase import filtered
 from emlab.solvers.phase_projections import ProjectionsConfig, alternate
@@ -333,37 +334,15 @@ _RUN: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _grid(**choices: Iterable[Any]) -> list[dict[str, Any]]:
-    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
-
-
-GRIDS: dict[str, list[dict[str, Any]]] = {
-    "phase_flip": _grid(width=(0.0, 1.0, 2.0, 2.8, 3.5, 4.5, 5.5, 7.0)),
-    "wiener": _grid(power=(0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0)),
-    "gerchberg_saxton": _grid(iterations=(10, 60, 120, 240), width=(0.0, 0.6, 1.0)),
-    "hio": _grid(iterations=(30, 60, 120), beta=(0.08, 0.15, 0.3), width=(0.6,)),
-    "rrr": _grid(iterations=(30, 60, 120), beta=(0.08, 0.15, 0.3), width=(0.6,)),
-    "sparse": _grid(weight=(10.0, 12.0, 15.0, 20.0), iterations=(160, 320)),
-    "transport": _grid(
-        step_angstrom=(20000.0, 40000.0, 80000.0),
-        regularisation=(1e-6, 1e-5, 1e-4, 1e-3),
-        width=(1.8, 2.6, 3.5, 4.5),
-    ),
-    "nearest_map": [{"maps": 128}],
-}
-
-
 def _tune(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Search every grid on validation poses, with the best overall scale.
-
-    Returns settings by peer, with the error in radians (mean removed) that they reached.
-    """
+    """Settings by peer, overall scale included, and the error in radians that they reached."""
     poses, seed = settings["poses"], settings["seed"]
     cases = make_cases(settings["specimen"], poses, seed, split="validation")
     truth, table = cases.truth - cases.truth.mean((1, 2), keepdim=True), {}
-    for name, grid in GRIDS.items():
+    for name, choices in settings["choices"].items():
         tried = []
-        for choice in grid:
+        for values in product(*choices.values()):
+            choice = dict(zip(choices, values, strict=True))
             found = classical(name, cases, choice)
             found = found - found.mean((1, 2), keepdim=True)
             scale = round(float((found * truth).sum() / found.square().sum()), 3)
@@ -373,19 +352,14 @@ def _tune(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return table
 
 
-PEERS = Recording("03_flowdps", "peers", _tune, {"specimen": "t20s", "poses": 24, "seed": 11})
-
-
-def tuned() -> dict[str, dict[str, Any]]:
-    """Settings of the classical peers, and the error that they reached on validation poses."""
-    return {name: dict(found) for name, found in PEERS.values.items()}
+_SETTINGS = read_settings("chapters/flowdps/chapter")["recorded"]["peers"]
+PEERS = Recording("03_flowdps", "peers", _tune, _SETTINGS)
 
 
 def best_peer() -> str:
     """The peer of one image with the smallest error on validation poses."""
-    table = tuned()
-    single = [name for name in table if name != "transport"]
-    return min(single, key=lambda name: table[name]["validation_rmse"])
+    single = [name for name in PEERS.values if name != "transport"]
+    return min(single, key=lambda name: PEERS.values[name]["validation_rmse"])
 
 
 # --- views of the known structure: no retrieval, for they are told the pose, or nearly

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from emlab import data, metrics, weights
 from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study
+from emlab.chapters import table
 from emlab.chapters.flowdps.cases import Cases, library, make_cases
 from emlab.chapters.flowdps.study import (
     LABELS,
@@ -46,7 +47,7 @@ from emlab.metrics.sampled import auc
 from emlab.physics import Poisson
 from emlab.recorded import Recording
 from emlab.runtime import Stopwatch, make_generator
-from emlab.settings import read_profile, read_settings
+from emlab.settings import read_settings
 
 SLUG = "03_flowdps"
 
@@ -92,34 +93,22 @@ def from_nothing(
     return Nothing(counts.numpy(), samples, numbers)
 
 
-class Stranger(NamedTuple):
-    """Another specimen, its answer, and chi^2 ``(n,)`` of all of the image and of its coarse part."""
-
-    cases: Cases
-    phases: Phases
-    whole: Values
-    coarse: Values
-
-
 def strangers(
     names: list[str], n: int, sampling: Sampling, config: Config, seed: int
-) -> dict[str, Stranger]:
-    """Retrieve n particles of each of some other specimens with the prior of the first."""
-    found = {}
-    for name in names:
-        cases = make_cases(name, n, seed)
-        answer = sampling.retrieve(cases, config, seed)
-        found[name] = Stranger(cases, answer.image, *misfit(cases, answer.samples))
-    return found
+) -> dict[str, Study]:
+    """A study of n particles of each of some other specimens, with the prior of the first."""
+    rows = {"ours": sampled_row(sampling, config, seed)}
+    return {name: run_study(make_cases(name, n, seed), rows) for name in names}
 
 
-def record_strangers(report: Report, own: Scores, found: Mapping[str, Stranger]) -> None:
+def record_strangers(report: Report, own: Scores, found: Mapping[str, Study]) -> None:
     """Record ``stranger.*`` and print a line for each of them; `own` are of the right protein.
 
     The AUC is the chance that chi^2 is higher for a stranger than for one of the right kind.
     """
     told = []
-    for name, (_, _, whole, coarse) in found.items():
+    for name, study in found.items():
+        whole, coarse = (study.scores["ours"][column] for column in ("chi2", "chi2_low"))
         n = len(coarse)
         by_coarse, by_all = auc(own["chi2_low"], coarse), auc(own["chi2"], whole)
         told.append(report.value(f"stranger.auc.{name}", by_coarse, note="coarse chi^2", n=n))
@@ -155,18 +144,7 @@ class RealStack(NamedTuple):
     found: flowdps.Retrieval
 
 
-_GUESSED = {"voltage_kv": 300.0, "defocus_angstrom": 15000.0}
-STACKS: dict[str, tuple[dict[str, float], str]] = {
-    "particles_relion31": ({}, "beside its STAR file"),
-    "particles_10076": (
-        {**_GUESSED, "pixel_size_angstrom": 1.31, "cs_mm": 2.7, "amplitude_contrast": 0.07},
-        "no metadata in the sample: the defocus is a guess",
-    ),
-    "particles_aspire": (
-        {**_GUESSED, "pixel_size_angstrom": 2.6, "cs_mm": 2.0, "amplitude_contrast": 0.1},
-        "no metadata in the sample: pixel size, defocus and lens are guesses",
-    ),
-}
+STACKS = table(SLUG)["stacks"]
 
 
 def real_particles(
@@ -177,7 +155,7 @@ def real_particles(
     Stacks that are not on this machine and cannot be fetched are left out.
     """
     stacks = []
-    for name, (known, note) in STACKS.items():
+    for name, stack in STACKS.items():
         try:
             dataset = data.load(name)
             files = list(data.paths(name).values())
@@ -185,8 +163,8 @@ def real_particles(
             report.absent(name, "these real particles are left out")
             continue
         tables = [file for file in files if Path(file).suffix in (".star", ".cs")]
-        particles = read_particles((tables or files)[0], **known).subset(slice(most))
-        report.data(dataset, wanted=name, note=f"real particles; {note}")
+        particles = read_particles((tables or files)[0], **stack["known"]).subset(slice(most))
+        report.data(dataset, wanted=name, note=f"real particles; {stack['note']}")
         found = flowdps.retrieve(
             particles, None, config, make_generator(seed), prior=sampling.prior,
             spread=sampling.spread, crop=True, device=sampling.device,
@@ -200,20 +178,11 @@ def real_particles(
 
 @dataclass(frozen=True)
 class Averaging:
-    """Power of what is not in the truth, as a share of the truth's power.
+    """What the mean of 1, 2, ... `samples` holds beside the truth, as shares of the truth's power.
 
-    Attributes
-    ----------
-    samples : ndarray
-        ``(s,)`` 1, 2, ... how many were averaged.
-    invented : ndarray
-        ``(s, n)`` of each particle: power of the part of the mean that is uncorrelated with the
-        truth.
-    shared : ndarray
-        ``(n,)`` the same after infinitely many samples: what two halves of independent samples
-        invent alike; None if they are not independent.
-    missed : ndarray
-        ``(s, n)`` power of the truth that the mean lacks: the error beside the invention.
+    Of each particle: power ``(s, n)`` of what is `invented`, uncorrelated with the truth, and of
+    the truth that is `missed`; and ``(n,)`` what two halves of independent samples invent alike,
+    so that it is `shared` by all, None of samples that are not independent.
     """
 
     samples: NDArray[np.int64]
@@ -232,10 +201,8 @@ def averaging(
 
     Parameters
     ----------
-    truth : ndarray
-        ``(n, H, W)``.
-    samples : ndarray
-        ``(s, n, H, W)``, at least two.
+    truth, samples : ndarray
+        ``(n, H, W)`` and ``(s, n, H, W)``, at least two.
     where : ndarray, optional
         ``(n, H, W // 2 + 1)`` coefficients that count, such as those near zeros of the lens.
     independent : bool
@@ -376,20 +343,13 @@ def _rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     seen = cases[: study.seen("unpaired")]
     drawn, truth = study.answers["unpaired"].samples, seen.truth.numpy()
     places = {"everywhere": None, "near_zeros": seen.near_zeros()}
-    found = {key: vars(averaging(truth, drawn, where)) for key, where in places.items()}
     return {
         "particles": cases[: max(settings["first"].values())].told(),
         "rows": {
-            name: {
-                "scores": {key: values.tolist() for key, values in scores.items()},
-                "seconds": study.seconds[name],
-            }
+            name: {"scores": scores, "seconds": study.seconds[name]}
             for name, scores in study.scores.items()
         },
-        "averaging": {
-            key: {name: np.asarray(values).tolist() for name, values in one.items()}
-            for key, one in found.items()
-        },
+        "averaging": {key: vars(averaging(truth, drawn, place)) for key, place in places.items()},
     }
 
 
@@ -400,34 +360,25 @@ def _sweeps(settings: Mapping[str, Any]) -> dict[str, Any]:
     rows["ours"] = sampled_row(Sampling.load(ours), ours, settings["seed"])
     found: dict[str, Any] = {}
     for sweep, value, cases in _instruments(settings):
-        kept = {}
-        for name, scores in run_study(cases, rows).scores.items():
-            covered = scores["covered"].tolist() if "covered" in scores else None
-            kept[name] = {"rmse": scores["rmse"].tolist(), "covered": covered}
-            kept[name]["groups"] = cases.directions.tolist()
-        found.setdefault(sweep, {})[f"{value:g}"] = kept
-    return {"particles": _checked(settings).told(), "sweeps": found}
+        found.setdefault(sweep, {})[f"{value:g}"] = {
+            name: {"rmse": scores["rmse"], "covered": scores.get("covered")}
+            | {"groups": cases.directions}
+            for name, scores in run_study(cases, rows).scores.items()
+        }
+    return {"particles": next(_instruments(settings))[2].told(), "sweeps": found}
 
 
 def _instruments(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, Cases]]:
-    specimen, poses, seed = (settings[key] for key in ("specimen", "poses", "seed"))
+    same = [settings[key] for key in ("specimen", "poses", "seed")]
     for dose in settings["doses"]:
-        yield "dose", dose, make_cases(specimen, poses, seed, (dose,))
+        yield "dose", dose, make_cases(*same, (dose,))
     for defocus in settings["defoci"]:
-        cases = make_cases(specimen, poses, seed, (45.0,), defocus_angstrom=defocus)
-        yield "defocus", defocus, cases
-
-
-def _checked(settings: Mapping[str, Any]) -> Cases:
-    """The particles of a sweep at its last dose."""
-    specimen, poses, seed = (settings[key] for key in ("specimen", "poses", "seed"))
-    return make_cases(specimen, poses, seed, settings["doses"][-1:])
+        yield "defocus", defocus, make_cases(*same, (45.0,), defocus_angstrom=defocus)
 
 
 def _validation(settings: Mapping[str, Any]) -> Iterator[Cases]:
-    poses, seed = settings["poses"], settings["seed"]
     for name in settings["specimens"]:
-        yield make_cases(name, poses, seed, split="validation")
+        yield make_cases(name, settings["poses"], settings["seed"], split="validation")
 
 
 def _choose_length(settings: Mapping[str, Any]) -> dict[str, float]:
@@ -474,31 +425,18 @@ def _spread(settings: Mapping[str, Any]) -> dict[str, Any]:
     images = phase_maps(settings["specimen"], settings["maps"], 1, "validation").phases
     with torch.no_grad():
         found = on_images(load_in_radians(name), images[: settings["asked"]])
-    return {
-        "sha256": {name: weights.card(name).sha256},
-        "rings": {name: rings_of(found).tolist()},
-    }
+    return {"sha256": {name: weights.card(name).sha256}, "rings": {name: rings_of(found)}}
 
 
-_TABLE, _METHOD = read_settings("chapters/flowdps/chapter"), read_settings("methods/flowdps")
+_ASKED, _METHOD = table(SLUG)["recorded"], read_settings("methods/flowdps")
 _KEPT = {"configs": _METHOD["configs"], "phase": _METHOD["phase"]}
-_POSES = {"poses": read_profile("chapters/flowdps/chapter", "cpu")["poses"]}
-_ASKED = {
-    "specimens": ["t20s", "beta_galactosidase", "apoferritin"],
-    "poses": 16,
-    "seed": 21,
-    "steps": 8,
-    "samples": 4,
-    "batch": 8,
-}
-_LENGTHS = {"lengths": [20.0, 25.0, 33.0, 45.0, 60.0]}
-_MAPS = {"weights": "flowdps_flow", "specimen": "t20s", "maps": 256, "asked": 64}
+_POSES = {"poses": table(SLUG)["cpu"]["poses"]}
 _NETWORK = ("flowdps_flow",)
-ROWS = Recording(SLUG, "rows", _rows, {**_TABLE["recorded"]["rows"], **_KEPT, **_POSES}, _NETWORK)
-SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_TABLE["recorded"]["sweeps"], **_KEPT}, _NETWORK)
-MISFIT = Recording(SLUG, "misfit", _choose_length, {**_ASKED, **_LENGTHS}, _NETWORK)
-WARNING = Recording(SLUG, "warning", _choose_limit, _ASKED, _NETWORK)
-SPREAD = Recording(SLUG, "spread", _spread, _MAPS, _NETWORK)
+ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_KEPT, **_POSES}, _NETWORK)
+SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_KEPT}, _NETWORK)
+MISFIT = Recording(SLUG, "misfit", _choose_length, _ASKED["misfit"], _NETWORK)
+WARNING = Recording(SLUG, "warning", _choose_limit, _ASKED["warning"], _NETWORK)
+SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
 
 
 def join_rows(study: Study, report: Report) -> None:
@@ -522,16 +460,16 @@ def sweep_agreement(sampling: Sampling) -> float | None:
 
     None where the particles cannot be made again: their model or their optics are not here.
     """
-    settings, kept = SWEEPS.settings, SWEEPS.values
+    settings, dose = SWEEPS.settings, SWEEPS.settings["doses"][-1]
     try:
-        cases = _checked(settings)
+        cases = make_cases(*[settings[key] for key in ("specimen", "poses", "seed")], (dose,))
     except DataUnavailableError:
         return None
-    if not cases.begin_with(kept["particles"]):
+    if not cases.begin_with(SWEEPS.values["particles"]):
         return None
     few = cases[: settings["batch"]]
     config = hurried("ours", settings["steps"], settings["samples"], settings["batch"])
     rows = {"ours": sampled_row(sampling, config, settings["seed"])}
     here = run_study(few, rows).scores["ours"]["rmse"]
-    then = kept["sweeps"]["dose"][f"{settings['doses'][-1]:g}"]["ours"]["rmse"]
+    then = SWEEPS.values["sweeps"]["dose"][f"{dose:g}"]["ours"]["rmse"]
     return float(here.mean() / np.mean(then[: len(few)]))

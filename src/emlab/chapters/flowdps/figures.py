@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emlab.bench.study import Study
+from emlab.bench.study import Scores, Study
 from emlab.chapters.flowdps.cases import CLASSICAL, MARGIN, WINDOW
 from emlab.chapters.flowdps.experiments import Averaging, Nothing, RealStack, Sweep, sweep_studies
 from emlab.chapters.flowdps.study import LABELS, LEVELS, PER_NM, rings
@@ -214,12 +214,12 @@ def nothing(found: Nothing, mean_map: Image) -> Figure:
     return grid({**pictures, "mean training map": mean_map})
 
 
-def misfits(own: NDArray, others: Mapping[str, NDArray]) -> Figure:
-    """chi^2 of the particles of the table and of others."""
+def misfits(groups: Mapping[str, Scores]) -> Figure:
+    """Coarse chi^2 of groups of particles, a dot each."""
     figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axis = figure.subplots()
-    groups = {"the table's particles": own, **others}
-    for row, (values, colour) in enumerate(zip(groups.values(), COLOURS.values(), strict=False)):
+    for row, (scores, colour) in enumerate(zip(groups.values(), COLOURS.values(), strict=False)):
+        values = scores["chi2_low"]
         jitter = np.random.default_rng(row).uniform(-0.25, 0.25, len(values))
         axis.plot(values, row + jitter, "o", ms=3, alpha=0.7, color=colour)
     axis.set_yticks(range(len(groups)), list(groups))

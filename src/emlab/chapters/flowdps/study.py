@@ -17,6 +17,7 @@ from emlab.bench.study import Column, Scores, Study, mean_of, spanned
 from emlab.chapters.flowdps.cases import (
     CLASSICAL,
     MARGIN,
+    PEERS,
     TRAINED_SPECIMEN,
     Cases,
     best_peer,
@@ -24,7 +25,6 @@ from emlab.chapters.flowdps.cases import (
     library,
     nearest_view,
     refined_view,
-    tuned,
 )
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.methods import flowdps, flowdps_observation
@@ -85,18 +85,7 @@ def plain(phases: Tensor | Phases) -> Answer:
 
 @dataclass(frozen=True)
 class Sampling:
-    """A prior with its spread, ready to be used with several settings.
-
-    Attributes
-    ----------
-    prior : Prior
-        In radians.
-    spread : Spread
-    origin : str
-        How the spread was measured.
-    device : str
-        Where the network is.
-    """
+    """A prior in radians, its spread and how that was measured, and where its network is."""
 
     prior: Prior
     spread: Spread
@@ -155,10 +144,9 @@ def untrained_row(config: Config, spread: Spread, seed: int) -> Method:
 
 def classical_rows(names: Iterable[str]) -> dict[str, Method]:
     """The tuned peers."""
-    table = tuned()
 
     def row(name: str) -> Method:
-        return lambda cases: plain(classical(name, cases, table[name]))
+        return lambda cases: plain(classical(name, cases, PEERS.values[name]))
 
     return {name: row(name) for name in names}
 
