@@ -168,22 +168,24 @@ def retrieve(
     several = np.concatenate(images, axis=1)
     centred = several - several.mean((2, 3), keepdims=True)
     independent = config.independent(count)
-    numbers = {
-        name: torch.cat([getattr(one, name) for one in seen]).float().numpy()
-        for name in ("dose_per_angstrom2", "gain", "offset")
-    }
+
+    def values(name: str) -> NDArray[np.float32]:
+        return torch.cat([getattr(one, name) for one in seen]).float().numpy()
+
     return Retrieval(
         image=centred.mean(0),
         spread=deviation(centred, independent) if count > 1 else None,
         samples=several,
         chi2=np.concatenate([whole for whole, _ in chi2]),
         chi2_low=np.concatenate([coarse for _, coarse in chi2]),
+        dose_per_angstrom2=values("dose_per_angstrom2"),
+        gain=values("gain"),
+        offset=values("offset"),
         pixel_size_angstrom=seen[0].pixel_size_angstrom,
         pixels=seen[0].counts[0].numel(),
         independent=independent,
         notes=notes,
         cost=timed.cost(sum(evaluations)),
-        **numbers,
     )
 
 

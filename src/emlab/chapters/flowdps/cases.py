@@ -126,7 +126,7 @@ class Cases:
         return ExitWave(ctf, self.dose, field, window, padded=2 * field)
 
     @property
-    def directions(self) -> NDArray[np.intp]:
+    def directions(self) -> NDArray[Any]:
         """Which held-out direction each is seen from, ``(n,)``; each its own if all share one.
 
         Intervals draw whole directions: eight independent views, however many particles.

@@ -30,6 +30,7 @@ from emlab.chapters.flowdps.study import (
     classical_rows,
     hurried,
     misfit,
+    particles,
     refined_row,
     run_study,
     sampled_row,
@@ -234,8 +235,8 @@ def averaging(
 def averages(study: Study) -> dict[str, Averaging]:
     """What averaging does: of independent samples, recorded or of this run, and of ours."""
     count = study.seen("unpaired")
-    few: Cases = study.cases[:count]  # type: ignore[assignment]
-    truth, ours = few.truth.numpy(), study.answers["ours"]
+    few, ours = particles(study)[:count], study.answers["ours"]
+    truth = few.truth.numpy()
     if "unpaired" in study.recorded:
         kept = ROWS.values["averaging"].values()
         found = [Averaging(**{key: np.array(v) for key, v in one.items()}) for one in kept]
@@ -369,11 +370,12 @@ def _sweeps(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _instruments(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, Cases]]:
-    same = [settings[key] for key in ("specimen", "poses", "seed")]
+    specimen, n, seed = (settings[key] for key in ("specimen", "poses", "seed"))
     for dose in settings["doses"]:
-        yield "dose", dose, make_cases(*same, (dose,))
+        yield "dose", dose, make_cases(specimen, n, seed, (dose,))
     for defocus in settings["defoci"]:
-        yield "defocus", defocus, make_cases(*same, (45.0,), defocus_angstrom=defocus)
+        cases = make_cases(specimen, n, seed, (45.0,), defocus_angstrom=defocus)
+        yield "defocus", defocus, cases
 
 
 def _validation(settings: Mapping[str, Any]) -> Iterator[Cases]:
@@ -441,7 +443,7 @@ SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
 
 def join_rows(study: Study, report: Report) -> None:
     """Put the recorded rows into a study of the same particles; tell how what ran here agrees."""
-    if not study.cases.begin_with(ROWS.values["particles"]):  # type: ignore[attr-defined]
+    if not particles(study).begin_with(ROWS.values["particles"]):
         return
     for name, row in ROWS.values["rows"].items():
         agreement = None
@@ -462,7 +464,7 @@ def sweep_agreement(sampling: Sampling) -> float | None:
     """
     settings, dose = SWEEPS.settings, SWEEPS.settings["doses"][-1]
     try:
-        cases = make_cases(*[settings[key] for key in ("specimen", "poses", "seed")], (dose,))
+        cases = make_cases(settings["specimen"], settings["poses"], settings["seed"], (dose,))
     except DataUnavailableError:
         return None
     if not cases.begin_with(SWEEPS.values["particles"]):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emlab.bench.study import Scores, Study
 from emlab.chapters.flowdps.cases import CLASSICAL, MARGIN, WINDOW
 from emlab.chapters.flowdps.experiments import Averaging, Nothing, RealStack, Sweep, sweep_studies
-from emlab.chapters.flowdps.study import LABELS, LEVELS, PER_NM, rings
+from emlab.chapters.flowdps.study import LABELS, LEVELS, PER_NM, particles, rings
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.methods.flowdps import deviation
 from emlab.physics import ComplexCTF, ExitWave
@@ -51,7 +51,7 @@ def methods_of(study: Study, number: int = 0) -> dict[str, Image]:
     """One particle through every method of `SHOWN` that ran, and the truth."""
     ran = [name for name in SHOWN if name in study.answers]
     shown = {LABELS[name]: study.answers[name].image[number] for name in ran}
-    return {**shown, "truth": study.cases.truth[number].numpy()}  # type: ignore[attr-defined]
+    return {**shown, "truth": particles(study).truth[number].numpy()}
 
 
 def lens_of(micrometres: float = 1.5, **told: float) -> ComplexCTF:
@@ -159,9 +159,8 @@ def sweeps(runs: Mapping[str, Sweep]) -> Figure:
 
 def posterior(study: Study, number: int = 0, several: int = 3) -> Figure:
     """Counts, mean, truth, some samples, spread and error of one particle."""
-    answer, cases = study.answers["ours"], study.cases
-    truth = centred(cases.truth[number])  # type: ignore[attr-defined]
-    counts = cases.counts[number, INNER, INNER].numpy()  # type: ignore[attr-defined]
+    answer, cases = study.answers["ours"], particles(study)
+    truth, counts = centred(cases.truth[number]), cases.counts[number, INNER, INNER].numpy()
     samples = np.stack([centred(image) for image in answer.samples[:, number]])
     mean = samples.mean(0)
     pictures = {"counts": centred(counts / counts.mean()), f"mean of {len(samples)}": mean}
@@ -264,11 +263,11 @@ def memories(found: Mapping[str, NDArray]) -> Figure:
 
 def real(stacks: Sequence[RealStack], most: int = 4) -> Figure:
     """Images of each stack, in units of their deviation, and the answers beside them."""
-    pictures = {}
-    for name, particles, found in stacks:
-        side = round(FIELD * PIXEL_ANGSTROM / particles.pixel_size_angstrom)
+    pictures: dict[str, Image] = {}
+    for name, stack, found in stacks:
+        side = round(FIELD * PIXEL_ANGSTROM / stack.pixel_size_angstrom)
         for i, answer in enumerate(found.image[:most]):
-            image = particles.images[i]
+            image = stack.images[i]
             start = max(0, (len(image) - side) // 2)
             middle = centred(image[start : start + side, start : start + side])
             label = f"{name.removeprefix('particles_')} {i + 1}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -295,8 +295,13 @@ def run_study(
     cases: Cases, methods: Mapping[str, Method], first: Mapping[str, int] | None = None
 ) -> Study:
     """Run and score methods; `first` names those that get the first so many particles only."""
-    study = Study(cases, COLUMNS, LABELS, cases.directions)  # type: ignore[arg-type]
-    return study.run(methods, score, first=first)
+    study = Study(cast(Any, cases), COLUMNS, LABELS, cases.directions)
+    return study.run(methods, cast(Any, score), first=first)
+
+
+def particles(study: Study) -> Cases:
+    """The cases of a study."""
+    return cast(Cases, study.cases)
 
 
 def sampled(study: Study) -> list[str]:
@@ -319,19 +324,19 @@ def finest_classical(study: Study) -> str:
 def _paired(study: Study, better: str, worse: str) -> tuple[int, Values | None]:
     """How many particles both saw, and their directions; None where they share one."""
     n = min(study.seen(better), study.seen(worse))
-    return n, _apart(None if study.targets is None else study.targets[:n])
+    return n, _apart(particles(study).directions[:n])
 
 
 def _apart(directions: Values | None) -> Values | None:
     """Directions to resample; None, so that particles are, where they share one."""
-    return None if len(np.unique(directions)) < 2 else directions
+    return None if directions is None or len(np.unique(directions)) < 2 else directions
 
 
 def ratio(study: Study, better: str, worse: str) -> metrics.Interval:
     """Error of one method over that of another, on the particles that both saw."""
     n, directions = _paired(study, better, worse)
-    pair = (study.scores[name]["rmse"][:n] for name in (better, worse))
-    return paired_ratio(*pair, groups=directions)
+    first, second = (study.scores[name]["rmse"][:n] for name in (better, worse))
+    return paired_ratio(first, second, groups=directions)
 
 
 def finer_by(study: Study, better: str, worse: str, kind: str = "rings") -> metrics.Interval:
@@ -368,10 +373,9 @@ def zeros_gain(study: Study, better: str, worse: str) -> metrics.Interval:
 def coverage(study: Study, name: str, dose: float | None = None) -> metrics.Interval:
     """Share of band averages inside their 90 % intervals, of one dose or of all."""
     covered, n = study.scores[name]["covered"], study.seen(name)
-    doses = study.cases.dose.numpy()[:n]  # type: ignore[attr-defined]
+    doses, directions = particles(study).dose.numpy()[:n], particles(study).directions[:n]
     chosen = np.full(n, True) if dose is None else np.isclose(doses, dose)
-    directions = None if study.targets is None else study.targets[:n][chosen]
-    return mean_of({name: covered[chosen]}, name, directions)
+    return mean_of({name: covered[chosen]}, name, directions[chosen])
 
 
 def table(study: Study) -> str:
@@ -436,8 +440,7 @@ def record(study: Study, report: Report, ours: str = "ours") -> None:
 
 def _record_calibration(study: Study, report: Report, name: str) -> None:
     scores = study.scores[name]
-    doses = study.cases.dose[: study.seen(name)].tolist()  # type: ignore[attr-defined]
-    for dose in dict.fromkeys(doses):
+    for dose in dict.fromkeys(particles(study).dose[: study.seen(name)].tolist()):
         report.value(f"coverage.{name}.dose_{dose:g}", *coverage(study, name, dose))
     report.value(f"coverage.{name}.all", *coverage(study, name), note="of 90 % intervals")
     for ring, share in enumerate(scores["covered"].mean(0)):
