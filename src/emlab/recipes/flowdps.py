@@ -35,16 +35,9 @@ PEAK_RADIANS = 0.5
 
 @dataclass(frozen=True)
 class Material:
-    """What a network sees.
+    """Phase maps of a specimen of `emlab.data.phase_maps` to train on and to measure with.
 
-    Attributes
-    ----------
-    specimen : str
-        A key of `emlab.data.phase_maps.SPECIMENS`.
-    maps, validation : int
-        Phase maps to train on and to measure with.
-    oversampling : int
-        How much finer than the maps the atoms are drawn.
+    The atoms are drawn `oversampling` times finer than the maps.
     """
 
     specimen: str = "t20s"
@@ -141,16 +134,10 @@ def _denoising_psnr(
 
 @dataclass(frozen=True)
 class Degradation:
-    """How the maps are degraded: optics of real particles, a dose, a window, an envelope.
+    """How the maps are degraded: optics of real particles, a dose, an envelope, a window.
 
-    Attributes
-    ----------
-    dose : (float, float)
-        Electrons per square angstrom, log-uniform between the two.
-    b_factor : (float, float)
-        Of the envelope in square angstrom, uniform, one a batch.
-    window : int
-        Side of the detector's window in pixels.
+    The dose in electrons per square angstrom is log-uniform between its two ends; the B factor of
+    the envelope in square angstrom is uniform, one a batch; the window is a side in pixels.
     """
 
     dose: tuple[float, float] = (20.0, 80.0)

@@ -78,26 +78,9 @@ NARROWEST = 0.02  # of the first round's width, below which candidates do not dr
 class Cases:
     """n particles: what every method gets, and the truth. A slice of them is some of them.
 
-    Attributes
-    ----------
-    specimen : str
-        A key of `emlab.data.phase_maps.SPECIMENS`, or `SHELL`.
-    truth : Tensor
-        ``(n, 64, 64)`` radians.
-    optics : Metadata
-        Of real particles; the pixel size and poses in it are not those of the truth.
-    dose : Tensor
-        ``(n,)`` electrons per square angstrom.
-    counts : Tensor
-        ``(n, 96, 96)`` electrons.
-    rotations : ndarray
-        ``(n, 3, 3)`` of the truth.
-    shifts_angstrom : ndarray
-        ``(n, 2)``.
-    b_factor_angstrom2 : float
-        Of the lens's envelope.
-    split : str
-        Whose poses they are.
+    The truth is ``(n, 64, 64)`` in radians, counts are ``(n, 96, 96)`` electrons, doses ``(n,)``
+    electrons per square angstrom; rotations ``(n, 3, 3)`` and shifts ``(n, 2)`` are the truth's.
+    Optics are those of real particles; pixel size and poses in them are not those of the truth.
     """
 
     specimen: str

@@ -321,10 +321,23 @@ def finest_classical(study: Study) -> str:
     return max(single, key=lambda name: rings(study.scores[name]).limit())
 
 
-def _paired(study: Study, better: str, worse: str) -> tuple[int, Values | None]:
-    """How many particles both saw, and their directions; None where they share one."""
+def ratio(study: Study, better: str, worse: str) -> metrics.Interval:
+    """Error of one method over that of another, on the particles that both saw."""
     n = min(study.seen(better), study.seen(worse))
-    return n, _apart(particles(study).directions[:n])
+    first, second = (study.scores[name]["rmse"][:n] for name in (better, worse))
+    return paired_ratio(first, second, groups=_apart(particles(study).directions[:n]))
+
+
+def _compare(
+    study: Study, pair: tuple[str, str], kind: str, statistic: Callable[[Values, Values], float]
+) -> metrics.Interval:
+    """A statistic of the Fourier correlations of two methods, on the particles that both saw."""
+    n = min(study.seen(name) for name in pair)
+    sums = [rings(study.scores[name], kind, n) for name in pair]
+    return bootstrap(
+        lambda chosen: statistic(*(one.correlation(chosen) for one in sums)),
+        n, resamples=200, groups=_apart(particles(study).directions[:n]),
+    )  # fmt: skip
 
 
 def _apart(directions: Values | None) -> Values | None:
@@ -332,26 +345,17 @@ def _apart(directions: Values | None) -> Values | None:
     return None if directions is None or len(np.unique(directions)) < 2 else directions
 
 
-def ratio(study: Study, better: str, worse: str) -> metrics.Interval:
-    """Error of one method over that of another, on the particles that both saw."""
-    n, directions = _paired(study, better, worse)
-    first, second = (study.scores[name]["rmse"][:n] for name in (better, worse))
-    return paired_ratio(first, second, groups=directions)
-
-
 def finer_by(study: Study, better: str, worse: str, kind: str = "rings") -> metrics.Interval:
     """Ratio of the frequencies at a correlation of .5 on the same particles; above 1 is finer.
 
     A method whose correlation is nowhere above .5 counts as reaching the first ring.
     """
-    n, directions = _paired(study, better, worse)
-    sums = [rings(study.scores[name], kind, n) for name in (better, worse)]
 
-    def of(chosen: np.ndarray) -> float:
-        ends = [falls_below(FREQUENCY, one.correlation(chosen)) for one in sums]
-        return max(ends[0], FREQUENCY[0]) / max(ends[1], FREQUENCY[0])
+    def of(first: Values, second: Values) -> float:
+        ends = (max(falls_below(FREQUENCY, one), FREQUENCY[0]) for one in (first, second))
+        return next(ends) / next(ends)
 
-    return bootstrap(of, n, resamples=200, groups=directions)
+    return _compare(study, (better, worse), kind, of)
 
 
 def zeros_gain(study: Study, better: str, worse: str) -> metrics.Interval:
@@ -359,15 +363,12 @@ def zeros_gain(study: Study, better: str, worse: str) -> metrics.Interval:
 
     Unlike a limit it does not jump where a curve runs along .5.
     """
-    n, directions = _paired(study, better, worse)
-    sums = [rings(study.scores[name], "zeros", n) for name in (better, worse)]
-    counted = sums[0].second.sum(0) > 0
+    counted = rings(study.scores[better], "zeros", study.seen(worse)).second.sum(0) > 0
 
-    def of(chosen: np.ndarray) -> float:
-        first, second = (float(np.nanmean(one.correlation(chosen)[counted])) for one in sums)
-        return first - second
+    def of(first: Values, second: Values) -> float:
+        return float(np.nanmean(first[counted]) - np.nanmean(second[counted]))
 
-    return bootstrap(of, n, resamples=200, groups=directions)
+    return _compare(study, (better, worse), "zeros", of)
 
 
 def coverage(study: Study, name: str, dose: float | None = None) -> metrics.Interval:
@@ -387,9 +388,8 @@ def table(study: Study) -> str:
         return f"{PIXEL_ANGSTROM / limit:.1f}" if limit else "none"
 
     def error(name: str) -> str:
-        return spanned(
-            metrics.Interval(*(1e3 * end for end in study.interval(name, "rmse"))), ".1f"
-        )
+        mrad = (1e3 * end for end in study.interval(name, "rmse"))
+        return spanned(metrics.Interval(*mrad), ".1f")
 
     def covered(name: str) -> str:
         return f"{coverage(study, name).mean:.0%}" if name in sampled(study) else "-"
