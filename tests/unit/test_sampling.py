@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from emlab import chapters
 from emlab.chapters.start_here import cases as lab
 from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
@@ -158,7 +159,8 @@ def test_unseen_values_follow_their_correlation_with_seen_ones():
     measurement = mask.measure(prior.sample(1, generator(1))[0], 0.5, generator(2))
     mean, std = lab.gaussian_posterior(prior, mask, measurement, 0.5)
     samples = sampled(prior, mask, measurement, 0.5, 1000, seed=3, prior_std=1.0)
-    error, ratio, covered = lab.compare_posteriors(samples, mean, std)
+    scores = lab.compare_posteriors([(mean, std)], [samples])
+    (error,), (ratio,), (covered,) = scores.values()
     assert error < 0.4
     assert 0.9 < ratio < 1.25
     assert 0.86 < covered < 0.94
@@ -248,9 +250,10 @@ def test_images_are_spread_over_all_classes():
 
 
 def test_shortcuts_name_what_is_smaller_than_at_full_scale():
-    smoke, paper = lab.Scale.of("smoke"), lab.Scale.of("paper")
-    line = f"training steps of each small network: {smoke.steps} here, {paper.steps} at full scale"
-    assert line in smoke.shortcuts()
-    assert lab.Scale.of("paper").shortcuts() == []
+    slug = "00_start_here"
+    smoke, paper = (chapters.settings(slug, name)["steps"] for name in ("smoke", "paper"))
+    line = f"training steps of each small network: {smoke} here, {paper} at full scale"
+    assert line in chapters.shortcuts(slug, "smoke")
+    assert chapters.shortcuts(slug, "paper") == []
     with pytest.raises(InputError, match="unknown profile"):
-        lab.Scale.of("huge")
+        chapters.settings(slug, "huge")
