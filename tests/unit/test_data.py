@@ -29,10 +29,8 @@ from emlab.data import (
     verify,
     where,
 )
-from emlab.data.decode import decode_file
 from emlab.data.download import Policy
-from emlab.data.hashing import hash_arrays
-from emlab.data.registry import parse
+from emlab.data.registry import decode_file, hash_arrays, parse
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)

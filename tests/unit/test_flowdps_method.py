@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from emlab.data.metadata import Metadata, Particles
-from emlab.data.windows import fourier_resize
+from emlab.data.particles import fourier_resize
 from emlab.errors import InputError
 from emlab.methods import flowdps as method, flowdps_spread
 from emlab.methods.flowdps import ScaledInstrument, load_config, prepare, retrieve

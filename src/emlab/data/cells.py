@@ -47,10 +47,8 @@ def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:
 
     Parameters
     ----------
-    name : str
-        One of `DOMAINS`.
-    split : str
-        "train", "validation" or "test".
+    name, split
+        One of `DOMAINS`, and one of `SPLITS`.
 
     Raises
     ------
@@ -74,10 +72,7 @@ def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:
 def simulated_cells(n: int, seed: int, side: int = 128) -> list[Cell]:
     """Simulated nuclei: ellipses of uneven brightness that touch but do not overlap.
 
-    Parameters
-    ----------
-    side : int
-        Width and height in pixels, at least 48.
+    Images have `side` pixels a side, at least 48.
     """
     if n < 1 or side < 48:
         raise InputError(f"simulated cells need n >= 1 and a side >= 48, got {n} and {side}")
@@ -85,9 +80,9 @@ def simulated_cells(n: int, seed: int, side: int = 128) -> list[Cell]:
     return [_simulated(generator, side, f"simulated_{seed}_{k}") for k in range(n)]
 
 
-def normalised(image: NDArray, low: float = 1.0, high: float = 99.0) -> NDArray[np.float32]:
-    """Map the percentiles `low` and `high` to 0 and 1 (a constant image becomes 0)."""
-    bottom, top = np.percentile(image, (low, high))
+def normalised(image: NDArray) -> NDArray[np.float32]:
+    """Map the percentiles 1 and 99 to 0 and 1 (a constant image becomes 0)."""
+    bottom, top = np.percentile(image, (1.0, 99.0))
     width = float(top) - float(bottom)
     scaled = (image.astype(np.float32) - np.float32(bottom)) / np.float32(width if width else 1)
     return scaled if width > 0 else np.zeros_like(scaled)
@@ -144,10 +139,8 @@ def _simulated(generator: np.random.Generator, side: int, name: str) -> Cell:
         long, short = generator.uniform(7, 11), generator.uniform(5.5, 8)
         angle, brightness = generator.uniform(0, np.pi), generator.uniform(0.4, 1)
         dy, dx = y - middle_y, x - middle_x
-        along, across = (
-            dx * np.cos(angle) + dy * np.sin(angle),
-            dy * np.cos(angle) - dx * np.sin(angle),
-        )
+        along = dx * np.cos(angle) + dy * np.sin(angle)
+        across = dy * np.cos(angle) - dx * np.sin(angle)
         distance = (along / long) ** 2 + (across / short) ** 2
         if (inside := (distance < 1)).sum() > 40 and not labels[distance < 1.1].any():
             labels[inside] = labels.max() + 1

@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 
 from emlab.data.access import available, load
-from emlab.data.hashing import hash_images
+from emlab.data.registry import hash_images
 from emlab.errors import InputError
 
 HELD_OUT_PER_CLASS = 20

@@ -27,7 +27,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from emlab import __version__
-from emlab.data.hashing import hash_file
+from emlab.data.registry import hash_file
 from emlab.errors import DataUnavailableError, IntegrityError
 from emlab.runtime import disk_error
 
