@@ -13,7 +13,7 @@ from PIL import Image as PilImage
 from emlab import viz
 from emlab.errors import InputError
 from emlab.io import Image
-from emlab.viz.arrays import grey_ranges, length_text, make_panels, nice_length
+from emlab.viz.images import grey_ranges, length_text, make_panels, nice_length
 
 CHROMIUM = Path("/usr/bin/chromium")
 ALT = "A bright square with noise, and without."

@@ -121,7 +121,7 @@ def _check_defocus(data: Metadata) -> None:
     for item in fields(data):
         value = getattr(data, item.name)
         if not isinstance(value, np.ndarray) or item.name == "images":
-            continue
+            continue  # `Particles` checks these
         if len(value) != n:
             raise InputError(f"{data.source}: {item.name} has {len(value)} rows, not {n}")
         if not np.isfinite(value).all():

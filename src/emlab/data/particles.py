@@ -24,6 +24,14 @@ _IN_STAR = {
     "cs_mm": "rlnSphericalAberration",
     "amplitude_contrast": "rlnAmplitudeContrast",
 }
+_COLUMNS = {
+    "rlnDefocusU": "defocus_u_angstrom",
+    "rlnDefocusV": "defocus_v_angstrom",
+    "rlnDefocusAngle": "astigmatism_deg",
+    "rlnPhaseShift": "phase_shift_deg",
+}
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
 _IN_CS = {
     "pixel_size_angstrom": "blob/psize_A",
     "voltage_kv": "ctf/accel_kv",
@@ -101,29 +109,18 @@ def draw_metadata(n: int, seed: int = 0) -> Metadata:
 def write_star(path: Path | str, table: Metadata, stack: str, image_size: int) -> None:
     """Write a RELION 3.1 STAR file, atomically.
 
-    Parameters
-    ----------
-    stack : str
-        Name of the stack that holds the particles in this order, relative to the STAR file.
-    image_size : int
-        Its side in pixels.
+    ``stack`` is the name of the stack that holds the particles in this order, relative to the STAR
+    file, ``image_size`` its side in pixels.
     """
     columns: dict[str, Any] = {
         "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(len(table))],
         "rlnOpticsGroup": table.optics_group,
-        "rlnDefocusU": table.defocus_u_angstrom,
-        "rlnDefocusV": table.defocus_v_angstrom,
-        "rlnDefocusAngle": table.astigmatism_deg,
-        "rlnPhaseShift": table.phase_shift_deg,
+        **{name: getattr(table, ours) for name, ours in _COLUMNS.items()},
     }
     if table.rotations is not None:
-        angles = euler_angles(table.rotations).T
-        columns |= dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), angles, strict=True))
+        columns |= dict(zip(_ANGLES, euler_angles(table.rotations).T, strict=True))
     if table.shifts_angstrom is not None:
-        columns |= {
-            "rlnOriginXAngst": -table.shifts_angstrom[:, 0],
-            "rlnOriginYAngst": -table.shifts_angstrom[:, 1],
-        }
+        columns |= dict(zip(_ORIGIN, -table.shifts_angstrom.T, strict=True))
     groups = np.unique(table.optics_group)
     optics: dict[str, Any] = {
         "rlnOpticsGroup": groups,
@@ -253,19 +250,7 @@ def _bare(path: Path, known: dict[str, float]) -> Metadata:
             f"{path} comes without metadata: give {', '.join(missing)}, or a STAR or .cs file"
         )
     n = len(image.pixels.reshape(-1, *image.pixels.shape[-2:]))
-    return Metadata(
-        pixel_size_angstrom=given["pixel_size_angstrom"],
-        voltage_kv=given["voltage_kv"],
-        cs_mm=given["cs_mm"],
-        amplitude_contrast=given["amplitude_contrast"],
-        defocus_u_angstrom=np.full(n, given["defocus_angstrom"]),
-        defocus_v_angstrom=np.full(n, given["defocus_angstrom"]),
-        astigmatism_deg=np.zeros(n),
-        phase_shift_deg=np.zeros(n),
-        optics_group=np.ones(n, np.int64),
-        images_at=tuple((path.name, i) for i in range(n)),
-        source=str(path),
-    )
+    return _metadata(path, {}, {"images_at": tuple((path.name, i) for i in range(n))}, given)
 
 
 def _metadata(
@@ -312,14 +297,8 @@ def _star_columns(path: Path) -> tuple[dict[str, Numbers], dict[str, Any]]:
     if "pixel_size_angstrom" not in optics and all(name in optics_table for name in old):
         detector, magnification = (_numbers(path, name, optics_table[name]) for name in old)
         optics["pixel_size_angstrom"] = detector * 1e4 / magnification
-    names = {
-        "rlnDefocusU": "defocus_u_angstrom",
-        "rlnDefocusV": "defocus_v_angstrom",
-        "rlnDefocusAngle": "astigmatism_deg",
-        "rlnPhaseShift": "phase_shift_deg",
-    }
     columns: dict[str, Any] = {
-        ours: _numbers(path, name, rows[name]) for name, ours in names.items() if name in rows
+        ours: _numbers(path, name, rows[name]) for name, ours in _COLUMNS.items() if name in rows
     }
     if "rlnOpticsGroup" in rows:
         groups = _numbers(path, "rlnOpticsGroup", rows["rlnOpticsGroup"]).astype(np.int64)
@@ -327,14 +306,16 @@ def _star_columns(path: Path) -> tuple[dict[str, Numbers], dict[str, Any]]:
         if absent := sorted({str(g) for g in groups} - listed):
             raise InputError(f"{path}: no row of optics for group {absent[0]}; add it")
         columns["optics_group"] = groups
-    angles = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-    if all(name in rows for name in angles):
-        stacked = np.stack([_numbers(path, name, rows[name]) for name in angles], axis=1)
-        columns["rotations"] = rotation_matrices(stacked)
-    origin = ("rlnOriginXAngst", "rlnOriginYAngst")
-    if all(name in rows for name in origin):
-        stacked = np.stack([_numbers(path, name, rows[name]) for name in origin], axis=1)
-        columns["shifts_angstrom"] = -stacked
+
+    def stacked(names: tuple[str, ...]) -> Numbers | None:
+        if not all(name in rows for name in names):
+            return None
+        return np.stack([_numbers(path, name, rows[name]) for name in names], axis=1)
+
+    if (angles := stacked(_ANGLES)) is not None:
+        columns["rotations"] = rotation_matrices(angles)
+    if (origin := stacked(_ORIGIN)) is not None:
+        columns["shifts_angstrom"] = -origin
     columns["images_at"] = tuple(_place(path, name) for name in rows["rlnImageName"])
     return optics, columns
 

@@ -123,10 +123,9 @@ def phase_maps(
     seed: int = 0,
     split: str = "train",
     *,
-    voltage_kv: float = 300.0,
     oversampling: int = 2,
 ) -> PhaseMaps:
-    """Phase maps of 64 x 64 pixels of 2.63 A at random poses, kept in the user's cache.
+    """Phase maps of 64 x 64 pixels of 2.63 A at random poses and 300 kV, kept in the user's cache.
 
     Orientations are uniform, in-plane angles included; shifts are normal with a standard deviation
     of one pixel, cut at three. Directions are split: those within 1 degree of one of twelve
@@ -136,10 +135,8 @@ def phase_maps(
 
     Parameters
     ----------
-    specimen : str
-        A key of `SPECIMENS`.
-    split : str
-        ``"train"``, ``"validation"`` or ``"test"``.
+    specimen, split : str
+        A key of `SPECIMENS`, and one of `SPLITS`.
     oversampling : int
         See `emlab.data.potentials.potential`.
 
@@ -160,9 +157,9 @@ def phase_maps(
 
     def make() -> NDArray[np.float32]:
         volume = specimen_volume(specimen, oversampling)
-        return project(volume, rotations, PIXEL_ANGSTROM, voltage_kv, shifts).numpy()
+        return project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts).numpy()
 
-    recipe = (specimen, n, seed, split, voltage_kv, oversampling)
+    recipe = (specimen, n, seed, split, 300.0, oversampling)
     return PhaseMaps(torch.from_numpy(_kept("phases", recipe, make)).float(), rotations, shifts)
 
 

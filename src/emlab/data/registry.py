@@ -31,20 +31,11 @@ Arrays = dict[str, np.ndarray]
 class DataFile:
     """One file of a data set.
 
-    Attributes
-    ----------
-    path
-        Place below the mirror folder and below the cache folder.
-    key
-        Name of the array that the file holds; empty for files that are only located, not decoded.
-        Containers (npz, zip) name their own arrays.
-    url
-        Public address of exactly these bytes; empty if there is none.
-    package
-        ``module:path/inside/it`` for a file that a Python package ships.
-    build
-        How to make the file from public pieces: the arguments of `emlab.data.build.build`. What is
-        made is accepted by its pixels, not by its bytes.
+    ``path`` is its place below the mirror folder and below the cache folder, ``key`` the name of
+    the array that it holds (empty for files that are only located; npz and zip name their own),
+    ``url`` the public address of exactly these bytes, ``package`` a ``module:path/inside/it`` that
+    ships it, and ``build`` makes it from public pieces (`emlab.data.build`): what is made is
+    accepted by its pixels, not by its bytes.
     """
 
     path: str
@@ -111,9 +102,8 @@ def parse(text: str) -> dict[str, Record]:
 def _record(name: str, table: dict[str, Any]) -> Record:
     try:
         files = tuple(DataFile(**entry) for entry in table["files"])
-        fields = {key: value for key, value in table.items() if key != "files"}
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        record = Record(name=name, files=files, **fields)
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        record = Record(name=name, **{**fields, "files": files})
     except (KeyError, TypeError) as problem:
         raise InputError(
             f"registry entry {name!r} is malformed ({problem}); see emlab.data.registry.Record"
@@ -216,7 +206,7 @@ def decode_file(path: Path, key: str) -> Arrays:
     return {}
 
 
-def _npz(path: Path, key: str) -> Arrays:
+def _npz(path: Path, _key: str) -> Arrays:
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -231,14 +221,14 @@ def _idx(path: Path, key: str) -> Arrays:
     return {key: np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy()}
 
 
-def _digits_csv(path: Path, key: str) -> Arrays:
+def _digits_csv(path: Path, _key: str) -> Arrays:
     """One digit a line, 784 pixels and its label."""
     with gzip.open(path, "rt") as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
     return {"images": table[:, :-1].reshape(-1, 28, 28), "labels": table[:, -1]}
 
 
-def _zip_of_images(path: Path, key: str) -> Arrays:
+def _zip_of_images(path: Path, _key: str) -> Arrays:
     """``<array>/<identifier>.png`` for the same identifiers in each array; sizes may differ."""
     import PIL.Image
 
@@ -260,10 +250,7 @@ def _zip_of_images(path: Path, key: str) -> Arrays:
 def _table(path: Path, key: str) -> Arrays:
     """Numbers, one row a line: comma-separated below a header line, or separated by tabs."""
     header = path.suffix == ".csv"
-    rows = np.loadtxt(
-        path, delimiter="," if header else None, skiprows=int(header), dtype=np.float64
-    )
-    return {key: rows}
+    return {key: np.loadtxt(path, delimiter="," if header else None, skiprows=int(header))}
 
 
 def _structured(path: Path, key: str) -> Arrays:

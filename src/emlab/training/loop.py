@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from emlab.errors import EmlabError, InputError
 from emlab.runtime import has_fast_bfloat16
-from emlab.training.config import TrainingConfig
 from emlab.training.processes import Team, join_processes, stop_signals
-from emlab.training.state import Evaluate, State
+from emlab.training.state import Evaluate, State, TrainingConfig
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 

@@ -1,16 +1,17 @@
-"""Before and after under a curtain that a reader moves, in any static page and without a kernel."""
+"""Sliders of static pages, without a kernel: a curtain over two images, a strip of pictures."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from emlab.errors import InputError
-from emlab.viz.arrays import Limits, grey_ranges, make_panels
+from emlab.viz.images import Limits, grey_ranges, make_panels
 from emlab.viz.style import Picture, checked_alt
 
 MAX_SIDE = 1024
@@ -52,6 +53,31 @@ _STYLE = """
 .emlab-curtain{max-width:none}.emlab-curtain .ec-after{clip-path:none}
 .emlab-curtain input{display:none}}
 """
+
+
+# One handler of the range input shows the picture of its number and hides the others; nothing has
+# an id, so any number of strips share a page. Without scripts, and on paper, all of them stand in
+# a row.
+_STRIP_STYLE = """
+.emlab-strip{margin:0 0 1em;max-width:100%}
+.emlab-strip .es-row{display:flex;flex-wrap:wrap;gap:8px}
+.emlab-strip figure{margin:0!important;padding:0;flex:0 1 var(--width)}
+.emlab-strip img{display:block;width:100%!important;max-width:none!important;height:auto;
+ margin:0!important;background:#fff}
+.emlab-strip figcaption{margin:2px 0 0;font:600 13px/1.5 system-ui,sans-serif;text-align:left}
+.emlab-strip input{display:none}
+@media screen and (scripting:enabled){
+.emlab-strip{max-width:var(--width)}
+.emlab-strip figure[data-off]{display:none}
+.emlab-strip input{display:block;width:100%;margin:4px 0 0}
+.emlab-strip input:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
+}
+"""
+_STRIP_HANDLER = (
+    "const f=this.closest('.emlab-strip').querySelectorAll('figure');"
+    "f.forEach((g,i)=>g.toggleAttribute('data-off',i!=this.value));"
+    "this.setAttribute('aria-valuetext',f[this.value].innerText)"
+)
 
 
 def curtain(
@@ -132,17 +158,7 @@ def curtain_markup(
 def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
     """One image pixel by pixel, without frame or scale; averaged down to 1024 pixels a side.
 
-    Parameters
-    ----------
-    image
-        Array or tensor (H, W), or `emlab.io.Image`.
-    alt, limits
-        As in `curtain`.
-
-    Raises
-    ------
-    InputError
-        As `curtain`.
+    ``image``, ``alt``, ``limits`` and errors are those of `curtain`.
     """
     (panel,) = make_panels({"image": image})
     (grey,) = grey_ranges([panel], limits)
@@ -155,8 +171,9 @@ def _figure(
 ) -> str:
     name = html.escape(label)
     height, width = pixels.shape
+    data = base64.b64encode(_encoded(pixels, grey)).decode("ascii")
     return (
-        f'<figure class="ec-{position}"><img src="data:image/png;base64,{_png(pixels, grey)}" '
+        f'<figure class="ec-{position}"><img src="data:image/png;base64,{data}" '
         f'alt="{name}: {alt}" width="{width}" height="{height}" draggable="false">'
         f"<figcaption>{name}</figcaption></figure>"
     )
@@ -178,10 +195,6 @@ def _bin(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cut.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
 
 
-def _png(pixels: np.ndarray, grey: tuple[float, float]) -> str:
-    return base64.b64encode(_encoded(pixels, grey)).decode("ascii")
-
-
 def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> bytes:
     from PIL import Image
 
@@ -190,3 +203,54 @@ def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(bytes_).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
+    """Pictures behind a slider, or side by side where scripts do not run.
+
+    Parameters
+    ----------
+    pictures
+        Caption to picture (`emlab.viz.show`), at least two, in the order of the slider.
+    alt
+        What changes along the strip. At least ten characters.
+
+    Returns
+    -------
+    IPython.display.HTML
+        Self-contained: PNG inside, no file, no request.
+
+    Raises
+    ------
+    InputError
+        Fewer than two pictures, a start that is none of them, or no description.
+    """
+    from IPython.display import HTML
+
+    text = html.escape(checked_alt(alt))
+    if len(pictures) < 2 or not 0 <= start < len(pictures):
+        raise InputError("a strip takes at least two pictures, and starts at one of them")
+    names = [html.escape(name) for name in pictures]
+    figures = [
+        _strip_figure(picture, name, shown=number == start)
+        for number, (name, picture) in enumerate(zip(names, pictures.values(), strict=True))
+    ]
+    slider = (
+        f'<input type="range" min="0" max="{len(pictures) - 1}" step="1" value="{start}" '
+        f'autocomplete="off" aria-label="{names[0]} to {names[-1]}" '
+        f'aria-valuetext="{names[start]}" oninput="{_STRIP_HANDLER}">'
+    )
+    width = max(picture.width for picture in pictures.values())
+    return HTML(
+        f'<style>{_STRIP_STYLE}</style><div class="emlab-strip" role="group" aria-label="{text}" '
+        f'style="--width:{width}px"><div class="es-row">{"".join(figures)}</div>{slider}</div>'
+    )
+
+
+def _strip_figure(picture: Picture, name: str, *, shown: bool) -> str:
+    data = base64.b64encode(picture.png).decode("ascii")
+    return (
+        f"<figure{'' if shown else ' data-off'}>"
+        f'<img src="data:image/png;base64,{data}" alt="{name}: {html.escape(picture.alt)}">'
+        f"<figcaption>{name}</figcaption></figure>"
+    )
