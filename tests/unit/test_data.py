@@ -17,7 +17,6 @@ from emlab import chapters
 from emlab.app import cli
 from emlab.data import (
     access,
-    cryoppp,
     download,
     empiar,
     fetch,
@@ -409,7 +408,7 @@ def test_fetch_reads_entries_as_far_as_asked(two, capsys, monkeypatch, words, as
         return [SimpleNamespace(name=f"EMPIAR-{name} m{n}") for n in range(count)]
 
     monkeypatch.setattr(empiar, "load_empiar_10025", partial(entry, "10025"))
-    monkeypatch.setattr(cryoppp, "load_cryoppp", images)
+    monkeypatch.setattr(empiar, "load_cryoppp", images)
     code, out, _ = run(capsys, "fetch", *words, "--dry-run")
     assert (code, seen) == (0, [])
     assert "micrographs each" in out
