@@ -129,17 +129,9 @@ def paths(name: str) -> dict[str, Path]:
 
 
 def path(name: str, file: str = "") -> Path:
-    """Return one checked file of a data set.
+    """Return one checked file of a data set, by its name or the end of it where there are several.
 
-    Parameters
-    ----------
-    file
-        Its name or the end of it; needed only if the data set has several files.
-
-    Raises
-    ------
-    InputError
-        No file or more than one ends like this; the message lists them.
+    If no file or more than one ends like this, an `InputError` lists them.
     """
     entry = record(name)
     matching = [f for f in entry.files if f.path.endswith(file)]
@@ -154,12 +146,8 @@ def path(name: str, file: str = "") -> Path:
 def verify(name: str) -> Dataset:
     """Check the hash of each file and of the decoded pixels; nothing is downloaded.
 
-    Raises
-    ------
-    DataUnavailableError
-        A file is not on this machine.
-    IntegrityError
-        A file or the decoded arrays are not what the registry promises.
+    Raises `DataUnavailableError` for a file that is not on this machine, and `IntegrityError` for
+    files or decoded arrays that are not what the registry promises.
     """
     entry = record(name)
     for file in entry.files:

@@ -19,22 +19,12 @@ _BACTERIA = ("caulobacter", "e1t1", "ecoli")
 
 @dataclass(frozen=True)
 class Cell:
-    """One image and its objects.
+    """One image and its objects."""
 
-    Attributes
-    ----------
-    image : ndarray
-        ``(H, W)`` float32, 0 and 1 at the 1st and 99th percentile, nothing below 0.
-    labels : ndarray
-        ``(H, W)`` int32, numbered from 1 without gaps; 0 is background.
-    domain : str
-        One of `DOMAINS`, or "simulated".
-    """
-
-    image: NDArray[np.float32]
-    labels: NDArray[np.int32]
+    image: NDArray[np.float32]  # (H, W), 0 and 1 at the 1st and 99th percentile, nothing below 0
+    labels: NDArray[np.int32]  # (H, W), numbered from 1 without gaps; 0 is background
     name: str
-    domain: str
+    domain: str  # one of `DOMAINS`, or "simulated"
 
 
 def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:

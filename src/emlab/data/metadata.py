@@ -79,13 +79,10 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Particles(Metadata):
-    """Particle images with their metadata.
+    """Particle images ``(n, H, W)`` in the values of the stack, with their metadata.
 
-    Attributes
-    ----------
-    images : ndarray
-        ``(n, H, W)`` float32 in the values of the stack; extracted particles are normalised, so
-        gain and offset are unknown, the sign of the contrast included.
+    Extracted particles are normalised, so gain and offset are unknown, the sign of the contrast
+    included.
     """
 
     images: NDArray[np.float32]
@@ -143,13 +140,7 @@ def _check_defocus(data: Metadata) -> None:
 
 
 def merge_constant(name: str, values: Numbers, source: str) -> float:
-    """The one value that all optics groups share.
-
-    Raises
-    ------
-    InputError
-        They differ: the particles have to be split into files of one optics each.
-    """
+    """The one value that all optics groups share; others are to be split, an `InputError`."""
     if np.ptp(values) > 1e-3 * max(abs(float(values[0])), 1e-6):
         raise InputError(
             f"{source} mixes particles of {name} {values.min():g} and {values.max():g}; split it "

@@ -20,26 +20,14 @@ _FEW_COUNTS = 24  # a sum of frames without gain correction has no more grey lev
 
 @dataclass(frozen=True)
 class RealMicrograph:
-    """A micrograph of the real world.
-
-    Attributes
-    ----------
-    pixels : ndarray
-        ``(H, W)`` float32, protein dark, grey levels of the file.
-    coordinates : ndarray or None
-        ``(n, 2)`` picks (y, x) in pixels.
-    diameter_angstrom : float or None
-        Of the particle.
-    note : str
-        What the picks and the pixels are worth.
-    """
+    """A micrograph of the real world."""
 
     name: str
-    pixels: NDArray[np.float32]
+    pixels: NDArray[np.float32]  # (H, W), protein dark, grey levels of the file
     pixel_size_angstrom: float
-    coordinates: NDArray[np.float64] | None = None
-    diameter_angstrom: float | None = None
-    note: str = ""
+    coordinates: NDArray[np.float64] | None = None  # (n, 2) picks (y, x) in pixels
+    diameter_angstrom: float | None = None  # of the particle
+    note: str = ""  # what the picks and the pixels are worth
 
 
 def k2_micrograph() -> RealMicrograph:

@@ -136,24 +136,15 @@ def write_star(path: Path | str, table: Metadata, stack: str, image_size: int) -
 def resample(particles: Particles, pixel_size_angstrom: float, box: int) -> Particles:
     """Bring particles to other pixels and another window, each at the centre of its window.
 
+    Where their shifts are known, the images are moved by these first (periodically).
+
     Parameters
     ----------
-    particles : Particles
-        Where their shifts are known, the images are moved by these first (periodically).
     pixel_size_angstrom : float
-        Wanted; the nearest that an even number of pixels across the image gives is used.
+        Wanted; what is reached, the nearest that an even number of pixels across the image gives,
+        stands in the result.
     box : int
         Side of the window in pixels, even. What lies beyond an image gets its mean.
-
-    Returns
-    -------
-    Particles
-        With the pixel size that was reached, and without shifts.
-
-    Raises
-    ------
-    InputError
-        An odd box, or a pixel size that is not positive.
     """
     if box < 2 or box % 2 or pixel_size_angstrom <= 0:
         raise InputError("particles are resampled to an even box and a positive pixel size")
@@ -321,13 +312,7 @@ def _star_columns(path: Path) -> tuple[dict[str, Numbers], dict[str, Any]]:
 
 
 def read_star(path: Path | str) -> dict[str, dict[str, list[str]]]:
-    """Loops of a STAR file: ``{block: {column: texts}}``, names without underscore.
-
-    Raises
-    ------
-    InputError
-        gemmi is missing (``pip install 'emlab-book[cryoem]'``), or the file is no STAR file.
-    """
+    """Loops of a STAR file (gemmi reads it): ``{block: {column: texts}}``, no underscores."""
     try:
         from gemmi import cif
     except ImportError as error:

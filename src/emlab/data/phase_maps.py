@@ -33,19 +33,12 @@ _PLANCK_C_KEV_ANGSTROM = 12.398419843
 class PhaseMaps:
     """Phase maps with the poses that they were projected at.
 
-    Attributes
-    ----------
-    phases : Tensor
-        ``(n, H, W)`` float32 in radians; zero is the phase of the ice.
-    rotations : ndarray
-        ``(n, 3, 3)``; column 2 is the viewing direction in the particle's frame, see `project`.
-    shifts_angstrom : ndarray
-        ``(n, 2)`` (x, y).
+    Column 2 of a rotation is the viewing direction in the particle's frame, see `project`.
     """
 
-    phases: Tensor
-    rotations: NDArray[np.float64]
-    shifts_angstrom: NDArray[np.float64]
+    phases: Tensor  # (n, H, W) float32 in radians; zero is the phase of the ice
+    rotations: NDArray[np.float64]  # (n, 3, 3)
+    shifts_angstrom: NDArray[np.float64]  # (n, 2) (x, y)
 
 
 def sigma_e(voltage_kv: float) -> float:
@@ -86,16 +79,8 @@ def project(
     shifts_angstrom : ndarray, optional
         ``(m, 2)`` by how much the particle moves along (x, y).
 
-    Returns
-    -------
-    Tensor
-        ``(m, n, n)`` float32 in radians, axes (y, x).
-
-    Raises
-    ------
-    InputError
-        torch-fourier-slice is missing (``pip install 'emlab-book[cryoem]'``), or the volume is
-        no cube.
+    Returns ``(m, n, n)`` float32 in radians, axes (y, x); without torch-fourier-slice, or for a
+    volume that is no cube, an `InputError`.
     """
     try:
         from torch_fourier_slice import project_3d_to_2d

@@ -96,8 +96,6 @@ def curtain(
     ----------
     before, after
         Arrays or tensors (H, W) of the same shape, or `emlab.io.Image`.
-    labels
-        Names of the two, shown in the corners.
     alt
         Description for a reader who cannot see them: what differs. At least ten characters.
     limits

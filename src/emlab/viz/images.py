@@ -55,15 +55,8 @@ def show_images(
     columns
         Panels per row; default: as many as there are images, at most 4.
 
-    Returns
-    -------
-    Figure
-        Not registered with pyplot; pass it to `emlab.viz.show`.
-
-    Raises
-    ------
-    InputError
-        Unusable images, limits, insets or scale bar.
+    Returns a figure that is not registered with pyplot, for `emlab.viz.show`; unusable images,
+    limits, insets or scale bars are an `InputError`.
     """
     from matplotlib.figure import Figure
 

@@ -46,15 +46,9 @@ def smooth_images(size: int, correlation: float) -> GaussianPrior:
 
 @dataclass(frozen=True)
 class Mask:
-    """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself.
+    """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself."""
 
-    Attributes
-    ----------
-    seen : Tensor
-        ``(H, W)`` of zeros and ones.
-    """
-
-    seen: Tensor
+    seen: Tensor  # (H, W) of zeros and ones
 
     def A(self, image: Tensor) -> Tensor:
         """Return the image with zeros where nothing is seen."""
