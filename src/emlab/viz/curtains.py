@@ -6,6 +6,8 @@ import base64
 import html
 import io
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,58 +23,11 @@ MAX_WIDTH = 720
 # The range input lies over the pictures with a thumb as tall as they are, so dragging, touch and
 # arrow keys are the browser's own. Its one handler sets a variable of its own curtain: nothing has
 # an id, so any number of curtains share a page. A reader without scripts sees both pictures.
-_STYLE = """
-.emlab-curtain{--cut:50%;margin:0 0 1em;max-width:calc(2*var(--width) + 8px)}
-.emlab-curtain .ec-box{display:flex;flex-wrap:wrap;gap:8px;position:relative}
-.emlab-curtain figure{margin:0!important;padding:0;position:relative;flex:0 1 var(--width)}
-.emlab-curtain img{display:block;width:100%!important;max-width:none!important;height:auto;
- margin:0!important;padding:0!important;border:0!important;border-radius:0!important;background:#fff;filter:none!important}
-.emlab-curtain .ec-small img{image-rendering:pixelated}
-.emlab-curtain figcaption{position:absolute;top:6px;left:6px;margin:0;padding:1px 7px;
- font:600 13px/1.5 system-ui,sans-serif;color:#fff;background:rgba(0,0,0,.68);border-radius:3px;
- text-align:left}
-.emlab-curtain input{display:none}
-.emlab-curtain p{margin:4px 0 0;font:13px/1.4 system-ui,sans-serif;opacity:.8}
-@media (scripting:enabled){
-.emlab-curtain{max-width:var(--width)}
-.emlab-curtain .ec-box{display:grid;gap:0}
-.emlab-curtain .ec-box>*{grid-area:1/1}
-.emlab-curtain .ec-after{clip-path:inset(0 0 0 var(--cut))}
-.emlab-curtain .ec-after figcaption{left:auto;right:6px}
-.emlab-curtain input{display:block;appearance:none;-webkit-appearance:none;width:100%;height:100%;
- margin:0;padding:0;border:0;background:transparent;cursor:ew-resize;touch-action:pan-y;z-index:1}
-.emlab-curtain input:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
-.emlab-curtain input::-webkit-slider-runnable-track{height:100%;background:transparent}
-.emlab-curtain input::-webkit-slider-thumb{-webkit-appearance:none;width:4px;height:100%;
- background:#E69F00;box-shadow:0 0 0 1px #000;border:0}
-.emlab-curtain input::-moz-range-track{height:100%;background:transparent}
-.emlab-curtain input::-moz-range-thumb{width:4px;height:100%;background:#E69F00;
- box-shadow:0 0 0 1px #000;border:0;border-radius:0}
-}
-@media print{.emlab-curtain .ec-box{display:flex;gap:8px}
-.emlab-curtain{max-width:none}.emlab-curtain .ec-after{clip-path:none}
-.emlab-curtain input{display:none}}
-"""
 
 
 # One handler of the range input shows the picture of its number and hides the others; nothing has
 # an id, so any number of strips share a page. Without scripts, and on paper, all of them stand in
 # a row.
-_STRIP_STYLE = """
-.emlab-strip{margin:0 0 1em;max-width:100%}
-.emlab-strip .es-row{display:flex;flex-wrap:wrap;gap:8px}
-.emlab-strip figure{margin:0!important;padding:0;flex:0 1 var(--width)}
-.emlab-strip img{display:block;width:100%!important;max-width:none!important;height:auto;
- margin:0!important;background:#fff}
-.emlab-strip figcaption{margin:2px 0 0;font:600 13px/1.5 system-ui,sans-serif;text-align:left}
-.emlab-strip input{display:none}
-@media screen and (scripting:enabled){
-.emlab-strip{max-width:var(--width)}
-.emlab-strip figure[data-off]{display:none}
-.emlab-strip input{display:block;width:100%;margin:4px 0 0}
-.emlab-strip input:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
-}
-"""
 _STRIP_HANDLER = (
     "const f=this.closest('.emlab-strip').querySelectorAll('figure');"
     "f.forEach((g,i)=>g.toggleAttribute('data-off',i!=this.value));"
@@ -146,7 +101,7 @@ def curtain_markup(
         "oninput=\"this.closest('.emlab-curtain').style.setProperty('--cut',this.value+'%')\">"
     )
     return (
-        f"<style>{_STYLE}</style>"
+        f"<style>{_style('curtains')}</style>"
         f'<div class="emlab-curtain" role="group" aria-label="{alt}" style="--width:{width}px">'
         f'<div class="ec-box{small}">{"".join(figures)}{slider}</div>'
         f"<p>{_caption(ranges, names, factor)}</p></div>"
@@ -162,6 +117,11 @@ def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
     (grey,) = grey_ranges([panel], limits)
     pixels = _bin(panel.pixels, -(-max(panel.pixels.shape) // MAX_SIDE))
     return Picture(_encoded(pixels, grey), checked_alt(alt), pixels.shape[1])
+
+
+@cache
+def _style(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.css").read_text("utf-8")
 
 
 def _figure(
@@ -240,7 +200,8 @@ def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
     )
     width = max(picture.width for picture in pictures.values())
     return HTML(
-        f'<style>{_STRIP_STYLE}</style><div class="emlab-strip" role="group" aria-label="{text}" '
+        f"<style>{_style('strips')}</style>"
+        f'<div class="emlab-strip" role="group" aria-label="{text}" '
         f'style="--width:{width}px"><div class="es-row">{"".join(figures)}</div>{slider}</div>'
     )
 
