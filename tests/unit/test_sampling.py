@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab import chapters
 from emlab.chapters.start_here import cases as lab
@@ -17,10 +18,6 @@ from emlab.solvers import PosteriorConfig, sample_posterior, sample_prior
 from emlab.solvers.sampling import noise_levels
 
 SIZE, STD, NOISE = 6, 0.7, 0.3
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def white():
