@@ -102,8 +102,8 @@ def parse(text: str) -> dict[str, Record]:
 def _record(name: str, table: dict[str, Any]) -> Record:
     try:
         files = tuple(DataFile(**entry) for entry in table["files"])
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-        record = Record(name=name, **{**fields, "files": files})
+        lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+        record = Record(name=name, **(table | lists | {"files": files}))
     except (KeyError, TypeError) as problem:
         raise InputError(
             f"registry entry {name!r} is malformed ({problem}); see emlab.data.registry.Record"
