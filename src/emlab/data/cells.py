@@ -21,10 +21,10 @@ _BACTERIA = ("caulobacter", "e1t1", "ecoli")
 class Cell:
     """One image and its objects."""
 
-    image: NDArray[np.float32]  # (H, W), 0 and 1 at the 1st and 99th percentile, nothing below 0
-    labels: NDArray[np.int32]  # (H, W), numbered from 1 without gaps; 0 is background
+    image: NDArray[np.float32]  #: (H, W), 0 and 1 at the 1st and 99th percentile, nothing below 0
+    labels: NDArray[np.int32]  #: (H, W), numbered from 1 without gaps; 0 is background
     name: str
-    domain: str  # one of `DOMAINS`, or "simulated"
+    domain: str  #: one of `DOMAINS`, or "simulated"
 
 
 def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:

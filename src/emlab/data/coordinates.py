@@ -44,27 +44,16 @@ _WRITTEN = {  # columns of x, y, the micrograph's name and the score, and what s
 class Coordinates:
     """Places of particles, in one micrograph or in several.
 
-    Attributes
-    ----------
-    places : ndarray
-        ``(n, 2)`` centres (y, x) in pixels.
-    scores : ndarray or None
-        ``(n,)``, larger is surer.
-    micrographs : tuple of str
-        Name of the micrograph of each place; empty if the file does not say.
-    diameter : float or None
-        Pixels; side of the boxes of a BOX file.
-
     Raises
     ------
     InputError
         Arrays that do not belong together, or numbers that are not finite.
     """
 
-    places: Places
-    scores: Places | None = None
-    micrographs: tuple[str, ...] = ()
-    diameter: float | None = None
+    places: Places  #: ``(n, 2)`` centres (y, x) in pixels
+    scores: Places | None = None  #: ``(n,)``, larger is surer
+    micrographs: tuple[str, ...] = ()  #: name of each place's one; empty if the file does not say
+    diameter: float | None = None  #: pixels; side of the boxes of a BOX file
 
     def __post_init__(self) -> None:
         n = len(self.places)

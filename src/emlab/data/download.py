@@ -42,10 +42,10 @@ _unreached: dict[str, float] = {}
 class Policy:
     """How patient a download is."""
 
-    timeout_seconds: float = 30.0  # longest silence of the server that is tolerated
-    attempts: int = 5  # each resumes where the last one broke off
-    backoff_seconds: float = 1.0  # pause before the second try; doubles with each further one
-    lock_seconds: float = 1800.0  # longest wait for another process that makes the same file
+    timeout_seconds: float = 30.0  #: longest silence of the server that is tolerated
+    attempts: int = 5  #: each resumes where the last one broke off
+    backoff_seconds: float = 1.0  #: pause before the second try; doubles with each further one
+    lock_seconds: float = 1800.0  #: longest wait for another process that makes the same file
 
 
 class _Broken(Exception):

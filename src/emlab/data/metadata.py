@@ -18,46 +18,26 @@ Kind = TypeVar("Kind", bound="Metadata")
 class Metadata:
     """Optics and poses of n particle images.
 
-    Attributes
-    ----------
-    pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast : float
-        One number for all particles; the last is a share, in [0, 1).
-    defocus_u_angstrom, defocus_v_angstrom : ndarray
-        ``(n,)``, positive is underfocus.
-    astigmatism_deg : ndarray
-        ``(n,)`` angle of the first defocus from the columns' axis towards higher rows.
-    phase_shift_deg : ndarray
-        ``(n,)`` of a phase plate.
-    optics_group : ndarray
-        ``(n,)`` whole numbers from 1.
-    rotations : ndarray or None
-        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    shifts_angstrom : ndarray or None
-        ``(n, 2)`` (x, y) of the particle from the image's centre.
-    images_at : tuple of (str, int)
-        Stack and place in it, from 0, as the file names them.
-    source : str
-        Where the numbers come from.
-
     Raises
     ------
     InputError
         A number that is not finite, of the wrong sign, or in another unit.
     """
 
-    pixel_size_angstrom: float
+    pixel_size_angstrom: float  #: one number for all particles, as the next three
     voltage_kv: float
     cs_mm: float
-    amplitude_contrast: float
-    defocus_u_angstrom: Numbers
+    amplitude_contrast: float  #: a share, in [0, 1)
+    defocus_u_angstrom: Numbers  #: ``(n,)``, positive is underfocus
     defocus_v_angstrom: Numbers
+    #: ``(n,)`` angle of the first defocus from the columns' axis towards higher rows
     astigmatism_deg: Numbers
-    phase_shift_deg: Numbers
-    optics_group: NDArray[np.int64]
-    rotations: Numbers | None = None
-    shifts_angstrom: Numbers | None = None
-    images_at: tuple[tuple[str, int], ...] = ()
-    source: str = ""
+    phase_shift_deg: Numbers  #: ``(n,)`` of a phase plate
+    optics_group: NDArray[np.int64]  #: ``(n,)`` whole numbers from 1
+    rotations: Numbers | None = None  #: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them
+    shifts_angstrom: Numbers | None = None  #: ``(n, 2)`` (x, y) from the image's centre
+    images_at: tuple[tuple[str, int], ...] = ()  #: stack and place in it, from 0, as the file says
+    source: str = ""  #: where the numbers come from
 
     def __post_init__(self) -> None:
         _check_optics(self)

@@ -23,11 +23,11 @@ class RealMicrograph:
     """A micrograph of the real world."""
 
     name: str
-    pixels: NDArray[np.float32]  # (H, W), protein dark, grey levels of the file
+    pixels: NDArray[np.float32]  #: (H, W), protein dark, grey levels of the file
     pixel_size_angstrom: float
-    coordinates: NDArray[np.float64] | None = None  # (n, 2) picks (y, x) in pixels
-    diameter_angstrom: float | None = None  # of the particle
-    note: str = ""  # what the picks and the pixels are worth
+    coordinates: NDArray[np.float64] | None = None  #: (n, 2) picks (y, x) in pixels
+    diameter_angstrom: float | None = None  #: of the particle
+    note: str = ""  #: what the picks and the pixels are worth
 
 
 def k2_micrograph() -> RealMicrograph:

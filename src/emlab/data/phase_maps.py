@@ -36,9 +36,9 @@ class PhaseMaps:
     Column 2 of a rotation is the viewing direction in the particle's frame, see `project`.
     """
 
-    phases: Tensor  # (n, H, W) float32 in radians; zero is the phase of the ice
-    rotations: NDArray[np.float64]  # (n, 3, 3)
-    shifts_angstrom: NDArray[np.float64]  # (n, 2) (x, y)
+    phases: Tensor  #: (n, H, W) float32 in radians; zero is the phase of the ice
+    rotations: NDArray[np.float64]  #: (n, 3, 3)
+    shifts_angstrom: NDArray[np.float64]  #: (n, 2) (x, y)
 
 
 def sigma_e(voltage_kv: float) -> float:

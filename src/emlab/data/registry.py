@@ -51,21 +51,8 @@ class DataFile:
 class Record:
     """What is known about a data set.
 
-    Attributes
-    ----------
-    role
-        ``"test"`` sets never enter training; ``"train"`` sets may; ``"demo"`` sets are for format
-        examples and figures; ``"metadata"`` sets have no pixels.
-    pixel_size_angstrom
-        Sampling in angstrom, one number or one per axis (z, y, x); ``None`` if it has none.
-    pixel_size_note
-        Says so when the pixel size is recalled and not read from a file.
-    how
-        How to obtain the files where no URL serves exactly these bytes.
-    instead
-        Real data sets that packages ship, used where this one is absent, before any simulated one.
-    pixel_sha256
-        Hash of the decoded arrays by `emlab.data.registry.hash_arrays`; empty if none decode.
+    ``"test"`` sets never enter training; ``"train"`` sets may; ``"demo"`` sets are for format
+    examples and figures; ``"metadata"`` sets have no pixels.
     """
 
     name: str
@@ -75,12 +62,13 @@ class Record:
     citation: str
     source: str
     files: tuple[DataFile, ...]
-    pixel_size_angstrom: PixelSize = None
-    pixel_size_note: str = ""
-    how: str = ""
+    pixel_size_angstrom: PixelSize = None  #: one number or one per axis (z, y, x)
+    pixel_size_note: str = ""  #: says so when the pixel size is recalled and not read from a file
+    how: str = ""  #: how to obtain the files where no URL serves exactly these bytes
     note: str = ""
+    #: real data sets that packages ship, used where this one is absent, before any simulated one
     instead: tuple[str, ...] = ()
-    pixel_sha256: str = ""
+    pixel_sha256: str = ""  #: of the decoded arrays, by `hash_arrays`; empty if none decode
 
     @property
     def size(self) -> int:

@@ -24,9 +24,9 @@ Images = Sequence[NDArray[np.float32]]
 class Picks:
     """Picks of all micrographs by one method's images."""
 
-    picked: list[Picked]  # in pixels of the full micrograph
-    truth: list[NDArray[np.float64]]  # (n, 2) each
-    radius: float  # of a hit, in pixels
+    picked: list[Picked]  #: in pixels of the full micrograph
+    truth: list[NDArray[np.float64]]  #: (n, 2) each
+    radius: float  #: of a hit, in pixels
 
     def curve(self) -> Curve:
         """Precision and recall over thresholds, all micrographs together."""

@@ -19,9 +19,9 @@ from emlab.errors import EmlabError
 class Finished:
     """What a program took."""
 
-    output: str  # what it wrote, errors included
-    seconds: float  # by the clock
-    cpu_seconds: float  # of all its processors
+    output: str  #: what it wrote, errors included
+    seconds: float  #: by the clock
+    cpu_seconds: float  #: of all its processors
     peak_memory_mb: float
 
 

@@ -50,8 +50,8 @@ class Command:
 class Picked:
     """Picks of one micrograph, best first."""
 
-    coordinates: NDArray[np.float64]  # (n, 2) centres (y, x) in pixels
-    scores: NDArray[np.float64]  # (n,) log-likelihood ratios
+    coordinates: NDArray[np.float64]  #: (n, 2) centres (y, x) in pixels
+    scores: NDArray[np.float64]  #: (n,) log-likelihood ratios
 
 
 def find() -> Command | None:

@@ -38,8 +38,6 @@ MOST_COMPRESSED = 1100  # bytes of pixels that a byte of a TIFF file can hold (d
 DAMAGE = ("invalid", "corrupt", "missing", "incorrect", "raised", "cannot")  # in tifffile's log
 Decoded = tuple[np.ndarray, PixelSize, bool]  # pixels, pixel size, in colour?
 Sizes = tuple[float, float, float] | None  # (z, y, x)
-
-
 _OF_THE_PIXELS = ("mode", "dmin", "dmax", "dmean", "rms", "nsymbt", "machst", "map")
 # Resolution is written by name; the others are what programs say about an image.
 _SAID = {269: "DocumentName", 270: "description", 271: "Make", 272: "Model", 315: "Artist"}
@@ -48,17 +46,10 @@ _PRIVATE = 32768
 
 @dataclass(frozen=True)
 class Image:
-    """An image, stack or volume.
+    """An image, stack or volume."""
 
-    Attributes
-    ----------
-    pixels
-        (..., H, W) float32, finite, in the values of the file.
-    pixel_size_angstrom
-        One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
-    """
-
-    pixels: np.ndarray
+    pixels: np.ndarray  #: (..., H, W) float32, finite, in the values of the file
+    #: one number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown
     pixel_size_angstrom: PixelSize
     path: Path
 

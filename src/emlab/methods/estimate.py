@@ -22,9 +22,9 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 class Cost:
     """What an estimate took."""
 
-    seconds: float = 0.0  # wall time
-    network_seconds: float = 0.0  # the part of it spent inside the network
-    evaluations: int = 1  # how often the prior saw the whole image
+    seconds: float = 0.0  #: wall time
+    network_seconds: float = 0.0  #: the part of it spent inside the network
+    evaluations: int = 1  #: how often the prior saw the whole image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,15 +23,15 @@ Recipe = Callable[..., weights.Card | None]
 class Lesson:
     """What a network is trained on and how it is judged; see `emlab.training.train`."""
 
-    images: Tensor  # (n, ...)
+    images: Tensor  #: (n, ...)
     loss: Loss
-    # evaluate(model, device): named numbers, measured on validation data only
+    #: evaluate(model, device): named numbers, measured on validation data only
     evaluate: Callable[[nn.Module, torch.device], dict[str, float]]
-    data: str  # for the card: the source of the images
-    split: str  # and which part of it was used
+    data: str  #: for the card: the source of the images
+    split: str  #: and which part of it was used
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    initial: dict[str, Tensor] | None = None  # weights to start from; default: random ones
-    half: bool = False  # whether the weights are written in half precision
+    initial: dict[str, Tensor] | None = None  #: weights to start from; default: random ones
+    half: bool = False  #: whether the weights are written in half precision
 
 
 Prepare = Callable[[dict, dict], Lesson]

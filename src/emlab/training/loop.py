@@ -29,11 +29,11 @@ class TrainingResult:
     metrics; it is empty on processes other than the first.
     """
 
-    weights: dict[str, Tensor]  # the moving average, on the CPU
+    weights: dict[str, Tensor]  #: the moving average, on the CPU
     history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0  # over all sessions of a resumed run
-    rank: int = 0  # the process that holds this result; 0 is the one that writes files
-    precision: str = "float32"  # what the network computed in, or "bfloat16"
+    seconds: float = 0.0  #: over all sessions of a resumed run
+    rank: int = 0  #: the process that holds this result; 0 is the one that writes files
+    precision: str = "float32"  #: what the network computed in, or "bfloat16"
 
 
 def train(

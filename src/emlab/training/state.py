@@ -23,34 +23,19 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to train.
-
-    Attributes
-    ----------
-    steps, batch_size : int
-        Optimiser steps and images per step (over all processes together).
-    learning_rate : float
-        Peak of the schedule: linear warm-up over `warmup_steps`, then a cosine down to zero.
-    ema_decay : float
-        Decay of the exponential moving average of the weights, in [0, 1). The average starts
-        short (1/10 of the steps taken so far) so that early evaluations mean something.
-    gradient_clip : float
-        Largest 2-norm of the gradient.
-    precision : str
-        ``"auto"`` (bfloat16 where the device multiplies it faster than float32), ``"float32"`` or
-        ``"bfloat16"``.
-    evaluate_every, checkpoint_every_seconds : int
-        Steps between evaluations (0: only at the end) and seconds between checkpoints.
-    """
+    """How long and how fast to train."""
 
     steps: int
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
+    batch_size: int = 64  #: images a step, over all processes together
+    learning_rate: float = 1e-3  #: peak of the schedule, which ends with a cosine down to zero
+    warmup_steps: int = 100  #: steps of its linear beginning
+    #: decay of the exponential moving average of the weights, in [0, 1); the average starts short
+    #: (1/10 of the steps taken so far) so that early evaluations mean something
     ema_decay: float = 0.999
-    gradient_clip: float = 1.0
+    gradient_clip: float = 1.0  #: largest 2-norm of the gradient
+    #: "float32", "bfloat16" or "auto": bfloat16 where the device multiplies it faster than float32
     precision: str = "auto"
-    evaluate_every: int = 0
+    evaluate_every: int = 0  #: steps; 0 is only at the end
     checkpoint_every_seconds: int = 180
     seed: int = 0
 

@@ -73,8 +73,8 @@ class Picture:
     """A rendered figure with its description, for display in a notebook or a page."""
 
     png: bytes
-    alt: str  # what a reader who cannot see it has to know
-    width: int  # on screen, in CSS pixels
+    alt: str  #: what a reader who cannot see it has to know
+    width: int  #: on screen, in CSS pixels
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png).decode("ascii")

@@ -48,7 +48,7 @@ def smooth_images(size: int, correlation: float) -> GaussianPrior:
 class Mask:
     """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself."""
 
-    seen: Tensor  # (H, W) of zeros and ones
+    seen: Tensor  #: (H, W) of zeros and ones
 
     def A(self, image: Tensor) -> Tensor:
         """Return the image with zeros where nothing is seen."""
