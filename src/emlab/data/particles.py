@@ -202,13 +202,9 @@ def rotation_matrices(angles_deg: Numbers) -> Numbers:
 
     RELION's matrix turns the particle into the view (Heymann et al. 2005); this is its transpose.
     """
-    (ca, cb, cg), (sa, sb, sg) = (f(np.radians(angles_deg.T)) for f in (np.cos, np.sin))
-    rows = [
-        [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
-        [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
-        [sb * ca, sb * sa, cb],
-    ]
-    return np.array(rows).transpose(2, 1, 0)
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_euler("ZYZ", angles_deg, degrees=True).as_matrix()
 
 
 def euler_angles(rotations: Numbers) -> Numbers:
