@@ -40,6 +40,13 @@ EMPIAR = "https://ftp.ebi.ac.uk/empiar/world_availability/10025/data"
 TABLE = "14sep05c_raw_196/run1_shiny_mp007_data_dotstar.txt"
 AVERAGES = "14sep05c_averaged_196"
 PIXEL_ANGSTROM = 0.66
+CRYOPPP = "https://calla.rnet.missouri.edu/cryoppp"
+ENTRIES = {
+    "10081": "HCN1 ion channel",
+    "10289": "innexin-6 gap junction",
+    "10291": "innexin-6 gap junction in nanodiscs",
+}
+_IMAGES, _PLACES = "micrographs", "ground_truth/particle_coordinates"
 
 
 def load_empiar_10025(
@@ -146,15 +153,6 @@ def _told(url: str, otherwise: str) -> Iterator[None]:
         raise DataUnavailableError(
             f"{url} cannot be had ({problem}); connect to the network, or {otherwise} yourself"
         ) from problem
-
-
-CRYOPPP = "https://calla.rnet.missouri.edu/cryoppp"
-ENTRIES = {
-    "10081": "HCN1 ion channel",
-    "10289": "innexin-6 gap junction",
-    "10291": "innexin-6 gap junction in nanodiscs",
-}
-_IMAGES, _PLACES = "micrographs", "ground_truth/particle_coordinates"
 
 
 def load_cryoppp(
