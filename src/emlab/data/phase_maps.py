@@ -67,6 +67,9 @@ def project(
 ) -> Tensor:
     r"""Phase shift :math:`\sigma_e \int V\,dz` of a thin object, by central slices.
 
+    Returns ``(m, n, n)`` float32 in radians, axes (y, x); without torch-fourier-slice, or for a
+    volume that is no cube, an `InputError`.
+
     Parameters
     ----------
     volume : Tensor
@@ -78,9 +81,6 @@ def project(
         Of the volume and of the views.
     shifts_angstrom : ndarray, optional
         ``(m, 2)`` by how much the particle moves along (x, y).
-
-    Returns ``(m, n, n)`` float32 in radians, axes (y, x); without torch-fourier-slice, or for a
-    volume that is no cube, an `InputError`.
     """
     try:
         from torch_fourier_slice import project_3d_to_2d

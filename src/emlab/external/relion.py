@@ -98,6 +98,8 @@ def refine(
 ) -> tuple[NDArray[np.float32], float, Finished]:
     """Find poses and a map from a coarse reference: ``relion_refine`` with one class.
 
+    Results and errors are those of `reconstruct`.
+
     Parameters
     ----------
     star : Path
@@ -109,8 +111,6 @@ def refine(
         Diameter of the circle outside which particles are zeroed.
     healpix_order : int
         2 is 15 degrees between directions, 3 is 7.5; halved once by oversampling.
-
-    Results and errors are those of `reconstruct`.
     """
     program = require("relion_refine")
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:

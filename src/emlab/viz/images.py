@@ -30,6 +30,8 @@ def show_images(
 
     The grey range is stated once below the figure, or below each panel when panels differ. A scale
     bar, of a round length of at most a third of the width, appears where the pixel size is known.
+    The figure is not registered with pyplot, pass it to `emlab.viz.show`; unusable images or limits
+    are an `InputError`.
 
     Parameters
     ----------
@@ -43,9 +45,6 @@ def show_images(
         For images that do not bring their own: a number or (row, column).
     columns
         Panels per row; default: as many as there are images, at most 4.
-
-    Returns a figure that is not registered with pyplot, for `emlab.viz.show`; unusable images or
-    limits are an `InputError`.
     """
     from matplotlib.figure import Figure
 
