@@ -9,7 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ Sizes = tuple[float, float, float] | None  # (z, y, x)
 Box = tuple[slice, ...]  # one slice per axis, start and stop within the array, step 1
 
 
-class BoxArray(Protocol):
+class BoxArray:
     """What a volume needs of a file; one that is read only refuses to be written (OSError)."""
 
     shape: tuple[int, ...]
@@ -33,6 +33,7 @@ class BoxArray(Protocol):
 
     def read(self, box: Box) -> np.ndarray:
         """Return the pixels of a box, in memory of their own."""
+        raise OSError(errno.ENOSYS, "this format is not read by boxes")
 
     def write(self, box: Box, values: np.ndarray) -> None:
         """Put pixels of the shape of the box into it."""
