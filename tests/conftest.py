@@ -6,7 +6,7 @@ Examples of hypothesis are the same in every run.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,19 @@ def mirror() -> Path:
     if folder is None:
         pytest.skip(NONE)
     return folder
+
+
+@pytest.fixture
+def command_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command of emlab; returns (exit status, stdout, stderr)."""
+    from emlab.app import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = cli.main([str(item) for item in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
 
 
 def pytest_report_header() -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 from functools import partial
 
+import tomli_w
 import torch
-from emlab.weights.toml import dump_toml
 
 from emlab import weights
 from emlab.chapters.cellpose3 import peers
@@ -48,7 +48,7 @@ def main() -> None:
         "segmenter": weights.card(SEGMENTER).sha256,
     }
     with atomic_path(peers.SETTINGS) as temporary:
-        temporary.write_text(HEAD + dump_toml(facts | {"peers": best}), encoding="utf-8")
+        temporary.write_text(HEAD + tomli_w.dumps(facts | {"peers": best}), encoding="utf-8")
 
 
 if __name__ == "__main__":

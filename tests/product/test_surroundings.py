@@ -58,7 +58,7 @@ import torch
 from emlab import weights
 from emlab.errors import EmlabError
 from emlab.io import read_image, write_image
-from emlab.io.headers import write_like
+from emlab.io.images import write_like
 from emlab.io.volumes import create_volume
 from emlab.bench import Report
 from emlab.app.journal import keep_arrays

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import generator
 
 from emlab.errors import InputError
 from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
@@ -52,10 +53,6 @@ class CorrelatedPrior:
 
     def _filter(self, x, gain):
         return torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=x.shape[-2:])
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def blurred(kernel, seed=0):

@@ -20,7 +20,7 @@ from serving import serving
 from emlab.app import cli
 from emlab.data import access, build, fetch, load, paths, records, registry
 from emlab.data.download import Policy
-from emlab.data.hashing import hash_arrays, hash_file, hash_images
+from emlab.data.registry import hash_arrays, hash_file, hash_images
 from emlab.errors import InputError, IntegrityError
 
 QUICK = Policy(timeout_seconds=1, attempts=4, backoff_seconds=0.01)

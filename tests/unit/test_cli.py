@@ -13,15 +13,10 @@ from emlab.errors import DataUnavailableError, InputError
 
 
 @pytest.fixture
-def emlab(capsys):
+def emlab(command_line):
     """Run a command line; returns (exit status, stdout, stderr)."""
 
-    def call(*arguments):
-        status = cli.main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return command_line
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from emlab import weights
-from emlab.app import cli
 from emlab.app.commands import cellpose3
 from emlab.io import read_array, read_image, write_image
 from emlab.methods.estimate import Estimate
@@ -43,7 +43,7 @@ def threshold(image, segmenter, diameter, rescale_intensity):
 
 
 @pytest.fixture
-def emlab(capsys, monkeypatch, folder):
+def emlab(command_line, monkeypatch, folder):
     """Run `emlab cellpose3 ...`; returns (exit status, stdout, stderr) and notes what was asked."""
     asked = []
 
@@ -58,11 +58,7 @@ def emlab(capsys, monkeypatch, folder):
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
 
-    def call(*arguments):
-        status = cli.main(["cellpose3", *(str(item) for item in arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
+    call = partial(command_line, "cellpose3")
     call.asked = asked
     return call
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from emlab.app import cli
 from emlab.app.commands import compare
 from emlab.app.own_image.asked import Answer
 from emlab.io import read_image, write_image
@@ -29,17 +29,12 @@ def picture(seed=0, shape=SHAPE, sigma=8.0):
 
 
 @pytest.fixture
-def emlab(capsys, monkeypatch):
+def emlab(command_line, monkeypatch):
     """Run `emlab compare ...`; the page is one word, test_own_image makes a whole one."""
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setattr(compare, "page", lambda *_: "page")
 
-    def call(*arguments):
-        status = cli.main(["compare", *(str(item) for item in arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(command_line, "compare")
 
 
 @pytest.fixture

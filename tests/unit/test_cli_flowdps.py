@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from emlab import data, weights
-from emlab.app import cli
 from emlab.data.metadata import Metadata
 from emlab.data.particles import read_metadata, write_star
 from emlab.io import read_image, write_image
@@ -47,19 +47,14 @@ def few_steps(name):
 
 
 @pytest.fixture
-def emlab(capsys, monkeypatch, folder):
+def emlab(command_line, monkeypatch, folder):
     """Run `emlab flowdps retrieve ...` in few steps; returns (exit status, stdout, stderr)."""
     monkeypatch.setattr("emlab.app.commands.flowdps.load_config", few_steps)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
     monkeypatch.setenv("EMLAB_CACHE", str(folder / "cache"))
 
-    def call(*arguments):
-        status = cli.main(["flowdps", "retrieve", *(str(item) for item in arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(command_line, "flowdps", "retrieve")
 
 
 def images(n=5, side=64, seed=0):

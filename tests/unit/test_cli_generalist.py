@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from emlab import weights
-from emlab.app import cli
 from emlab.app.volumes import NoiseField
 from emlab.data.phantoms import neuropil
 from emlab.io import read_image, write_image
@@ -55,18 +55,13 @@ def few_steps(name):
 
 
 @pytest.fixture
-def emlab(capsys, monkeypatch, folder):
+def emlab(command_line, monkeypatch, folder):
     """Run `emlab generalist ...` in few steps; returns (exit status, stdout, stderr)."""
     monkeypatch.setattr("emlab.app.commands.generalist.load_config", few_steps)
     monkeypatch.setenv("EMLAB_THREADS", "1")
     monkeypatch.setenv("EMLAB_WEIGHTS", str(folder))
 
-    def call(*arguments):
-        status = cli.main(["generalist", *(str(item) for item in arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(command_line, "generalist")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from emlab import weights
-from emlab.app import cli
 from emlab.errors import InputError
 from emlab.io import read_image, write_image
 from emlab.methods.mtd import Config, likely_starts, recover
@@ -28,16 +27,11 @@ TRUTH = torch.tensor(np.random.default_rng(4).integers(0, 5, (SIZE, SIZE)), dtyp
 
 
 @pytest.fixture
-def emlab(capsys, monkeypatch):
+def emlab(command_line, monkeypatch):
     """Run a command line on one thread; returns (exit status, stdout, stderr)."""
     monkeypatch.setenv("EMLAB_THREADS", "1")
 
-    def call(*arguments):
-        status = cli.main([str(item) for item in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return command_line
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """`emlab tsm train|denoise`: files and folders in and out, headers kept, bad input refused."""
 
+from functools import partial
+
 import mrcfile
 import numpy as np
 import pytest
 import torch
 
-from emlab.app import cli
 from emlab.io import write_image
 from emlab.models import build
 from emlab.recipes.tsm_own import Trained
@@ -14,16 +15,11 @@ MODEL = {"kind": "unet", "widths": [8], "patch": 2, "embedding": 16}
 
 
 @pytest.fixture
-def emlab(capsys, monkeypatch):
+def emlab(command_line, monkeypatch):
     """Run a command line on one thread; returns (exit status, stdout, stderr)."""
     monkeypatch.setenv("EMLAB_THREADS", "1")
 
-    def call(*arguments):
-        status = cli.main(["tsm", *(str(item) for item in arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(command_line, "tsm")
 
 
 @pytest.fixture(scope="module")

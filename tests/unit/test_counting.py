@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import generator
 
 from emlab.errors import InputError
 from emlab.physics.counting import (
@@ -12,10 +13,6 @@ from emlab.physics.counting import (
 )
 
 NOISES = [Poisson(), GaussianCounts(9.0)]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def rates(low, high, *shape):

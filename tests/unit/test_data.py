@@ -17,7 +17,6 @@ from emlab import chapters
 from emlab.app import cli
 from emlab.data import (
     access,
-    cryoppp,
     download,
     empiar,
     fetch,
@@ -29,10 +28,8 @@ from emlab.data import (
     verify,
     where,
 )
-from emlab.data.decode import decode_file
 from emlab.data.download import Policy
-from emlab.data.hashing import hash_arrays
-from emlab.data.registry import parse
+from emlab.data.registry import decode_file, hash_arrays, parse
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -411,7 +408,7 @@ def test_fetch_reads_entries_as_far_as_asked(two, capsys, monkeypatch, words, as
         return [SimpleNamespace(name=f"EMPIAR-{name} m{n}") for n in range(count)]
 
     monkeypatch.setattr(empiar, "load_empiar_10025", partial(entry, "10025"))
-    monkeypatch.setattr(cryoppp, "load_cryoppp", images)
+    monkeypatch.setattr(empiar, "load_cryoppp", images)
     code, out, _ = run(capsys, "fetch", *words, "--dry-run")
     assert (code, seen) == (0, [])
     assert "micrographs each" in out

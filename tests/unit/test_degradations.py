@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab.errors import InputError
 from emlab.physics.degradations import (
@@ -16,10 +17,6 @@ from emlab.physics.degradations import (
     normalise,
     shoot,
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_blur_keeps_the_sum_and_spreads_by_its_variance() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emlab.data import available, digits, load, load_digits
-from emlab.data.hashing import hash_images
+from emlab.data.registry import hash_images
 from emlab.errors import DataUnavailableError, InputError
 
 pytestmark = pytest.mark.skipif(

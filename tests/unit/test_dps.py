@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import generator
 
 from emlab.errors import InputError
 from emlab.physics.operators import Downsample, Identity
@@ -34,10 +35,6 @@ class StationaryPrior:
 
     def _filter(self, x, gain):
         return torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=x.shape[-2:])
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def psnr(estimate, truth):

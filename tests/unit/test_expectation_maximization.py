@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from drawing import draw, generator
 
 from emlab.errors import InputError
 from emlab.physics.mtd import cut_patches, simulate_measurement
@@ -21,14 +22,6 @@ from emlab.solvers.expectation_maximization import (
 from emlab.solvers.expectation_step import ExpectationStep
 
 SIZE = 5
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def gaussian_prior(seed=11):

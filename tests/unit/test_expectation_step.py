@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from drawing import draw, generator
 from scipy import ndimage
 
 from emlab.errors import InputError
@@ -16,14 +17,6 @@ from emlab.solvers.expectation_maximization import likelihood_gradient
 from emlab.solvers.expectation_step import ExpectationStep
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 # --- the plain loop, from the equations

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from drawing import draw, generator
 from torch import Tensor
 
 from emlab.errors import InputError
@@ -45,14 +46,6 @@ class WhitePrior:
 
     def score(self, x, sigma):
         return -x / (1 + sigma**2)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def scalar(method, snr, samples=20):

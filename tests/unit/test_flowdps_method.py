@@ -7,9 +7,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab.data.metadata import Metadata, Particles
-from emlab.data.windows import fourier_resize
+from emlab.data.particles import fourier_resize
 from emlab.errors import InputError
 from emlab.methods import flowdps as method, flowdps_config
 from emlab.methods.flowdps import ScaledInstrument, load_config, prepare, retrieve
@@ -84,10 +85,6 @@ def particles(images, **changes):
     table = optics(len(images), **changes)
     values = {item.name: getattr(table, item.name) for item in fields(Metadata)}
     return Particles(images=np.asarray(images, np.float32), **values)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import draw, generator
 from weak_phase import WeakPhase
 
 from emlab.errors import InputError
@@ -20,14 +21,6 @@ from emlab.solvers.denoiser_spread import (
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
 
 SIZE = 8
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def smooth(size=SIZE, std=0.05, length=1.5):

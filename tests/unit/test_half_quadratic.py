@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import generator
 
 from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
@@ -10,10 +11,6 @@ from emlab.priors import EquivariantPrior, GaussianPrior
 from emlab.priors.equivariant import turn, turn_back
 from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
 from emlab.solvers.plug_and_play import data_step
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_data_step_solves_its_normal_equations():

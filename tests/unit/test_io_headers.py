@@ -7,7 +7,7 @@ import tifffile
 
 from emlab.errors import InputError
 from emlab.io import read_image
-from emlab.io.headers import write_like
+from emlab.io.images import write_like
 
 
 def pixels(seed=0):

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 
 from emlab.errors import EmlabError, InputError
-from emlab.io import arrays as io_arrays, read_image, volumes as io_volumes, write_image
-from emlab.io.arrays import RawArray
+from emlab.io import backends as io_backends, read_image, volumes as io_volumes, write_image
+from emlab.io.backends import RawArray
 from emlab.io.volumes import create_volume, open_volume
 
 RNG = np.random.default_rng(7)
@@ -128,7 +128,7 @@ def test_reading_a_box_reads_little_more_than_the_box(tmp_path, monkeypatch):
 
     preadv = os.preadv
     volume = open_volume(tmp_path / "a.npy")
-    monkeypatch.setattr(io_arrays.os, "preadv", counting)
+    monkeypatch.setattr(io_backends.os, "preadv", counting)
     volume[1:4, 2:6, 3:8]
     assert sum(count) == 3 * 4 * 5
     count.clear()
@@ -340,7 +340,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     def full(handle, row, position):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io_arrays.os, "pwrite", full)
+    monkeypatch.setattr(io_backends.os, "pwrite", full)
     with (
         pytest.raises(EmlabError, match="no space left on the disk"),
         create_volume(tmp_path / "a.npy", (2, 2, 2)) as new,
@@ -355,9 +355,9 @@ def test_writes_that_the_system_cuts_short_are_completed(tmp_path, monkeypatch):
     path = tmp_path / "a"
     path.write_bytes(bytes(5 + VOLUME.size * 4))
     array = RawArray(path, 5, np.dtype(">f4"), VOLUME.shape, writable=True)
-    monkeypatch.setattr(io_arrays.os, "pwrite", lambda h, row, at: pwrite(h, row[:7], at))
-    monkeypatch.setattr(io_arrays.os, "preadv", lambda h, rows, at: preadv(h, [rows[0][:9]], at))
-    everything = io_arrays.as_box(slice(None), VOLUME.shape)[0]
+    monkeypatch.setattr(io_backends.os, "pwrite", lambda h, row, at: pwrite(h, row[:7], at))
+    monkeypatch.setattr(io_backends.os, "preadv", lambda h, rows, at: preadv(h, [rows[0][:9]], at))
+    everything = io_backends.as_box(slice(None), VOLUME.shape)[0]
     array.write(everything, VOLUME.astype(np.float32))
     np.testing.assert_array_equal(array.read(everything), VOLUME)
     array.close()

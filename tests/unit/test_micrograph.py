@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab.data.potentials import barrel
 from emlab.errors import InputError
@@ -20,10 +21,6 @@ from emlab.physics.scenery import blobs, hole_edge, power_law_field
 SMALL = MicrographConfig(
     size=(160, 128), pixel_size_angstrom=5.3, particles=6, contaminants=0, distance_angstrom=160
 )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+from drawing import generator
 from safetensors.torch import load, save
 from torch.nn import functional
 
 from emlab.errors import InputError
 from emlab.models import MLP, UNet, build
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def woken(network, seed=0):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
@@ -20,10 +21,6 @@ from emlab.solvers.expectation_maximization import EMConfig
 
 SIZE = 5
 NO_PRIOR = Config(size=SIZE, starts=24, kept=6)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def truth(seed=100):

@@ -5,18 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from drawing import draw, generator
 
 from emlab.errors import InputError
 from emlab.physics.mtd import MTDOperator, cut_patches, simulate_measurement
 from emlab.physics.rotations import Rotations
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def operator(count, size=5, field_size=20, copies=7, seed=3):

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab import data
 from emlab.data.phantoms import neuropil
@@ -19,10 +20,6 @@ from emlab.physics.noise_estimation import (
     estimate_noise_spectrum,
     noise_correlation,
 )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape, seed=0):

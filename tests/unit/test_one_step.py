@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import generator
 
 from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
@@ -16,10 +17,6 @@ from emlab.solvers.one_step import (
 )
 
 SIZE = 6
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def smooth(size=SIZE, length=1.5, std=0.6):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 from scipy import ndimage
 
 from emlab.errors import InputError
@@ -24,10 +25,6 @@ from emlab.physics.operators import (
     operator_norm,
 )
 from emlab.solvers import sampling
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -11,12 +11,13 @@ from emlab.data.metadata import Particles
 from emlab.data.particles import (
     draw_metadata,
     euler_angles,
+    fourier_resize,
     read_metadata,
     read_particles,
+    resample,
     rotation_matrices,
     write_star,
 )
-from emlab.data.windows import fourier_resize, resample
 from emlab.errors import DataUnavailableError, InputError
 from emlab.io import write_image
 

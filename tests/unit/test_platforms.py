@@ -14,7 +14,7 @@ import pytest
 from emlab import chapters, runtime
 from emlab.app import headless
 from emlab.external.process import run_program
-from emlab.io.arrays import RawArray, as_box
+from emlab.io.backends import RawArray, as_box
 from tools import public
 from tools.release import ROOT
 

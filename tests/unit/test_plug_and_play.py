@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import draw, generator
 
 from emlab.errors import InputError
 from emlab.physics.kernels import gaussian_kernel
@@ -24,14 +25,6 @@ TASKS = {  # operator, noise, mean square error that the reference reports for a
     "blur": (Blur(gaussian_kernel(1.0).double()), 0.24, 0.025),
     "decimate": (Downsample(2), 0.1, 0.018),
 }
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def smooth(length=3.0):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from drawing import draw, generator
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -29,14 +30,6 @@ from emlab.training import TrainingConfig, train
 
 SIGMAS = (0.02, 0.1, 0.5, 1.0, 3.0, 10.0)
 SHAPE = (3, 4)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def gaussian():

@@ -9,7 +9,7 @@ import tifffile
 import torch
 from serving import serving
 
-from emlab.data.cryoppp import load_cryoppp
+from emlab.data.empiar import load_cryoppp
 from emlab.data.micrographs import (
     apoferritin_micrograph,
     betagal_micrograph,

@@ -5,7 +5,7 @@ import torch
 
 from emlab import weights
 from emlab.data.digits import load_digits
-from emlab.data.hashing import hash_images
+from emlab.data.registry import hash_images
 from emlab.errors import InputError
 from emlab.priors import load_prior
 from emlab.recipes import lesson as recipe, mtd as mtd_priors

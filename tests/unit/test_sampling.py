@@ -6,7 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
+from emlab import chapters
 from emlab.chapters.start_here import cases as lab
 from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
@@ -16,10 +18,6 @@ from emlab.solvers import PosteriorConfig, sample_posterior, sample_prior
 from emlab.solvers.sampling import noise_levels
 
 SIZE, STD, NOISE = 6, 0.7, 0.3
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def white():
@@ -158,7 +156,8 @@ def test_unseen_values_follow_their_correlation_with_seen_ones():
     measurement = mask.measure(prior.sample(1, generator(1))[0], 0.5, generator(2))
     mean, std = lab.gaussian_posterior(prior, mask, measurement, 0.5)
     samples = sampled(prior, mask, measurement, 0.5, 1000, seed=3, prior_std=1.0)
-    error, ratio, covered = lab.compare_posteriors(samples, mean, std)
+    scores = lab.compare_posteriors([(mean, std)], [samples])
+    (error,), (ratio,), (covered,) = scores.values()
     assert error < 0.4
     assert 0.9 < ratio < 1.25
     assert 0.86 < covered < 0.94
@@ -248,9 +247,10 @@ def test_images_are_spread_over_all_classes():
 
 
 def test_shortcuts_name_what_is_smaller_than_at_full_scale():
-    smoke, paper = lab.Scale.of("smoke"), lab.Scale.of("paper")
-    line = f"training steps of each small network: {smoke.steps} here, {paper.steps} at full scale"
-    assert line in smoke.shortcuts()
-    assert lab.Scale.of("paper").shortcuts() == []
+    slug = "00_start_here"
+    smoke, paper = (chapters.settings(slug, name)["steps"] for name in ("smoke", "paper"))
+    line = f"training steps of each small network: {smoke} here, {paper} at full scale"
+    assert line in chapters.shortcuts(slug, "smoke")
+    assert chapters.shortcuts(slug, "paper") == []
     with pytest.raises(InputError, match="unknown profile"):
-        lab.Scale.of("huge")
+        chapters.settings(slug, "huge")

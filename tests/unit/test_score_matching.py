@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from drawing import generator
 from torch import nn
 
 from emlab.errors import InputError
@@ -20,10 +21,6 @@ from emlab.priors.score_matching import (
 )
 
 DATA = 0.6
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def noisy_pair(v, n=200_000):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import generator
 from torch import Tensor
 
 from emlab.errors import InputError
@@ -25,10 +26,6 @@ from emlab.solvers.sampling import PosteriorConfig
 from emlab.solvers.tweedie import IterationConfig
 
 SIZE, STD = 8, 0.6
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 class Direct(Identity):

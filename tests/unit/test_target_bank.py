@@ -4,16 +4,13 @@ import math
 
 import pytest
 import torch
+from drawing import generator
 
 from emlab.data.potentials import barrel
 from emlab.errors import InputError
 from emlab.priors.target_bank import TargetBank, coarsen, low_pass, shift
 
 PIXEL = 5.3
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def flat_lens(shape):

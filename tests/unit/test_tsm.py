@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawing import generator
 
 from emlab.chapters.tsm.experiments import LEVELS, iteration_study, target_noise
 from emlab.data.potentials import barrel
@@ -24,10 +25,6 @@ CONFIG = MicrographConfig(
     size=192, pixel_size_angstrom=PIXEL, particles=12, contaminants=0, distance_angstrom=180,
     defocus_angstrom=15000.0, contrast=0.3, dose_per_angstrom2=30.0,
 )  # fmt: skip
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

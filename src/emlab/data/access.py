@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from emlab.data.build import build
-from emlab.data.decode import decode_file
 from emlab.data.download import Policy, Progress, alone, download
-from emlab.data.hashing import hash_arrays, hash_file, note_hash, noted_hash
-from emlab.data.registry import DataFile, Record, record
+from emlab.data.registry import (
+    DataFile,
+    Record,
+    decode_file,
+    hash_arrays,
+    hash_file,
+    note_hash,
+    noted_hash,
+    record,
+)
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 
 
@@ -35,15 +42,6 @@ class Dataset:
             known = ", ".join(self.arrays) or "none"
             raise InputError(f"{self.record.name} has no array {key!r}; it has: {known}")
         return self.arrays[key]
-
-
-@dataclass(frozen=True)
-class Located:
-    """A checked file of a data set and the kind of place it was found in."""
-
-    file: DataFile
-    source: str
-    path: Path
 
 
 def mirror_folder() -> Path | None:
@@ -104,7 +102,14 @@ def load(name: str) -> Dataset:
     IntegrityError
         A file has the wrong bytes.
     """
-    return _decode(record(name), [_locate(record(name), file) for file in record(name).files])
+    entry = record(name)
+    arrays: dict[str, np.ndarray] = {}
+    sources = []
+    for file in entry.files:
+        source, found = _locate(entry, file)
+        arrays |= decode_file(found, file.key)
+        sources.append(source)
+    return Dataset(arrays, entry, "+".join(dict.fromkeys(sources)))
 
 
 def fetch(name: str, progress: Progress | None = None, policy: Policy | None = None) -> list[Path]:
@@ -114,27 +119,19 @@ def fetch(name: str, progress: Progress | None = None, policy: Policy | None = N
     ``progress`` is called with the number of bytes of each piece that comes, maybe from threads.
     """
     entry = record(name)
-    return [_locate(entry, file, progress, policy, repair=True).path for file in entry.files]
+    return [_locate(entry, file, progress, policy, repair=True)[1] for file in entry.files]
 
 
 def paths(name: str) -> dict[str, Path]:
     """Return the checked files of a data set by their place below the mirror; fetch what lacks."""
     entry = record(name)
-    return {file.path: _locate(entry, file).path for file in entry.files}
+    return {file.path: _locate(entry, file)[1] for file in entry.files}
 
 
 def path(name: str, file: str = "") -> Path:
-    """Return one checked file of a data set.
+    """Return one checked file of a data set, by its name or the end of it where there are several.
 
-    Parameters
-    ----------
-    file
-        Its name or the end of it; needed only if the data set has several files.
-
-    Raises
-    ------
-    InputError
-        No file or more than one ends like this; the message lists them.
+    If no file or more than one ends like this, an `InputError` lists them.
     """
     entry = record(name)
     matching = [f for f in entry.files if f.path.endswith(file)]
@@ -143,18 +140,14 @@ def path(name: str, file: str = "") -> Path:
         raise InputError(
             f"{name} has {len(matching)} files ending in {file!r}; choose of: {listed}"
         )
-    return _locate(entry, matching[0]).path
+    return _locate(entry, matching[0])[1]
 
 
 def verify(name: str) -> Dataset:
     """Check the hash of each file and of the decoded pixels; nothing is downloaded.
 
-    Raises
-    ------
-    DataUnavailableError
-        A file is not on this machine.
-    IntegrityError
-        A file or the decoded arrays are not what the registry promises.
+    Raises `DataUnavailableError` for a file that is not on this machine, and `IntegrityError` for
+    files or decoded arrays that are not what the registry promises.
     """
     entry = record(name)
     for file in entry.files:
@@ -169,13 +162,6 @@ def verify(name: str) -> Dataset:
             f"pillow, mrcfile, numpy) to the versions in constraints.txt"
         )
     return found
-
-
-def _decode(entry: Record, located: list[Located]) -> Dataset:
-    arrays: dict[str, np.ndarray] = {}
-    for found in located:
-        arrays.update(decode_file(found.path, found.file.key))
-    return Dataset(arrays, entry, "+".join(dict.fromkeys(found.source for found in located)))
 
 
 def _find(file: DataFile) -> tuple[str, Path] | None:
@@ -203,10 +189,11 @@ def _locate(
     progress: Progress | None = None,
     policy: Policy | None = None,
     repair: bool = False,
-) -> Located:
+) -> tuple[str, Path]:
+    """A checked file of a data set, after the kind of place it was found in."""
     place = _find(file)
     if place is None or (repair and place[0] == "cache" and not _as_promised(file, place[1])):
-        return Located(file, "url", _obtain(entry, file, progress, policy))
+        return "url", _obtain(entry, file, progress, policy)
     source, found = place
     if not _as_promised(file, found):
         digest = hash_file(found)
@@ -219,7 +206,7 @@ def _locate(
             f"{entry.name}: {found} has sha256 {digest[:16]}..., the registry says "
             f"{file.sha256[:16]}...; {advice}"
         )
-    return Located(file, source, found)
+    return source, found
 
 
 def _as_promised(file: DataFile, path: Path) -> bool:

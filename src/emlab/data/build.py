@@ -30,9 +30,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from emlab.data.decode import decode_file
 from emlab.data.download import BROKEN, Arriving, Policy, Progress, download
-from emlab.data.hashing import hash_images
+from emlab.data.registry import decode_file, hash_images
 from emlab.errors import DataUnavailableError, InputError, IntegrityError
 from emlab.io import read_array
 from emlab.runtime import atomic_path, disk_error

@@ -19,22 +19,12 @@ _BACTERIA = ("caulobacter", "e1t1", "ecoli")
 
 @dataclass(frozen=True)
 class Cell:
-    """One image and its objects.
+    """One image and its objects."""
 
-    Attributes
-    ----------
-    image : ndarray
-        ``(H, W)`` float32, 0 and 1 at the 1st and 99th percentile, nothing below 0.
-    labels : ndarray
-        ``(H, W)`` int32, numbered from 1 without gaps; 0 is background.
-    domain : str
-        One of `DOMAINS`, or "simulated".
-    """
-
-    image: NDArray[np.float32]
-    labels: NDArray[np.int32]
+    image: NDArray[np.float32]  #: (H, W), 0 and 1 at the 1st and 99th percentile, nothing below 0
+    labels: NDArray[np.int32]  #: (H, W), numbered from 1 without gaps; 0 is background
     name: str
-    domain: str
+    domain: str  #: one of `DOMAINS`, or "simulated"
 
 
 def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:
@@ -47,10 +37,8 @@ def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:
 
     Parameters
     ----------
-    name : str
-        One of `DOMAINS`.
-    split : str
-        "train", "validation" or "test".
+    name, split
+        One of `DOMAINS`, and one of `SPLITS`.
 
     Raises
     ------
@@ -74,10 +62,7 @@ def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:
 def simulated_cells(n: int, seed: int, side: int = 128) -> list[Cell]:
     """Simulated nuclei: ellipses of uneven brightness that touch but do not overlap.
 
-    Parameters
-    ----------
-    side : int
-        Width and height in pixels, at least 48.
+    Images have `side` pixels a side, at least 48.
     """
     if n < 1 or side < 48:
         raise InputError(f"simulated cells need n >= 1 and a side >= 48, got {n} and {side}")
@@ -85,9 +70,9 @@ def simulated_cells(n: int, seed: int, side: int = 128) -> list[Cell]:
     return [_simulated(generator, side, f"simulated_{seed}_{k}") for k in range(n)]
 
 
-def normalised(image: NDArray, low: float = 1.0, high: float = 99.0) -> NDArray[np.float32]:
-    """Map the percentiles `low` and `high` to 0 and 1 (a constant image becomes 0)."""
-    bottom, top = np.percentile(image, (low, high))
+def normalised(image: NDArray) -> NDArray[np.float32]:
+    """Map the percentiles 1 and 99 to 0 and 1 (a constant image becomes 0)."""
+    bottom, top = np.percentile(image, (1.0, 99.0))
     width = float(top) - float(bottom)
     scaled = (image.astype(np.float32) - np.float32(bottom)) / np.float32(width if width else 1)
     return scaled if width > 0 else np.zeros_like(scaled)
@@ -144,10 +129,8 @@ def _simulated(generator: np.random.Generator, side: int, name: str) -> Cell:
         long, short = generator.uniform(7, 11), generator.uniform(5.5, 8)
         angle, brightness = generator.uniform(0, np.pi), generator.uniform(0.4, 1)
         dy, dx = y - middle_y, x - middle_x
-        along, across = (
-            dx * np.cos(angle) + dy * np.sin(angle),
-            dy * np.cos(angle) - dx * np.sin(angle),
-        )
+        along = dx * np.cos(angle) + dy * np.sin(angle)
+        across = dy * np.cos(angle) - dx * np.sin(angle)
         distance = (along / long) ** 2 + (across / short) ** 2
         if (inside := (distance < 1)).sum() > 40 and not labels[distance < 1.1].any():
             labels[inside] = labels.max() + 1

@@ -30,22 +30,19 @@ from emlab.runtime import atomic_path
 
 Places = NDArray[np.float64]
 SUFFIXES = (".star", ".box", ".csv", ".txt")
+_WRITTEN = {  # columns of x, y, the micrograph's name and the score, and what stands between
+    ".star": (
+        *("rlnCoordinateX", "rlnCoordinateY"),
+        *("rlnMicrographName", "rlnAutopickFigureOfMerit", " "),
+    ),
+    ".box": ("x", "y", "", "score", "\t"),
+    ".csv": ("x", "y", "micrograph", "score", ","),
+}
 
 
 @dataclass(frozen=True)
 class Coordinates:
     """Places of particles, in one micrograph or in several.
-
-    Attributes
-    ----------
-    places : ndarray
-        ``(n, 2)`` centres (y, x) in pixels.
-    scores : ndarray or None
-        ``(n,)``, larger is surer.
-    micrographs : tuple of str
-        Name of the micrograph of each place; empty if the file does not say.
-    diameter : float or None
-        Pixels; side of the boxes of a BOX file.
 
     Raises
     ------
@@ -53,10 +50,10 @@ class Coordinates:
         Arrays that do not belong together, or numbers that are not finite.
     """
 
-    places: Places
-    scores: Places | None = None
-    micrographs: tuple[str, ...] = ()
-    diameter: float | None = None
+    places: Places  #: ``(n, 2)`` centres (y, x) in pixels
+    scores: Places | None = None  #: ``(n,)``, larger is surer
+    micrographs: tuple[str, ...] = ()  #: name of each place's one; empty if the file does not say
+    diameter: float | None = None  #: pixels; side of the boxes of a BOX file
 
     def __post_init__(self) -> None:
         n = len(self.places)
@@ -109,10 +106,7 @@ def read_coordinates(path: Path | str) -> Coordinates:
 def write_coordinates(path: Path | str, found: Coordinates, *, box: float | None = None) -> Path:
     """Write STAR, BOX or CSV by the suffix; the file appears whole or not at all.
 
-    Parameters
-    ----------
-    box : float, optional
-        Side of the boxes of a BOX file; default: the diameter that `found` brings.
+    ``box`` is the side of the boxes of a BOX file; default: the diameter that `found` brings.
 
     Raises
     ------
@@ -122,31 +116,26 @@ def write_coordinates(path: Path | str, found: Coordinates, *, box: float | None
     path = Path(path)
     suffix = path.suffix.lower()
     y, x = found.places.T
-    columns: dict[str, list[str]] = {}
+    if suffix not in _WRITTEN:
+        raise InputError(f"{path}: coordinates are written as .star, .box or .csv")
+    of_x, of_y, of_name, of_score, joint = _WRITTEN[suffix]
+    columns = {of_x: _texts(x), of_y: _texts(y)}
     if suffix == ".box":
         side = box or found.diameter
         if not side:
             raise InputError("a BOX file holds the size of the boxes; give box")
-        columns = {"x": _texts(x - side / 2), "y": _texts(y - side / 2)}
+        columns = {of_x: _texts(x - side / 2), of_y: _texts(y - side / 2)}
         columns |= {name: [f"{side:g}"] * len(found) for name in ("width", "height")}
-        score, lines, joint = "score", [], "\t"
-    elif suffix == ".csv":
-        columns = {"x": _texts(x), "y": _texts(y)}
-        if found.micrographs:
-            columns["micrograph"] = [_quoted(name) for name in found.micrographs]
-        score, joint = "score", ","
-        lines = [joint.join([*columns, *([score] if found.scores is not None else [])])]
-    elif suffix == ".star":
-        columns = {"rlnCoordinateX": _texts(x), "rlnCoordinateY": _texts(y)}
-        if found.micrographs:
-            columns["rlnMicrographName"] = list(found.micrographs)
-        score, joint = "rlnAutopickFigureOfMerit", " "
-        names = [*columns, *([score] if found.scores is not None else [])]
-        lines = ["data_", "", "loop_", *(f"_{name} #{i}" for i, name in enumerate(names, 1))]
-    else:
-        raise InputError(f"{path}: coordinates are written as .star, .box or .csv")
+    elif found.micrographs:
+        quoted = _quoted if suffix == ".csv" else str
+        columns[of_name] = [quoted(name) for name in found.micrographs]
     if found.scores is not None:
-        columns[score] = _texts(found.scores)
+        columns[of_score] = _texts(found.scores)
+    lines = {
+        ".box": [],
+        ".csv": [joint.join(columns)],
+        ".star": ["data_", "", "loop_", *(f"_{name} #{i}" for i, name in enumerate(columns, 1))],
+    }[suffix]
     lines += [joint.join(row) for row in zip(*columns.values(), strict=True)]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join([*lines, ""]), "utf-8")

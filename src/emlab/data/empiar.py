@@ -1,24 +1,38 @@
-"""Real images of the proteasome, EMPIAR-10025, for readers with internet.
+"""Real data of EMPIAR for readers with internet: the proteasome 10025, and entries of CryoPPP.
 
-The entry (Campbell et al. 2015, eLife 4, e06380) has frame averages of 7676 x 7420 pixels and one
-STAR file with the places, defocus and poses of its particles, no extracted particles. It publishes
-no hashes: the hash of what was received first is kept beside a file and checked from then on.
+EMPIAR-10025 (Campbell et al. 2015, eLife 4, e06380) has frame averages of 7676 x 7420 pixels and
+one STAR file with the places, defocus and poses of its particles, no extracted particles.
+
+CryoPPP (Dhakal et al. 2023, Sci. Data 10, 392) serves one archive of tens of gigabytes an entry::
+
+    10081/micrographs/NAME.mrc
+    10081/ground_truth/particle_coordinates/NAME.csv     X-Coordinate,Y-Coordinate,Diameter,...
+
+An archive is read as it arrives and left as soon as the wanted micrographs and their hand-checked
+coordinates are there; until then what came is kept, so that the next try goes on.
+
+Neither publishes hashes: that of what was received first is kept beside a file and checked from
+then on.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emlab import data
-from emlab.data.download import Policy, Progress, download
-from emlab.data.hashing import check_noted, note_hash
+from emlab.data.build import keep_members
+from emlab.data.coordinates import read_coordinates
+from emlab.data.download import Policy, Progress, download, stream
 from emlab.data.metadata import Metadata, Particles
-from emlab.data.particles import read_metadata, read_star
-from emlab.data.windows import centre_window, fourier_resize
+from emlab.data.micrographs import RealMicrograph, read_micrograph
+from emlab.data.particles import centre_window, fourier_resize, read_metadata, read_star
+from emlab.data.registry import check_noted, note_hash
 from emlab.errors import DataUnavailableError, InputError
 from emlab.io import read_image
 
@@ -26,6 +40,13 @@ EMPIAR = "https://ftp.ebi.ac.uk/empiar/world_availability/10025/data"
 TABLE = "14sep05c_raw_196/run1_shiny_mp007_data_dotstar.txt"
 AVERAGES = "14sep05c_averaged_196"
 PIXEL_ANGSTROM = 0.66
+CRYOPPP = "https://calla.rnet.missouri.edu/cryoppp"
+ENTRIES = {
+    "10081": "HCN1 ion channel",
+    "10289": "innexin-6 gap junction",
+    "10291": "innexin-6 gap junction in nanodiscs",
+}
+_IMAGES, _PLACES = "micrographs", "ground_truth/particle_coordinates"
 
 
 def load_empiar_10025(
@@ -35,7 +56,6 @@ def load_empiar_10025(
     binning: int = 4,
     base_url: str = EMPIAR,
     folder: Path | None = None,
-    timeout_seconds: float = 60.0,
     progress: Progress | None = None,
 ) -> Particles:
     """Cut the particles out of the first frame averages of the entry.
@@ -48,7 +68,7 @@ def load_empiar_10025(
         Side of the windows in binned pixels; 128 of 2.64 A leave room for delocalisation.
     binning : int
         By which the pixels of .66 A are made coarser.
-    base_url, folder : str, Path
+    base_url, folder
         The entry's ``data`` folder, and where its files are kept (default: the user's cache).
 
     Returns
@@ -71,7 +91,7 @@ def load_empiar_10025(
     folder = folder or data.cache_folder() / "empiar" / "10025"
 
     def fetched(name: str) -> Path:
-        return _fetch(f"{base_url}/{name}", folder / name, timeout_seconds, progress)
+        return _fetch(f"{base_url}/{name}", folder / name, progress)
 
     table_file = fetched(TABLE)
     table = read_metadata(table_file, pixel_size_angstrom=PIXEL_ANGSTROM)
@@ -114,16 +134,111 @@ def _window(
     return picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
-def _fetch(url: str, target: Path, timeout: float, progress: Progress | None) -> Path:
+def _fetch(url: str, target: Path, progress: Progress | None) -> Path:
     if target.is_file():
         check_noted(target)
         return target
-    try:
-        download(url, target, policy=Policy(timeout, attempts=3), progress=progress)
-    except DataUnavailableError as problem:
-        raise DataUnavailableError(
-            f"{url} cannot be had ({problem}); connect to the network, or put the file into "
-            f"{target} yourself"
-        ) from problem
+    with _told(url, f"put the file into {target}"):
+        download(url, target, policy=Policy(60.0, attempts=3), progress=progress)
     note_hash(target)
     return target
+
+
+@contextmanager
+def _told(url: str, otherwise: str) -> Iterator[None]:
+    """Say what a reader can do where a file cannot be had."""
+    try:
+        yield
+    except DataUnavailableError as problem:
+        raise DataUnavailableError(
+            f"{url} cannot be had ({problem}); connect to the network, or {otherwise} yourself"
+        ) from problem
+
+
+def load_cryoppp(
+    entry: str,
+    micrographs: int = 1,
+    *,
+    pixel_size_angstrom: float | None = None,
+    base_url: str = CRYOPPP,
+    folder: Path | None = None,
+    timeout_seconds: float = 60.0,
+    progress: Progress | None = None,
+) -> list[RealMicrograph]:
+    """Micrographs of an entry with their coordinates, in the order of their names.
+
+    Parameters
+    ----------
+    entry : str
+        Number of the EMPIAR entry, such as ``"10081"``; those of the TSM paper are `ENTRIES`.
+    pixel_size_angstrom : float, optional
+        Where the headers do not say it.
+    base_url, folder : str, Path
+        Where the archives are, and where the files are kept (default: the user's cache). A folder
+        into which somebody extracted an archive works as well.
+
+    Raises
+    ------
+    InputError
+        A malformed entry, fewer than one micrograph, or a missing pixel size.
+    DataUnavailableError
+        No network, or no such archive, or it holds fewer micrographs with coordinates.
+    IntegrityError
+        A file differs from when it was first received, or what comes is no such archive.
+    """
+    if not (entry.isdigit() and len(entry) == 5) or micrographs < 1:
+        raise InputError("give an entry such as '10081' and at least one micrograph")
+    place = (folder or data.cache_folder() / "cryoppp") / entry
+    if len(_pairs(place)) < micrographs:
+        policy = Policy(timeout_seconds, attempts=3)
+        _receive(f"{base_url}/{entry}.tar.gz", place, micrographs, policy, progress)
+    pairs = _pairs(place)[:micrographs]
+    if len(pairs) < micrographs:
+        raise DataUnavailableError(
+            f"{base_url}/{entry}.tar.gz has {len(pairs)} micrographs with coordinates; ask for "
+            f"fewer than {micrographs}, or extract the archive into {place.parent} yourself"
+        )
+    found = []
+    for image, table in pairs:
+        for file in (image, table):
+            check_noted(file)
+        places = read_coordinates(table)
+        seen = read_micrograph(image, pixel_size_angstrom)
+        diameter = places.diameter and seen.pixel_size_angstrom * places.diameter
+        described = replace(
+            seen,
+            name=f"EMPIAR-{entry} {image.stem}",
+            coordinates=places.places,
+            diameter_angstrom=diameter or None,
+            note="coordinates checked by hand (CryoPPP)",
+        )
+        found.append(described)
+    return found
+
+
+def _pairs(place: Path) -> list[tuple[Path, Path]]:
+    tables = sorted((place / _PLACES).glob("*.csv"))
+    pairs = [(place / _IMAGES / f"{table.stem}.mrc", table) for table in tables]
+    return [pair for pair in pairs if pair[0].is_file()]
+
+
+def _receive(url: str, place: Path, wanted: int, policy: Policy, progress: Progress | None) -> None:
+    """Keep all coordinates, and the first micrographs, until enough of them have both."""
+    images: set[Path] = set()
+
+    def kept(name: str) -> Path | None:
+        folder = str(PurePosixPath(*PurePosixPath(name).parts[1:-1]))
+        target = place / folder / PurePosixPath(name).name
+        if folder == _IMAGES and target.suffix == ".mrc" and len(images) < wanted:
+            images.add(target)
+        return target if folder == _PLACES or target in images else None
+
+    archive = place.with_name(f"{place.name}.tar.gz")
+    with (
+        _told(url, f"extract the archive into {place.parent}"),
+        stream(url, archive, policy, progress) as received,
+    ):
+        for file in keep_members(received, kept):
+            note_hash(file)
+            if len(_pairs(place)) >= wanted:
+                return

@@ -18,46 +18,26 @@ Kind = TypeVar("Kind", bound="Metadata")
 class Metadata:
     """Optics and poses of n particle images.
 
-    Attributes
-    ----------
-    pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast : float
-        One number for all particles; the last is a share, in [0, 1).
-    defocus_u_angstrom, defocus_v_angstrom : ndarray
-        ``(n,)``, positive is underfocus.
-    astigmatism_deg : ndarray
-        ``(n,)`` angle of the first defocus from the columns' axis towards higher rows.
-    phase_shift_deg : ndarray
-        ``(n,)`` of a phase plate.
-    optics_group : ndarray
-        ``(n,)`` whole numbers from 1.
-    rotations : ndarray or None
-        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    shifts_angstrom : ndarray or None
-        ``(n, 2)`` (x, y) of the particle from the image's centre.
-    images_at : tuple of (str, int)
-        Stack and place in it, from 0, as the file names them.
-    source : str
-        Where the numbers come from.
-
     Raises
     ------
     InputError
         A number that is not finite, of the wrong sign, or in another unit.
     """
 
-    pixel_size_angstrom: float
+    pixel_size_angstrom: float  #: one number for all particles, as the next three
     voltage_kv: float
     cs_mm: float
-    amplitude_contrast: float
-    defocus_u_angstrom: Numbers
+    amplitude_contrast: float  #: a share, in [0, 1)
+    defocus_u_angstrom: Numbers  #: ``(n,)``, positive is underfocus
     defocus_v_angstrom: Numbers
+    #: ``(n,)`` angle of the first defocus from the columns' axis towards higher rows
     astigmatism_deg: Numbers
-    phase_shift_deg: Numbers
-    optics_group: NDArray[np.int64]
-    rotations: Numbers | None = None
-    shifts_angstrom: Numbers | None = None
-    images_at: tuple[tuple[str, int], ...] = ()
-    source: str = ""
+    phase_shift_deg: Numbers  #: ``(n,)`` of a phase plate
+    optics_group: NDArray[np.int64]  #: ``(n,)`` whole numbers from 1
+    rotations: Numbers | None = None  #: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them
+    shifts_angstrom: Numbers | None = None  #: ``(n, 2)`` (x, y) from the image's centre
+    images_at: tuple[tuple[str, int], ...] = ()  #: stack and place in it, from 0, as the file says
+    source: str = ""  #: where the numbers come from
 
     def __post_init__(self) -> None:
         _check_optics(self)
@@ -79,13 +59,10 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Particles(Metadata):
-    """Particle images with their metadata.
+    """Particle images ``(n, H, W)`` in the values of the stack, with their metadata.
 
-    Attributes
-    ----------
-    images : ndarray
-        ``(n, H, W)`` float32 in the values of the stack; extracted particles are normalised, so
-        gain and offset are unknown, the sign of the contrast included.
+    Extracted particles are normalised, so gain and offset are unknown, the sign of the contrast
+    included.
     """
 
     images: NDArray[np.float32]
@@ -121,7 +98,7 @@ def _check_defocus(data: Metadata) -> None:
     for item in fields(data):
         value = getattr(data, item.name)
         if not isinstance(value, np.ndarray) or item.name == "images":
-            continue
+            continue  # `Particles` checks these
         if len(value) != n:
             raise InputError(f"{data.source}: {item.name} has {len(value)} rows, not {n}")
         if not np.isfinite(value).all():
@@ -143,13 +120,7 @@ def _check_defocus(data: Metadata) -> None:
 
 
 def merge_constant(name: str, values: Numbers, source: str) -> float:
-    """The one value that all optics groups share.
-
-    Raises
-    ------
-    InputError
-        They differ: the particles have to be split into files of one optics each.
-    """
+    """The one value that all optics groups share; others are to be split, an `InputError`."""
     if np.ptp(values) > 1e-3 * max(abs(float(values[0])), 1e-6):
         raise InputError(
             f"{source} mixes particles of {name} {values.min():g} and {values.max():g}; split it "

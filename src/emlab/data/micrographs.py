@@ -20,26 +20,14 @@ _FEW_COUNTS = 24  # a sum of frames without gain correction has no more grey lev
 
 @dataclass(frozen=True)
 class RealMicrograph:
-    """A micrograph of the real world.
-
-    Attributes
-    ----------
-    pixels : ndarray
-        ``(H, W)`` float32, protein dark, grey levels of the file.
-    coordinates : ndarray or None
-        ``(n, 2)`` picks (y, x) in pixels.
-    diameter_angstrom : float or None
-        Of the particle.
-    note : str
-        What the picks and the pixels are worth.
-    """
+    """A micrograph of the real world."""
 
     name: str
-    pixels: NDArray[np.float32]
+    pixels: NDArray[np.float32]  #: (H, W), protein dark, grey levels of the file
     pixel_size_angstrom: float
-    coordinates: NDArray[np.float64] | None = None
-    diameter_angstrom: float | None = None
-    note: str = ""
+    coordinates: NDArray[np.float64] | None = None  #: (n, 2) picks (y, x) in pixels
+    diameter_angstrom: float | None = None  #: of the particle
+    note: str = ""  #: what the picks and the pixels are worth
 
 
 def k2_micrograph() -> RealMicrograph:
@@ -52,9 +40,7 @@ def k2_micrograph() -> RealMicrograph:
     DataUnavailableError
         Neither mirror nor cache nor network has it (this holds for the other ones, too).
     """
-    found = data.load("k2_micrograph")
-    size = found.record.pixel_size_angstrom
-    assert isinstance(size, float)
+    found, size = _loaded("k2_micrograph")
     return RealMicrograph("k2", without_hot_pixels(found["micrograph"]), size)
 
 
@@ -64,18 +50,11 @@ def apoferritin_micrograph(frame: str = "noisy") -> RealMicrograph:
     The picks were published as discs drawn over a picture of half the size; their centres are
     good to about two pixels, and those of discs that touch the border to some more.
     """
-    found = data.load("apoferritin_10146")
-    size = found.record.pixel_size_angstrom
-    assert isinstance(size, float)
-    pixels = found[frame].astype(np.float32)
-    return RealMicrograph(
-        f"apoferritin, {'one frame' if frame == 'noisy' else frame}",
-        pixels,
-        size,
-        2 * disc_centres(found["picks"]) + 0.5,
-        130.0,
-        "hand picks; the average contains the frame",
-    )
+    found, size = _loaded("apoferritin_10146")
+    name = f"apoferritin, {'one frame' if frame == 'noisy' else frame}"
+    picks = 2 * disc_centres(found["picks"]) + 0.5
+    note = "hand picks; the average contains the frame"
+    return RealMicrograph(name, found[frame].astype(np.float32), size, picks, 130.0, note)
 
 
 def betagal_micrograph() -> tuple[RealMicrograph, dict[str, NDArray[np.float64]]]:
@@ -85,9 +64,7 @@ def betagal_micrograph() -> tuple[RealMicrograph, dict[str, NDArray[np.float64]]
     The programs' boxes count rows from below (the picture was turned upside down); they come back
     counted from above.
     """
-    found = data.load("betagal_10017")
-    size = found.record.pixel_size_angstrom
-    assert isinstance(size, float)
+    found, size = _loaded("betagal_10017")
     pixels = found["micrograph"].astype(np.float32)
     tables = {
         Path(name).stem.rpartition("_")[2]: read_coordinates(path)
@@ -97,13 +74,17 @@ def betagal_micrograph() -> tuple[RealMicrograph, dict[str, NDArray[np.float64]]
     hand = tables.pop("picks")
     upright = {name: t.places * (-1, 1) + (len(pixels), 0) for name, t in tables.items()}
     note = "denoised by another network, JPEG: for places only"
-    return (
-        RealMicrograph("beta-galactosidase", pixels, size, hand.places, 180.0, note),
-        upright,
-    )
+    return RealMicrograph("beta-galactosidase", pixels, size, hand.places, 180.0, note), upright
 
 
-def disc_centres(picture: NDArray[np.uint8], radius: float = _DISC_PIXELS) -> NDArray[np.float64]:
+def _loaded(name: str) -> tuple[data.Dataset, float]:
+    found = data.load(name)
+    size = found.record.pixel_size_angstrom
+    assert isinstance(size, float)
+    return found, size
+
+
+def disc_centres(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Centres ``(n, 2)`` (y, x) of saturated yellow discs in a colour picture ``(H, W, 3)``.
 
     A disc is where the distance to anything else is largest; one that the border cuts counts as
@@ -113,19 +94,19 @@ def disc_centres(picture: NDArray[np.uint8], radius: float = _DISC_PIXELS) -> ND
     inside = np.pad((red > 200) & (green > 180) & (blue < 100), 1, mode="edge")
     distance = scipy.ndimage.distance_transform_edt(inside)
     depth = scipy.ndimage.gaussian_filter(distance, 1.0)[1:-1, 1:-1]
-    peak = scipy.ndimage.maximum_filter(depth, size=int(1.2 * radius))
-    labels, n = scipy.ndimage.label((depth == peak) & (depth > 0.6 * radius))
+    peak = scipy.ndimage.maximum_filter(depth, size=int(1.2 * _DISC_PIXELS))
+    labels, n = scipy.ndimage.label((depth == peak) & (depth > 0.6 * _DISC_PIXELS))
     centres = scipy.ndimage.center_of_mass(labels > 0, labels, range(1, n + 1))
     return np.array(centres).reshape(-1, 2)
 
 
-def without_hot_pixels(pixels: NDArray, deviations: float = 8.0) -> NDArray[np.float32]:
+def without_hot_pixels(pixels: NDArray) -> NDArray[np.float32]:
     """Pixels far from the median of their 3 x 3 neighbourhood get that median."""
     image = np.asarray(pixels, np.float32)
     median = scipy.ndimage.median_filter(image, 3)
     gap = image - median
     spread = 1.4826 * float(np.median(np.abs(gap)))
-    return np.where(np.abs(gap) > deviations * max(spread, 1e-12), median, image)
+    return np.where(np.abs(gap) > 8 * max(spread, 1e-12), median, image)
 
 
 def read_micrograph(path: Path | str, pixel_size_angstrom: float | None = None) -> RealMicrograph:
@@ -149,15 +130,11 @@ def read_micrograph(path: Path | str, pixel_size_angstrom: float | None = None) 
     if raw.ndim > 2:
         if raw.shape[-1] in (3, 4) and raw.dtype == np.uint8:
             raise InputError(f"{path} is in colour, shape {raw.shape}; give the grey original")
-        integer = raw.dtype.kind in "bui"
-        raise InputError(
-            f"{path} is a {'movie' if integer else 'stack'} of shape {raw.shape}; "
-            + (
-                "correct the gain, align and sum its frames first, and give the sum"
-                if integer
-                else "give one micrograph (H, W) a file"
-            )
-        )
+        kind, advice = "stack", "give one micrograph (H, W) a file"
+        if raw.dtype.kind in "bui":
+            kind = "movie"
+            advice = "correct the gain, align and sum its frames first, and give the sum"
+        raise InputError(f"{path} is a {kind} of shape {raw.shape}; {advice}")
     if raw.dtype.kind in "uif":
         _check_byte_order(path, raw)
         _check_levels(path, raw[::4, ::4])

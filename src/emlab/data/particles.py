@@ -1,8 +1,8 @@
-"""Particle stacks with their metadata: RELION STAR files, cryoSPARC tables, bare MRC stacks."""
+"""Particle stacks with their metadata (RELION, cryoSPARC, bare MRC), and their images resampled."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ _IN_STAR = {
     "cs_mm": "rlnSphericalAberration",
     "amplitude_contrast": "rlnAmplitudeContrast",
 }
+_COLUMNS = {
+    "rlnDefocusU": "defocus_u_angstrom",
+    "rlnDefocusV": "defocus_v_angstrom",
+    "rlnDefocusAngle": "astigmatism_deg",
+    "rlnPhaseShift": "phase_shift_deg",
+}
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst")
 _IN_CS = {
     "pixel_size_angstrom": "blob/psize_A",
     "voltage_kv": "ctf/accel_kv",
@@ -101,29 +109,18 @@ def draw_metadata(n: int, seed: int = 0) -> Metadata:
 def write_star(path: Path | str, table: Metadata, stack: str, image_size: int) -> None:
     """Write a RELION 3.1 STAR file, atomically.
 
-    Parameters
-    ----------
-    stack : str
-        Name of the stack that holds the particles in this order, relative to the STAR file.
-    image_size : int
-        Its side in pixels.
+    ``stack`` is the name of the stack that holds the particles in this order, relative to the STAR
+    file, ``image_size`` its side in pixels.
     """
     columns: dict[str, Any] = {
         "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(len(table))],
         "rlnOpticsGroup": table.optics_group,
-        "rlnDefocusU": table.defocus_u_angstrom,
-        "rlnDefocusV": table.defocus_v_angstrom,
-        "rlnDefocusAngle": table.astigmatism_deg,
-        "rlnPhaseShift": table.phase_shift_deg,
+        **{name: getattr(table, ours) for name, ours in _COLUMNS.items()},
     }
     if table.rotations is not None:
-        angles = euler_angles(table.rotations).T
-        columns |= dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), angles, strict=True))
+        columns |= dict(zip(_ANGLES, euler_angles(table.rotations).T, strict=True))
     if table.shifts_angstrom is not None:
-        columns |= {
-            "rlnOriginXAngst": -table.shifts_angstrom[:, 0],
-            "rlnOriginYAngst": -table.shifts_angstrom[:, 1],
-        }
+        columns |= dict(zip(_ORIGIN, -table.shifts_angstrom.T, strict=True))
     groups = np.unique(table.optics_group)
     optics: dict[str, Any] = {
         "rlnOpticsGroup": groups,
@@ -136,18 +133,78 @@ def write_star(path: Path | str, table: Metadata, stack: str, image_size: int) -
         temporary.write_text(_loop("optics", optics) + _loop("particles", columns), "utf-8")
 
 
+def resample(particles: Particles, pixel_size_angstrom: float, box: int) -> Particles:
+    """Bring particles to other pixels and another window, each at the centre of its window.
+
+    Where their shifts are known, the images are moved by these first (periodically).
+
+    Parameters
+    ----------
+    pixel_size_angstrom : float
+        Wanted; what is reached, the nearest that an even number of pixels across the image gives,
+        stands in the result.
+    box : int
+        Side of the window in pixels, even. What lies beyond an image gets its mean.
+    """
+    if box < 2 or box % 2 or pixel_size_angstrom <= 0:
+        raise InputError("particles are resampled to an even box and a positive pixel size")
+    side = particles.images.shape[-1]
+    width = side * particles.pixel_size_angstrom
+    target = max(2, 2 * round(width / pixel_size_angstrom / 2))
+    shifts = particles.shifts_angstrom
+    moved = np.zeros((len(particles), 2)) if shifts is None else -shifts
+    images = fourier_resize(particles.images, target, moved / particles.pixel_size_angstrom)
+    return replace(
+        particles,
+        images=centre_window(images, box),
+        pixel_size_angstrom=width / target,
+        shifts_angstrom=None,
+    )
+
+
+def fourier_resize(
+    images: NDArray[np.float32], side: int, shifts: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """Images ``(n, H, H)`` on `side` even pixels across the same width, moved by (x, y) pixels.
+
+    Values are kept: finer ones are band-limited away, not summed. Pixel ``H // 2`` stays the
+    centre.
+    """
+    height = images.shape[-1]
+    frequency = np.fft.fftfreq(height)
+    spectrum = np.fft.fft2(images)
+    start = height // 2 - (np.zeros((len(images), 2)) if shifts is None else shifts)
+    x, y = (np.exp(2j * np.pi * frequency * start[:, [axis]]) for axis in (0, 1))
+    kept = min(side, height)
+    half = (kept - 1) // 2
+    rows = np.r_[0 : half + 1, -half:0]
+    new = np.zeros((len(images), side, side), complex)
+    new[:, rows[:, None], rows] = (spectrum * y[:, :, None] * x[:, None])[:, rows[:, None], rows]
+    turn = np.exp(-2j * np.pi * np.fft.fftfreq(side) * (side // 2))
+    values = np.fft.ifft2(new * turn[:, None] * turn).real * (side / height) ** 2
+    return values.astype(np.float32)
+
+
+def centre_window(images: NDArray[np.float32], box: int) -> NDArray[np.float32]:
+    """The middle `box` pixels of square images, padded with each image's mean."""
+    side = images.shape[-1]
+    if box > side:
+        wide = np.broadcast_to(images.mean((1, 2), keepdims=True), (len(images), box, box)).copy()
+        start = box // 2 - side // 2
+        wide[:, start : start + side, start : start + side] = images
+        return wide
+    start = side // 2 - box // 2
+    return images[:, start : start + box, start : start + box].copy()
+
+
 def rotation_matrices(angles_deg: Numbers) -> Numbers:
     """Rotations ``(n, 3, 3)`` of `emlab.data.phase_maps.project` from RELION's rot, tilt, psi.
 
     RELION's matrix turns the particle into the view (Heymann et al. 2005); this is its transpose.
     """
-    (ca, cb, cg), (sa, sb, sg) = (f(np.radians(angles_deg.T)) for f in (np.cos, np.sin))
-    rows = [
-        [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
-        [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
-        [sb * ca, sb * sa, cb],
-    ]
-    return np.array(rows).transpose(2, 1, 0)
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_euler("ZYZ", angles_deg, degrees=True).as_matrix()
 
 
 def euler_angles(rotations: Numbers) -> Numbers:
@@ -180,19 +237,7 @@ def _bare(path: Path, known: dict[str, float]) -> Metadata:
             f"{path} comes without metadata: give {', '.join(missing)}, or a STAR or .cs file"
         )
     n = len(image.pixels.reshape(-1, *image.pixels.shape[-2:]))
-    return Metadata(
-        pixel_size_angstrom=given["pixel_size_angstrom"],
-        voltage_kv=given["voltage_kv"],
-        cs_mm=given["cs_mm"],
-        amplitude_contrast=given["amplitude_contrast"],
-        defocus_u_angstrom=np.full(n, given["defocus_angstrom"]),
-        defocus_v_angstrom=np.full(n, given["defocus_angstrom"]),
-        astigmatism_deg=np.zeros(n),
-        phase_shift_deg=np.zeros(n),
-        optics_group=np.ones(n, np.int64),
-        images_at=tuple((path.name, i) for i in range(n)),
-        source=str(path),
-    )
+    return _metadata(path, {}, {"images_at": tuple((path.name, i) for i in range(n))}, given)
 
 
 def _metadata(
@@ -239,14 +284,8 @@ def _star_columns(path: Path) -> tuple[dict[str, Numbers], dict[str, Any]]:
     if "pixel_size_angstrom" not in optics and all(name in optics_table for name in old):
         detector, magnification = (_numbers(path, name, optics_table[name]) for name in old)
         optics["pixel_size_angstrom"] = detector * 1e4 / magnification
-    names = {
-        "rlnDefocusU": "defocus_u_angstrom",
-        "rlnDefocusV": "defocus_v_angstrom",
-        "rlnDefocusAngle": "astigmatism_deg",
-        "rlnPhaseShift": "phase_shift_deg",
-    }
     columns: dict[str, Any] = {
-        ours: _numbers(path, name, rows[name]) for name, ours in names.items() if name in rows
+        ours: _numbers(path, name, rows[name]) for name, ours in _COLUMNS.items() if name in rows
     }
     if "rlnOpticsGroup" in rows:
         groups = _numbers(path, "rlnOpticsGroup", rows["rlnOpticsGroup"]).astype(np.int64)
@@ -254,26 +293,22 @@ def _star_columns(path: Path) -> tuple[dict[str, Numbers], dict[str, Any]]:
         if absent := sorted({str(g) for g in groups} - listed):
             raise InputError(f"{path}: no row of optics for group {absent[0]}; add it")
         columns["optics_group"] = groups
-    angles = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-    if all(name in rows for name in angles):
-        stacked = np.stack([_numbers(path, name, rows[name]) for name in angles], axis=1)
-        columns["rotations"] = rotation_matrices(stacked)
-    origin = ("rlnOriginXAngst", "rlnOriginYAngst")
-    if all(name in rows for name in origin):
-        stacked = np.stack([_numbers(path, name, rows[name]) for name in origin], axis=1)
-        columns["shifts_angstrom"] = -stacked
+
+    def stacked(names: tuple[str, ...]) -> Numbers | None:
+        if not all(name in rows for name in names):
+            return None
+        return np.stack([_numbers(path, name, rows[name]) for name in names], axis=1)
+
+    if (angles := stacked(_ANGLES)) is not None:
+        columns["rotations"] = rotation_matrices(angles)
+    if (origin := stacked(_ORIGIN)) is not None:
+        columns["shifts_angstrom"] = -origin
     columns["images_at"] = tuple(_place(path, name) for name in rows["rlnImageName"])
     return optics, columns
 
 
 def read_star(path: Path | str) -> dict[str, dict[str, list[str]]]:
-    """Loops of a STAR file: ``{block: {column: texts}}``, names without underscore.
-
-    Raises
-    ------
-    InputError
-        gemmi is missing (``pip install 'emlab-book[cryoem]'``), or the file is no STAR file.
-    """
+    """Loops of a STAR file (gemmi reads it): ``{block: {column: texts}}``, no underscores."""
     try:
         from gemmi import cif
     except ImportError as error:

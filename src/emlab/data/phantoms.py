@@ -32,10 +32,6 @@ class _Tissue:
     vesicles: np.ndarray
     radii: np.ndarray
 
-    def bend(self, points: np.ndarray) -> np.ndarray:
-        """Move points ``(n, 3)`` by a smooth field, so that cell borders are not flat."""
-        return points + np.sin(points @ self.waves.T + self.phases) @ self.amplitudes
-
 
 def neuropil(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """Draw simulated neuropil, as an isotropic volume or as one slice through it.
@@ -48,8 +44,6 @@ def neuropil(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     ----------
     shape : tuple of int
         ``(D, H, W)`` or ``(H, W)``.
-    seed : int
-        Another seed, another piece of tissue.
 
     Returns
     -------
@@ -75,14 +69,14 @@ def neuropil(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.clip(volume, 0, 255).astype(np.float32).reshape(shape)
 
 
-def gaussian_image_mean(size: int = 5) -> np.ndarray:
-    """Mean of the Gaussian images of the multi-target detection paper, ``(size, size)`` float32.
+def gaussian_image_mean() -> np.ndarray:
+    """Mean of the Gaussian images of the multi-target detection paper, ``(5, 5)`` float32.
 
     Independent whole numbers, uniform on 0..4; the images themselves are this mean plus white
     noise of unit variance (Zabatani, Kreymer and Bendory 2023, section IV-A and its code). Always
-    the same numbers for the same size.
+    the same numbers.
     """
-    return np.random.default_rng(2312_08500).integers(0, 5, (size, size)).astype(np.float32)
+    return np.random.default_rng(2312_08500).integers(0, 5, (5, 5)).astype(np.float32)
 
 
 def _draw_tissue(sides: tuple[int, ...], rng: np.random.Generator) -> _Tissue:
@@ -125,7 +119,8 @@ def _inside(
     tissue: _Tissue, tree: scipy.spatial.cKDTree, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cell of each point, its distance to the nearest wall in pixels, and its bent place."""
-    bent = tissue.bend(points)
+    # a smooth field moves the points, so that cell borders are not flat
+    bent = points + np.sin(points @ tissue.waves.T + tissue.phases) @ tissue.amplitudes
     distance, cell = tree.query(bent, k=4)
     apart = tissue.centres[cell[:, 1:]] - tissue.centres[cell[:, :1]]
     walls = distance[:, 1:] ** 2 - distance[:, :1] ** 2

@@ -33,19 +33,12 @@ _PLANCK_C_KEV_ANGSTROM = 12.398419843
 class PhaseMaps:
     """Phase maps with the poses that they were projected at.
 
-    Attributes
-    ----------
-    phases : Tensor
-        ``(n, H, W)`` float32 in radians; zero is the phase of the ice.
-    rotations : ndarray
-        ``(n, 3, 3)``; column 2 is the viewing direction in the particle's frame, see `project`.
-    shifts_angstrom : ndarray
-        ``(n, 2)`` (x, y).
+    Column 2 of a rotation is the viewing direction in the particle's frame, see `project`.
     """
 
-    phases: Tensor
-    rotations: NDArray[np.float64]
-    shifts_angstrom: NDArray[np.float64]
+    phases: Tensor  #: (n, H, W) float32 in radians; zero is the phase of the ice
+    rotations: NDArray[np.float64]  #: (n, 3, 3)
+    shifts_angstrom: NDArray[np.float64]  #: (n, 2) (x, y)
 
 
 def sigma_e(voltage_kv: float) -> float:
@@ -74,6 +67,9 @@ def project(
 ) -> Tensor:
     r"""Phase shift :math:`\sigma_e \int V\,dz` of a thin object, by central slices.
 
+    Returns ``(m, n, n)`` float32 in radians, axes (y, x); without torch-fourier-slice, or for a
+    volume that is no cube, an `InputError`.
+
     Parameters
     ----------
     volume : Tensor
@@ -85,17 +81,6 @@ def project(
         Of the volume and of the views.
     shifts_angstrom : ndarray, optional
         ``(m, 2)`` by how much the particle moves along (x, y).
-
-    Returns
-    -------
-    Tensor
-        ``(m, n, n)`` float32 in radians, axes (y, x).
-
-    Raises
-    ------
-    InputError
-        torch-fourier-slice is missing (``pip install 'emlab-book[cryoem]'``), or the volume is
-        no cube.
     """
     try:
         from torch_fourier_slice import project_3d_to_2d
@@ -123,10 +108,9 @@ def phase_maps(
     seed: int = 0,
     split: str = "train",
     *,
-    voltage_kv: float = 300.0,
     oversampling: int = 2,
 ) -> PhaseMaps:
-    """Phase maps of 64 x 64 pixels of 2.63 A at random poses, kept in the user's cache.
+    """Phase maps of 64 x 64 pixels of 2.63 A at random poses and 300 kV, kept in the user's cache.
 
     Orientations are uniform, in-plane angles included; shifts are normal with a standard deviation
     of one pixel, cut at three. Directions are split: those within 1 degree of one of twelve
@@ -136,10 +120,8 @@ def phase_maps(
 
     Parameters
     ----------
-    specimen : str
-        A key of `SPECIMENS`.
-    split : str
-        ``"train"``, ``"validation"`` or ``"test"``.
+    specimen, split : str
+        A key of `SPECIMENS`, and one of `SPLITS`.
     oversampling : int
         See `emlab.data.potentials.potential`.
 
@@ -160,9 +142,9 @@ def phase_maps(
 
     def make() -> NDArray[np.float32]:
         volume = specimen_volume(specimen, oversampling)
-        return project(volume, rotations, PIXEL_ANGSTROM, voltage_kv, shifts).numpy()
+        return project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts).numpy()
 
-    recipe = (specimen, n, seed, split, voltage_kv, oversampling)
+    recipe = (specimen, n, seed, split, 300.0, oversampling)
     return PhaseMaps(torch.from_numpy(_kept("phases", recipe, make)).float(), rotations, shifts)
 
 

@@ -92,15 +92,8 @@ def potential(
         spread = 8 * math.pi**2 * HYDROGEN_DISTANCE**2 / 3
         b_factors = np.concatenate([b_factors, b_factors[carbon] + spread])
         occupancies = np.concatenate([occupancies, HYDROGENS_PER_CARBON * occupancies[carbon]])
-    fine = _draw(
-        places,
-        numbers,
-        b_factors,
-        occupancies,
-        pixel_size_angstrom / oversampling,
-        box * oversampling,
-    )
-    coarse = _bin(fine, box)
+    atoms = (places, numbers, b_factors, occupancies)
+    coarse = _bin(_draw(*atoms, pixel_size_angstrom / oversampling, box * oversampling), box)
     total = float(coarse.sum()) * pixel_size_angstrom**3
     ice = _blur(coarse, SOLVENT_BLUR_ANGSTROM / pixel_size_angstrom)
     return coarse - solvent_volts * volume / total * ice
@@ -126,12 +119,10 @@ def read_atoms(
     atoms = [entry.atom for entry in structure[0].all()]
     places = np.array([atom.pos.tolist() for atom in atoms])
     numbers = np.array([atom.element.atomic_number for atom in atoms])
-    return (
-        places,
-        numbers,
-        np.array([atom.b_iso for atom in atoms]),
-        np.array([atom.occ for atom in atoms]),
+    b_factors, occupancies = (
+        np.array([getattr(a, key) for a in atoms]) for key in ("b_iso", "occ")
     )
+    return places, numbers, b_factors, occupancies
 
 
 def aligned(places: NDArray[np.float64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -141,12 +132,7 @@ def aligned(places: NDArray[np.float64], weights: NDArray[np.int64]) -> NDArray[
     of the two-fold axes is :math:`\arg(f_+ f_-) / 2n` with
     :math:`f_\pm = \sum r^2 e^{in\varphi}` over the points above and below the middle.
 
-    Parameters
-    ----------
-    places : ndarray
-        ``(n, 3)`` (x, y, z).
-    weights : ndarray
-        ``(n,)``, positive.
+    Places are ``(n, 3)`` (x, y, z), weights ``(n,)`` and positive.
     """
     weights = weights / weights.sum()
     centred = places - weights @ places
@@ -171,18 +157,8 @@ def barrel(box: int, pixel_size_angstrom: float) -> Tensor:
     12 Gaussians of 4 A, the same 12 in every ball of a ring, placed by a fixed seed. The integral
     of the potential against ice is that of `potential` for 6BDF, 2.8e6 V A^3.
 
-    Parameters
-    ----------
-    box : int
-        Voxels a side, even.
-    pixel_size_angstrom : float
-        Side of the voxels; the box must span 170 A or the ends are cut off.
-
-    Returns
-    -------
-    Tensor
-        ``(box, box, box)`` float32 in volts, axes (z, y, x), the seven-fold axis along z and a
-        two-fold along x.
+    Returns ``(box, box, box)`` float32 in volts, axes (z, y, x), the seven-fold axis along z and a
+    two-fold along x. The box, an even number of voxels, must span 170 A or the ends are cut off.
     """
     if box < 8 or box % 2 or pixel_size_angstrom <= 0:
         raise InputError("a barrel needs an even box >= 8 and a pixel size > 0")
@@ -190,9 +166,8 @@ def barrel(box: int, pixel_size_angstrom: float) -> Tensor:
     upper = []
     for height, radius in ((19.0, 38.0), (56.0, 36.0)):  # beta ring, alpha ring
         inside = generator.normal(size=(12, 3))
-        inside *= (generator.uniform(0.2, 1, 12) ** (1 / 3) / np.linalg.norm(inside, axis=1))[
-            :, None
-        ]
+        length = generator.uniform(0.2, 1, 12) ** (1 / 3)
+        inside *= (length / np.linalg.norm(inside, axis=1))[:, None]
         unit = inside * (15.0, 13.0, 15.0) + (radius, 0.0, height)
         for turn in range(7):
             angle = 2 * np.pi * (turn + 0.11 * (height > 40)) / 7

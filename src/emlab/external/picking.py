@@ -22,21 +22,11 @@ Images = Sequence[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Picks:
-    """Picks of all micrographs by one method's images.
+    """Picks of all micrographs by one method's images."""
 
-    Attributes
-    ----------
-    picked : list of Picked
-        In pixels of the full micrograph.
-    truth : list of ndarray
-        ``(n, 2)`` each.
-    radius : float
-        Of a hit, in pixels.
-    """
-
-    picked: list[Picked]
-    truth: list[NDArray[np.float64]]
-    radius: float
+    picked: list[Picked]  #: in pixels of the full micrograph
+    truth: list[NDArray[np.float64]]  #: (n, 2) each
+    radius: float  #: of a hit, in pixels
 
     def curve(self) -> Curve:
         """Precision and recall over thresholds, all micrographs together."""
@@ -68,28 +58,13 @@ def pick_all(
     diameter_angstrom: float,
     *,
     threads: int = 1,
-    picker_angstrom: float = PICKER_ANGSTROM,
 ) -> tuple[dict[str, list[Picked]], float]:
-    """Pick from the images of several methods in one run of Topaz.
+    """Pick from the images ``(H, W)``, protein dark, of several methods in one run of Topaz.
 
-    Parameters
-    ----------
-    images : dict
-        By method, ``(H, W)`` each, protein dark.
-
-    Returns
-    -------
-    dict
-        By method, one a micrograph, in pixels of the images.
-    float
-        Processor seconds of the picker.
-
-    Raises
-    ------
-    InputError
-        Topaz is not installed, or there is nothing to pick from.
+    Returns picks by method, one a micrograph and in pixels of the images, and the processor
+    seconds of the picker; errors are those of `topaz.pick`.
     """
-    factor = max(1, round(picker_angstrom / pixel_size_angstrom))
+    factor = max(1, round(PICKER_ANGSTROM / pixel_size_angstrom))
     small = {name: [bin_to(image, factor) for image in every] for name, every in images.items()}
     together = [image for every in small.values() for image in every]
     # Within a third of a diameter only the best pick stays.
@@ -125,9 +100,7 @@ def matched_rotations(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Pose and true centre of each pick; one on no particle gets a random pose and stays put.
 
-    Returns
-    -------
-    rotations ``(n, 3, 3)``, centres ``(n, 2)``, and which picks are particles ``(n,)``.
+    Returns rotations ``(n, 3, 3)``, centres ``(n, 2)``, and which picks are particles ``(n,)``.
     """
     from scipy.spatial.transform import Rotation
 

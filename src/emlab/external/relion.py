@@ -62,28 +62,12 @@ def version() -> str:
     return found[1] if found else ""
 
 
-def reconstruct(
-    star: Path, *, symmetry: str = "C1", padding: int = 2, threads: int = 1
-) -> tuple[NDArray[np.float32], float, Finished]:
+def reconstruct(star: Path, *, symmetry: str = "C1") -> tuple[NDArray[np.float32], float, Finished]:
     """Reconstruct a map from particles of known poses, with correction for their lens.
 
-    Parameters
-    ----------
-    star : Path
-        STAR file with poses and optics; its stacks lie beside it.
-    symmetry : str
-        RELION's name, such as C1 or D7.
-    padding : int
-        By which the box is enlarged in Fourier space.
-
-    Returns
-    -------
-    ndarray
-        ``(n, n, n)`` float32, axes (z, y, x).
-    float
-        Its voxel size in angstrom.
-    Finished
-        What the program took.
+    The STAR file has poses and optics, its stacks lie beside it; ``symmetry`` is RELION's name,
+    such as C1 or D7. Returns the map ``(n, n, n)`` float32, axes (z, y, x), its voxel size in
+    angstrom, and what the program took.
 
     Raises
     ------
@@ -95,18 +79,8 @@ def reconstruct(
     program = require()
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         out = Path(made) / "map.mrc"
-        words: list[str | Path] = [
-            program,
-            "--i",
-            star.name,
-            "--o",
-            out,
-            "--ctf",
-            "--sym",
-            symmetry,
-        ]
-        words += ["--pad", str(padding)]
-        done = run_program(words, star.resolve().parent, threads=threads)
+        words: list[str | Path] = [program, "--i", star.name, "--o", out, "--ctf"]
+        done = run_program([*words, "--sym", symmetry, "--pad", "2"], star.resolve().parent)
         return *_map(out), done
 
 
@@ -124,6 +98,8 @@ def refine(
 ) -> tuple[NDArray[np.float32], float, Finished]:
     """Find poses and a map from a coarse reference: ``relion_refine`` with one class.
 
+    Results and errors are those of `reconstruct`.
+
     Parameters
     ----------
     star : Path
@@ -135,15 +111,6 @@ def refine(
         Diameter of the circle outside which particles are zeroed.
     healpix_order : int
         2 is 15 degrees between directions, 3 is 7.5; halved once by oversampling.
-
-    Returns
-    -------
-    As `reconstruct`.
-
-    Raises
-    ------
-    InputError, EmlabError
-        As `reconstruct`.
     """
     program = require("relion_refine")
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:

@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emlab.errors import EmlabError, InputError
+from emlab.data.coordinates import Coordinates, read_coordinates
+from emlab.errors import InputError
 from emlab.external.process import Finished, run_program
 from emlab.io import read_image, write_image
 
 MISSING = "Topaz is not installed; run `make topaz`, or let EMLAB_TOPAZ name its folder"
 VARIABLE = "EMLAB_TOPAZ"
 PICKER = "resnet16_u32"  # the name "resnet16" alone means 64 units
-LOWEST_SCORE = -6.0
+LOWEST_SCORE = -6.0  # where the extraction ends; thresholds are chosen later
 DENOISERS = ("unet", "unet-small", "fcnet", "affine")
 _LAUNCHER = Path(__file__).with_name("topaz_launcher.py")
 _PLACE = Path(".programs") / "topaz"
@@ -33,15 +34,7 @@ _PLACE = Path(".programs") / "topaz"
 
 @dataclass(frozen=True)
 class Command:
-    """How Topaz is started.
-
-    Attributes
-    ----------
-    words : tuple of str
-        First words of the command line.
-    folder : Path or None
-        Put before Python's own places.
-    """
+    """How Topaz is started: first words of the command line, and where Python looks first."""
 
     words: tuple[str, ...]
     folder: Path | None = None
@@ -55,18 +48,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Picked:
-    """Picks of one micrograph, best first.
+    """Picks of one micrograph, best first."""
 
-    Attributes
-    ----------
-    coordinates : ndarray
-        ``(n, 2)`` centres (y, x) in pixels.
-    scores : ndarray
-        ``(n,)`` log-likelihood ratios.
-    """
-
-    coordinates: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    coordinates: NDArray[np.float64]  #: (n, 2) centres (y, x) in pixels
+    scores: NDArray[np.float64]  #: (n,) log-likelihood ratios
 
 
 def find() -> Command | None:
@@ -105,14 +90,9 @@ def require() -> Command:
 
 
 def pick(
-    micrographs: Sequence[NDArray[np.float32]],
-    radius: int,
-    *,
-    model: str = PICKER,
-    lowest_score: float = LOWEST_SCORE,
-    threads: int = 1,
+    micrographs: Sequence[NDArray[np.float32]], radius: int, *, threads: int = 1
 ) -> tuple[list[Picked], Finished]:
-    """Pick particles by the pretrained detector of ``topaz extract``.
+    """Pick particles by the pretrained detector of ``topaz extract``; returns one list an image.
 
     Parameters
     ----------
@@ -121,15 +101,6 @@ def pick(
         normalised to mean 0 and standard deviation 1.
     radius : int
         Pixels within which only the best pick stays.
-    lowest_score : float
-        Where the extraction ends; thresholds are chosen later.
-
-    Returns
-    -------
-    list of Picked
-        One a micrograph.
-    Finished
-        What the program took.
 
     Raises
     ------
@@ -144,12 +115,11 @@ def pick(
     with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
         folder = Path(made)
         names = _write(folder, micrographs)
-        arguments = ["extract", "-m", model, "-r", radius, "-t", lowest_score, "-d", -1]
+        arguments = ["extract", "-m", PICKER, "-r", radius, "-t", LOWEST_SCORE, "-d", -1]
         arguments += ["-j", threads, "-o", "picks.txt", *names]
         done = command.run([str(word) for word in arguments], folder, threads)
-        found = read_picks(folder / "picks.txt")
-    empty = Picked(np.zeros((0, 2)), np.zeros(0))
-    return [found.get(Path(name).stem, empty) for name in names], done
+        table = read_coordinates(folder / "picks.txt")
+    return [_best_first(table.of(name)) for name in names], done
 
 
 def denoise(
@@ -188,35 +158,18 @@ def denoise(
         arguments = ["denoise", "--arch", architecture, "-d", -1, "-j", threads]
         arguments += ["-s", patch, "-p", padding, "-o", "out", *names]
         done = command.run([str(word) for word in arguments], folder, threads)
-        images = [read_image(folder / "out" / name).pixels.reshape(m.shape)
-                  for name, m in zip(names, micrographs, strict=True)]  # fmt: skip
+        images = [read_image(folder / "out" / name).pixels for name in names]
     scaled = [
-        (image * micrograph.std() + micrograph.mean()).astype(np.float32)
-        for image, micrograph in zip(images, micrographs, strict=True)
+        (image.reshape(old.shape) * old.std() + old.mean()).astype(np.float32)
+        for image, old in zip(images, micrographs, strict=True)
     ]
     return scaled, done
 
 
-def read_picks(path: Path) -> dict[str, Picked]:
-    """Table of ``topaz extract`` (image_name, x_coord, y_coord, score), by micrograph.
-
-    Raises
-    ------
-    EmlabError
-        It is no such table.
-    """
-    lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line]
-    if not lines or lines[0] != ["image_name", "x_coord", "y_coord", "score"]:
-        raise EmlabError(f"{path} is no table of picks; use Topaz 0.3.20")
-    rows: dict[str, list[list[float]]] = {}
-    for name, *numbers in lines[1:]:
-        rows.setdefault(name, []).append([float(number) for number in numbers])
-    found = {}
-    for name, values in rows.items():
-        x, y, score = np.array(values).T
-        order = np.argsort(-score, kind="stable")
-        found[name] = Picked(np.stack([y, x], axis=1)[order], score[order])
-    return found
+def _best_first(found: Coordinates) -> Picked:
+    scores = np.zeros(0) if found.scores is None else found.scores
+    order = np.argsort(-scores, kind="stable")
+    return Picked(found.places[order], scores[order])
 
 
 def _write(folder: Path, micrographs: Sequence[NDArray[np.float32]]) -> list[str]:

@@ -38,21 +38,18 @@ MOST_COMPRESSED = 1100  # bytes of pixels that a byte of a TIFF file can hold (d
 DAMAGE = ("invalid", "corrupt", "missing", "incorrect", "raised", "cannot")  # in tifffile's log
 Decoded = tuple[np.ndarray, PixelSize, bool]  # pixels, pixel size, in colour?
 Sizes = tuple[float, float, float] | None  # (z, y, x)
+_OF_THE_PIXELS = ("mode", "dmin", "dmax", "dmean", "rms", "nsymbt", "machst", "map")
+# Resolution is written by name; the others are what programs say about an image.
+_SAID = {269: "DocumentName", 270: "description", 271: "Make", 272: "Model", 315: "Artist"}
+_PRIVATE = 32768
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image, stack or volume.
+    """An image, stack or volume."""
 
-    Attributes
-    ----------
-    pixels
-        (..., H, W) float32, finite, in the values of the file.
-    pixel_size_angstrom
-        One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
-    """
-
-    pixels: np.ndarray
+    pixels: np.ndarray  #: (..., H, W) float32, finite, in the values of the file
+    #: one number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown
     pixel_size_angstrom: PixelSize
     path: Path
 
@@ -231,24 +228,15 @@ def _write_mrc(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
         file.voxel_size = (x, y, z)
 
 
-class _Complaints(logging.Handler):
-    """What a library logs, kept instead of printed."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 @contextmanager
 def _complaints(library: str) -> Iterator[list[str]]:
-    logger, handler = logging.getLogger(library), _Complaints()
+    """What a library logs, kept instead of printed."""
+    logger, handler, texts = logging.getLogger(library), logging.Handler(logging.WARNING), []
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        yield handler.texts
+        yield texts
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagated
@@ -276,9 +264,7 @@ def _write_tiff(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
 
     stored = _as_stored(pixels, ("uint8", "uint16", "float32"))
     if stored.ndim > 4:
-        raise InputError(
-            f"a TIFF file holds at most 4 axes, not {stored.ndim}; reshape or use .npy"
-        )
+        raise InputError(f"a TIFF file holds at most 4 axes, not {stored.ndim}; use .npy")
     # all six axes of ImageJ are named, else one of length 1 at the end is taken for colour
     frames, slices, rows, columns = (1,) * (4 - stored.ndim) + stored.shape
     metadata: dict[str, object] = {"axes": "TZCYXS"}
@@ -338,6 +324,85 @@ def _read_npy(path: Path) -> Decoded:
 
 def _write_npy(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
     np.save(path, pixels, allow_pickle=False)
+
+
+def write_like(
+    path: str | os.PathLike[str], pixels: np.ndarray, source: str | os.PathLike[str]
+) -> Path:
+    """Write pixels with everything else that a file says: header, extended header, tags.
+
+    Between MRC files all header fields but those that describe the pixels themselves (mode,
+    density statistics) and the whole extended header are kept; between TIFF files resolution,
+    description, authorship and private tags. Into another format only the pixel size goes.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        ``(H, W)`` or as the source has them, real; stored as float32.
+
+    Raises
+    ------
+    InputError
+        The shapes differ, or a file cannot be read or written.
+    """
+    path, source = Path(path), Path(source)
+    raw, size = read_array(source)
+    if raw.size != pixels.size or raw.shape[-2:] != pixels.shape[-2:]:
+        raise InputError(f"{source} has shape {raw.shape}; {pixels.shape} pixels cannot replace it")
+    stored = np.ascontiguousarray(pixels, dtype=np.float32).reshape(raw.shape)
+    kinds = path.suffix.lower(), source.suffix.lower()
+    if all(kind in _MRC for kind in kinds):
+        with atomic_path(path) as temporary:
+            _mrc_like(temporary, stored, source)
+    elif all(kind in _TIFF for kind in kinds):
+        with atomic_path(path) as temporary:
+            _tiff_like(temporary, stored, source)
+    else:
+        write_image(path, stored.reshape(pixels.shape), size)
+    return path
+
+
+def _mrc_like(path: Path, pixels: np.ndarray, source: Path) -> None:
+    import mrcfile
+
+    with mrcfile.open(source, permissive=True) as old, mrcfile.new(path, overwrite=True) as new:
+        extended = old.extended_header
+        if extended is not None and extended.size:
+            new.set_extended_header(extended.astype(extended.dtype.newbyteorder("=")))
+        new.set_data(pixels)
+        for name in old.header.dtype.names:
+            if name not in _OF_THE_PIXELS:
+                new.header[name] = old.header[name]
+
+
+def _tiff_like(path: Path, pixels: np.ndarray, source: Path) -> None:
+    import tifffile
+
+    with tifffile.TiffFile(source) as file:
+        tags = file.pages[0].tags  # type: ignore[union-attr]
+        values = {tag.code: (int(tag.dtype), tag.count, tag.value) for tag in tags}
+    resolution = None
+    if 282 in values and 283 in values:
+        pair = (values[282][2], values[283][2])
+        resolution = tuple(v[0] / v[1] if isinstance(v, tuple) and v[1] else v for v in pair)
+    extra = [
+        (code, *tag, True)
+        for code, tag in values.items()
+        if (code in _SAID and code != 270) or code >= _PRIVATE
+    ]
+    text = values[270][2] if 270 in values else None
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="minisblack",
+        description=text,
+        software=values[305][2] if 305 in values else False,
+        datetime=values[306][2] if 306 in values else None,
+        resolution=resolution,
+        resolutionunit=int(values[296][2]) if 296 in values else None,
+        extratags=extra,
+        metadata=None,
+    )
 
 
 _MRC, _TIFF = (".mrc", ".mrcs", ".map"), (".tif", ".tiff")

@@ -24,14 +24,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from emlab.errors import EmlabError, InputError
-from emlab.io.arrays import BoxArray, as_box
-from emlab.io.backends import CREATORS, MRC_MODES, OPENERS, TIFF_TYPES, reopen
+from emlab.io.backends import CREATORS, MRC_MODES, OPENERS, TIFF_TYPES, BoxArray, as_box, reopen
 from emlab.io.images import axes_sizes
 from emlab.io.tags import PixelSize, unreadable
 from emlab.runtime import disk_error
@@ -42,16 +40,9 @@ _TYPES = {".tif": TIFF_TYPES, ".tiff": TIFF_TYPES, ".mrc": MRC_MODES, ".map": MR
 class Volume:
     """A volume in a file; indexing it with integers and slices reads just that box.
 
-    Attributes
-    ----------
-    shape
-        (D, H, W).
-    dtype
-        Type of the values in the file; they are returned as they are stored.
-    pixel_size_angstrom
-        One number if all axes agree, else one per axis, (z, y, x) or (y, x); None if unknown.
-    stamp
-        Name, size and time of the last change, to tell whether a resumed run reads the same file.
+    Its ``shape`` is (D, H, W), values come in the ``dtype`` of the file, ``pixel_size_angstrom`` is
+    one number if all axes agree, else one per axis, (z, y, x) or (y, x), or None. ``stamp`` (name,
+    size, last change) tells whether a resumed run reads the same file.
     """
 
     def __init__(self, path: Path, array: BoxArray, pixel_size_angstrom: PixelSize) -> None:
@@ -63,13 +54,7 @@ class Volume:
         self.stamp = f"{path.name}, {facts.st_size} bytes, changed {facts.st_mtime_ns}"
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Read a box.
-
-        Raises
-        ------
-        InputError
-            An index out of range, or a file that cannot be read there.
-        """
+        """Read a box; `InputError` says that it lies outside, or cannot be read."""
         box, dropped = as_box(index, self.shape)
         with _reading(self.path):
             values = self._array.read((*self._leading, *box))
@@ -95,16 +80,9 @@ class NewVolume:
     If the block fails, nothing appears under the name; what was written is deleted, or kept for
     another try if the volume was made with ``resume=True``.
 
-    Attributes
-    ----------
-    path
-        Its name when complete.
-    resumed
-        Whether it goes on from an interrupted run.
-    partial
-        Where it is until then.
-    journal
-        Folder for notes on the progress; deleted when the volume is complete.
+    ``path`` is its name when complete and ``partial`` where it is until then, ``resumed`` says
+    whether it goes on from an interrupted run, and ``journal`` is a folder for notes on the
+    progress, deleted when the volume is complete.
     """
 
     def __init__(
@@ -121,13 +99,7 @@ class NewVolume:
         return self._array.read(box).squeeze(dropped)
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
-        """Write a box.
-
-        Raises
-        ------
-        EmlabError
-            The disk is full.
-        """
+        """Write a box; `EmlabError` says that the disk is full."""
         box, _ = as_box(index, self.shape)
         shape = [part.stop - part.start for part in box]
         with _writing(self.path):
@@ -136,12 +108,7 @@ class NewVolume:
     def __enter__(self) -> NewVolume:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.commit()
             return
@@ -221,12 +188,11 @@ def create_volume(
 
     Parameters
     ----------
-    path
-        Its suffix decides the format, see the table at the top of this module.
+    path, dtype
+        The suffix decides the format, see the table at the top of this module, and each format has
+        its own list of types.
     shape
         (D, H, W); zarr also takes (H, W).
-    dtype
-        Type of the stored values; each format has its own list.
     pixel_size_angstrom
         One number, or one per axis (y, x) or (z, y, x).
     resume

@@ -20,19 +20,11 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate took.
+    """What an estimate took."""
 
-    Attributes
-    ----------
-    seconds, network_seconds : float
-        Wall time, and the part of it spent inside the network.
-    evaluations : int
-        How often the prior saw the whole image.
-    """
-
-    seconds: float = 0.0
-    network_seconds: float = 0.0
-    evaluations: int = 1
+    seconds: float = 0.0  #: wall time
+    network_seconds: float = 0.0  #: the part of it spent inside the network
+    evaluations: int = 1  #: how often the prior saw the whole image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +43,6 @@ class Estimate(Generic[Array]):
         Noise of the input that was given or estimated, in its grey levels; NaN where it has none.
     notes : list of str
         What the reader should know: estimates, padding.
-    cost : Cost
     """
 
     image: Array
@@ -65,12 +56,7 @@ class Estimate(Generic[Array]):
 class TimedPrior(FromDenoiser):
     """A prior that knows how long it took, and tells how many images or tiles it has seen.
 
-    Parameters
-    ----------
-    prior : Prior
-    progress : callable, optional
-        Called with the images seen and their `total`.
-    total : int
+    ``progress`` is called with the images seen and their ``total``.
     """
 
     def __init__(self, prior: Prior, progress: Progress | None = None, total: int = 0) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emlab.data.metadata import Metadata, Particles
+from emlab.data.particles import centre_window, resample
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
-from emlab.data.windows import centre_window, resample
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import Config
 from emlab.physics.counting import (

@@ -21,34 +21,17 @@ Recipe = Callable[..., weights.Card | None]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network is trained on and how it is judged.
+    """What a network is trained on and how it is judged; see `emlab.training.train`."""
 
-    Attributes
-    ----------
-    images : Tensor
-        ``(n, ...)``, see `emlab.training.train`.
-    loss : callable
-        ``loss(model, batch, generator)``.
-    evaluate : callable
-        ``evaluate(model, device)`` returns named numbers, measured on validation data only.
-    data, split : str
-        For the card: the source of the images, and which part of it was used.
-    augment : callable, optional
-        Applied to every batch.
-    initial : dict of str to Tensor, optional
-        Weights to start from; default: random ones.
-    half : bool
-        Whether the weights are written in half precision.
-    """
-
-    images: Tensor
+    images: Tensor  #: (n, ...)
     loss: Loss
+    #: evaluate(model, device): named numbers, measured on validation data only
     evaluate: Callable[[nn.Module, torch.device], dict[str, float]]
-    data: str
-    split: str
+    data: str  #: for the card: the source of the images
+    split: str  #: and which part of it was used
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    initial: dict[str, Tensor] | None = None
-    half: bool = False
+    initial: dict[str, Tensor] | None = None  #: weights to start from; default: random ones
+    half: bool = False  #: whether the weights are written in half precision
 
 
 Prepare = Callable[[dict, dict], Lesson]

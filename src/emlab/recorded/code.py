@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Rooms whose code computes no number of a recording.
 _ASIDE = {"errors", "runtime", "checks", "settings", "viz", "recorded", "app", "weights"}
 # In emlab.data and emlab.bench.
-_FILES = {"access", "build", "download", "registry", "decode", "hashing", "report", "claims"}
+_FILES = {"access", "build", "download", "registry", "report", "claims"}
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 

@@ -5,7 +5,7 @@ run that was killed and resumed draws the same batches and the same noise as one
 Checkpoints are safetensors files: nothing is ever unpickled.
 """
 
-from emlab.training.config import TrainingConfig
-from emlab.training.loop import Evaluate, Loss, TrainingResult, train
+from emlab.training.loop import Loss, TrainingResult, train
+from emlab.training.state import Evaluate, TrainingConfig
 
 __all__ = ["Evaluate", "Loss", "TrainingConfig", "TrainingResult", "train"]

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from emlab.errors import EmlabError, InputError
 from emlab.runtime import has_fast_bfloat16
-from emlab.training.config import TrainingConfig
 from emlab.training.processes import Team, join_processes, stop_signals
-from emlab.training.state import Evaluate, State
+from emlab.training.state import Evaluate, State, TrainingConfig
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
@@ -26,26 +25,15 @@ Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 class TrainingResult:
     """What a run leaves behind.
 
-    Attributes
-    ----------
-    weights : dict of str to Tensor
-        The moving average of the weights, on the CPU.
-    history : list of dict
-        One entry an evaluation: step, mean training loss since the last, seconds, the metrics.
-        Empty on processes other than the first.
-    seconds : float
-        Training time over all sessions of a resumed run.
-    rank : int
-        The process that holds this result; 0 is the one that writes files.
-    precision : str
-        What the network computed in, ``"float32"`` or ``"bfloat16"``.
+    ``history`` has an entry an evaluation: step, mean training loss since the last, seconds, the
+    metrics; it is empty on processes other than the first.
     """
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor]  #: the moving average, on the CPU
     history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    rank: int = 0
-    precision: str = "float32"
+    seconds: float = 0.0  #: over all sessions of a resumed run
+    rank: int = 0  #: the process that holds this result; 0 is the one that writes files
+    precision: str = "float32"  #: what the network computed in, or "bfloat16"
 
 
 def train(

@@ -4,10 +4,9 @@
 >>> show(fig, alt="Noisy micrograph beside its noise-free truth.")                 # doctest: +SKIP
 """
 
-from emlab.viz.curtains import curtain, curtain_markup, plain_picture
+from emlab.viz.curtains import curtain, curtain_markup, plain_picture, strip
 from emlab.viz.explorers import explore
 from emlab.viz.images import show_images
-from emlab.viz.strips import strip
 from emlab.viz.style import COLOURS, Picture, show, use_style
 
 __all__ = [

@@ -1,16 +1,19 @@
-"""Before and after under a curtain that a reader moves, in any static page and without a kernel."""
+"""Sliders of static pages, without a kernel: a curtain over two images, a strip of pictures."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emlab.errors import InputError
-from emlab.viz.arrays import Limits, grey_ranges, make_panels
+from emlab.viz.images import Limits, grey_ranges, make_panels
 from emlab.viz.style import Picture, checked_alt
 
 MAX_SIDE = 1024
@@ -20,38 +23,16 @@ MAX_WIDTH = 720
 # The range input lies over the pictures with a thumb as tall as they are, so dragging, touch and
 # arrow keys are the browser's own. Its one handler sets a variable of its own curtain: nothing has
 # an id, so any number of curtains share a page. A reader without scripts sees both pictures.
-_STYLE = """
-.emlab-curtain{--cut:50%;margin:0 0 1em;max-width:calc(2*var(--width) + 8px)}
-.emlab-curtain .ec-box{display:flex;flex-wrap:wrap;gap:8px;position:relative}
-.emlab-curtain figure{margin:0!important;padding:0;position:relative;flex:0 1 var(--width)}
-.emlab-curtain img{display:block;width:100%!important;max-width:none!important;height:auto;
- margin:0!important;padding:0!important;border:0!important;border-radius:0!important;background:#fff;filter:none!important}
-.emlab-curtain .ec-small img{image-rendering:pixelated}
-.emlab-curtain figcaption{position:absolute;top:6px;left:6px;margin:0;padding:1px 7px;
- font:600 13px/1.5 system-ui,sans-serif;color:#fff;background:rgba(0,0,0,.68);border-radius:3px;
- text-align:left}
-.emlab-curtain input{display:none}
-.emlab-curtain p{margin:4px 0 0;font:13px/1.4 system-ui,sans-serif;opacity:.8}
-@media (scripting:enabled){
-.emlab-curtain{max-width:var(--width)}
-.emlab-curtain .ec-box{display:grid;gap:0}
-.emlab-curtain .ec-box>*{grid-area:1/1}
-.emlab-curtain .ec-after{clip-path:inset(0 0 0 var(--cut))}
-.emlab-curtain .ec-after figcaption{left:auto;right:6px}
-.emlab-curtain input{display:block;appearance:none;-webkit-appearance:none;width:100%;height:100%;
- margin:0;padding:0;border:0;background:transparent;cursor:ew-resize;touch-action:pan-y;z-index:1}
-.emlab-curtain input:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
-.emlab-curtain input::-webkit-slider-runnable-track{height:100%;background:transparent}
-.emlab-curtain input::-webkit-slider-thumb{-webkit-appearance:none;width:4px;height:100%;
- background:#E69F00;box-shadow:0 0 0 1px #000;border:0}
-.emlab-curtain input::-moz-range-track{height:100%;background:transparent}
-.emlab-curtain input::-moz-range-thumb{width:4px;height:100%;background:#E69F00;
- box-shadow:0 0 0 1px #000;border:0;border-radius:0}
-}
-@media print{.emlab-curtain .ec-box{display:flex;gap:8px}
-.emlab-curtain{max-width:none}.emlab-curtain .ec-after{clip-path:none}
-.emlab-curtain input{display:none}}
-"""
+
+
+# One handler of the range input shows the picture of its number and hides the others; nothing has
+# an id, so any number of strips share a page. Without scripts, and on paper, all of them stand in
+# a row.
+_STRIP_HANDLER = (
+    "const f=this.closest('.emlab-strip').querySelectorAll('figure');"
+    "f.forEach((g,i)=>g.toggleAttribute('data-off',i!=this.value));"
+    "this.setAttribute('aria-valuetext',f[this.value].innerText)"
+)
 
 
 def curtain(
@@ -70,8 +51,6 @@ def curtain(
     ----------
     before, after
         Arrays or tensors (H, W) of the same shape, or `emlab.io.Image`.
-    labels
-        Names of the two, shown in the corners.
     alt
         Description for a reader who cannot see them: what differs. At least ten characters.
     limits
@@ -122,7 +101,7 @@ def curtain_markup(
         "oninput=\"this.closest('.emlab-curtain').style.setProperty('--cut',this.value+'%')\">"
     )
     return (
-        f"<style>{_STYLE}</style>"
+        f"<style>{_style('curtains')}</style>"
         f'<div class="emlab-curtain" role="group" aria-label="{alt}" style="--width:{width}px">'
         f'<div class="ec-box{small}">{"".join(figures)}{slider}</div>'
         f"<p>{_caption(ranges, names, factor)}</p></div>"
@@ -132,17 +111,7 @@ def curtain_markup(
 def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
     """One image pixel by pixel, without frame or scale; averaged down to 1024 pixels a side.
 
-    Parameters
-    ----------
-    image
-        Array or tensor (H, W), or `emlab.io.Image`.
-    alt, limits
-        As in `curtain`.
-
-    Raises
-    ------
-    InputError
-        As `curtain`.
+    ``image``, ``alt``, ``limits`` and errors are those of `curtain`.
     """
     (panel,) = make_panels({"image": image})
     (grey,) = grey_ranges([panel], limits)
@@ -150,13 +119,19 @@ def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
     return Picture(_encoded(pixels, grey), checked_alt(alt), pixels.shape[1])
 
 
+@cache
+def _style(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.css").read_text("utf-8")
+
+
 def _figure(
     pixels: np.ndarray, grey: tuple[float, float], label: str, alt: str, position: str
 ) -> str:
     name = html.escape(label)
     height, width = pixels.shape
+    data = base64.b64encode(_encoded(pixels, grey)).decode("ascii")
     return (
-        f'<figure class="ec-{position}"><img src="data:image/png;base64,{_png(pixels, grey)}" '
+        f'<figure class="ec-{position}"><img src="data:image/png;base64,{data}" '
         f'alt="{name}: {alt}" width="{width}" height="{height}" draggable="false">'
         f"<figcaption>{name}</figcaption></figure>"
     )
@@ -178,10 +153,6 @@ def _bin(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cut.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
 
 
-def _png(pixels: np.ndarray, grey: tuple[float, float]) -> str:
-    return base64.b64encode(_encoded(pixels, grey)).decode("ascii")
-
-
 def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> bytes:
     from PIL import Image
 
@@ -190,3 +161,55 @@ def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(bytes_).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
+    """Pictures behind a slider, or side by side where scripts do not run.
+
+    Parameters
+    ----------
+    pictures
+        Caption to picture (`emlab.viz.show`), at least two, in the order of the slider.
+    alt
+        What changes along the strip. At least ten characters.
+
+    Returns
+    -------
+    IPython.display.HTML
+        Self-contained: PNG inside, no file, no request.
+
+    Raises
+    ------
+    InputError
+        Fewer than two pictures, a start that is none of them, or no description.
+    """
+    from IPython.display import HTML
+
+    text = html.escape(checked_alt(alt))
+    if len(pictures) < 2 or not 0 <= start < len(pictures):
+        raise InputError("a strip takes at least two pictures, and starts at one of them")
+    names = [html.escape(name) for name in pictures]
+    figures = [
+        _strip_figure(picture, name, shown=number == start)
+        for number, (name, picture) in enumerate(zip(names, pictures.values(), strict=True))
+    ]
+    slider = (
+        f'<input type="range" min="0" max="{len(pictures) - 1}" step="1" value="{start}" '
+        f'autocomplete="off" aria-label="{names[0]} to {names[-1]}" '
+        f'aria-valuetext="{names[start]}" oninput="{_STRIP_HANDLER}">'
+    )
+    width = max(picture.width for picture in pictures.values())
+    return HTML(
+        f"<style>{_style('strips')}</style>"
+        f'<div class="emlab-strip" role="group" aria-label="{text}" '
+        f'style="--width:{width}px"><div class="es-row">{"".join(figures)}</div>{slider}</div>'
+    )
+
+
+def _strip_figure(picture: Picture, name: str, *, shown: bool) -> str:
+    data = base64.b64encode(picture.png).decode("ascii")
+    return (
+        f"<figure{'' if shown else ' data-off'}>"
+        f'<img src="data:image/png;base64,{data}" alt="{name}: {html.escape(picture.alt)}">'
+        f"<figcaption>{name}</figcaption></figure>"
+    )

@@ -1,36 +1,37 @@
-"""Images side by side, with one grey range, scale bars and enlarged insets."""
+"""Images side by side, with one grey range and scale bars."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from emlab.errors import InputError
-from emlab.viz.arrays import Limits, Panel, grey_ranges, length_text, make_panels, nice_length
-from emlab.viz.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Box = tuple[int, int, int, int]
+Limits = Literal["shared", "each"] | tuple[float, float]
+TAIL_PERCENT = 0.1
 PAGE_WIDTH_INCHES = 7.5
-INSET_SHARE = 0.42
 
 
 def show_images(
     images: Mapping[str, Any],
     limits: Limits = "shared",
     pixel_size_angstrom: Any = None,
-    scale_bar_angstrom: float | None = None,
-    insets: Box | Mapping[str, Box] | None = None,
     columns: int | None = None,
-    title: str = "",
 ) -> Figure:
     """Show labelled images in a grid.
 
     The grey range is stated once below the figure, or below each panel when panels differ. A scale
-    bar appears where the pixel size is known.
+    bar, of a round length of at most a third of the width, appears where the pixel size is known.
+    The figure is not registered with pyplot, pass it to `emlab.viz.show`; unusable images or limits
+    are an `InputError`.
 
     Parameters
     ----------
@@ -42,36 +43,20 @@ def show_images(
         which stretches a shared range.
     pixel_size_angstrom
         For images that do not bring their own: a number or (row, column).
-    scale_bar_angstrom
-        Length of the scale bar; default: a round number, at most a third of the width.
-    insets
-        Box (row, column, height, width) in pixels to enlarge in the lower right corner of every
-        panel, or label to box.
     columns
         Panels per row; default: as many as there are images, at most 4.
-
-    Returns
-    -------
-    Figure
-        Not registered with pyplot; pass it to `emlab.viz.show`.
-
-    Raises
-    ------
-    InputError
-        Unusable images, limits, insets or scale bar.
     """
     from matplotlib.figure import Figure
 
     panels = make_panels(images, pixel_size_angstrom)
     ranges = grey_ranges(panels, limits)
-    boxes = _boxes(panels, insets)
     if columns is not None and columns < 1:
         raise InputError(f"columns must be at least 1, not {columns}")
     columns = min(columns or 4, len(panels))
     rows = -(-len(panels) // columns)
     width = min(PAGE_WIDTH_INCHES, 2.6 * columns)
     tallest = max(panel.pixels.shape[0] / panel.pixels.shape[1] for panel in panels)
-    height = rows * (width / columns * tallest + 0.32) + (0.3 if title else 0) + 0.25
+    height = rows * (width / columns * tallest + 0.32) + 0.25
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel, grey in zip(axes, panels, ranges, strict=False):
@@ -80,15 +65,11 @@ def show_images(
         axis.set_axis_off()
         if limits == "each":
             axis.text(0, -0.03, _range_text(grey), transform=axis.transAxes, va="top", fontsize=7)
-        if panel.label in boxes:
-            _draw_inset(axis, panel, boxes[panel.label], grey)
-        _draw_scale_bar(axis, panel, scale_bar_angstrom)
+        _draw_scale_bar(axis, panel)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if limits != "each":
         figure.supxlabel(_range_text(ranges[0]), fontsize=7, x=0.01, ha="left")
-    if title:
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
 
@@ -96,55 +77,13 @@ def _range_text(grey: tuple[float, float]) -> str:
     return f"grey range {grey[0]:.3g} to {grey[1]:.3g}"
 
 
-def _boxes(panels: list[Panel], insets: Box | Mapping[str, Box] | None) -> dict[str, Box]:
-    if insets is None:
-        return {}
-    labels = [panel.label for panel in panels]
-    boxes = dict(insets) if isinstance(insets, Mapping) else dict.fromkeys(labels, insets)
-    for label, box in boxes.items():
-        if label not in labels:
-            raise InputError(f"inset for {label!r}, but the panels are {', '.join(labels)}")
-        height, width = panels[labels.index(label)].pixels.shape
-        try:
-            row, column, rows, columns = map(int, box)
-        except (TypeError, ValueError) as problem:
-            raise InputError(f"inset {box!r}: give (row, column, height, width)") from problem
-        fits = rows > 0 and columns > 0 and row >= 0 and column >= 0
-        if not (fits and row + rows <= height and column + columns <= width):
-            raise InputError(f"inset {box!r} does not lie inside {label!r} of {height} x {width}")
-    return boxes
-
-
-def _draw_inset(axis: Axes, panel: Panel, box: Box, grey: tuple[float, float]) -> None:
-    from matplotlib.patches import Rectangle
-
-    row, column, rows, columns = box
-    colour = COLOURS["orange"]
-    frame = Rectangle((column - 0.5, row - 0.5), columns, rows, fill=False, ec=colour, lw=1)
-    axis.add_patch(frame)
-    height, width = panel.pixels.shape
-    scale = INSET_SHARE / max(rows / height, columns / width)
-    share = (columns / width * scale, rows / height * scale)
-    inset = axis.inset_axes((1 - share[0], 0, *share))
-    patch = panel.pixels[row : row + rows, column : column + columns]
-    inset.imshow(patch, cmap="gray", vmin=grey[0], vmax=grey[1], interpolation="nearest")
-    inset.set(xticks=[], yticks=[])
-    for spine in inset.spines.values():
-        spine.set(visible=True, color=colour, linewidth=1.2)
-
-
-def _draw_scale_bar(axis: Axes, panel: Panel, length_angstrom: float | None) -> None:
+def _draw_scale_bar(axis: Axes, panel: Panel) -> None:
     if panel.pixel_size is None:
-        if length_angstrom is not None:
-            raise InputError(f"a scale bar on {panel.label!r} needs pixel_size_angstrom")
         return
     from matplotlib.patheffects import withStroke
 
     height, width = panel.pixels.shape
-    extent = width * panel.pixel_size[1]
-    length = nice_length(extent) if length_angstrom is None else float(length_angstrom)
-    if not 0 < length <= extent:
-        raise InputError(f"a scale bar of {length:g} angstrom does not fit {extent:g} angstrom")
+    length = nice_length(width * panel.pixel_size[1])
     left, row = 0.04 * width - 0.5, 0.95 * height - 0.5
     outline = [withStroke(linewidth=3.6, foreground="black")]
     ends = (left, left + length / panel.pixel_size[1])
@@ -159,3 +98,104 @@ def _draw_scale_bar(axis: Axes, panel: Panel, length_angstrom: float | None) -> 
         path_effects=[withStroke(linewidth=1.6, foreground="black")],
     )
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image to show: label, pixels (H, W), angstrom per pixel (row, column) or None."""
+
+    label: str
+    pixels: np.ndarray
+    pixel_size: tuple[float, float] | None
+
+
+def make_panels(images: Mapping[str, Any], pixel_size_angstrom: Any = None) -> list[Panel]:
+    """Check images and return them as panels.
+
+    Parameters
+    ----------
+    images
+        Label to image: array or tensor (H, W), leading axes of length 1 allowed, or an
+        `emlab.io.Image`, which brings its own pixel size.
+    pixel_size_angstrom
+        Pixel size of images without their own: a number, or one per axis (the last two count).
+
+    Raises
+    ------
+    InputError
+        No image; a shape that is not one 2-D image; NaN or infinite pixels; a bad pixel size.
+    """
+    if not isinstance(images, Mapping) or not images:
+        raise InputError(
+            'give the images with their labels, such as {"measurement": y, "truth": x}'
+        )
+    return [_panel(str(label), item, pixel_size_angstrom) for label, item in images.items()]
+
+
+def grey_ranges(panels: list[Panel], limits: Limits) -> list[tuple[float, float]]:
+    """Return the grey range (black, white) of each panel.
+
+    ``"shared"`` takes the pixels of all panels together, ``"each"`` of one at a time, without the
+    darkest and brightest 0.1 percent; a pair is used as it is.
+    """
+    if isinstance(limits, str) and limits in ("shared", "each"):
+        if limits == "each":
+            return [_range(panel.pixels) for panel in panels]
+        return [_range(np.concatenate([panel.pixels.ravel() for panel in panels]))] * len(panels)
+    try:
+        low, high = map(float, limits)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f'limits={limits!r}: use "shared", "each" or (low, high)') from problem
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"limits={limits!r}: low must be below high, and both finite")
+    return [(low, high)] * len(panels)
+
+
+def nice_length(extent: float) -> float:
+    """Return the largest 1, 2 or 5 times a power of ten that is at most a third of an extent."""
+    target = extent / 3
+    power = 10.0 ** math.floor(math.log10(target))
+    return max(step * power for step in (1, 2, 5) if step * power <= target * (1 + 1e-9))
+
+
+def length_text(angstrom: float) -> str:
+    """Return a length with the unit that suits it: angstrom, nanometre or micrometre."""
+    if angstrom >= 1e4:
+        return f"{angstrom / 1e4:g} µm"
+    return f"{angstrom / 10:g} nm" if angstrom >= 10 else f"{angstrom:g} Å"
+
+
+def _panel(label: str, item: Any, pixel_size: Any) -> Panel:
+    own = getattr(item, "pixel_size_angstrom", None)
+    content = getattr(item, "pixels", item)
+    if hasattr(content, "detach"):
+        content = content.detach().cpu().float().numpy()
+    try:
+        pixels = np.asarray(content, dtype=np.float64)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"{label!r} is not an image: {problem}") from problem
+    shape = pixels.shape
+    if pixels.ndim < 2 or math.prod(shape[:-2]) != 1 or 0 in shape:
+        raise InputError(f"{label!r} has shape {shape}; give one image of shape (H, W) per label")
+    pixels = pixels.reshape(shape[-2:])
+    if not np.isfinite(pixels).all():
+        raise InputError(f"{label!r} has NaN or infinite pixels; mask or replace them first")
+    return Panel(label, pixels, _pixel_size(label, own if own is not None else pixel_size))
+
+
+def _pixel_size(label: str, size: Any) -> tuple[float, float] | None:
+    if size is None:
+        return None
+    values = np.atleast_1d(np.asarray(size, dtype=float)).ravel()
+    if values.size > 3 or not (np.isfinite(values).all() and (values > 0).all()):
+        raise InputError(
+            f"{label!r}: pixel size {size!r} must be positive, one number or one an axis"
+        )
+    return float(values[-2] if values.size > 1 else values[0]), float(values[-1])
+
+
+def _range(pixels: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(pixels, [TAIL_PERCENT, 100 - TAIL_PERCENT])
+    if low == high:
+        low, high = float(pixels.min()), float(pixels.max())
+    return (float(low), float(high)) if low < high else (float(low) - 0.5, float(low) + 0.5)

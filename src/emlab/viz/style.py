@@ -70,19 +70,11 @@ def use_style() -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered figure with its description, for display in a notebook or a page.
-
-    Attributes
-    ----------
-    alt
-        What a reader who cannot see it has to know.
-    width
-        Width on screen in CSS pixels.
-    """
+    """A rendered figure with its description, for display in a notebook or a page."""
 
     png: bytes
-    alt: str
-    width: int
+    alt: str  #: what a reader who cannot see it has to know
+    width: int  #: on screen, in CSS pixels
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png).decode("ascii")
@@ -98,17 +90,8 @@ class Picture:
 def show(figure: Figure, alt: str) -> Picture:
     """Render a figure once, close it, and return it with its description.
 
-    Make it the last line of a cell, or hand it to IPython.display.display.
-
-    Parameters
-    ----------
-    alt
-        Description: what is compared, and what there is to see. At least ten characters.
-
-    Raises
-    ------
-    InputError
-        The description is missing or too short to be one.
+    Make it the last line of a cell, or hand it to IPython.display.display. ``alt`` says what is
+    compared, and what there is to see; one of fewer than ten characters is an `InputError`.
     """
     alt = checked_alt(alt)
     buffer = io.BytesIO()

@@ -80,12 +80,8 @@ def path(name: str) -> Path:
 def card(name: str) -> Card:
     """Return the card of a checkpoint.
 
-    Raises
-    ------
-    InputError
-        No checkpoint has this name; the message lists those there are.
-    IntegrityError
-        The card cannot be read or a field is missing.
+    An unknown name is an `InputError` that lists those there are, a card that cannot be read or
+    lacks a field an `IntegrityError`.
     """
     file = _folder(name) / "cards" / f"{name}.toml"
     try:
@@ -101,12 +97,7 @@ def card(name: str) -> Card:
 def load(name: str) -> tuple[dict[str, Tensor], Card]:
     """Return the tensors of a checkpoint (on the CPU) and its card, after checking the hash.
 
-    Raises
-    ------
-    InputError
-        No checkpoint has this name.
-    IntegrityError
-        The file is missing, truncated or altered.
+    A file that is missing, truncated or altered is an `IntegrityError`.
     """
     found, file = card(name), path(name)
     if not file.is_file():
@@ -138,8 +129,6 @@ def save(
 
     Parameters
     ----------
-    name
-        Letters, digits, dot, hyphen and underscore.
     tensors
         State dict; all values finite. Stored contiguous, on the CPU, in their own dtype.
     card_fields

@@ -12,7 +12,7 @@ import typer
 from emlab import data, weights
 from emlab.app.commands.options import Device, Profile, argument, command, group, option
 from emlab.bench import PROFILES, format_table
-from emlab.data import cryoppp, download, empiar
+from emlab.data import download, empiar
 from emlab.data.download import Progress
 from emlab.data.registry import ROLES, record
 from emlab.errors import EmlabError, InputError
@@ -155,9 +155,9 @@ def _entry_loader(name: str) -> Callable[[int, Progress], str]:
     entry = name.removeprefix("empiar-")
     if entry == "10025":
         return lambda n, seen: f"{len(empiar.load_empiar_10025(n, progress=seen).images)} particles"
-    if entry not in cryoppp.ENTRIES:
-        raise InputError(f"no loader for {name!r}; use 10025, {', '.join(cryoppp.ENTRIES)}")
-    return lambda n, seen: ", ".join(m.name for m in cryoppp.load_cryoppp(entry, n, progress=seen))
+    if entry not in empiar.ENTRIES:
+        raise InputError(f"no loader for {name!r}; use 10025, {', '.join(empiar.ENTRIES)}")
+    return lambda n, seen: ", ".join(m.name for m in empiar.load_cryoppp(entry, n, progress=seen))
 
 
 def _pixel_size(size: float | tuple[float, ...] | None) -> str:

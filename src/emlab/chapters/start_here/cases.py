@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,50 +17,9 @@ from emlab.models import untrained
 from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
 from emlab.priors.networks import NetworkPrior, wrap
 from emlab.priors.objectives import VPSchedule
-from emlab.settings import read_profile
 from emlab.training import Loss, TrainingConfig, train
 
 NORMAL_90 = 1.6448536
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much the chapter computes; one table of ``chapter.toml``."""
-
-    points: int
-    steps: int
-    hidden: int
-    draws: int
-    truths: int
-    samples: int
-    levels: int
-    digits: int
-    completion: dict[str, int]
-
-    @classmethod
-    def of(cls, profile: str) -> Scale:
-        """Read a profile; an unknown one is an `InputError`."""
-        return cls(**read_profile("chapters/start_here/chapter", profile))
-
-    def shortcuts(self) -> list[str]:
-        """Return one sentence for everything that is smaller than at full scale."""
-        full = Scale.of("paper")
-        lines = [
-            (self.points, full.points, "training points"),
-            (self.steps, full.steps, "training steps of each small network"),
-            (self.hidden, full.hidden, "hidden units a layer"),
-            (self.draws, full.draws, "samples of each two-dimensional prior"),
-            (self.truths, full.truths, "Gaussian images in the check of the posterior"),
-            (self.samples, full.samples, "posterior samples an image"),
-            (self.levels, full.levels, "noise levels a posterior sample"),
-            (self.digits, full.digits, "digits denoised"),
-            (self.completion["levels"], full.completion["levels"], "levels to complete a digit"),
-        ]
-        return [
-            f"{text}: {here} here, {there} at full scale"
-            for here, there, text in lines
-            if here < there
-        ]
 
 
 def two_heights() -> GaussianMixturePrior:
@@ -87,15 +46,9 @@ def smooth_images(size: int, correlation: float) -> GaussianPrior:
 
 @dataclass(frozen=True)
 class Mask:
-    """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself.
+    """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself."""
 
-    Attributes
-    ----------
-    seen : Tensor
-        ``(H, W)`` of zeros and ones.
-    """
-
-    seen: Tensor
+    seen: Tensor  #: (H, W) of zeros and ones
 
     def A(self, image: Tensor) -> Tensor:
         """Return the image with zeros where nothing is seen."""
@@ -119,8 +72,6 @@ def gaussian_posterior(
     .. math:: \mu + G(y - A\mu),\quad \Sigma - G A \Sigma,\quad
               G = \Sigma A^\top (A\Sigma A^\top + \sigma_y^2)^{-1} .
     """
-    if noise_sigma <= 0:
-        raise InputError(f"the noise level must be positive, got {noise_sigma}")
     seen = mask.seen.flatten().bool()
     covariance = ((prior.basis * prior.variances) @ prior.basis.T).double()
     inner = covariance[seen][:, seen] + noise_sigma**2 * torch.eye(int(seen.sum())).double()
@@ -179,26 +130,24 @@ def relative_rms(estimate: Tensor, exact: Tensor) -> float:
     return ((estimate - exact).norm() / exact.norm()).item()
 
 
+def _noisy_points(exact: GaussianMixturePrior, sigma: float) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = exact.sample(4000, generator)
+    return x + sigma * torch.randn(x.shape, generator=generator)
+
+
 def score_error(
-    score: Callable[[Tensor, float], Tensor],
-    exact: GaussianMixturePrior,
-    sigma: float,
-    seed: int = 0,
+    score: Callable[[Tensor, float], Tensor], exact: GaussianMixturePrior, sigma: float
 ) -> float:
     """Relative error of a score function where the noisy points of level `sigma` are."""
-    generator = torch.Generator().manual_seed(seed)
-    x = exact.sample(4000, generator)
-    x = x + sigma * torch.randn(x.shape, generator=generator)
+    x = _noisy_points(exact, sigma)
     with torch.no_grad():
         return relative_rms(score(x, sigma), exact.score(x, sigma))
 
 
-def contour_level(exact: GaussianMixturePrior, sigma: float, share: float = 0.99) -> float:
-    """Log density above which this share of the noisy points of level `sigma` lies."""
-    generator = torch.Generator().manual_seed(0)
-    x = exact.sample(4000, generator)
-    x = x + sigma * torch.randn(x.shape, generator=generator)
-    return exact.log_density(x, sigma).quantile(1 - share).item()
+def contour_level(exact: GaussianMixturePrior, sigma: float) -> float:
+    """Log density above which 99 % of the noisy points of level `sigma` lie."""
+    return exact.log_density(_noisy_points(exact, sigma), sigma).quantile(0.01).item()
 
 
 class ExactVelocity(nn.Module):
@@ -273,29 +222,32 @@ def tune(
     return max(strengths, key=lambda strength: psnr(method(noisy, strength), truth).mean())
 
 
-def energy_distance(first: Tensor, second: Tensor, most: int = 1000) -> float:
-    r"""Energy distance :math:`2E|x-y| - E|x-x'| - E|y-y'|` of points ``(n, 1, 2)``, first `most`.
+def energy_distance(first: Tensor, second: Tensor) -> float:
+    r"""Energy distance :math:`2E|x-y| - E|x-x'| - E|y-y'|` of points ``(n, 1, 2)``, first 1000.
 
     Zero for equal distributions; finite sets scatter around it.
     """
-    x, y = first[:most].flatten(1), second[:most].flatten(1)
+    x, y = first[:1000].flatten(1), second[:1000].flatten(1)
     pairs = len(x) * (len(x) - 1), len(y) * (len(y) - 1)
     within = torch.cdist(x, x).sum() / pairs[0] + torch.cdist(y, y).sum() / pairs[1]
     return (2 * torch.cdist(x, y).mean() - within).item()
 
 
-def compare_posteriors(samples: Tensor, mean: Tensor, std: Tensor) -> tuple[float, float, float]:
-    """Compare samples ``(n, H, W)`` with the exact posterior of every pixel.
+def compare_posteriors(
+    exact: Sequence[tuple[Tensor, Tensor]], drawn: Sequence[Tensor]
+) -> dict[str, list[float]]:
+    """Compare samples ``(n, H, W)`` of every image with its exact posterior (mean, deviation).
 
-    Returns
-    -------
-    tuple of float
-        Root mean square error of the mean in posterior standard deviations, mean ratio of sample
-        variance to exact variance, and `coverage`.
+    The root mean square error of the mean in posterior standard deviations, the mean ratio of
+    sample variance to exact variance, and `coverage`: a score of `emlab.bench.study.Study`.
     """
-    error = ((samples.mean(0) - mean) / std).square().mean().sqrt().item()
-    ratio = (samples.var(0) / std.square()).mean().item()
-    return error, ratio, coverage(samples, mean, std)
+    scores: dict[str, list[float]] = {"mean_error": [], "variance_ratio": [], "coverage": []}
+    for (mean, std), samples in zip(exact, drawn, strict=True):
+        error = ((samples.mean(0) - mean) / std).square().mean().sqrt().item()
+        scores["mean_error"].append(error)
+        scores["variance_ratio"].append((samples.var(0) / std.square()).mean().item())
+        scores["coverage"].append(coverage(samples, mean, std))
+    return scores
 
 
 def spread_out(images: np.ndarray, n: int) -> np.ndarray:

@@ -47,14 +47,14 @@ def one_sentence(samples: Tensor, posterior: Tensor, first: float, noise_sigma: 
     return figure
 
 
-def line_of_scores(sigmas: tuple[float, ...] = (0.1, 0.6, 2.0)) -> Figure:
+def line_of_scores() -> Figure:
     """Density, score and denoiser of the two heights at three noise levels."""
     prior = two_heights()
     x = torch.linspace(-3.5, 3.5, 400).reshape(-1, 1, 1)
     titles = ["density $p_\\sigma(x)$", "score $s_\\sigma(x)$", "denoiser $D(x, \\sigma)$"]
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     axes = figure.subplots(1, 3)
-    for sigma, colour in zip(sigmas, ("blue", "orange", "green"), strict=True):
+    for sigma, colour in {0.1: "blue", 0.6: "orange", 2.0: "green"}.items():
         curves = [prior.log_density(x, sigma).exp(), prior.score(x, sigma), prior.denoise(x, sigma)]
         for axis, curve in zip(axes, curves, strict=True):
             axis.plot(x.flatten(), curve.flatten(), color=COLOURS[colour], label=f"σ = {sigma:g}")

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from emlab.data.metadata import Metadata
-from emlab.data.particles import write_star
-from emlab.data.windows import fourier_resize
+from emlab.data.particles import fourier_resize, write_star
 from emlab.errors import InputError
 from emlab.external import relion
 from emlab.external.picking import matched_rotations
