@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from emlab.app.own_image.asked import Entrant, Grey, Progress, Question, Ready
 from emlab.app.own_image.learned import learned, never, of
 from emlab.chapters.em_generalist.peers import Known, run_peer, tuned
-from emlab.chapters.tsm.peers import topaz_denoise, wiener
+from emlab.chapters.tsm.cases import topaz_denoise, wiener
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency

@@ -15,8 +15,19 @@ from emlab import data, weights
 from emlab.bench import Report
 from emlab.bench.study import pipe_table
 from emlab.chapters import claims
-from emlab.chapters.tsm.cases import RealStudy, at_hand, cut, score_method, square, study_real
-from emlab.chapters.tsm.peers import LABELS, Method, classical, each, tuned
+from emlab.chapters.tsm.cases import (
+    LABELS,
+    Method,
+    RealStudy,
+    at_hand,
+    classical,
+    cut,
+    each,
+    score_method,
+    study_real,
+    tuned,
+)
+from emlab.chapters.tsm.figures import central
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
@@ -157,12 +168,8 @@ def window(
     images: Mapping[str, Image], micrograph: Micrograph, side: int = 220
 ) -> dict[str, Image]:
     """The same window about a particle of every image, by label, and the clean one."""
-    middle = np.array(micrograph.noisy.shape) / 2
-    distance = np.linalg.norm(micrograph.coordinates - middle, axis=1)
-    place = micrograph.coordinates[distance.argmin()]
-    side = min(side, *micrograph.noisy.shape)
-    shown = {LABELS[name]: square(image, place, side) for name, image in images.items()}
-    return {**shown, "clean": square(micrograph.clean.numpy(), place, side)}
+    shown = {LABELS[name]: central(image, micrograph, side) for name, image in images.items()}
+    return {**shown, "clean": central(micrograph.clean.numpy(), micrograph, side)}
 
 
 def study_apoferritin(
