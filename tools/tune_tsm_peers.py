@@ -26,7 +26,7 @@ GRIDS = {
     "wiener": (tsm_chapter.wiener, "strength", (0.7, 1.0, 1.2)),
 }
 HEAD = """\
-# By tools/tune_tsm_chapter.py on 4 validation micrographs of 512 x 512 pixels (another protein and
+# By tools/tune_tsm_peers.py on 4 validation micrographs of 512 x 512 pixels (another protein and
 # defocus range than the test's). Settings: largest correlation with the clean particles between 80
 # and 10 A. Thresholds: of Topaz's score, largest F1. BM3D and Noise2Void are too slow to be tuned.
 

@@ -181,12 +181,8 @@ def read_reference(
 ) -> tuple[Tensor, str]:
     """A map or an atomic model as ``(64, 64, 64)`` at a pixel size, and what was done to it.
 
-    Parameters
-    ----------
-    path : path
-        PDB or mmCIF model, or MRC map with protein positive.
-    voxel_size_angstrom : float, optional
-        Of the map, instead of its header's.
+    It is a PDB or mmCIF model, or an MRC map with protein positive, whose voxel size may be given
+    instead of its header's.
 
     Raises
     ------

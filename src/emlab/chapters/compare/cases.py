@@ -19,16 +19,14 @@ from emlab.chapters.tsm.cases import (
     LABELS,
     Method,
     RealStudy,
-    at_hand,
     classical,
-    cut,
     each,
+    real_apoferritin,
     score_method,
     study_real,
     tuned,
 )
 from emlab.chapters.tsm.figures import central
-from emlab.data.micrographs import apoferritin_micrograph
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
 from emlab.methods import generalist, tsm
@@ -190,10 +188,11 @@ def study_apoferritin(
     kept : dict, optional
         Recorded picks by method.
     """
-    name = "apoferritin_10146"
-    if (side < 0 and data.available(name)) or not at_hand(name, report):
+    if side < 0 and data.available("apoferritin_10146"):
         return None
-    seen = cut(apoferritin_micrograph("average"), side)
+    seen = real_apoferritin("average", side, report)
+    if seen is None:
+        return None
     study = study_real(seen, chosen, thresholds(), threads, kept)
     study.record(report, "apoferritin")
     return study

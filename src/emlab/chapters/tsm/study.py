@@ -77,14 +77,9 @@ class Table(Study):
 
     Answers are `Denoised`; scores are correlations with the clean particles, by band and mean.
 
-    Attributes
-    ----------
-    thresholds : dict of str to float
-        Score that a pick needs, by method, from validation micrographs.
-    picks, maps : dict
-        By method; empty where Topaz is not installed.
-    costs, windows : dict
-        By method, recorded processor seconds a megapixel, and the middle of the first image.
+    By method: `thresholds`, scores that a pick needs, from validation micrographs; `picks` and
+    `maps`, none where Topaz is not installed; `costs`, recorded processor seconds a megapixel;
+    `windows`, the recorded middle of the first image.
     """
 
     columns: Sequence[Column] = COLUMNS
@@ -308,17 +303,9 @@ class Extracted:
 class Reconstruction:
     """Two half maps and what they share.
 
-    Attributes
-    ----------
-    halves : tuple of ndarray or None
-        ``(n, n, n)``, axes (z, y, x); None of a recorded one.
-    halves_curve, truth_curve : Curve
-        Fourier shell correlation of the masked halves with each other, and of their mean with
-        the true potential.
-    particles, right : int
-        How many windows were used, and how many of them show particles.
-    program, seconds
-        What reconstructed, and how long it took.
+    `halves` are ``(n, n, n)``, axes (z, y, x), None of a recorded one. The curves are Fourier shell
+    correlations of the masked halves with each other, and of their mean with the true potential.
+    Of `particles` windows `right` show particles; `program` took so many processor `seconds`.
     """
 
     halves: tuple[NDArray[np.float32], NDArray[np.float32]] | None
