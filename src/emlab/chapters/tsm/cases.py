@@ -419,8 +419,9 @@ def resemblance(
             patches = [image[y - half : y + half, x - half : x + half] for y, x in places]
             with torch.no_grad():
                 cosines[method] += matcher(torch.stack(patches)).similarity.tolist()
-    scores = {method: {"cosine": np.array(found)} for method, found in cosines.items()}
-    return Study(cases, [Column("cosine", "cosine")], LABELS, scores=scores)
+    study = Study(cases, [Column("cosine", "cosine")], LABELS)
+    study.scores |= {method: {"cosine": np.array(found)} for method, found in cosines.items()}
+    return study
 
 
 def of_noisy(method: Method, micrographs: Sequence[Micrograph]) -> Denoised:

@@ -110,8 +110,9 @@ class Table(Study):
 
     def picking(self) -> Study:
         """Precision, recall and F1 of the methods that have picks."""
-        scores = {name: vars(self.counts(name)) for name in self.picks}
-        return Study(self.cases, PICKING, LABELS, scores=scores)
+        found = Study(self.cases, PICKING, LABELS)
+        found.scores |= {name: vars(self.counts(name)) for name in self.picks}
+        return found
 
     def chance(self) -> float:
         """F1 of places drawn blindly, as many as there are particles."""
