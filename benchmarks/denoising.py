@@ -76,7 +76,7 @@ def main(method: str, side: int) -> dict[str, float | str]:
         tsm.denoise(image, PIXEL_ANGSTROM, network)
     else:
         try:
-            from emlab.chapters.tsm.peers import block_matching
+            from emlab.chapters.tsm.cases import block_matching
 
             before = time.process_time()
             block_matching(image, 1.0)

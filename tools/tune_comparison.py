@@ -13,8 +13,8 @@ import numpy as np
 import tomli_w
 
 from emlab.chapters.compare import cases as chapter
-from emlab.chapters.tsm.peers import Method
-from emlab.chapters.tsm.study import choose_threshold, run_study
+from emlab.chapters.tsm.cases import Method
+from emlab.chapters.tsm.study import run_study
 from emlab.methods import generalist
 from emlab.methods.cellpose3 import load_restorer
 from emlab.metrics.particle_bands import band_correlations
@@ -50,7 +50,7 @@ def main() -> None:
         methods[name] = chapter.restorer_method(load_restorer(weights))
     table = run_study(micrographs, methods, {"raw": 0.0}, progress=print)
     table.pick()
-    thresholds = {n: round(choose_threshold(picks), 3) for n, picks in table.picks.items()}
+    thresholds = {n: round(picks.curve().best, 3) for n, picks in table.picks.items()}
     for name, picks in table.picks.items():
         print(name, thresholds[name], f"F1 {picks.curve().f1.max():.3f}")
     peers = {"generalist": {"working_angstrom": best}}

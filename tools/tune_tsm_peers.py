@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from emlab.chapters.tsm import cases as tsm_chapter, peers as tsm_peers
-from emlab.chapters.tsm.study import choose_threshold, run_study
+from emlab.chapters.tsm import cases as tsm_chapter
+from emlab.chapters.tsm.study import run_study
 from emlab.methods.tsm import load_denoiser
 from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
 from emlab.recipes.tsm import frames
 from emlab.runtime import atomic_path
 
-TARGET = Path(tsm_peers.__file__).with_name("peers.toml")
+TARGET = Path(tsm_chapter.__file__).with_name("peers.toml")
 MICROGRAPHS, SIZE = 4, 512
 GRIDS = {
-    "gaussian": (tsm_peers.gaussian, "width", (1.0, 1.5, 2.0, 3.0)),
-    "wiener": (tsm_peers.wiener, "strength", (0.7, 1.0, 1.2)),
+    "gaussian": (tsm_chapter.gaussian, "width", (1.0, 1.5, 2.0, 3.0)),
+    "wiener": (tsm_chapter.wiener, "strength", (0.7, 1.0, 1.2)),
 }
 HEAD = """\
 # By tools/tune_tsm_peers.py on 4 validation micrographs of 512 x 512 pixels (another protein and
@@ -51,16 +51,16 @@ def main() -> None:
         settings[name] = {key: values[int(np.argmax(scores))]}
         print(name, settings[name], f"{max(scores):.3f}", flush=True)
     names = ["raw", "gaussian", "wiener"]
-    chosen = tsm_peers.classical(names, settings)
-    chosen["topaz"] = partial(tsm_peers.topaz_denoise)
+    chosen = tsm_chapter.classical(names, settings)
+    chosen["topaz"] = partial(tsm_chapter.topaz_denoise)
     chosen |= {n: tsm_chapter.score_method(load_denoiser(n)) for n in ("dsm", "tsm")}
-    few = tsm_peers.classical(["bm3d"], settings)
-    few["noise2void"] = tsm_peers.each(partial(tsm_peers.noise2void, steps=300, seed=0))
+    few = tsm_chapter.classical(["bm3d"], settings)
+    few["noise2void"] = tsm_chapter.each(partial(tsm_chapter.noise2void, steps=300, seed=0))
     table = run_study(
         micrographs, chosen | few, {"raw": 0.0}, first=dict.fromkeys(few, 1), progress=print
     )
     table.pick()
-    thresholds = {n: round(choose_threshold(picks), 3) for n, picks in table.picks.items()}
+    thresholds = {n: round(picks.curve().best, 3) for n, picks in table.picks.items()}
     with atomic_path(TARGET) as path:
         text = tomli_w.dumps({"peers": settings, "thresholds": thresholds})
         path.write_text(HEAD + text, encoding="utf-8")

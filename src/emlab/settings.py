@@ -16,11 +16,6 @@ def read_settings(place: str) -> dict[str, Any]:
     return tomllib.loads((_PACKAGE / f"{place}.toml").read_text(encoding="utf-8"))
 
 
-def read_measured(place: str) -> dict[str, Any]:
-    """What a tool wrote to ``PLACE.toml``; without rows where it has not been run."""
-    return read_settings(place) if (_PACKAGE / f"{place}.toml").is_file() else {"rows": {}}
-
-
 def read_profile(place: str, profile: str) -> dict[str, Any]:
     """One profile's table.
 

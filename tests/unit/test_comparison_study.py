@@ -21,7 +21,8 @@ from emlab.chapters.compare.figures import (
     training_table,
 )
 from emlab.chapters.compare.study import halves, split
-from emlab.chapters.tsm import peers
+from emlab.chapters.tsm import cases as peers
+from emlab.chapters.tsm.study import by_row
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
 from emlab.external import topaz
@@ -102,7 +103,7 @@ def test_recorded_picks_join_the_very_same_micrographs_only(
     judged, micrographs, segmenter, monkeypatch
 ):
     places = [[[9.0, 9.0, 1.0]], [[5.0, 5.0, 1.0], [9.0, 9.0, -1.0]]]
-    row = {"cost": 2.0, "bands": judged.table.bands["raw"].tolist(), "picks": places}
+    row = {"cost": 2.0, "bands": by_row(judged.table.scores["raw"]), "picks": places}
     whole = row | {"rings": judged.rings["raw"].tolist(), "own": [[], places[1]]}
     monkeypatch.setattr(topaz, "find", lambda: None)
     raw = peers.classical(["raw"])
@@ -111,13 +112,13 @@ def test_recorded_picks_join_the_very_same_micrographs_only(
         return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, kept=kept)
 
     joined = again({"raw": row, "bm3d": whole})
-    assert joined.table.told == {"bm3d"}
+    assert joined.table.recorded == {"bm3d": None}
     assert [len(each.scores) for each in joined.own["bm3d"].picked] == [0, 2]
     assert "| BM3D † |" in joined.markdown()
     ice = {"ice": {"raw": [3], "bm3d": [4]}}
     nothing = study.audit({"ice": micrographs[:1]}, raw, joined, segmenter, kept=ice)
     assert {name: counts.tolist() for name, counts in nothing.topaz["ice"].items()} == {"raw": [3]}
-    other = row | {"bands": (judged.table.bands["raw"] + 0.1).tolist()}
+    other = row | {"bands": (np.array(row["bands"]) + 0.1).tolist()}
     assert not again({"raw": other, "bm3d": whole}).table.picks
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from drawing import generator
 
-from emlab.chapters.tsm.experiments import LEVELS, iteration_study, target_noise
 from emlab.data.potentials import barrel
 from emlab.errors import InputError
 from emlab.methods.tsm import Config, denoise, resize, to_working_size
@@ -140,20 +139,6 @@ def test_bands_judge_pattern_not_scale(micrograph):
     empty = simulate_micrograph(replace(CONFIG, particles=0), barrel(32, PIXEL), generator())
     with pytest.raises(InputError, match="no particles"):
         band_correlations(empty.noisy, empty)
-
-
-def test_target_noise_grows_as_stated():
-    found = target_noise(0, size=32, images=16)
-    assert found.exponent() == pytest.approx(-2, abs=0.02)
-    np.testing.assert_allclose(found.clean, found.predicted(), rtol=0.05)
-    assert len(found.sigma_a) == len(LEVELS)
-
-
-def test_iteration_diverges_for_an_exact_score(micrograph):
-    found = iteration_study(Shrink(), micrograph, steps=2)
-    assert found.exact[0.5][-1] > 1 > found.exact[0.3][-1]
-    assert set(found.recovery) == set(found.exact)
-    assert found.spread() >= 0
 
 
 def test_own_micrographs_train_and_come_back(tmp_path, micrograph, volume):

@@ -1,58 +1,57 @@
 """Short trainings of TSM's variants: what differs, and that measured rows are complete."""
 
 import warnings
-from dataclasses import replace
-
-import pytest
 
 from emlab.bench import Report
-from emlab.chapters.tsm.ablations import (
-    Bench,
-    ablate,
-    figure_traces,
-    markdown,
-    measured,
-    record,
-    variants,
-)
-from emlab.recipes.tsm import frames
+from emlab.chapters.tsm.figures import traces
+from emlab.chapters.tsm.recorded import ABLATIONS, TRACED, ablation_table
+
+VARIANTS = ABLATIONS.settings["variants"]
 
 
 def test_variants_differ_from_the_default_in_what_they_say():
-    found = variants()
-    assert found["dsm"].guidance is None
-    assert found["weight_0.3"].guidance == replace(found["tsm"].guidance, weight=0.3)
-    assert found["temperature_0.5"].bank == replace(found["tsm"].bank, temperature=0.5)
-    assert found["literal"].guidance.variant == "literal"
-    assert found["oracle"].oracle
-    assert len({repr(variant) for variant in found.values()}) == len(found)
+    default = VARIANTS["tsm"]
+    assert VARIANTS["dsm"] == {**default, "label": "DSM", "targets": "none"}
+    assert VARIANTS["weight_0.3"]["guidance"] == {**default["guidance"], "weight": 0.3}
+    assert VARIANTS["temperature_0.5"]["bank"] == {**default["bank"], "temperature": 0.5}
+    assert VARIANTS["literal"]["guidance"]["variant"] == "literal"
+    assert VARIANTS["oracle"]["targets"] == "true"
+    assert len({repr(variant) for variant in VARIANTS.values()}) == len(VARIANTS)
 
 
-def test_measured_rows_are_of_variants_that_exist():
-    found = measured()
-    assert {"raw", "dsm", "tsm"} <= set(found["rows"]) <= {"raw", *variants()}
-    assert all(-1 < row[k] < 1 for row in found["rows"].values() for k in ("seen", "unseen"))
-    text = markdown(found)
-    assert all(row["label"] in text for row in found["rows"].values())
+def test_measured_rows_are_of_all_variants(tmp_path):
+    rows = ABLATIONS.values["rows"]
+    assert rows.keys() == {"raw", *VARIANTS}
+    assert all(-1 < row[kind] < 1 for row in rows.values() for kind in ("seen", "unseen"))
+    report = Report("02_tsm", tmp_path, "smoke", 0)
+    text = ablation_table(report)
+    assert all(variant["label"] in text for variant in VARIANTS.values())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure_traces(found)
-        figure_traces({**found, "traces": {}})
+        traces({name: ABLATIONS.values["traces"][name] for name in TRACED})
+        traces({})
 
 
 def test_similarity_is_recorded_above_chance(tmp_path):
-    trace = {"step": [1, 2], "similarity": [0.6, 0.9], "null": [0.4, 0.85], "guesses": [9, 3]}
-    found = {"rows": {}, "traces": {"encoder": trace}}
     report = Report("02_tsm", tmp_path, "smoke", 0)
-    record(found, report)
+    ablation_table(report)
     values = report.metrics()["values"]
-    assert values["ablation.similarity.annealed_change"]["value"] == pytest.approx(-0.15)
-    assert values["ablation.guesses.annealed_last"]["value"] == 3
+    trace = ABLATIONS.values["traces"]["encoder_at_once"]
+    first, last = (trace["similarity"][end] - trace["null"][end] for end in (0, -1))
+    change = values["ablation.similarity.at_once_change"]["value"]
+    assert abs(change - (last - first)) < 1e-9
+    assert trace["guesses"][-1] > ABLATIONS.values["traces"]["encoder"]["guesses"][-1] == 0
+    first = ABLATIONS.values["traces"]["encoder"]
+    faded = values["ablation.similarity.annealed_change"]["value"]
+    assert abs(faded + first["similarity"][0] - first["null"][0]) < 1e-9
 
 
-def test_an_oracle_is_trained_and_judged():
-    shown = frames("validation", 1, 128)
-    bench = Bench(shown, {"seen": shown}, steps=2, batch=2, crop=32)
-    numbers, trace = ablate(variants()["oracle"], bench)
-    assert 0 < numbers["seen"] < 1
-    assert trace == []
+def test_an_oracle_and_a_guided_variant_are_trained_and_judged():
+    bank = {**VARIANTS["tsm"]["bank"], "directions": 6, "angles": 4, "rank": 16}
+    some = {name: {**VARIANTS[name], "bank": bank} for name in ("oracle", "tsm")}
+    training = {**ABLATIONS.settings["training"], "steps": 2, "batch_size": 2}
+    small = {"micrographs": 1, "size": 128, "crop": 32, "training": training, "variants": some}
+    found = ABLATIONS.measure({**ABLATIONS.settings, **small})
+    assert found["rows"].keys() == {"raw", *some}
+    assert all(0 < row["seen"] < 1 for row in found["rows"].values())
+    assert "oracle" not in found["traces"]

@@ -5,13 +5,7 @@ import pytest
 import torch
 
 from emlab.bench import Report
-from emlab.chapters.tsm import (
-    controls,
-    peers,
-    reconstruction as rebuild,
-    refinement as tsm_refinement,
-    study,
-)
+from emlab.chapters.tsm import cases, study
 from emlab.chapters.tsm.recorded import (
     APOFERRITIN,
     PICKER,
@@ -19,6 +13,7 @@ from emlab.chapters.tsm.recorded import (
     join,
     join_maps,
     record_memory,
+    refined_table,
 )
 from emlab.data.phase_maps import project
 from emlab.data.potentials import barrel as simulated_barrel
@@ -30,7 +25,6 @@ from emlab.external.topaz import Picked
 from emlab.metrics.fourier import fourier_shell_correlation
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import MicrographConfig, random_rotations, simulate_micrograph
-from emlab.settings import read_measured
 from emlab.solvers.fourier_insertion import insert_slices
 
 
@@ -52,8 +46,8 @@ def micrographs(barrel):
 
 @pytest.fixture(scope="module")
 def table(micrographs):
-    methods = peers.classical(["raw", "gaussian", "wiener"])
-    methods["tsm"] = peers.each(lambda image: image)
+    methods = cases.classical(["raw", "gaussian", "wiener"])
+    methods["tsm"] = cases.each(lambda image: image)
     found = study.run_study(micrographs, methods, {"raw": 0.0}, first={"wiener": 1})
     truth = [micrograph.coordinates for micrograph in micrographs]
     for name, kept in (("raw", 0.5), ("tsm", 0.9)):
@@ -67,9 +61,9 @@ def table(micrographs):
 
 
 def test_the_table_knows_who_is_better(table):
-    assert table.gain("tsm", "raw").mean == 0
-    assert table.gain("gaussian", "raw").mean != 0
-    assert len(table.bands["wiener"]) == 1
+    assert table.gain("tsm", "raw", "recovery").mean == 0
+    assert table.gain("gaussian", "raw", "recovery").mean != 0
+    assert table.seen("wiener") == 1
     gain = table.picking_gain("tsm", "raw")
     assert gain.mean > 0.1
     assert table.picking_gain("tsm", "raw", "recall").mean > gain.mean
@@ -79,14 +73,14 @@ def test_the_table_knows_who_is_better(table):
 
 def test_without_topaz_picks_are_skipped_and_said_so(micrographs, monkeypatch):
     monkeypatch.setattr(topaz, "find", lambda: None)
-    found = study.run_study(micrographs, peers.classical(["raw"]), {"raw": 0.0})
+    found = study.run_study(micrographs, cases.classical(["raw"]), {"raw": 0.0})
     found.pick()
     assert "not installed" in found.markdown_picks()
     assert "skipped" in found.markdown_maps()
 
 
 def test_answers_of_another_shape_are_refused(micrographs):
-    methods = {"raw": peers.each(lambda image: image[:-1])}
+    methods = {"raw": cases.each(lambda image: image[:-1])}
     with pytest.raises(InputError, match="shapes"):
         study.run_study(micrographs, methods, {"raw": 0.0})
 
@@ -118,12 +112,15 @@ def test_gain_of_a_method_over_itself_is_nothing(table):
 
 def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
     def row(method, shift=0.0):
-        bands = (table.bands[method] + shift).tolist()
-        picks = [[[*place, 1.0] for place in m.coordinates] for m in table.micrographs]
+        bands = (np.array(study.by_row(table.scores[method])) + shift).tolist()
+        picks = [[[*place, 1.0] for place in m.coordinates] for m in table.cases]
         return {"bands": bands, "cost": 3.0, "picks": picks}
 
     def fresh():
-        return study.Table(table.micrographs, {"raw": 0.0}, dict(table.denoised), dict(table.bands))
+        found = study.Table(table.cases, thresholds={"raw": 0.0})
+        found.answers |= table.answers
+        found.scores |= table.scores
+        return found
 
     other = fresh()
     assert not join(other, {"raw": row("raw", 0.1)})
@@ -133,8 +130,8 @@ def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
     assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": shown})
     assert {name: image.shape for name, image in mine.windows.items()} == {"wiener": (220, 220)}
     assert mine.counts("raw").f1() > 0.9
-    assert mine.told == {"topaz", "wiener"}
-    assert len(mine.bands["wiener"]) == 2
+    assert mine.recorded.keys() == {"topaz", "wiener"}
+    assert mine.seen("wiener") == 2
     assert mine.cost("topaz") == 3
     assert mine.markdown_recovery().count("†") == 2
 
@@ -145,35 +142,37 @@ def test_recordings_of_the_chapter_are_of_as_many_micrographs_as_it_shows():
     assert {"raw", "topaz", "dsm", "tsm"} <= rows.keys()
     assert {len(row["picks"]) for row in SLOW_PEERS.values.values()} == {8}
     assert set(APOFERRITIN.values) == {"average", "noisy"}
-    table = study.Table([], {"raw": 0.0})
+    table = study.Table([], thresholds={"raw": 0.0})
     join_maps(table, PICKER.values["maps"])
     assert table.maps["truth"].true_resolution_angstrom < 40
     assert "RELION" in table.markdown_maps()
 
 
 def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_the_truth(
-    micrographs, barrel, monkeypatch
+    table, barrel, monkeypatch, tmp_path
 ):
     asked = []
 
-    def fake(star, reference, pixel, **settings):
+    def fake(star, reference, pixel_size_angstrom, **settings):
         asked.append(settings["low_pass_angstrom"])
         assert (star.parent / "particles.mrcs").is_file()
         # the same false detail in both halves, as a mask leaves it
         false = np.random.default_rng(0).normal(0, 9 * reference.std(), reference.shape)
-        return (reference + false).astype(np.float32), pixel, Finished("", 1, 2.0, 3)
+        return (reference + false).astype(np.float32), 1.0, Finished("", 1, 2.0, 3)
 
     monkeypatch.setattr(relion, "refine", fake)
-    monkeypatch.setattr(tsm_refinement, "BOX", 32)
-    places = [micrograph.coordinates for micrograph in micrographs]
-    row = tsm_refinement.refine_at(micrographs, places, barrel.numpy())
+    monkeypatch.setattr(study, "REFINED_BOX", 32)
+    row = table.refine(["truth"], barrel.numpy())["truth"]
     assert asked == [40.0, 40.0]
     assert row["windows"] == row["particles"] > 0
     assert row["cpu_seconds"] == 4
-    nyquist = 2 * micrographs[0].pixel_size_angstrom
+    nyquist = 2 * table.cases[0].pixel_size_angstrom
     assert row["halves_angstrom"] == pytest.approx(nyquist, rel=0.05)
     assert row["truth_angstrom"] > 2 * nyquist
-    assert "the true places" in tsm_refinement.markdown({"truth": row})
+    report = Report("02_tsm", tmp_path, "smoke", 0)
+    assert "the true places" in refined_table({"truth": row}, report)
+    kept = report.metrics()["values"]["refined.truth.truth"]["value"]
+    assert kept == row["truth_angstrom"]
 
 
 def test_a_pick_on_no_particle_gets_a_pose_of_chance():
@@ -205,7 +204,7 @@ def test_insertion_gives_the_volume_back(barrel):
 def test_particles_are_cut_from_raw_bright_and_with_their_poses(micrographs):
     off = np.array([1.3, -0.4])
     places = [m.coordinates + off for m in micrographs]
-    found = rebuild.extract(micrographs, places, 10.0, box=32)
+    found = study.extract(micrographs, places, 10.0, box=32)
     assert found.right.all()
     around = found.images.copy()
     around[:, 7:25, 7:25] = np.nan
@@ -218,15 +217,15 @@ def test_particles_are_cut_from_raw_bright_and_with_their_poses(micrographs):
     )  # fmt: skip
     np.testing.assert_allclose(np.round(fits)[::-1] + first, (fits - off)[::-1], atol=1e-6)
     with pytest.raises(InputError, match="smaller box"):
-        rebuild.extract(micrographs, [np.zeros((1, 2))] * 2, 10.0)
+        study.extract(micrographs, [np.zeros((1, 2))] * 2, 10.0)
 
 
 def test_right_picks_make_a_finer_map_than_wrong_ones(micrographs, barrel):
     radius = 5.0
-    right = rebuild.extract(micrographs, [m.coordinates for m in micrographs], radius, box=32)
+    right = study.extract(micrographs, [m.coordinates for m in micrographs], radius, box=32)
     moved = [(m.coordinates + 15).clip(16, 111) for m in micrographs]
-    wrong = rebuild.extract(micrographs, moved, radius, box=32)
-    maps = [rebuild.reconstruct(each, barrel.numpy(), with_relion=False) for each in (right, wrong)]
+    wrong = study.extract(micrographs, moved, radius, box=32)
+    maps = [study.reconstruct(each, barrel.numpy(), with_relion=False) for each in (right, wrong)]
     assert maps[0].program == "Fourier insertion"
     assert maps[0].truth_curve.correlation[:6].mean() > 0.6
     assert maps[1].truth_curve.correlation[:6].mean() < 0.4
@@ -236,8 +235,8 @@ def test_relion_and_insertion_agree(micrographs, barrel):
     if relion.find() is None:
         pytest.skip(relion.MISSING)
     places = [m.coordinates for m in micrographs]
-    found = rebuild.extract(micrographs, places, 10.0, box=32)
-    maps = [rebuild.reconstruct(found, barrel.numpy(), with_relion=use) for use in (True, False)]
+    found = study.extract(micrographs, places, 10.0, box=32)
+    maps = [study.reconstruct(found, barrel.numpy(), with_relion=use) for use in (True, False)]
     assert maps[0].program.startswith("RELION")
     both = fourier_shell_correlation(sum(maps[0].halves), sum(maps[1].halves))
     assert both.correlation[:5].min() > 0.6
@@ -248,7 +247,7 @@ def test_noise2void_and_bm3d_clean():
     y, x = np.indices((64, 64))
     clean = np.where((y // 16 + x // 16) % 2, 1.0, -1.0)
     noisy = (clean + np.random.default_rng(0).normal(size=clean.shape)).astype(np.float32)
-    found = {"noise2void": peers.noise2void(noisy, 60, 0), "bm3d": peers.block_matching(noisy, 1)}
+    found = {"noise2void": cases.noise2void(noisy, 60, 0), "bm3d": cases.block_matching(noisy, 1)}
     before = np.corrcoef(noisy.ravel(), clean.ravel())[0, 1]
     for image in found.values():
         assert np.corrcoef(image.ravel(), clean.ravel())[0, 1] > before + 0.05
@@ -259,11 +258,11 @@ def test_wiener_keeps_what_is_above_the_noise():
     noise = generator.normal(size=(128, 128)).astype(np.float32)
     y = np.indices(noise.shape)[0]
     wave = (2 * np.sin(2 * np.pi * y / 32)).astype(np.float32)
-    found = peers.wiener(noise + wave, 1.5)
+    found = cases.wiener(noise + wave, 1.5)
     assert found.std() == pytest.approx(wave.std(), rel=0.1)
-    assert peers.wiener(noise, 1.5).std() < 0.2
+    assert cases.wiener(noise, 1.5).std() < 0.2
     with pytest.raises(InputError, match="strength"):
-        peers.wiener(noise, 0)
+        cases.wiener(noise, 0)
 
 
 def test_empty_micrographs_and_their_picks(table, barrel, monkeypatch):
@@ -274,40 +273,40 @@ def test_empty_micrographs_and_their_picks(table, barrel, monkeypatch):
     )
     three = Picked(np.zeros((3, 2)), np.array([1.0, 0.2, -3.0]))
     monkeypatch.setattr(topaz, "find", lambda: "here")
-    monkeypatch.setattr(controls, "pick_all", lambda images, *_, **__: (
+    monkeypatch.setattr(cases, "pick_all", lambda images, *_, **__: (
         {name: [three] * len(every) for name, every in images.items()}, 0.0))  # fmt: skip
-    found = controls.no_particles([empty], peers.classical(["raw"]), table)
-    assert found.picks["raw"].tolist() == [2]
+    found = cases.no_particles([empty], cases.classical(["raw"]), table.thresholds)
+    assert found.scores["raw"]["picks"].tolist() == [2]
     assert "2.0" in found.markdown()
 
 
 def test_particles_resemble_themselves_and_noise_nothing(micrographs, barrel, monkeypatch):
-    monkeypatch.setattr(controls, "volume", lambda name: (barrel, name))
+    monkeypatch.setattr(cases, "volume", lambda name: (barrel, name))
     noisy = [m.noisy.numpy() for m in micrographs[:1]]
     clean = [m.clean.numpy() for m in micrographs[:1]]
     noise = [np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)]
     images = {"raw": noisy, "tsm": clean, "dsm": noise}
-    found = controls.resemblance(micrographs[:1], images, "barrel", windows=3)
-    assert found.mean("tsm").mean > 0.6
-    assert found.mean("tsm").mean > found.mean("raw").mean > found.mean("dsm").mean
-    assert found.excess().mean > 0.2
+    found = cases.resemblance(micrographs[:1], images, "barrel", windows=3)
+    tsm, raw, dsm = (found.interval(name, "cosine").mean for name in ("tsm", "raw", "dsm"))
+    assert tsm > 0.6
+    assert tsm > raw > dsm
+    assert found.gain("tsm", "dsm", "cosine").mean > 0.2
 
 
 def test_the_report_holds_what_the_bounds_ask_for(table, micrographs, barrel, tmp_path):
     report = Report("02_tsm", tmp_path, "smoke", 0)
-    table.record(report)
+    table.record_all(report)
+    table.record_set(report, "near focus")
     values = report.metrics()["values"]
     for name in ("recovery.tsm", "picking.f1_gain.over_raw", "recovery_80_40.raw"):
         assert name in values
+    assert values["picking.recall.raw"]["low"] <= values["picking.recall.raw"]["value"]
+    assert values["set.near_focus.f1.tsm"]["value"] == values["picking.f1.tsm"]["value"]
     assert values["picking.f1.tsm"]["value"] == table.picks["tsm"].at(0.0).f1()
 
 
-def test_what_no_tool_has_measured_is_said_to_be_missing(tmp_path):
+def test_memory_is_shown_as_recorded(tmp_path):
     report = Report("02_tsm", tmp_path, "smoke", 0)
-    nothing = read_measured("no_such_file")
-    assert "tools.measure_tsm_memory" in record_memory(nothing, report)
-    assert "tools.measure_tsm_refinement" in tsm_refinement.markdown(nothing["rows"])
-    row = {"peak_memory_mb": 1000, "cpu_seconds": 30.0}
-    told = {"date": "d", "machine": "m", "side": 64, "rows": {"tsm": row, "topaz": row}}
-    assert "1.00 GB" in record_memory(told, report)
-    assert report.metrics()["values"]["memory.over_topaz"]["value"] == 1
+    assert "GB in" in record_memory(report)
+    assert 0 < report.metrics()["values"]["memory.over_topaz"]["value"] < 1
+    assert [one["name"] for one in report.metrics()["recorded"]] == ["memory"]

@@ -47,10 +47,10 @@ class Config:
         Side of a tile; pixels that neighbours share at least.
     memory_mb : float
         Working memory of the network: so many tiles go through it at once.
-    iteration : IterationConfig, optional
+    iteration
         The published iteration instead of one Tweedie step.
     strength : float
-        Noise level that the network is told, in units of the estimate; 1 is the estimate.
+        Noise level that the network is told, in units of the estimate.
     """
 
     tile: int = 256
@@ -75,14 +75,10 @@ class Config:
 def load_denoiser(
     name: str = "tsm", device: torch.device | str = "cpu", half: bool | None = None
 ) -> ScorePrior:
-    """The shipped score, or one of your own.
+    """The shipped score ``"tsm"`` (guided by targets) or ``"dsm"`` (not), or one of your own.
 
-    Parameters
-    ----------
-    name : str
-        ``"tsm"`` (guided by targets), ``"dsm"`` (not), or any name of `emlab weights list`.
-    half : bool, optional
-        Convolutions in bfloat16; default: where the processor is fast at it.
+    Any name of `emlab weights list` that is a score will do. Convolutions are in bfloat16 if `half`
+    is true; default: where the processor is fast at it.
     """
     chosen = has_fast_bfloat16(device) if half is None else half
     prior = load_prior(NAMES.get(name, name), device, half=chosen)

@@ -25,14 +25,8 @@ _NULL_PATCHES = 64
 class Standardised:
     """A micrograph in units of its noise, without its background.
 
-    Attributes
-    ----------
-    image : Tensor
-        ``(H, W)`` float32; the noise has unit variance.
-    background : Tensor
-        ``(H, W)`` in the units of the micrograph.
-    sigma : float
-        Noise in the units of the micrograph.
+    The noise in `image`, ``(H, W)`` float32, has unit variance; `background`, ``(H, W)``, and the
+    noise `sigma` are in the units of the micrograph.
     """
 
     image: Tensor
@@ -47,14 +41,9 @@ class Standardised:
 def standardise(
     micrograph: Tensor | np.ndarray, pixel_size_angstrom: float, sigma: float | None = None
 ) -> Standardised:
-    """Take off the background and divide by the noise, which is estimated from the image.
+    """Take off the background and divide by the noise `sigma`, if need be estimated.
 
-    Parameters
-    ----------
-    micrograph : Tensor or ndarray
-        ``(H, W)``, at least 64 pixels a side, any grey range.
-    sigma : float, optional
-        Standard deviation of the noise instead of the estimate.
+    The micrograph is ``(H, W)``, at least 64 pixels a side, of any grey range.
 
     Raises
     ------
@@ -82,10 +71,8 @@ class Guides:
     ----------
     guess, confidence : Tensor
         ``(H, W)``, in units of the noise, and in [0, 1]; both 0 where no particle is.
-    coordinates : ndarray
-        ``(n, 2)`` places (y, x) of the patches that were compared.
-    similarity : Tensor
-        ``(n,)`` largest cosine of each.
+    coordinates, similarity
+        ``(n, 2)`` places (y, x) of patches that were compared, ``(n,)`` their largest cosines.
     null : float
         Cosine that nineteen in twenty random places stay below.
     amplitude : float
@@ -115,14 +102,8 @@ def guide(
     `threshold` robust standard deviations. A candidate counts if its cosine is above that of 19
     in 20 random places; its confidence is then 1 - H(w)/ln m inside the particle's disc (1 if not
     `weighted`). What the pasted targets leave of the image is blurred by 30 A and added: the guess
-    knows nothing of background.
-
-    Parameters
-    ----------
-    image : Tensor
-        ``(H, W)`` of `standardise`.
-    most : int
-        Candidates at most, the best.
+    knows nothing of background. The image is ``(H, W)`` of `standardise`; of the candidates the
+    best are taken, `most` at most.
     """
     calm = image.clamp(-CLIP, CLIP)
     places = propose(calm, matcher, generator, threshold, most)

@@ -57,22 +57,12 @@ def frames(
     """Micrographs of a split: proteins in turn, defocus rising, doses of 36 to 54 e/A^2.
 
     Every fourth micrograph has a carbon edge, every other an ice crystal. Proteins and defocus
-    ranges of the splits differ (`PROTEINS`, `DEFOCI_ANGSTROM`): `seen` has the proteins of the
-    training at the defoci of the test. The barrel of the validation split is no real protein.
-    Where an atomic model is not on this machine the barrel stands in, and `Frame.specimen` says
-    so.
+    ranges of the splits differ (`PROTEINS`, `DEFOCI_ANGSTROM`): ``seen`` has the proteins of
+    ``train`` at the defoci of ``test``. The barrel of ``validation`` is no real protein; it stands
+    in where an atomic model is not on this machine, and `Frame.specimen` says so. `particles` are
+    expected in a field of 1024 x 1024 pixels; 110 by default, 0 for the control.
 
-    Parameters
-    ----------
-    split : str
-        ``"train"``, ``"seen"``, ``"validation"`` or ``"test"``.
-    particles : int, optional
-        Expected in a field of 1024 x 1024 pixels; 110 by default, 0 for the control.
-
-    Raises
-    ------
-    InputError
-        Unknown split, or no micrograph.
+    An `InputError` for an unknown split, or no micrograph.
     """
     if split not in PROTEINS or count < 1:
         raise InputError(f"micrographs are of {', '.join(PROTEINS)}, at least one")
@@ -111,14 +101,8 @@ def _frame(split: str, number: int, count: int, size: int, particles: int | None
 class Material:
     """What a network sees.
 
-    Attributes
-    ----------
-    micrographs, size : int
-        How many of which side to train on.
-    validation : int
-        How many to measure with.
-    crop, crops : int
-        Side of the training crops; how many places they are drawn from.
+    It is trained on so many micrographs of a side and measured with `validation` others; crops
+    of side `crop` are drawn from `crops` places.
     """
 
     micrographs: int = 8
@@ -143,11 +127,8 @@ class BankConfig:
     ----------
     low_pass_angstrom : float
         Resolution of the reference.
-    directions, angles : int
-    temperature : float
-        tau.
-    rank : int
-        Dimensions that the projector keeps.
+    temperature, rank
+        tau, and dimensions that the projector keeps.
     features : str
         ``"pixels"`` or ``"encoder"``, the deepest features of the network's own encoder.
     refresh : tuple of float
@@ -178,15 +159,20 @@ class BankConfig:
             settings["refresh"] = tuple(settings["refresh"])
         return cls(**settings)
 
+    def project(self, reference: Tensor, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> TargetBank:
+        """Targets of a reference ``(n, n, n)``, as fine as pixels allow."""
+        finest = max(self.low_pass_angstrom, 2.2 * pixel_size_angstrom)
+        return TargetBank.from_volume(
+            reference, pixel_size_angstrom, finest, self.directions, self.angles
+        )
+
 
 @dataclass
 class GuidedLoss:
-    """Score matching on crops of standardised micrographs, guided by their target banks.
+    """Score matching on crops of standardised micrographs `fields`, guided by target banks.
 
     Attributes
     ----------
-    fields : list of Tensor
-        Standardised micrographs ``(H, W)``.
     matchers : sequence of callable
         One a micrograph (or none): ``matcher(features)`` with features of `TargetBank.matcher`.
     trace : list of dict
@@ -319,18 +305,9 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     bank = BankConfig.read(recipe.get("bank", {}))
     shown = frames("train", material.micrographs, material.size)
     fields = [standardise(f.micrograph.noisy, PIXEL_ANGSTROM).image for f in shown]
-    banks: dict[str, TargetBank] = {}
-    matchers: list[Callable[[Features | None], Matcher]] = []
-    for frame in shown if guidance is not None else []:
-        if frame.specimen not in banks:
-            banks[frame.specimen] = TargetBank.from_volume(
-                volume(frame.specimen)[0],
-                PIXEL_ANGSTROM,
-                bank.low_pass_angstrom,
-                bank.directions,
-                bank.angles,
-            )
-        matchers.append(make_matchers(banks[frame.specimen], frame.micrograph.config, bank))
+    guided = shown if guidance is not None else []
+    banks = {name: bank.project(volume(name)[0]) for name in {f.specimen for f in guided}}
+    matchers = [make_matchers(banks[f.specimen], f.micrograph.config, bank) for f in guided]
     loss = GuidedLoss(fields, objective, material.crop, guidance, bank, matchers)
     held_out = frames("validation", material.validation, min(material.size, 512))
 

@@ -22,7 +22,6 @@ from emlab.models import build
 from emlab.physics.micrograph import MicrographConfig
 from emlab.priors.networks import wrap
 from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
-from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import BankConfig, GuidedLoss, Material, make_matchers, places
 from emlab.runtime import atomic_path
 from emlab.settings import read_profile, read_settings
@@ -36,11 +35,7 @@ _MODELS = (".pdb", ".cif", ".ent", ".mmcif")
 class Optics:
     """How a micrograph was taken, as far as its targets need to know.
 
-    Attributes
-    ----------
-    defocus_angstrom : float
-        Mean of the two defoci, positive is underfocus.
-    voltage_kv, cs_mm, amplitude_contrast : float
+    `defocus_angstrom` is the mean of the two defoci, positive is underfocus.
     """
 
     defocus_angstrom: float
@@ -53,16 +48,9 @@ class Optics:
 class Trained:
     """A score trained on someone's micrographs.
 
-    Attributes
-    ----------
-    tensors : dict
-        Weights of the network.
-    model, objective : dict
-        What rebuilds the network and the prior.
-    trace : list of dict
-        What the target bank said at each refresh; empty without a reference.
-    history : list of dict
-        Losses.
+    `tensors` are the network's weights; `model` and `objective` rebuild the network and the prior;
+    `trace` is what the target bank said at each refresh, empty without a reference; `history` are
+    the losses.
     """
 
     tensors: dict[str, Tensor]
@@ -86,13 +74,7 @@ class Trained:
 
 
 def load_trained(path: Path | str, device: torch.device | str = "cpu") -> ScorePrior:
-    """The score in a file of `Trained.save`.
-
-    Raises
-    ------
-    InputError
-        There is no such file, or it is not one of these.
-    """
+    """The score in a file of `Trained.save`; an `InputError` where it is none, or not there."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -164,13 +146,7 @@ def train_on(
     matchers: list[Callable] = []
     bank = BankConfig.read(recipe.get("bank", {}))
     if reference is not None and optics is not None:
-        targets = TargetBank.from_volume(
-            reference,
-            working,
-            max(bank.low_pass_angstrom, 2.2 * working),
-            bank.directions,
-            bank.angles,
-        )
+        targets = bank.project(reference, working)
         matchers = [make_matchers(targets, lens_of(one, working), bank) for one in optics]
     guidance = Guidance(**recipe["guidance"]) if matchers else None
     loss = GuidedLoss(fields, objective, crop, guidance, bank, matchers, insist=bool(matchers))
@@ -205,12 +181,8 @@ def read_reference(
 ) -> tuple[Tensor, str]:
     """A map or an atomic model as ``(64, 64, 64)`` at a pixel size, and what was done to it.
 
-    Parameters
-    ----------
-    path : path
-        PDB or mmCIF model, or MRC map with protein positive.
-    voxel_size_angstrom : float, optional
-        Of the map, instead of its header's.
+    It is a PDB or mmCIF model, or an MRC map with protein positive, whose voxel size may be given
+    instead of its header's.
 
     Raises
     ------

@@ -17,7 +17,7 @@ import torch
 
 from emlab.app.own_image.asked import Entrant, Grey, Progress, Question, Ready
 from emlab.chapters.em_generalist.peers import Known, run_peer, tuned
-from emlab.chapters.tsm.peers import topaz_denoise, wiener
+from emlab.chapters.tsm.cases import topaz_denoise, wiener
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.methods import cellpose3, generalist, tsm

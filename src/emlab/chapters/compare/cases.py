@@ -15,9 +15,18 @@ from emlab import data, weights
 from emlab.bench import Report
 from emlab.bench.study import pipe_table
 from emlab.chapters import claims
-from emlab.chapters.tsm.cases import RealStudy, at_hand, cut, score_method, square, study_real
-from emlab.chapters.tsm.peers import LABELS, Method, classical, each, tuned
-from emlab.data.micrographs import apoferritin_micrograph
+from emlab.chapters.tsm.cases import (
+    LABELS,
+    Method,
+    RealStudy,
+    classical,
+    each,
+    real_apoferritin,
+    score_method,
+    study_real,
+    tuned,
+)
+from emlab.chapters.tsm.figures import central
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
 from emlab.methods import generalist, tsm
@@ -157,12 +166,8 @@ def window(
     images: Mapping[str, Image], micrograph: Micrograph, side: int = 220
 ) -> dict[str, Image]:
     """The same window about a particle of every image, by label, and the clean one."""
-    middle = np.array(micrograph.noisy.shape) / 2
-    distance = np.linalg.norm(micrograph.coordinates - middle, axis=1)
-    place = micrograph.coordinates[distance.argmin()]
-    side = min(side, *micrograph.noisy.shape)
-    shown = {LABELS[name]: square(image, place, side) for name, image in images.items()}
-    return {**shown, "clean": square(micrograph.clean.numpy(), place, side)}
+    shown = {LABELS[name]: central(image, micrograph, side) for name, image in images.items()}
+    return {**shown, "clean": central(micrograph.clean.numpy(), micrograph, side)}
 
 
 def study_apoferritin(
@@ -183,10 +188,11 @@ def study_apoferritin(
     kept : dict, optional
         Recorded picks by method.
     """
-    name = "apoferritin_10146"
-    if (side < 0 and data.available(name)) or not at_hand(name, report):
+    if side < 0 and data.available("apoferritin_10146"):
         return None
-    seen = cut(apoferritin_micrograph("average"), side)
+    seen = real_apoferritin("average", side, report)
+    if seen is None:
+        return None
     study = study_real(seen, chosen, thresholds(), threads, kept)
     study.record(report, "apoferritin")
     return study

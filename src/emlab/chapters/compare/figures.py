@@ -14,8 +14,8 @@ from emlab import weights
 from emlab.bench.claims import fill
 from emlab.bench.study import pipe_table
 from emlab.chapters.compare.study import BAND_ANGSTROM, Judged, Nothing
+from emlab.chapters.tsm.cases import LABELS
 from emlab.chapters.tsm.figures import LINES, grey_range
-from emlab.chapters.tsm.peers import LABELS
 from emlab.recipes.particles import RESTORER, SEGMENTER
 from emlab.viz import COLOURS, show_images
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from emlab.chapters.compare.cases import empty_fields, methods, settings, thresholds
-from emlab.chapters.compare.study import Judged, audit, judge
-from emlab.chapters.tsm.cases import study_real
-from emlab.chapters.tsm.peers import classical
-from emlab.chapters.tsm.recorded import picks_of
+from emlab.chapters.compare.study import audit, judge
+from emlab.chapters.tsm.cases import classical, study_real
+from emlab.chapters.tsm.recorded import picks_of, plain_picks, rows_of
 from emlab.data.micrographs import apoferritin_micrograph
-from emlab.external.topaz import Picked
 from emlab.methods.cellpose3 import load_segmenter
 from emlab.recipes.particles import RESTORER, SEGMENTER, SQUARES
 from emlab.recipes.tsm import frames
@@ -30,7 +26,10 @@ def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     every = classical(["bm3d"]) | methods("cpu", "cpu", seed)
     some = {name: every[name] for name in settings["rows"]}
     judged = judge(test, some, thresholds(), segmenter)
-    found: dict[str, Any] = {"rows": {name: _row(judged, name) for name in some}}
+    found: dict[str, Any] = {"rows": rows_of(judged.table)}
+    for name in {"bm3d"} & found["rows"].keys():  # no run makes it again
+        own = plain_picks({name: judged.own[name].picked})[name]["picks"]
+        found["rows"][name] |= {"rings": judged.rings[name].tolist(), "own": own}
     if settings["empty"]:
         nothing = audit(empty_fields(settings["empty"], size, seed), some, judged, segmenter)
         found["nothing"] = {
@@ -40,22 +39,9 @@ def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
         real = apoferritin_micrograph("average")
         own = methods("cpu", "cpu", seed, real.pixel_size_angstrom)
         study = study_real(real, {name: own[name] for name in _REAL}, thresholds())
-        found["apoferritin"] = {name: _places(picks.picked) for name, picks in study.picks.items()}
+        rows = plain_picks({name: picks.picked for name, picks in study.picks.items()})
+        found["apoferritin"] = {name: row["picks"] for name, row in rows.items()}
     return found
-
-
-def _row(judged: Judged, name: str) -> dict[str, Any]:
-    """As `chapters.tsm.recorded.join` wants it; a row that no run makes again is whole."""
-    table = judged.table
-    row: dict[str, Any] = {"cost": table.cost(name), "bands": table.bands[name].tolist()}
-    row["picks"] = _places(table.picks[name].picked)
-    if name == "bm3d":
-        row |= {"rings": judged.rings[name].tolist(), "own": _places(judged.own[name].picked)}
-    return row
-
-
-def _places(picked: Sequence[Picked]) -> list[Any]:
-    return [np.c_[each.coordinates, each.scores].tolist() for each in picked]
 
 
 _HERE = settings("cpu")
@@ -86,6 +72,6 @@ def kept(here: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         return {}
     found = dict(PICKS.values) | {"rows": {**PICKS.values["rows"], **BM3D.values["rows"]}}
     if here["apoferritin_side"] == 0:
-        real = {name: picks_of({"picks": each}) for name, each in found["apoferritin"].items()}
+        real = {name: picks_of(each) for name, each in found["apoferritin"].items()}
         return found | {"apoferritin": real}
     return found | {"apoferritin": None}

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from emlab.bench import Report
 from emlab.bench.study import pipe_table, spanned
-from emlab.chapters.tsm.cases import at_pixel
-from emlab.chapters.tsm.peers import LABELS, Method
+from emlab.chapters.tsm.cases import LABELS, Method
 from emlab.chapters.tsm.recorded import join, picks_of
 from emlab.chapters.tsm.study import NOTE, Table, run_study
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.external.picking import DIAMETER_ANGSTROM, Picks, f1_gain, pick_all
+from emlab.methods.tsm import to_working_size
 from emlab.metrics import Interval, fourier_ring_correlation, mean_interval, paired_difference
 from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations, band_pass
 from emlab.metrics.picking import Counts
@@ -94,7 +94,7 @@ class Judged:
         if number == "own_f1":
             return f1_gain(self.own[better].at(ANY_SCORE), self.own[worse].at(ANY_SCORE))
         found = {
-            "correlation": lambda name: self.table.bands[name][:, -1],
+            "correlation": lambda name: self.table.scores[name]["recovery"],
             "frc": self.agreement,
         }[number]
         first, second = found(better), found(worse)
@@ -111,13 +111,13 @@ class Judged:
             f"| F1, segmenter | micrographs | CPU-s a megapixel{mark} |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        for name in self.table.bands:
+        for name in self.table.methods:
             picks = self.table.picks.get(name)
             f1 = f"{picks.at(self.table.threshold(name)).f1():.3f}" if picks else "-"
             own = f"{self.own[name].at(ANY_SCORE).f1():.3f}" if name in self.own else "-"
-            label = LABELS[name] + " †" * (name in self.table.told)
+            label = self.table.label(name)
             lines.append(
-                f"| {label} | {_text(self.table.recovery(name))} "
+                f"| {label} | {_text(self.table.interval(name, 'recovery'))} "
                 f"| {_text(_mean(self.agreement(name)))} | {self.resolution(name):.0f} | {f1} "
                 f"| {own} | {self.seen(name)} | {self.table.cost(name):.2g} |"
             )
@@ -126,7 +126,7 @@ class Judged:
     def winners(self) -> dict[str, str]:
         """The best method by each judge, of those that saw all micrographs."""
         judges = {
-            "correlation in particles": lambda name: self.table.bands[name][:, -1].mean(),
+            "correlation in particles": lambda name: self.table.scores[name]["recovery"].mean(),
             "Fourier ring correlation": lambda name: self.agreement(name).mean(),
             "the segmenter": lambda name: self.own[name].at(ANY_SCORE).f1(),
         }
@@ -134,7 +134,7 @@ class Judged:
             judges["Topaz"] = lambda name: (
                 self.table.picks[name].at(self.table.threshold(name)).f1()
             )
-        whole = [name for name in self.rings if self.seen(name) == len(self.table.micrographs)]
+        whole = [name for name in self.rings if self.seen(name) == len(self.table.cases)]
         return {judge: max(whole, key=score) for judge, score in judges.items()}
 
     def markdown_gains(self, worse: str = "raw") -> str:
@@ -144,7 +144,7 @@ class Judged:
             f"| over {LABELS[worse]} | " + " | ".join(_NUMBERS[n] for n in numbers) + " |",
             "|---" * (len(numbers) + 1) + "|",
         ]
-        for name in [n for n in self.table.bands if n != worse]:
+        for name in [n for n in self.table.methods if n != worse]:
             cells = [
                 "{:+.3f} [{:+.3f}, {:+.3f}]".format(*self.gain(name, worse, number))
                 if name in known
@@ -159,9 +159,10 @@ class Judged:
         ``gain.NUMBER.METHOD`` over raw, ``gain_over_tsm`` and ``over_squares`` alike."""
         for name, value in self.constant.items():
             report.value(f"{name}.constant", value, note="of an image without contrast")
-        for name in self.table.bands:
+        for name in self.table.methods:
             n = self.seen(name)
-            report.value(f"correlation.{name}", *self.table.recovery(name), note=NOTE, n=n)
+            found = self.table.interval(name, "recovery")
+            report.value(f"correlation.{name}", *found, note=NOTE, n=n)
             report.value(f"frc.{name}", *_mean(self.agreement(name)), note=NOTE, n=n)
             report.value(f"cost.{name}", self.table.cost(name), unit="s", note="a megapixel")
         for name, picks in self.table.picks.items():
@@ -179,7 +180,7 @@ class Judged:
 
     def _numbers(self) -> dict[str, Mapping]:
         return {
-            "correlation": self.table.bands,
+            "correlation": self.table.scores,
             "frc": self.rings,
             "f1": self.table.picks,
             "own_f1": self.own,
@@ -204,8 +205,8 @@ def judge(
     """
     table = run_study(micrographs, methods, thresholds, first=first, progress=progress)
     rings, own, frequency = {}, {}, np.zeros(0)
-    for name, made in table.denoised.items():
-        seen = table.micrographs[: len(made.images)]
+    for name, made in table.answers.items():
+        seen = table.cases[: len(made.images)]
         curves = [ring_correlation(image, m) for image, m in zip(made.images, seen, strict=True)]
         frequency = curves[0][0]
         rings[name] = np.array([curve[1] for curve in curves])
@@ -213,10 +214,10 @@ def judge(
     rows = kept or {}
     if not (rows and join(table, rows)):
         table.pick(threads)
-    for name in table.told:
+    for name in table.recorded:
         rings[name] = np.array(rows[name]["rings"])
-        own[name] = replace(table.picks[name], picked=picks_of({"picks": rows[name]["own"]}))
-    return Judged(table, frequency, rings, own, _constant(table.micrographs[0], segmenter))
+        own[name] = replace(table.picks[name], picked=picks_of(rows[name]["own"]))
+    return Judged(table, frequency, rings, own, _constant(table.cases[0], segmenter))
 
 
 def ring_correlation(image: NDArray[np.float32], micrograph: Micrograph) -> tuple[Values, Values]:
@@ -347,7 +348,7 @@ def audit(
             for kind, every in denoised.items()
             for name, images in every.items()
         }
-        pixel = judged.table.micrographs[0].pixel_size_angstrom
+        pixel = judged.table.cases[0].pixel_size_angstrom
         found, _ = pick_all(together, pixel, DIAMETER_ANGSTROM, threads=threads)
         for label, picked in found.items():
             kind, _, name = label.partition(" ")
@@ -365,7 +366,7 @@ def _numbers(picks: Picks, level: float) -> NDArray[np.int64]:
 
 def _within_particles(table: Table, method: str) -> float:
     spreads = []
-    for image, micrograph in zip(table.denoised[method].images, table.micrographs, strict=False):
+    for image, micrograph in zip(table.answers[method].images, table.cases, strict=False):
         inside = micrograph.mask(RADIUS_ANGSTROM).numpy()
         spreads.append(_band(image, micrograph.pixel_size_angstrom)[inside].std())
     return max(float(np.mean(spreads)), 1e-12)
@@ -472,7 +473,7 @@ def split(
     """
     if pixel_size_angstrom > 1.32:
         raise InputError("halves need pixels of at most 1.3 A; take a finer micrograph")
-    raw = [at_pixel(half, 2 * pixel_size_angstrom) for half in halves(image)]
+    raw = [to_working_size(half, 2 * pixel_size_angstrom)[0] for half in halves(image)]
     pixel = 2 * pixel_size_angstrom * image.shape[0] / 2 / raw[0].shape[0]
     made = {name: method(raw).images for name, method in methods.items()}
     with_raw = {name: _windows(each[0], raw[1], pixel, across) for name, each in made.items()}

@@ -1,28 +1,25 @@
-"""What chapter 02 computes beside its table: how much of it, other sets, real micrographs."""
+"""What chapter 02 looks at, and who denoises it: filters, BM3D, Noise2Void, Topaz-Denoise, scores.
+
+``python -m tools.tune_tsm_peers`` chooses the settings of filters, and every method's picking
+threshold, on validation micrographs and writes ``peers.toml``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from emlab import data, weights
+from emlab import chapters, data, weights
 from emlab.bench import Report
-from emlab.chapters.tsm.peers import (
-    LABELS,
-    Denoised,
-    Method,
-    classical,
-    each,
-    noise2void,
-    topaz_denoise,
-)
-from emlab.chapters.tsm.study import Table
+from emlab.bench.study import Column, Study, pipe_table
 from emlab.data.micrographs import (
     RealMicrograph,
     apoferritin_micrograph,
@@ -30,63 +27,162 @@ from emlab.data.micrographs import (
     k2_micrograph,
 )
 from emlab.data.phase_maps import PIXEL_ANGSTROM
-from emlab.errors import DataUnavailableError
+from emlab.errors import DataUnavailableError, InputError
 from emlab.external import topaz
-from emlab.external.picking import HIT, Picks, pick_all
+from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, pick_all
 from emlab.external.topaz import Picked
 from emlab.methods import tsm
 from emlab.metrics.fourier import radial_frequency
-from emlab.metrics.picking import chance
+from emlab.metrics.picking import Counts, chance, count
 from emlab.models import untrained
-from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
+from emlab.physics.micrograph import (
+    Micrograph,
+    MicrographConfig,
+    config_transfer,
+    simulate_micrograph,
+)
+from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.priors.base import Prior
 from emlab.priors.networks import wrap
-from emlab.recipes.tsm import PROTEINS, BankConfig, volume
-from emlab.settings import only_first, read_profile, read_settings, smaller
+from emlab.priors.target_bank import TargetBank
+from emlab.recipes.tsm import PROTEINS, volume
+from emlab.runtime import make_generator
+from emlab.settings import read_settings
+from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
+from emlab.solvers.classical import bm3d
 
+SLUG = "02_tsm"
 Image = NDArray[np.float32]
-_TOLD = {
-    "micrographs": "simulated test micrographs",
-    "size": "pixels a side",
-    "empty": "micrographs without particles",
-    "sets": "micrographs of each other set",
-    "known": "micrographs of the bank's proteins",
-    "noise2void_steps": "steps of Noise2Void",
+LABELS = {
+    "raw": "raw",
+    "gaussian": "Gaussian",
+    "wiener": "Wiener low-pass",
+    "bm3d": "BM3D",
+    "noise2void": "Noise2Void",
+    "topaz": "Topaz-Denoise",
+    "untrained": "TSM, untrained network",
+    "dsm": "DSM",
+    "tsm": "TSM",
+    "generalist": "EM Generalist",
+    "squares": "restorer, squared error",
+    "cellpose3": "Cellpose3-style restorer",
+    "untrained_restorer": "restorer, untrained",
 }
 # Other proteins and defoci than the table's: name, specimen, angstrom.
 SETS = {
     "near focus": ("t20s", 7000.0),
     "beta-galactosidase": ("beta_galactosidase", 21000.0),
 }
-
-
 # What the data registry calls the models.
 MODELS = {
     "t20s": "pdb_6bdf",
     "apoferritin_6z6u": "pdb_6z6u",
     "beta_galactosidase": "pdb_5a1a",
 }
+NO_PICKER = "*skipped: Topaz is not installed*"
+LOW_PASS_ANGSTROM, DIRECTIONS, ANGLES = 15.0, 40, 24  # of projections that windows may resemble
+_FLOOR = 0.4  # cycles per pixel from which a micrograph is taken to be noise
 
 
-def settings(profile: str) -> dict[str, Any]:
-    """A profile's table of ``chapter.toml``."""
-    return read_profile("chapters/tsm/chapter", profile)
+@dataclass(frozen=True)
+class Denoised:
+    """Images ``(H, W)`` of n micrographs, in their grey levels, protein dark.
+
+    ``cpu_seconds`` are of the method alone.
+    """
+
+    images: list[Image]
+    cpu_seconds: float
 
 
-def shortcuts(profile: str) -> list[str]:
-    """One sentence for everything that is smaller than in the ``paper`` profile."""
-    here, full = settings(profile), settings("paper")
-    return smaller(_TOLD, here, full) + only_first(LABELS, here, full)
+Method = Callable[[Sequence[Image]], Denoised]
 
 
-def bank_settings() -> BankConfig:
-    """The target bank that the shipped TSM was trained with."""
-    return BankConfig.read(read_settings("recipes/tsm")["recipes"]["tsm_tsm"]["bank"])
+def each(function: Callable[[Image], Image]) -> Method:
+    """A method that takes one micrograph at a time."""
+    return partial(_each, function)
 
 
-def score_method(denoiser: Prior, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> Method:
+def gaussian(image: Image, width: float) -> Image:
+    """Gaussian low-pass of a standard deviation in pixels."""
+    return ndimage.gaussian_filter(image, width)
+
+
+def wiener(image: Image, strength: float, noise_power: NDArray[np.floating] | None = None) -> Image:
+    r"""Wiener low-pass with the micrograph's own spectrum.
+
+    Noise is white at the level N of the finest frequencies, the filter
+    :math:`\max(0, 1 - sN/P(k))` with P the power averaged over rings; s = 1 is Wiener's.
+
+    Parameters
+    ----------
+    noise_power : ndarray, optional
+        N at each frequency ``(H, W // 2 + 1)`` instead, where the noise is not white; its mean
+        over all frequencies is the variance.
+
+    Raises
+    ------
+    InputError
+        A strength that is not positive.
+    """
+    if not strength > 0:
+        raise InputError(f"the strength must be positive, got {strength}")
+    spectrum = np.fft.rfft2(image - image.mean())
+    frequency = radial_frequency(image.shape)
+    ring = np.rint(frequency * min(image.shape)).astype(int)
+    power = np.bincount(ring.ravel(), (np.abs(spectrum) ** 2).ravel())
+    mean_power = power / np.maximum(np.bincount(ring.ravel()), 1)
+    noise: Any = float((np.abs(spectrum[frequency > _FLOOR]) ** 2).mean())
+    if noise_power is not None:
+        noise = noise_power * image.size
+    smooth = ndimage.gaussian_filter1d(mean_power, 2.0)[ring]
+    gain = np.maximum(0, 1 - strength * noise / np.maximum(smooth, 1e-30))
+    return (np.fft.irfft2(spectrum * gain, s=image.shape) + image.mean()).astype("f4")
+
+
+def block_matching(image: Image, factor: float) -> Image:
+    """BM3D with the estimated noise times a factor."""
+    return bm3d(image, factor * estimate_noise_sigma(image))
+
+
+def noise2void(image: Image, steps: int, seed: int) -> Image:
+    """A small blind-spot network, trained on this micrograph alone."""
+    found = denoise_blind_spot(
+        torch.from_numpy(image), BlindSpotConfig(steps=steps), make_generator(seed)
+    )
+    return found.numpy()
+
+
+def topaz_denoise(images: Sequence[Image], threads: int = 1) -> Denoised:
+    """Topaz-Denoise's pretrained U-Net, whose authors trained it on thousands of micrographs."""
+    found, done = topaz.denoise(images, threads=threads)
+    return Denoised(found, done.cpu_seconds)
+
+
+def classical(names: Sequence[str], settings: Mapping[str, Any] | None = None) -> dict[str, Method]:
+    """Raw, Gaussian, Wiener and BM3D with their tuned settings, those of `names`."""
+    table = tuned()["peers"] if settings is None else settings
+    made: dict[str, Method] = {
+        "raw": each(lambda image: image),
+        "gaussian": each(partial(gaussian, **table.get("gaussian", {}))),
+        "wiener": each(partial(wiener, **table.get("wiener", {}))),
+        "bm3d": each(partial(block_matching, **table.get("bm3d", {}))),
+    }
+    return {name: made[name] for name in names}
+
+
+def tuned() -> dict[str, Any]:
+    """``peers.toml``: tables ``peers`` and ``thresholds``."""
+    return read_settings("chapters/tsm/peers")
+
+
+def score_method(
+    denoiser: Prior,
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+    config: tsm.Config | None = None,
+) -> Method:
     """One Tweedie step with a score."""
-    return each(lambda image: tsm.denoise(image, pixel_size_angstrom, denoiser).image)
+    return each(lambda image: tsm.denoise(image, pixel_size_angstrom, denoiser, config).image)
 
 
 def untrained_prior(seed: int) -> Prior:
@@ -99,13 +195,13 @@ def methods(
     profile: str, scores: Mapping[str, Prior], threads: int, seed: int
 ) -> dict[str, Method]:
     """Rows of the chapter's table that a profile runs; Topaz-Denoise where it is installed."""
+    here = chapters.settings(SLUG, profile)
     chosen = classical(["raw", "gaussian", "wiener", "bm3d"])
-    here = settings(profile)
-    steps = here["noise2void_steps"]
-    chosen["noise2void"] = each(partial(noise2void, steps=steps, seed=seed))
+    chosen["noise2void"] = each(partial(noise2void, steps=here["noise2void_steps"], seed=seed))
     if topaz.find() is not None:
         chosen["topaz"] = partial(topaz_denoise, threads=threads)
     chosen |= {name: score_method(score) for name, score in scores.items()}
+    chosen["untrained"] = score_method(untrained_prior(seed))
     return {name: method for name, method in chosen.items() if here["first"].get(name) != 0}
 
 
@@ -124,106 +220,6 @@ def other_set(name: str, count: int, size: int, seed: int) -> list[Micrograph]:
     return [simulate_micrograph(config, potential, generator) for generator in generators]
 
 
-@dataclass(frozen=True)
-class RealStudy:
-    """A real micrograph with hand picks, and picks from each method's image of it.
-
-    Attributes
-    ----------
-    micrograph : RealMicrograph
-    denoised : dict
-        By method.
-    picks : dict
-        By method; empty without Topaz.
-    thresholds : dict
-        Those of the simulated validation micrographs.
-    """
-
-    micrograph: RealMicrograph
-    denoised: dict[str, Denoised]
-    picks: dict[str, Picks]
-    thresholds: Mapping[str, float]
-
-    def f1(self, method: str) -> float:
-        """At the method's threshold."""
-        level = self.thresholds.get(method, self.thresholds["raw"])
-        return self.picks[method].at(level).f1()
-
-    def best_f1(self, method: str) -> float:
-        """Of all thresholds: what the picker could have reached."""
-        return float(self.picks[method].curve().f1.max())
-
-    def chance(self) -> float:
-        """F1 of places drawn blindly, as many as there are hand picks."""
-        places = self.micrograph.coordinates
-        assert places is not None
-        return chance([places], [self.micrograph.pixels.shape], self.picks["raw"].radius).f1()
-
-    def record(self, report: Report, key: str) -> None:
-        """Record ``KEY.f1.METHOD``, ``KEY.best_f1.METHOD`` and ``KEY.f1.chance``."""
-        if self.picks:
-            report.value(f"{key}.f1.chance", self.chance(), note="places at random", n=1)
-        for name, picks in self.picks.items():
-            report.value(f"{key}.f1.{name}", self.f1(name), n=1)
-            report.value(f"{key}.best_f1.{name}", self.best_f1(name), n=1)
-            report.value(f"{key}.average_precision.{name}", picks.curve().average_precision, n=1)
-
-    def markdown(self) -> str:
-        """A row a method."""
-        if not self.picks:
-            return "*skipped: Topaz is not installed*"
-        lines = ["| picked from | F1 | F1 at the best threshold | average precision |"]
-        lines.append("|---|---|---|---|")
-        for name, picks in self.picks.items():
-            lines.append(
-                f"| {LABELS[name]} | {self.f1(name):.3f} | {self.best_f1(name):.3f} "
-                f"| {picks.curve().average_precision:.3f} |"
-            )
-        lines.append(f"| places at random | {self.chance():.3f} | | |")
-        return "\n".join(lines)
-
-
-def study_real(
-    micrograph: RealMicrograph,
-    chosen: Mapping[str, Method],
-    thresholds: Mapping[str, float],
-    threads: int = 1,
-    kept: Mapping[str, list[Picked]] | None = None,
-) -> RealStudy:
-    """Denoise a real micrograph with every method and pick from it, or take `kept` picks."""
-    denoised = {name: method([micrograph.pixels]) for name, method in chosen.items()}
-    picks: dict[str, Picks] = {}
-    diameter = micrograph.diameter_angstrom
-    can = kept is not None or topaz.find() is not None
-    if can and micrograph.coordinates is not None and diameter is not None:
-        pixel = micrograph.pixel_size_angstrom
-        found = kept
-        if found is None:
-            images = {name: each.images for name, each in denoised.items()}
-            found, _ = pick_all(images, pixel, diameter, threads=threads)
-        radius = HIT * diameter / pixel
-        for name, picked in found.items():
-            picks[name] = Picks(picked, [micrograph.coordinates], radius)
-    return RealStudy(micrograph, denoised, picks, thresholds)
-
-
-def cut(micrograph: RealMicrograph, side: int) -> RealMicrograph:
-    """The upper left square of a real micrograph with its picks; all of it for side 0."""
-    if not side:
-        return micrograph
-    places = micrograph.coordinates
-    if places is not None:
-        places = places[(places < side).all(1)]
-    return RealMicrograph(
-        micrograph.name,
-        micrograph.pixels[:side, :side],
-        micrograph.pixel_size_angstrom,
-        places,
-        micrograph.diameter_angstrom,
-        micrograph.note,
-    )
-
-
 def record_material(report: Report) -> None:
     """Say which particles the micrographs show, and which stand in for absent models."""
     for split, names in PROTEINS.items():
@@ -236,70 +232,50 @@ def record_material(report: Report) -> None:
             )
 
 
-def record_set(report: Report, name: str, table: Table) -> None:
-    """Record ``set.NAME.NUMBER.METHOD`` and the gain of TSM over each."""
-    key = f"set.{name.replace(' ', '_').replace('-', '_')}"
-    for method in table.bands:
-        report.value(f"{key}.recovery.{method}", *table.recovery(method))
-    for method, picks in table.picks.items():
-        counts = picks.at(table.threshold(method))
-        for number in ("precision", "recall", "f1"):
-            report.value(f"{key}.{number}.{method}", getattr(counts, number)())
+def at_hand(name: str, report: Report) -> bool:
+    """Record a data set as used, or as absent; returns whether it is here."""
+    try:
+        report.data(data.load(name))
+    except DataUnavailableError:
+        report.absent(name, "what shows it is left out")
+        return False
+    return True
+
+
+def cut(micrograph: RealMicrograph, side: int) -> RealMicrograph:
+    """The upper left square of a real micrograph with its picks; all of it for side 0."""
+    if not side:
+        return micrograph
+    places = micrograph.coordinates
+    if places is not None:
+        places = places[(places < side).all(1)]
+    return replace(micrograph, pixels=micrograph.pixels[:side, :side], coordinates=places)
 
 
 def real_k2(side: int, report: Report) -> RealMicrograph | None:
     """The K2 frame, or its corner, recorded as used; None where it is not on this machine."""
-    if not at_hand("k2_micrograph", report):
-        return None
-    return cut(k2_micrograph(), side)
+    return cut(k2_micrograph(), side) if at_hand("k2_micrograph", report) else None
 
 
-def study_apoferritin(
-    frame: str,
-    scores: Mapping[str, Prior],
-    thresholds: Mapping[str, float],
-    side: int,
-    few: Sequence[str],
-    report: Report,
-    threads: int = 1,
-    kept: Mapping[str, list[Picked]] | None = None,
-) -> RealStudy | None:
-    """EMPIAR-10146 with hand picks, judged and recorded; None where it is not on this machine.
-
-    Parameters
-    ----------
-    frame : str
-        ``"average"`` or ``"noisy"``, a single frame.
-    side : int
-        Of the corner that is used; 0 for all of it.
-    few : sequence of str
-        Methods that take part.
-    kept : dict, optional
-        Recorded picks by method: neither Topaz nor Topaz-Denoise is run then.
-    """
-    if not at_hand("apoferritin_10146", report):
-        return None
-    seen = cut(apoferritin_micrograph(frame), side)
-    chosen = classical(["raw"])
-    if kept is None and "topaz" in few and topaz.find() is not None:
-        chosen["topaz"] = partial(topaz_denoise, threads=threads)
-    pixel = seen.pixel_size_angstrom
-    chosen |= {name: score_method(score, pixel) for name, score in scores.items()}
-    study = study_real(seen, chosen, thresholds, threads, kept)
-    study.record(report, f"apoferritin_{'frame' if frame == 'noisy' else frame}")
-    return study
+def real_apoferritin(frame: str, side: int, report: Report) -> RealMicrograph | None:
+    """EMPIAR-10146, ``"average"`` or ``"noisy"`` (a single frame), or its corner; None without."""
+    found = at_hand("apoferritin_10146", report)
+    return cut(apoferritin_micrograph(frame), side) if found else None
 
 
-def real_betagal(report: Report) -> dict[str, tuple[float, float, float]]:
-    """Precision, recall and F1 of three programs' picks in EMPIAR-10017; empty without the data."""
+def real_betagal(report: Report) -> dict[str, Counts]:
+    """Three programs' picks in EMPIAR-10017 against hand-checked ones; empty without the data."""
     if not at_hand("betagal_10017", report):
         return {}
     micrograph, programs = betagal_micrograph()
-    assert micrograph.coordinates is not None
-    assert micrograph.diameter_angstrom is not None
-    radius = HIT * micrograph.diameter_angstrom / micrograph.pixel_size_angstrom
-    names = {name.lower(): places for name, places in programs.items()}
-    return agreement(micrograph.coordinates, names, radius)
+    hand, diameter = micrograph.coordinates, micrograph.diameter_angstrom
+    assert hand is not None
+    assert diameter is not None
+    radius = HIT * diameter / micrograph.pixel_size_angstrom
+    return {
+        name.lower(): count([places], [np.zeros(len(places))], [hand], radius)
+        for name, places in programs.items()
+    }
 
 
 def record_training(report: Report) -> str:
@@ -312,76 +288,163 @@ def record_training(report: Report) -> str:
     return "; ".join(said)
 
 
-def at_hand(name: str, report: Report) -> bool:
-    """Record a data set as used, or as absent; returns whether it is here."""
-    try:
-        report.data(data.load(name))
-    except DataUnavailableError:
-        report.absent(name, "what shows it is left out")
-        return False
-    return True
+def find_picks(
+    made: Mapping[str, Denoised],
+    pixel_size_angstrom: float,
+    threads: int = 1,
+    diameter_angstrom: float = DIAMETER_ANGSTROM,
+) -> dict[str, list[Picked]]:
+    """Topaz's picks from methods' images; nothing without Topaz."""
+    if topaz.find() is None or not made:
+        return {}
+    images = {name: one.images for name, one in made.items()}
+    return pick_all(images, pixel_size_angstrom, diameter_angstrom, threads=threads)[0]
 
 
-def radial_power(
-    image: Image, pixel_size_angstrom: float, bins: int = 60
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Power over rings, in units of that of the finest tenth of the frequencies.
+@dataclass(frozen=True)
+class RealStudy:
+    """A real micrograph, what methods made of it, and their picks (none without Topaz).
 
-    Returns
-    -------
-    frequency : ndarray
-        ``(bins,)`` in 1/angstrom.
-    power : ndarray
-        ``(bins,)``.
+    ``thresholds`` are those of the simulated validation micrographs.
     """
-    centred = image - image.mean()
-    window = np.outer(np.hanning(image.shape[0]), np.hanning(image.shape[1]))
-    power = np.abs(np.fft.rfft2(centred * window)) ** 2
-    frequency = radial_frequency(image.shape)
-    number = np.minimum((frequency / 0.5 * bins).astype(int), bins)
-    total = np.bincount(number.ravel(), power.ravel(), bins + 1)[:bins]
-    members = np.bincount(number.ravel(), minlength=bins + 1)[:bins]
-    mean = total / np.maximum(members.astype(np.float64), 1)
-    floor = power[(frequency > 0.45) & (frequency <= 0.5)].mean()
-    return (np.arange(bins) + 0.5) / (2 * bins) / pixel_size_angstrom, mean / floor
+
+    micrograph: RealMicrograph
+    denoised: dict[str, Denoised]
+    picks: dict[str, Picks]
+    thresholds: Mapping[str, float]
+
+    def numbers(self, method: str) -> dict[str, float]:
+        """F1 at the method's threshold and at the best one, and average precision."""
+        curve = self.picks[method].curve()
+        level = self.thresholds.get(method, self.thresholds["raw"])
+        return {
+            "f1": self.picks[method].at(level).f1(),
+            "best_f1": float(curve.f1.max()),
+            "average_precision": curve.average_precision,
+        }
+
+    def chance(self) -> float:
+        """F1 of places drawn blindly, as many as there are hand picks."""
+        picks = self.picks["raw"]
+        return chance(picks.truth, [self.micrograph.pixels.shape], picks.radius).f1()
+
+    def record(self, report: Report, key: str) -> None:
+        """Record ``KEY.NUMBER.METHOD`` for all `numbers`, and ``KEY.f1.chance``."""
+        if self.picks:
+            report.value(f"{key}.f1.chance", self.chance(), note="places at random", n=1)
+        for name in self.picks:
+            for number, value in self.numbers(name).items():
+                report.value(f"{key}.{number}.{name}", value, n=1)
+
+    def markdown(self) -> str:
+        """A row a method."""
+        if not self.picks:
+            return NO_PICKER
+        heads = ["picked from", "F1", "F1 at the best threshold", "average precision"]
+        rows = [
+            [LABELS[name], *(f"{value:.3f}" for value in self.numbers(name).values())]
+            for name in self.picks
+        ]
+        return pipe_table(heads, [*rows, ["places at random", f"{self.chance():.3f}", "", ""]])
 
 
-def coarse_excess(image: Image, pixel_size_angstrom: float) -> float:
-    """Power between 100 and 25 angstrom over that of the finest frequencies: a kind of SNR."""
-    frequency, power = radial_power(image, pixel_size_angstrom)
-    kept = (frequency > 1 / 100) & (frequency < 1 / 25)
-    return float(power[kept].mean())
+def study_real(
+    micrograph: RealMicrograph,
+    chosen: Mapping[str, Method],
+    thresholds: Mapping[str, float],
+    threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
+) -> RealStudy:
+    """Denoise a real micrograph with every method and pick from it, or take `kept` picks."""
+    made = {name: method([micrograph.pixels]) for name, method in chosen.items()}
+    picks: dict[str, Picks] = {}
+    hand, diameter = micrograph.coordinates, micrograph.diameter_angstrom
+    if hand is not None and diameter is not None:
+        pixel = micrograph.pixel_size_angstrom
+        found = find_picks(made, pixel, threads, diameter) if kept is None else kept
+        radius = HIT * diameter / pixel
+        picks = {name: Picks(list(one), [hand], radius) for name, one in found.items()}
+    return RealStudy(micrograph, made, picks, thresholds)
 
 
-def at_pixel(image: Image, pixel_size_angstrom: float) -> Image:
-    """A real micrograph at the simulated ones' pixel size."""
-    return tsm.to_working_size(image, pixel_size_angstrom)[0]
+def no_particles(
+    micrographs: Sequence[Micrograph],
+    methods: Mapping[str, Method],
+    thresholds: Mapping[str, float],
+    threads: int = 1,
+    kept: Mapping[str, list[Picked]] | None = None,
+) -> Study:
+    """Denoise micrographs without particles and let the picker pick, or take `kept` picks.
+
+    Scores are ``picks`` of each micrograph at the method's threshold; there are none without Topaz.
+    """
+    head = "picks in a micrograph without particles"
+    column = Column("picks", head, show="{mean:.1f}", note="a micrograph")
+    study = Study(list(micrographs), [column], LABELS)
+    study.answers |= {name: of_noisy(method, micrographs) for name, method in methods.items()}
+    pixel = micrographs[0].pixel_size_angstrom
+    found = find_picks(study.answers, pixel, threads) if kept is None else kept
+    for name, every in found.items():
+        counts = [(one.scores >= thresholds.get(name, thresholds["raw"])).sum() for one in every]
+        study.scores[name] = {"picks": np.array(counts, float)}
+    return study
 
 
-def agreement(
-    hand: NDArray[np.float64], programs: Mapping[str, NDArray[np.float64]], radius: float
-) -> dict[str, tuple[float, float, float]]:
-    """Precision, recall and F1 of each program's picks against hand-checked ones."""
-    from emlab.metrics.picking import count
+def resemblance(
+    micrographs: Sequence[Micrograph],
+    images: Mapping[str, Sequence[NDArray[np.float32]]],
+    protein: str,
+    windows: int = 12,
+    seed: int = 0,
+) -> Study:
+    """How much particles (or, in empty micrographs, random places) look like a protein.
 
-    found = {}
-    for name, places in programs.items():
-        counts = count([places], [np.zeros(len(places))], [hand], radius)
-        found[name] = (counts.precision(), counts.recall(), counts.f1())
-    return found
+    Each window, at most so many a micrograph, is compared with projections along 40 directions, 24
+    in-plane angles each, seen through the micrograph's lens, at the shift that fits best. The score
+    is the largest ``cosine``; windows, the cases, are the same for all methods.
+    """
+    potential, _ = volume(protein)
+    cases: list[NDArray[np.int64]] = []
+    cosines: dict[str, list[float]] = {method: [] for method in images}
+    for number, micrograph in enumerate(micrographs):
+        bank = TargetBank.from_volume(
+            potential, micrograph.pixel_size_angstrom, LOW_PASS_ANGSTROM, DIRECTIONS, ANGLES
+        )
+        matcher = bank.matcher(partial(_transfer, micrograph.config))
+        places = _windows(micrograph, bank.box, windows, seed + number)
+        cases.extend(places)
+        half = bank.box // 2
+        for method, every in images.items():
+            image = torch.from_numpy(np.ascontiguousarray(every[number]))
+            patches = [image[y - half : y + half, x - half : x + half] for y, x in places]
+            with torch.no_grad():
+                cosines[method] += matcher(torch.stack(patches)).similarity.tolist()
+    study = Study(cases, [Column("cosine", "cosine")], LABELS)
+    study.scores |= {method: {"cosine": np.array(found)} for method, found in cosines.items()}
+    return study
 
 
-def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
-    """A window of a micrograph's image about the particle nearest to its middle."""
-    middle = np.array(image.shape) / 2
-    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
-    return square(image, nearest, min(side, *image.shape))
+def of_noisy(method: Method, micrographs: Sequence[Micrograph]) -> Denoised:
+    """What a method makes of simulated micrographs."""
+    return method([micrograph.noisy.numpy() for micrograph in micrographs])
 
 
-def square(image: Image, place: Sequence[float], side: int) -> Image:
-    """A window of an image about a place, moved inside where it would leave it."""
-    corner = [
-        int(np.clip(round(value) - side // 2, 0, length - side))
-        for value, length in zip(place, image.shape, strict=True)
-    ]
-    return image[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+def _each(function: Callable[[Image], Image], images: Sequence[Image]) -> Denoised:
+    start = time.process_time()
+    found = [np.asarray(function(image), np.float32) for image in images]
+    return Denoised(found, time.process_time() - start)
+
+
+def _transfer(config: MicrographConfig, shape: tuple[int, int]) -> torch.Tensor:
+    return config_transfer(replace(config, size=shape))
+
+
+def _windows(micrograph: Micrograph, box: int, most: int, seed: int) -> NDArray[np.int64]:
+    """Places of particles whose window fits, or random ones where there are none."""
+    shape = np.array(micrograph.noisy.shape)
+    inside = micrograph.coordinates.round().astype(int)
+    fits = ((inside >= box // 2) & (inside <= shape - box // 2)).all(1)
+    if fits.any():
+        return inside[fits][:most]
+    random = torch.rand(most, 2, generator=make_generator(seed)).numpy()
+    return (box // 2 + random * (shape - box)).astype(int)

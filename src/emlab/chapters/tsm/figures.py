@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emlab.chapters.tsm.cases import central, radial_power
-from emlab.chapters.tsm.peers import LABELS
-from emlab.chapters.tsm.study import Table
+from emlab.chapters.tsm.cases import LABELS
+from emlab.chapters.tsm.study import COLUMNS, THE_TRUTH, Table
 from emlab.external.picking import Picks
-from emlab.metrics.particle_bands import BANDS_ANGSTROM
+from emlab.metrics.fourier import radial_frequency
 from emlab.metrics.picking import match
+from emlab.physics.micrograph import Micrograph
 from emlab.viz import COLOURS
 
 Image = NDArray[np.float32]
@@ -43,7 +43,7 @@ def grey_range(images: Mapping[str, Image], reference: str) -> tuple[float, floa
 
 def window(table: Table, names: Sequence[str]) -> dict[str, Image]:
     """The same window of every method's image of the first micrograph, and of the clean one."""
-    truth, made = table.micrographs[0], table.denoised
+    truth, made = table.cases[0], table.answers
     shown = {n: central(made[n].images[0], truth) for n in names if n in made} | table.windows
     kept = {LABELS[name]: shown[name] for name in names if name in shown}
     return {**kept, "clean": central(truth.clean.numpy(), truth)}
@@ -66,15 +66,16 @@ def recovery(table: Table) -> Figure:
     """Correlation with the clean particles, band by band, a line a method."""
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axis = figure.subplots()
-    x = np.arange(len(BANDS_ANGSTROM))
-    for name, values in table.bands.items():
+    bands = COLUMNS[1:]
+    for name in table.methods:
         colour, style = LINES[name]
-        mean, spread = values.mean(0)[:-1], values.std(0)[:-1]
+        values = np.stack([table.scores[name][band.name] for band in bands])
         axis.errorbar(
-            x, mean, spread / np.sqrt(len(values)), color=COLOURS[colour], ls=style, marker="o",
-            ms=3, label=LABELS[name], zorder=_order(name),
+            range(len(bands)), values.mean(1), values.std(1) / np.sqrt(values.shape[1]),
+            color=COLOURS[colour], ls=style, marker="o", ms=3, label=LABELS[name],
+            zorder=_order(name),
         )  # fmt: skip
-    axis.set_xticks(x, [f"{name.replace('_', ' to ')} Å" for name in BANDS_ANGSTROM])
+    axis.set_xticks(range(len(bands)), [band.head.replace("A", "Å") for band in bands])
     axis.set(ylabel="correlation with the clean", ylim=(None, 1.0))
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return figure
@@ -137,7 +138,7 @@ def shells(table: Table) -> Figure:
     axes = figure.subplots(1, 2, sharey=True)
     for name, found in table.maps.items():
         colour, style = LINES[name]
-        label = LABELS.get(name, "the true places")
+        label = LABELS.get(name, THE_TRUTH)
         for axis, curve in zip(axes, (found.halves_curve, found.truth_curve), strict=True):
             axis.plot(
                 curve.frequency, curve.correlation, style, color=COLOURS[colour], label=label,
@@ -152,6 +153,108 @@ def shells(table: Table) -> Figure:
     axes[0].set_ylabel("Fourier shell correlation")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
+
+
+def target_noise(found: Mapping[float, tuple[float, float]], size: int) -> Figure:
+    """Squared norm of the score's target of `size` pixels, and noise in that of the clean image.
+
+    Both were measured, ``found[sigma_a]``, and are drawn over their formulas.
+    """
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2)
+    levels, measured = list(found), np.array(list(found.values())).T
+    fine = np.geomspace(levels[0], levels[-1], 100)
+    formulas = ("d / σₐ²", size / fine**2), ("1 + 1/σₐ²", 1 + fine**-2)
+    for axis, (formula, curve), values in zip(axes, formulas, measured, strict=True):
+        axis.loglog(fine, curve, color="0.6", label=formula)
+        axis.loglog(levels, values, "o", label="measured")
+        axis.set_xlabel("auxiliary noise σₐ / σₙ")
+    axes[0].set_ylabel("‖target of the score‖²")
+    axes[1].set_ylabel("noise in the clean target")
+    axes[1].axhline(1, ls=":", color="C3", label="Noise2Noise")
+    for axis in axes:
+        axis.legend(frameon=False)
+    return figure
+
+
+def iteration(
+    found: Mapping[float, tuple[Sequence[float], Sequence[float]]], one_step: float, raw: float
+) -> Figure:
+    """The published iteration by step size a, step by step, see `study.iterate_micrograph`."""
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for a, (white, recovered) in found.items():
+        axes[0].semilogy(white, "o-", ms=3, label=f"a = {a:g}")
+        axes[1].plot(range(1, len(recovered) + 1), recovered, "o-", ms=3, label=f"a = {a:g}")
+    axes[0].axhline(1, color="0.6", lw=0.8)
+    axes[0].set(xlabel="step", ylabel="white noise left, exact score")
+    axes[1].axhline(one_step, color="k", label="one Tweedie step")
+    axes[1].axhline(raw, color="0.6", ls=":", label="raw")
+    axes[1].set(xlabel="step", ylabel="correlation, trained score")
+    for axis in axes:
+        axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def traces(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """How alike accepted patches and targets are (the paper's Fig. 7), and how many there are.
+
+    `found` has what the bank said at each refresh, by the label of the training.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for label, trace in found.items():
+        step, guesses = np.array(trace["step"]), np.array(trace["guesses"])
+        some = guesses > 0
+        (line,) = axes[0].plot(step[some], np.array(trace["similarity"])[some], "o-", label=label)
+        axes[0].plot(step, trace["null"], ":", color=line.get_color())
+        axes[1].plot(step, guesses, "o-", color=line.get_color(), label=label)
+    axes[0].plot([], [], ":", color="0.5", label="19 in 20 random places stay below")
+    axes[0].set(xlabel="step", ylabel="largest cosine with a target")
+    axes[1].set(xlabel="step", ylabel="accepted guesses", ylim=(0, None))
+    axes[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def radial_power(
+    image: Image, pixel_size_angstrom: float, bins: int = 60
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Frequencies ``(bins,)`` in 1/angstrom, and power over rings.
+
+    Power is in units of that of the finest tenth of the frequencies.
+    """
+    centred = image - image.mean()
+    window = np.outer(np.hanning(image.shape[0]), np.hanning(image.shape[1]))
+    power = np.abs(np.fft.rfft2(centred * window)) ** 2
+    frequency = radial_frequency(image.shape)
+    number = np.minimum((frequency / 0.5 * bins).astype(int), bins)
+    total = np.bincount(number.ravel(), power.ravel(), bins + 1)[:bins]
+    members = np.bincount(number.ravel(), minlength=bins + 1)[:bins]
+    mean = total / np.maximum(members.astype(np.float64), 1)
+    floor = power[(frequency > 0.45) & (frequency <= 0.5)].mean()
+    return (np.arange(bins) + 0.5) / (2 * bins) / pixel_size_angstrom, mean / floor
+
+
+def coarse_excess(image: Image, pixel_size_angstrom: float) -> float:
+    """Power between 100 and 25 angstrom over that of the finest frequencies: a kind of SNR."""
+    frequency, power = radial_power(image, pixel_size_angstrom)
+    return float(power[(frequency > 1 / 100) & (frequency < 1 / 25)].mean())
+
+
+def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
+    """A window of a micrograph's image about the particle nearest to its middle."""
+    middle = np.array(image.shape) / 2
+    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
+    return square(image, nearest, min(side, *image.shape))
+
+
+def square(image: Image, place: Sequence[float], side: int) -> Image:
+    """A window of an image about a place, moved inside where it would leave it."""
+    y, x = (
+        int(np.clip(round(value) - side // 2, 0, length - side))
+        for value, length in zip(place, image.shape, strict=True)
+    )
+    return image[y : y + side, x : x + side]
 
 
 def _order(name: str) -> float:

@@ -1,144 +1,245 @@
-"""Numbers of chapter 02 that take longer than a chapter may: a picker, RELION, slow peers."""
+"""What chapter 02 shows as recorded: picks, maps, slow peers, memory, short trainings."""
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from emlab.bench import Report
-from emlab.chapters.tsm.cases import Image, central, other_set, score_method, untrained_prior
-from emlab.chapters.tsm.peers import (
+from emlab.bench.study import pipe_table
+from emlab.chapters.tsm.cases import (
     LABELS,
+    SLUG,
     Denoised,
+    Image,
     Method,
     classical,
     each,
+    find_picks,
     noise2void,
+    of_noisy,
+    other_set,
+    score_method,
+    study_real,
     topaz_denoise,
     tuned,
+    untrained_prior,
 )
-from emlab.chapters.tsm.reconstruction import Reconstruction, extract, reconstruct
-from emlab.chapters.tsm.study import Table, run_study
+from emlab.chapters.tsm.figures import central
+from emlab.chapters.tsm.study import (
+    MAPS,
+    THE_TRUTH,
+    Reconstruction,
+    Table,
+    by_column,
+    by_row,
+    run_study,
+)
 from emlab.data.micrographs import apoferritin_micrograph
-from emlab.external import topaz
-from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, pick_all
+from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.external import relion, topaz
+from emlab.external.process import Finished, run_program
 from emlab.external.topaz import Picked
+from emlab.io import write_image
 from emlab.methods.tsm import load_denoiser
+from emlab.methods.tsm_guidance import Guides, standardise
 from emlab.metrics.fourier import Curve
-from emlab.metrics.particle_bands import band_correlations
+from emlab.models import build
 from emlab.physics.micrograph import Micrograph
-from emlab.recipes.tsm import frames, volume
+from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
 from emlab.recorded import Recording
-from emlab.settings import read_measured, read_profile
+from emlab.settings import read_settings
+from emlab.training import TrainingConfig, train
 
 _SAME = 1e-3  # the same micrograph on another machine
+TRACED = {"encoder": "annealed", "encoder_at_once": "at_once"}
 _KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
-_SEED = 7
-_TUNED = tuned()
 
 
-def _methods(settings: Mapping[str, Any], pixel_size_angstrom: float | None = None) -> Any:
+def _methods(
+    settings: Mapping[str, Any], pixel_size_angstrom: float = PIXEL_ANGSTROM
+) -> dict[str, Method]:
     chosen = classical(["raw"], settings["peers"])
     chosen["topaz"] = partial(topaz_denoise, threads=1)
     for name in ("dsm", "tsm"):
-        extra = () if pixel_size_angstrom is None else (pixel_size_angstrom,)
-        chosen[name] = score_method(load_denoiser(name), *extra)
+        chosen[name] = score_method(load_denoiser(name), pixel_size_angstrom)
     return chosen
 
 
-def _judge(
-    noisy: Sequence[NDArray[np.float32]],
-    methods: Mapping[str, Method],
-    pixel: float,
-    diameter: float,
-    truths: Sequence[Micrograph] = (),
-) -> dict[str, Any]:
-    """Picks, processor seconds a megapixel and, with a truth, bands: numbers by method."""
-    made = {name: method(noisy) for name, method in methods.items()}
-    picked, _ = pick_all({name: each.images for name, each in made.items()}, pixel, diameter)
-    size = sum(image.size for image in noisy)
+def rows_of(table: Table) -> dict[str, dict[str, Any]]:
+    """Picks, processor seconds a megapixel and bands of each method, as `join` takes them."""
+    picks = plain_picks({name: picks.picked for name, picks in table.picks.items()})
     return {
-        name: {
-            "picks": [np.c_[p.coordinates, p.scores].tolist() for p in picked[name]],
-            "cost": 1e6 * each.cpu_seconds / size,
-            "bands": [
-                list(band_correlations(image, truth).values())
-                for image, truth in zip(each.images, truths, strict=False)
-            ],
-        }
-        for name, each in made.items()
+        name: {**picks[name], "cost": table.cost(name), "bands": by_row(table.scores[name])}
+        for name in table.answers
     }
+
+
+def plain_picks(picked: Mapping[str, Sequence[Picked]]) -> dict[str, dict[str, Any]]:
+    """Picks by method, as `picks_by` takes them."""
+    return {
+        name: {"picks": [np.c_[one.coordinates, one.scores].tolist() for one in every]}
+        for name, every in picked.items()
+    }
+
+
+def _test(settings: Mapping[str, Any]) -> list[Micrograph]:
+    return [one.micrograph for one in frames("test", settings["micrographs"], settings["size"])]
+
+
+def _judged(
+    micrographs: list[Micrograph], methods: Mapping[str, Method], settings: Mapping[str, Any]
+) -> Table:
+    topaz.require()
+    table = run_study(micrographs, methods, settings.get("thresholds", {}))
+    table.pick()
+    return table
 
 
 def _measure_slow_peers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """BM3D and Noise2Void on the micrographs of the table, and the middle of the first."""
-    count, size = settings["micrographs"], settings["size"]
-    test = [frame.micrograph for frame in frames("test", count, size)]
     chosen = classical(["bm3d"], settings["peers"])
     steps, seed = settings["noise2void_steps"], settings["seed"]
     chosen["noise2void"] = each(partial(noise2void, steps=steps, seed=seed))
-    noisy = [micrograph.noisy.numpy() for micrograph in test]
-    made = {name: method(noisy) for name, method in chosen.items()}
-    again: dict[str, Method] = {name: partial(_made, each) for name, each in made.items()}
-    rows = _judge(noisy, again, test[0].pixel_size_angstrom, DIAMETER_ANGSTROM, test)
-    windows = {name: central(each.images[0], test[0]) for name, each in made.items()}
-    return {name: {**row, "window": _packed(windows[name])} for name, row in rows.items()}
-
-
-def _made(answer: Denoised, _: Sequence[Image]) -> Denoised:
-    return answer
+    table = _judged(_test(settings), chosen, settings)
+    first = {name: made.images[0] for name, made in table.answers.items()}
+    return {
+        name: {**row, "window": _packed(central(first[name], table.cases[0]))}
+        for name, row in rows_of(table).items()
+    }
 
 
 def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
-    count, size, seed = settings["micrographs"], settings["size"], settings["seed"]
-    test = [frame.micrograph for frame in frames("test", count, size)]
-    pixel = test[0].pixel_size_angstrom
-    few = _methods(settings)
+    """Picks of all sets of simulated micrographs, and maps at the picks of the first."""
+    size, seed, few = settings["size"], settings["seed"], _methods(settings)
     every = classical(["gaussian", "wiener"], settings["peers"]) | few
     every["untrained"] = score_method(untrained_prior(seed))
-
-    def judge(micrographs: list[Micrograph], chosen: Mapping[str, Method], known: bool) -> Any:
-        noisy = [micrograph.noisy.numpy() for micrograph in micrographs]
-        return _judge(noisy, chosen, pixel, DIAMETER_ANGSTROM, micrographs if known else ())
-
+    table = _judged(_test(settings), every, settings)
+    table.rebuild(settings["maps"], volume("t20s")[0].numpy())
     ice = [frame.micrograph for frame in frames("test", settings["empty"], size, particles=0)]
-    found = {"test": judge(test, every, True), "ice": judge(ice, few, False)}
+    empty = {name: of_noisy(method, ice) for name, method in few.items()}
+    found = {"test": rows_of(table), "ice": plain_picks(find_picks(empty, PIXEL_ANGSTROM))}
     for name in settings["set_names"]:
-        found[name] = judge(other_set(name, settings["sets"], size, seed), few, True)
-    places = {"truth": [micrograph.coordinates for micrograph in test]}
-    for name in settings["maps"]:
-        level = settings["thresholds"][name]
-        rows = [np.array(row) for row in found["test"][name]["picks"]]
-        places[name] = [row[row[:, 2] >= level, :2] for row in rows]
-    truth, maps = volume("t20s")[0].numpy(), {}
-    for name, at in places.items():
-        particles = extract(test, at, HIT * DIAMETER_ANGSTROM / pixel, seed=_SEED)
-        made = reconstruct(particles, truth)
-        maps[name] = {
+        micrographs = other_set(name, settings["sets"], size, seed)
+        found[name] = rows_of(_judged(micrographs, few, settings))
+    maps = {
+        name: {
             "halves": _plain(made.halves_curve),
             "truth": _plain(made.truth_curve),
             "counts": [made.particles, made.right],
             "program": made.program,
             "seconds": made.seconds,
         }
+        for name, made in table.maps.items()
+    }
     return {"tables": found, "maps": maps}
 
 
 def _measure_apoferritin(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Picks of whole frames of EMPIAR-10146."""
     found = {}
     for frame in settings["frames"]:
         seen = apoferritin_micrograph(frame)
-        assert seen.diameter_angstrom is not None
-        pixel = seen.pixel_size_angstrom
-        chosen = _methods(settings, pixel)
-        found[frame] = _judge([seen.pixels], chosen, pixel, seen.diameter_angstrom)
+        study = study_real(seen, _methods(settings, seen.pixel_size_angstrom), {})
+        found[frame] = plain_picks({name: one.picked for name, one in study.picks.items()})
     return found
+
+
+def _measure_refinement(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What RELION makes of particles at picks whose poses it has to find."""
+    chosen = classical(["raw"], settings["peers"])
+    chosen["tsm"] = score_method(load_denoiser("tsm"))
+    table = _judged(_test(settings), chosen, settings)
+    rows = table.refine(settings["rows"], volume("t20s")[0].numpy())
+    return {"program": f"RELION {relion.version()}", "rows": rows}
+
+
+def _measure_memory(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Largest memory and processor time of programs that denoise one large micrograph.
+
+    Each runs once, whole, in a process and on a thread of its own, from an MRC file to an MRC file;
+    what Python and torch take by themselves is in the numbers.
+    """
+    one = frames("validation", 1, settings["tile"])[0].micrograph
+    times = settings["side"] // settings["tile"]
+    pixels = np.tile(one.noisy.numpy(), (times, times))
+    found = {"tsm": _command(pixels, one.pixel_size_angstrom), "topaz": topaz.denoise([pixels])[1]}
+    return {
+        name: {
+            "peak_memory_mb": round(done.peak_memory_mb),
+            "cpu_seconds": round(done.cpu_seconds, 1),
+        }
+        for name, done in found.items()
+    }
+
+
+def _command(pixels: Image, pixel_size_angstrom: float) -> Finished:
+    """What ``emlab tsm denoise`` takes."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        write_image(folder / "in.mrc", pixels, pixel_size_angstrom)
+        call = "import sys; from emlab.app.cli import main; sys.exit(main(sys.argv[1:]))"
+        words = [sys.executable, "-c", call, "tsm", "denoise", "in.mrc", "out.mrc"]
+        return run_program([*words, "--device", "cpu"], folder, environment={"EMLAB_THREADS": "1"})
+
+
+def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Correlations after short trainings, and what the bank said at each refresh.
+
+    ``seen`` is of the bank's proteins at other defoci, ``unseen`` of a particle that no bank has.
+    """
+    shown = frames("train", settings["micrographs"], settings["size"])
+    methods, traces = classical(["raw"], {}), {}
+    for name, variant in settings["variants"].items():
+        prior, trace = _short_training(variant, shown, settings)
+        methods[name] = score_method(prior)
+        if trace:
+            traces[name] = {key: [entry[key] for entry in trace] for key in trace[0]}
+    rows: dict[str, dict[str, float]] = {name: {} for name in methods}
+    for kind, split in (("seen", "seen"), ("unseen", "validation")):
+        judged = [one.micrograph for one in frames(split, 2, settings["size"])]
+        table = run_study(judged, methods, {})
+        for name, row in rows.items():
+            row[kind] = table.interval(name, "recovery").mean
+    return {"rows": rows, "traces": traces}
+
+
+def _short_training(
+    variant: Mapping[str, Any], shown: Sequence[Frame], settings: Mapping[str, Any]
+) -> tuple[ScorePrior, list[dict[str, float]]]:
+    """A trained variant, and the trace of its `GuidedLoss`."""
+    objective, bank = ScoreMatching(**variant["objective"]), BankConfig.read(variant["bank"])
+    targets, seed = variant["targets"], settings["training"]["seed"]
+    standard = [standardise(frame.micrograph.noisy, PIXEL_ANGSTROM) for frame in shown]
+    guidance = None if targets == "none" else Guidance(**variant["guidance"])
+    fields = [one.image for one in standard]
+    loss = GuidedLoss(fields, objective, settings["crop"], guidance, bank)
+    if targets == "true":  # the most that targets can give
+        for frame, one in zip(shown, standard, strict=True):
+            seen, clean = frame.micrograph, (frame.micrograph.clean - one.background) / one.sigma
+            sure = torch.ones_like(clean), torch.ones(len(seen.coordinates))
+            loss.guides.append(Guides(clean, sure[0], seen.coordinates, sure[1], 0.0, 1.0))
+        loss.bank = BankConfig(refresh=(2.0,))  # never
+    elif targets == "bank":
+        loss.matchers = [
+            make_matchers(bank.project(volume(frame.specimen)[0]), frame.micrograph.config, bank)
+            for frame in shown
+        ]
+    torch.manual_seed(seed)
+    corners = places([tuple(image.shape) for image in fields], loss.crop, 20_000, seed)
+    config, network = TrainingConfig(**settings["training"]), build(settings["model"])
+    network.load_state_dict(train(network, loss, corners, config, progress=False).weights)
+    return ScorePrior(network, objective), loss.trace
 
 
 def _packed(image: Image) -> dict[str, Any]:
@@ -157,109 +258,112 @@ def _unpacked(kept: Mapping[str, Any]) -> Image:
 
 
 def _plain(curve: Curve) -> dict[str, Any]:
-    return {
-        "frequency": curve.frequency.tolist(),
-        "correlation": curve.correlation.tolist(),
-        "counts": curve.counts.tolist(),
-        "pixel_size_nm": curve.pixel_size_nm,
-    }
+    return {name: np.asarray(value).tolist() for name, value in vars(curve).items()}
 
 
 def _curve(row: Mapping[str, Any]) -> Curve:
-    frequency, correlation, counts = (
-        np.array(row[part]) for part in ("frequency", "correlation", "counts")
-    )
-    return Curve(frequency, correlation, counts, row["pixel_size_nm"])
+    lists = {name: np.array(value) for name, value in row.items() if name != "pixel_size_nm"}
+    return Curve(**lists, pixel_size_nm=row["pixel_size_nm"])
 
 
-def _settings() -> dict[str, Any]:
-    study = read_profile("chapters/tsm/chapter", "cpu")
-    return {key: study[key] for key in _KEPT} | {**_TUNED, "seed": 0}
+def _variants(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Each variant as TSM's recipe with what the table says instead."""
+    recipe = read_settings("recipes/tsm")["recipes"]["tsm_tsm"]
+    matching = {key: value for key, value in recipe["objective"].items() if key != "kind"}
+    whole = {"objective": matching, "guidance": recipe["guidance"], "bank": recipe["bank"]}
+    return {
+        name: {"label": told["label"], "targets": told.get("targets", "bank")}
+        | {part: {**settings, **told.get(part, {})} for part, settings in whole.items()}
+        for name, told in table.items()
+    }
 
 
-PICKER = Recording("02_tsm", "picker", _measure_picker, _settings(), ("tsm_dsm", "tsm_tsm"))
+_READ = read_settings("chapters/tsm/chapter")
+_ABLATIONS = _READ["recorded"]["ablations"]
+_SETTINGS = {key: _READ["cpu"][key] for key in _KEPT} | {**tuned(), "seed": 0}
+_BOTH = ("tsm_dsm", "tsm_tsm")
+PICKER = Recording(SLUG, "picker", _measure_picker, _SETTINGS, _BOTH)
+APOFERRITIN = Recording(SLUG, "apoferritin", _measure_apoferritin, _SETTINGS, _BOTH)
 SLOW_PEERS = Recording(
-    "02_tsm",
+    SLUG,
     "slow_peers",
     _measure_slow_peers,
     {
-        **{key: _settings()[key] for key in ("micrographs", "size", "peers", "seed")},
-        "noise2void_steps": read_profile("chapters/tsm/chapter", "cpu")["noise2void_steps"],
+        **{key: _SETTINGS[key] for key in ("micrographs", "size", "peers", "seed")},
+        "noise2void_steps": _READ["cpu"]["noise2void_steps"],
     },
 )
-APOFERRITIN = Recording(
-    "02_tsm", "apoferritin", _measure_apoferritin, _settings(), ("tsm_dsm", "tsm_tsm")
+REFINEMENT = Recording(
+    SLUG,
+    "refinement",
+    _measure_refinement,
+    {
+        **{key: _SETTINGS[key] for key in ("micrographs", "size", "peers", "thresholds")},
+        "rows": ["truth", "tsm", "raw"],
+    },
+    ("tsm_tsm",),
+)
+MEMORY = Recording(SLUG, "memory", _measure_memory, _READ["recorded"]["memory"], ("tsm_tsm",))
+ABLATIONS = Recording(
+    SLUG,
+    "ablations",
+    _measure_ablations,
+    {**_ABLATIONS, "variants": _variants(_ABLATIONS["variants"])},
 )
 
 
-def picks_of(row: Mapping[str, Any]) -> list[Picked]:
-    """Picks of a recorded method, one a micrograph."""
-    tables = [np.array(picks, float).reshape(-1, 3) for picks in row["picks"]]
+def picks_of(picks: Sequence[Any]) -> list[Picked]:
+    """Recorded picks of one method, one a micrograph."""
+    tables = [np.array(one, float).reshape(-1, 3) for one in picks]
     return [Picked(table[:, :2], table[:, 2]) for table in tables]
 
 
-def picks_by(name: str) -> dict[str, list[Picked]]:
-    """Recorded picks of one set of simulated micrographs, by method."""
-    return {key: picks_of(row) for key, row in PICKER.values["tables"][name].items()}
-
-
-def apoferritin(frame: str) -> dict[str, list[Picked]]:
-    """Recorded picks of a frame of EMPIAR-10146, by method."""
-    return {name: picks_of(row) for name, row in APOFERRITIN.values[frame].items()}
+def picks_by(rows: Mapping[str, Any]) -> dict[str, list[Picked]]:
+    """Picks of recorded rows by method."""
+    return {name: picks_of(row["picks"]) for name, row in rows.items()}
 
 
 def join(table: Table, rows: Mapping[str, Any]) -> bool:
     """Give a table the recorded picks, costs and slow peers, if of the same micrographs.
 
-    Returns
-    -------
-    bool
-        Whether they are: as many, and the raw ones correlate with the truth as recorded.
+    Returns whether they are: as many, and the raw ones correlate with the truth as recorded.
     """
-    live, kept = table.bands["raw"], np.array(rows["raw"]["bands"], float)
-    if live.shape != kept.shape or np.abs(live - kept).max() > _SAME:
-        return False
-    truth = [micrograph.coordinates for micrograph in table.micrographs]
-    radius = HIT * DIAMETER_ANGSTROM / table.micrographs[0].pixel_size_angstrom
+    bands = {name: by_column(row["bands"]) for name, row in rows.items()}
+    for column, kept in bands["raw"].items():
+        live = table.scores["raw"][column]
+        if live.shape != kept.shape or np.abs(live - kept).max() > _SAME:
+            return False
     for name, row in rows.items():
-        if len(table.bands.get(name, ())) < len(kept):
-            table.bands[name] = np.array(row["bands"], float)
-            table.told.add(name)
+        if name not in table.scores or table.seen(name) < len(row["bands"]):
+            table.join(name, bands[name])
         if "window" in row:
             table.windows[name] = _unpacked(row["window"])
         table.costs[name] = row["cost"]
-        table.picks[name] = Picks(picks_of(row), truth, radius)
-    table.bands = {name: table.bands[name] for name in LABELS if name in table.bands}
+    table.take(picks_by(rows))
     return True
 
 
 def join_maps(table: Table, maps: Mapping[str, Any]) -> None:
     """Give a table the recorded maps."""
     for name, row in maps.items():
-        halves, truth = _curve(row["halves"]), _curve(row["truth"])
-        right = (row["counts"][0], row["counts"][1])
-        table.maps[name] = Reconstruction(
-            None, halves, truth, *right, row["program"], row["seconds"]
-        )
+        curves = _curve(row["halves"]), _curve(row["truth"])
+        told = (*row["counts"], row["program"], row["seconds"])
+        table.maps[name] = Reconstruction(None, *curves, *told)
 
 
 def pick_again(table: Table, threads: int = 1) -> float:
     """Largest difference of TSM's picks in the first micrograph, live less recorded, as a share."""
-    image = table.denoised["tsm"].images[:1]
-    pixel = table.micrographs[0].pixel_size_angstrom
-    found, _ = pick_all({"tsm": image}, pixel, DIAMETER_ANGSTROM, threads=threads)
-    now = Picks(found["tsm"], table.picks["tsm"].truth[:1], table.picks["tsm"].radius)
-    first, second = now.at(table.threshold("tsm")), table.counts("tsm").part(np.array([0]))
-    return abs(first.f1() - second.f1())
+    again = run_study(table.cases[:1], {}, table.thresholds)
+    again.answers["tsm"] = Denoised(table.answers["tsm"].images[:1], 0.0)
+    again.pick(threads)
+    return abs(again.counts("tsm").f1() - table.counts("tsm").part(np.array([0])).f1())
 
 
 def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> list[str]:
     """Give a table picks: the recorded ones if they are `wanted` and fit, else by Topaz, now.
 
-    Returns
-    -------
-    list of str
-        What was recorded, and how well a picker that is run now agrees; empty if nothing was.
+    Returns what was recorded, in words, and how well a picker that is run now agrees; empty if
+    nothing was.
     """
     if not (wanted and join(table, PICKER.values["tables"]["test"] | SLOW_PEERS.values)):
         table.pick(threads)
@@ -271,42 +375,53 @@ def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> li
     return said
 
 
-def study_sets(
-    names: Sequence[str],
-    chosen: Mapping[str, Method],
-    thresholds: Mapping[str, float],
-    count: int,
-    size: int,
-    seed: int,
-    threads: int = 1,
-    kept: bool = False,
-) -> dict[str, Table]:
-    """The table again on `chapters.tsm.cases.SETS`; with `kept` picks, those that were recorded."""
-    found = {}
-    for name in names:
-        table = run_study(other_set(name, count, size, seed), chosen, thresholds)
-        if not (kept and join(table, PICKER.values["tables"][name])):
-            table.pick(threads)
-        found[name] = table
-    return found
+def refined_table(rows: Mapping[str, Mapping[str, Any]], report: Report) -> str:
+    """Markdown of refined maps, a row a method.
 
-
-def memory() -> dict[str, Any]:
-    """What tools/measure_tsm_memory.py wrote: ``date``, ``machine``, ``side``, ``rows``."""
-    return read_measured("chapters/tsm/memory")
-
-
-def record_memory(found: dict[str, Any], report: Report) -> str:
-    """Record ``memory.METHOD`` in megabytes and ``memory.over_topaz``; returns it in words."""
-    rows = found["rows"]
-    if not rows:
-        return "largest memory: not measured; run python -m tools.measure_tsm_memory"
+    Records ``refined.halves.METHOD`` and ``refined.truth.METHOD`` in angstrom.
+    """
+    cells = []
     for name, row in rows.items():
-        report.value(f"memory.{name}", row["peak_memory_mb"], unit="MB", note=found["date"])
+        ends = [
+            report.value(f"refined.{key}.{name}", row[f"{key}_angstrom"], unit="A")
+            for key in ("halves", "truth")
+        ]
+        counts = [str(row["windows"]), str(row["particles"])]
+        told = [LABELS.get(name, THE_TRUTH), *counts, *(f"{end:.2f}" for end in ends)]
+        cells.append([*told, f"{row['cpu_seconds']:.0f}"])
+    return pipe_table([*MAPS, "CPU-s"], cells)
+
+
+def record_memory(report: Report) -> str:
+    """Record ``memory.METHOD`` in megabytes and ``memory.over_topaz``; returns it in words."""
+    rows, side = MEMORY.values, MEMORY.settings["side"]
+    for name, row in rows.items():
+        report.value(f"memory.{name}", row["peak_memory_mb"], unit="MB", note="recorded")
     ratio = rows["tsm"]["peak_memory_mb"] / rows["topaz"]["peak_memory_mb"]
-    report.value("memory.over_topaz", ratio, note=f"{found['side']} pixels a side")
+    report.value("memory.over_topaz", ratio, note=f"{side} pixels a side")
     told = ", ".join(
         f"{LABELS[name]} {row['peak_memory_mb'] / 1000:.2f} GB in {row['cpu_seconds']:.0f} CPU-s"
         for name, row in rows.items()
     )
-    return f"{found['side']} x {found['side']} pixels, {found['date']}, {found['machine']}: {told}"
+    return f"{side} x {side} pixels: {told}. {report.recorded(MEMORY)}"
+
+
+def ablation_table(report: Report) -> str:
+    """Markdown of the short trainings: correlation on the bank's proteins and on another particle.
+
+    Records ``ablation.NAME.seen`` and ``.unseen``, and for encoder features what became of the
+    similarity: ``ablation.similarity.NAME_change`` is how far the largest cosine of accepted
+    patches, less what chance gives, moved from the first refresh to the last (0 where nothing was
+    accepted).
+    """
+    labels = {name: one["label"] for name, one in ABLATIONS.settings["variants"].items()}
+    cells = []
+    for name, row in ABLATIONS.values["rows"].items():
+        found = [report.value(f"ablation.{name}.{kind}", row[kind]) for kind in ("seen", "unseen")]
+        cells.append([labels.get(name, "nothing (raw)"), *(f"{one:.4f}" for one in found)])
+    for name, key in TRACED.items():
+        trace = {part: np.array(one) for part, one in ABLATIONS.values["traces"][name].items()}
+        above = np.where(trace["guesses"] > 0, trace["similarity"] - trace["null"], 0.0)
+        report.value(f"ablation.similarity.{key}_change", above[-1] - above[0])
+        report.value(f"ablation.guesses.{key}_last", trace["guesses"][-1])
+    return pipe_table(["trained with", "proteins of the bank", "a particle not in it"], cells)

@@ -2,217 +2,245 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from emlab.bench import Report
-from emlab.chapters.tsm.peers import LABELS, Denoised, Method
-from emlab.chapters.tsm.reconstruction import FEWEST, Reconstruction, extract, reconstruct
+from emlab.bench.study import Column, Scores, Study, Values, pipe_table
+from emlab.chapters.tsm.cases import LABELS, NO_PICKER, Denoised, Method, find_picks, of_noisy
+from emlab.data.metadata import Metadata
+from emlab.data.particles import write_star
+from emlab.data.windows import fourier_resize
 from emlab.errors import InputError
-from emlab.external import topaz
-from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, pick_all
-from emlab.metrics import Interval, mean_interval, paired_difference
+from emlab.external import relion
+from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, matched_rotations
+from emlab.external.topaz import Picked
+from emlab.io import write_image
+from emlab.metrics import Interval
+from emlab.metrics.fourier import Curve, fourier_shell_correlation
 from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
 from emlab.metrics.picking import Counts, chance
+from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import Micrograph
+from emlab.runtime import Stopwatch
+from emlab.solvers.fourier_insertion import insert_slices
 
 NOTE = "95 % bootstrap interval over micrographs"
+BOX, REFINED_BOX = 80, 64  # of particles whose poses are known, and of others
+FEWEST = 8  # windows that two halves are made of
+MASK_ANGSTROM = 85.0  # radius of the sphere within which halves are compared
+MASK_EDGE_ANGSTROM = 15.0
+INSERTED_SNR = 0.1
+START_ANGSTROM = 40.0  # resolution of the reference that refinement starts from
+ITERATIONS = 5
 _SEED = 7
 
 
-@dataclass
-class Table:
-    """What every method made of the micrographs, and what that was worth.
+def counted(scores: Scores, name: str, targets: Values | None = None) -> Interval:
+    """``precision``, ``recall`` or ``f1`` of all picks together; ``macro_f1``, over micrographs."""
+    counts = Counts(*(np.asarray(scores[key], np.int64) for key in ("hits", "picks", "truths")))
+    if name == "macro_f1" or len(counts.hits) < 2:
+        value = counts.f1("macro") if name == "macro_f1" else getattr(counts, name)()
+        return Interval(value, value, value)
+    return counts.interval(name)
 
-    Attributes
-    ----------
-    micrographs : list of Micrograph
-    thresholds : dict of str to float
-        Score that a pick needs, by method, from validation micrographs.
-    denoised, bands : dict
-        By method; ``bands`` holds ``(micrographs, bands + 1)``, the last is the mean.
-    picks, maps : dict
-        By method; empty where Topaz is not installed.
-    costs, windows : dict
-        By method, recorded processor seconds a megapixel, and the middle of the first image.
-    told : set
-        Methods whose bands were recorded, at least in part: marked in tables.
-    picker_seconds : float
-        Processor time of the picker.
+
+COLUMNS = (
+    Column("recovery", "mean", note=NOTE),
+    *(
+        Column(f"recovery_{band}", f"{band.replace('_', ' to ')} A", show="{mean:.3f}", note=NOTE)
+        for band in BANDS_ANGSTROM
+    ),
+)
+PICKING = (
+    Column("precision", "precision", show="{mean:.3f}", note=NOTE, of=counted),
+    Column("recall", "recall", show="{mean:.3f}", note=NOTE, of=counted),
+    Column("f1", "F1 (micro)", note=NOTE, of=counted),
+    Column("macro_f1", "F1 (macro)", show="{mean:.3f}", note="mean over micrographs", of=counted),
+)
+
+THE_TRUTH = "the true places"
+MAPS = ("picks of", "windows", "of them particles", "halves, FSC .143 [A]", "truth, FSC .5 [A]")
+
+
+@dataclass
+class Table(Study):
+    """A study of simulated micrographs, and what a picker and a reconstruction make of its images.
+
+    Answers are `Denoised`; scores are correlations with the clean particles, by band and mean.
+
+    By method: `thresholds`, scores that a pick needs, from validation micrographs; `picks` and
+    `maps`, none where Topaz is not installed; `costs`, recorded processor seconds a megapixel;
+    `windows`, the recorded middle of the first image.
     """
 
-    micrographs: list[Micrograph]
-    thresholds: Mapping[str, float]
-    denoised: dict[str, Denoised] = field(default_factory=dict)
-    bands: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    columns: Sequence[Column] = COLUMNS
+    labels: Mapping[str, str] = field(default_factory=lambda: LABELS)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     picks: dict[str, Picks] = field(default_factory=dict)
     maps: dict[str, Reconstruction] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     windows: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
-    picker_seconds: float = 0.0
-
-    def recovery(self, method: str) -> Interval:
-        """Correlation with the clean particles, mean over bands and micrographs."""
-        return _mean(self.bands[method][:, -1])
-
-    def gain(self, better: str, worse: str) -> Interval:
-        """Paired difference of the mean correlation, on the micrographs that both saw."""
-        first, second = self.bands[better][:, -1], self.bands[worse][:, -1]
-        n = min(len(first), len(second))
-        return _paired(first[:n], second[:n])
 
     def threshold(self, method: str) -> float:
         """Of a method; that of raw micrographs for one that has none."""
         return float(self.thresholds.get(method, self.thresholds["raw"]))
 
-    def picking_gain(self, better: str, worse: str, number: str = "f1") -> Interval:
-        """Difference of micro F1, precision or recall."""
-        return f1_gain(self.counts(better), self.counts(worse), number)
-
     def counts(self, method: str) -> Counts:
         """Picks of each micrograph at the method's threshold, hits among them, and particles."""
         return self.picks[method].at(self.threshold(method))
 
-    def judged(self) -> list[str]:
-        """Methods with picks."""
-        return [name for name in LABELS if name in self.picks]
+    def kept(self, method: str) -> list[NDArray[np.float64]]:
+        """Places of a method's picks by micrograph; of the particles for ``truth``."""
+        if method == "truth":
+            return [micrograph.coordinates for micrograph in self.cases]
+        return self.picks[method].kept(self.threshold(method))
+
+    def picking_gain(self, better: str, worse: str, number: str = "f1") -> Interval:
+        """Difference of micro F1, precision or recall."""
+        return f1_gain(self.counts(better), self.counts(worse), number)
+
+    def picking(self) -> Study:
+        """Precision, recall and F1 of the methods that have picks."""
+        found = Study(self.cases, PICKING, LABELS)
+        found.scores |= {name: vars(self.counts(name)) for name in self.picks}
+        return found
 
     def chance(self) -> float:
         """F1 of places drawn blindly, as many as there are particles."""
-        truth = [micrograph.coordinates for micrograph in self.micrographs]
-        shapes = [tuple(micrograph.noisy.shape) for micrograph in self.micrographs]
-        return chance(truth, shapes, self.picks["raw"].radius).f1()
+        shapes = [tuple(micrograph.noisy.shape) for micrograph in self.cases]
+        return chance(self.kept("truth"), shapes, self.picks["raw"].radius).f1()
+
+    @property
+    def radius(self) -> float:
+        """Of a hit, in pixels."""
+        return HIT * DIAMETER_ANGSTROM / self.cases[0].pixel_size_angstrom
+
+    def take(self, found: Mapping[str, list[Picked]]) -> None:
+        """Take picks by method, one a micrograph."""
+        truth = self.kept("truth")
+        for name, picked in found.items():
+            self.picks[name] = Picks(picked, truth[: len(picked)], self.radius)
 
     def pick(self, threads: int = 1) -> None:
         """Run the picker on all images of all methods; nothing happens without Topaz."""
-        if topaz.find() is None:
-            return
-        pixel = self.micrographs[0].pixel_size_angstrom
-        images = {name: each.images for name, each in self.denoised.items()}
-        found, self.picker_seconds = pick_all(images, pixel, DIAMETER_ANGSTROM, threads=threads)
-        truth = [micrograph.coordinates for micrograph in self.micrographs]
-        radius = HIT * DIAMETER_ANGSTROM / pixel
-        for name, picked in found.items():
-            self.picks[name] = Picks(picked, truth[: len(picked)], radius)
+        self.take(find_picks(self.answers, self.cases[0].pixel_size_angstrom, threads))
 
     def rebuild(self, methods: Sequence[str], truth: NDArray[np.float32]) -> None:
         """Reconstruct from the raw micrographs at each method's picks, and at the true places.
 
         A method with hardly any picks gets no map.
         """
-        radius = HIT * DIAMETER_ANGSTROM / self.micrographs[0].pixel_size_angstrom
-        places = {name: self.picks[name].kept(self.threshold(name)) for name in methods}
-        places |= {"truth": [micrograph.coordinates for micrograph in self.micrographs]}
-        for name, found in places.items():
-            particles = extract(self.micrographs[: len(found)], found, radius, seed=_SEED)
+        for name in ("truth", *methods):
+            particles = self.extract(name, BOX)
             if len(particles.images) >= FEWEST:
                 self.maps[name] = reconstruct(particles, truth)
 
-    def markdown_recovery(self) -> str:
-        """A row a method: correlation band by band."""
-        bands = " | ".join(f"{name.replace('_', ' to ')} A" for name in BANDS_ANGSTROM)
-        lines = [
-            f"| method | {bands} | mean | micrographs | CPU-s a megapixel |",
-            "|---" * (len(BANDS_ANGSTROM) + 4) + "|",
-        ]
-        for name, values in self.bands.items():
-            mean = self.recovery(name)
-            cells = " | ".join(f"{value:.3f}" for value in values.mean(0)[:-1])
-            lines.append(
-                f"| {LABELS[name]}{' †' * (name in self.told)} | {cells} "
-                f"| {_cell(mean, len(values))} "
-                f"| {len(values)} | {self.cost(name):.2g} |"
-            )
-        return "\n".join(lines)
+    def extract(self, method: str, box: int) -> Extracted:
+        """Particles of the raw micrographs at a method's picks, or at the true places."""
+        places = self.kept(method)
+        return extract(self.cases[: len(places)], places, self.radius, box, _SEED)
 
-    def markdown_picks(self) -> str:
-        """A row a method: picks, precision, recall, F1, micro and macro."""
-        if not self.picks:
-            return "*skipped: Topaz is not installed*"
-        lines = [
-            "| picked from | threshold | picks | precision | recall | F1 (micro) | F1 (macro) "
-            "| average precision |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name in self.judged():
-            counts = self.counts(name)
-            precise = f"{self.picks[name].curve().average_precision:.3f}"
-            f1 = counts.interval("f1") if len(counts.hits) > 1 else Interval(*3 * (counts.f1(),))
-            lines.append(
-                f"| {LABELS[name]} | {self.threshold(name):.2f} | {counts.picks.sum()} "
-                f"| {counts.precision():.3f} | {counts.recall():.3f} "
-                f"| {_cell(f1, len(counts.hits))} | {counts.f1('macro'):.3f} "
-                f"| {precise} |"
-            )
-        if "raw" in self.picks:
-            lines.append(f"| places at random | | | | | {self.chance():.3f} | | |")
-        return "\n".join(lines)
-
-    def markdown_maps(self) -> str:
-        """A row a method: particles and resolution."""
-        if not self.maps:
-            return "*skipped: there are no picks, or this profile makes no maps*"
-        lines = [
-            "| picks of | windows | of them particles | halves, FSC .143 [A] | truth, FSC .5 [A] "
-            "| program | CPU-s |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for name, found in self.maps.items():
-            lines.append(
-                f"| {LABELS.get(name, 'the true places')} | {found.particles} "
-                f"| {found.right / found.particles:.1%} | {found.resolution_angstrom:.2f} "
-                f"| {found.true_resolution_angstrom:.2f} | {found.program} "
-                f"| {found.seconds:.1f} |"
-            )
-        return "\n".join(lines)
+    def refine(self, methods: Sequence[str], truth: NDArray[np.float32]) -> dict[str, Any]:
+        """Refine at each method's picks without poses: plain numbers, as a recording holds them."""
+        found = {name: refine(self.extract(name, REFINED_BOX), truth) for name in methods}
+        return {
+            name: {
+                "windows": one.particles,
+                "particles": one.right,
+                "halves_angstrom": round(one.resolution_angstrom, 2),
+                "truth_angstrom": round(one.true_resolution_angstrom, 2),
+                "cpu_seconds": round(one.seconds, 1),
+            }
+            for name, one in found.items()
+        }
 
     def cost(self, method: str) -> float:
         """Processor seconds a megapixel; of one recorded run, where there is one."""
         if method in self.costs:
             return self.costs[method]
-        pixels = sum(image.size for image in self.denoised[method].images)
-        return 1e6 * self.denoised[method].cpu_seconds / pixels
+        made = self.answers[method]
+        return 1e6 * made.cpu_seconds / sum(image.size for image in made.images)
 
-    def record(self, report: Report) -> None:
+    def markdown_recovery(self) -> str:
+        """A row a method: correlation band by band, micrographs and cost."""
+        told = {
+            "micrographs": lambda name: str(self.seen(name)),
+            "CPU-s a megapixel": lambda name: f"{self.cost(name):.2g}",
+        }
+        return self.markdown(extra=told)
+
+    def markdown_picks(self) -> str:
+        """A row a method: picks, precision, recall, F1, micro and macro."""
+        if not self.picks:
+            return NO_PICKER
+        study, rows = self.picking(), []
+        for name in study.methods:
+            cells = [column.text(study.interval(name, column.name)) for column in PICKING]
+            level, count = f"{self.threshold(name):.2f}", self.counts(name).picks.sum()
+            precise = f"{self.picks[name].curve().average_precision:.3f}"
+            rows.append([study.label(name), level, str(count), *cells, precise])
+        if "raw" in self.picks:
+            rows.append(["places at random", *[""] * 4, f"{self.chance():.3f}", "", ""])
+        numbers = [column.head for column in PICKING]
+        return pipe_table(
+            ["picked from", "threshold", "picks", *numbers, "average precision"], rows
+        )
+
+    def markdown_maps(self) -> str:
+        """A row a method: particles and resolution."""
+        if not self.maps:
+            return "*skipped: there are no picks, or this profile makes no maps*"
+        rows = []
+        for name, found in self.maps.items():
+            particles = [str(found.particles), f"{found.right / found.particles:.1%}"]
+            ends = [found.resolution_angstrom, found.true_resolution_angstrom]
+            cells = [*particles, *(f"{end:.2f}" for end in ends), found.program]
+            rows.append([LABELS.get(name, THE_TRUTH), *cells, f"{found.seconds:.1f}"])
+        return pipe_table([*MAPS, "program", "CPU-s"], rows)
+
+    def record_all(self, report: Report) -> None:
         """Record ``recovery.METHOD``, ``picking.NUMBER.METHOD``, ``map.resolution.METHOD``."""
-        first = self.micrographs[0]
+        first = self.cases[0]
         constant = band_correlations(np.ones(tuple(first.noisy.shape)), first)["mean"]
         report.value("recovery.nothing", constant, note="of an image without contrast")
-        for name, values in self.bands.items():
-            n = len(values)
-            report.value(f"recovery.{name}", *self.recovery(name), note=NOTE, n=n)
-            for band, column in zip(BANDS_ANGSTROM, values.T, strict=False):
-                report.value(f"recovery_{band}.{name}", *_mean(column), n=n)
-            if name != "tsm" and "tsm" in self.bands:
-                report.value(f"recovery_gain.over_{name}", *self.gain("tsm", name), note=NOTE)
-        for name in ("topaz", "gaussian", "bm3d"):
-            if {"dsm", name} <= self.bands.keys():
-                gain = self.gain("dsm", name)
-                report.value(f"recovery_gain.dsm_over_{name}", *gain, note=NOTE)
+        self.record(report)
+        pairs = [("over_", "tsm", name) for name in self.methods if name != "tsm"]
+        pairs += [("dsm_over_", "dsm", name) for name in ("topaz", "gaussian", "bm3d")]
+        for key, better, worse in pairs:
+            if {better, worse} <= self.scores.keys():
+                gain = self.gain(better, worse, "recovery")
+                report.value(f"recovery_gain.{key}{worse}", *gain, note=NOTE)
         if "raw" in self.picks:
             report.value("picking.f1.chance", self.chance(), note="places at random")
-        for name in self.judged():
-            counts = self.counts(name)
-            for number in ("precision", "recall", "f1"):
-                report.value(f"picking.{number}.{name}", getattr(counts, number)())
-            report.value(f"picking.macro_f1.{name}", counts.f1("macro"))
-            precise = self.picks[name].curve().average_precision
+        self.picking().record(report, "picking")
+        for name, picks in self.picks.items():
+            precise = picks.curve().average_precision
             report.value(f"picking.average_precision.{name}", precise)
-            if name != "tsm" and "tsm" in self.picks:
-                for number in ("f1", "precision", "recall"):
-                    gain = self.picking_gain("tsm", name, number)
-                    report.value(f"picking.{number}_gain.over_{name}", *gain, note=NOTE)
+            for number in ("f1", "precision", "recall") if name != "tsm" in self.picks else ():
+                gain = self.picking_gain("tsm", name, number)
+                report.value(f"picking.{number}_gain.over_{name}", *gain, note=NOTE)
         for name, found in self.maps.items():
             report.value(f"map.resolution.{name}", found.resolution_angstrom, unit="A")
             report.value(f"map.resolution_truth.{name}", found.true_resolution_angstrom, unit="A")
-        for better, worse in (("tsm", "raw"), ("tsm", "topaz")):
-            if {better, worse} <= self.maps.keys():
-                ratio = self.maps[better].resolution_angstrom / self.maps[worse].resolution_angstrom
+        for worse in ("raw", "topaz"):
+            if {"tsm", worse} <= self.maps.keys():
+                ratio = self.maps["tsm"].resolution_angstrom / self.maps[worse].resolution_angstrom
                 report.value(f"map.resolution_ratio.over_{worse}", ratio, note="below 1 is finer")
+
+    def record_set(self, report: Report, name: str) -> None:
+        """Record ``set.NAME.NUMBER.METHOD``: correlation, precision, recall and F1."""
+        key = f"set.{name.replace(' ', '_').replace('-', '_')}"
+        replace(self, columns=COLUMNS[:1]).record(report, key)
+        replace(self.picking(), columns=PICKING[:3]).record(report, key)
 
 
 def run_study(
@@ -223,51 +251,236 @@ def run_study(
     first: Mapping[str, int] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Table:
-    """Denoise with every method and compare with the clean particles.
-
-    Parameters
-    ----------
-    first : dict, optional
-        Methods that get the first so many micrographs only.
-
-    Raises
-    ------
-    InputError
-        An answer of another number or shape than the micrographs.
-    """
-    table = Table(list(micrographs), thresholds)
-    noisy = [micrograph.noisy.numpy() for micrograph in micrographs]
-    for name, method in methods.items():
-        seen = noisy[: (first or {}).get(name, len(noisy))]
-        answer = method(seen)
-        if [image.shape for image in answer.images] != [image.shape for image in seen]:
-            raise InputError(f"{name} returned other shapes than the micrographs'")
-        table.denoised[name] = answer
-        table.bands[name] = np.array(
-            [
-                list(band_correlations(image, truth).values())
-                for image, truth in zip(answer.images, micrographs, strict=False)
-            ]
-        )
-        if progress is not None:
-            progress(f"{LABELS[name]}: {table.recovery(name).mean:.3f}")
+    """Denoise with every method and compare with the clean particles, see `Study.run`."""
+    table = Table(list(micrographs), thresholds=thresholds)
+    seeing = {name: partial(of_noisy, method) for name, method in methods.items()}
+    table.run(seeing, correlations, first=first, progress=progress)
     return table
 
 
-def choose_threshold(picks: Picks) -> float:
-    """The threshold of the largest F1, for validation micrographs."""
-    return picks.curve().best
+def correlations(micrographs: Sequence[Micrograph], answer: Denoised) -> dict[str, Values]:
+    """Correlations of denoised images with the clean particles, by column of `COLUMNS`.
+
+    An `InputError` for images of other shapes.
+    """
+    if [image.shape for image in answer.images] != [tuple(m.noisy.shape) for m in micrographs]:
+        raise InputError("a method returned other shapes than the micrographs'")
+    pairs = zip(answer.images, micrographs, strict=True)
+    return by_column([list(band_correlations(image, truth).values()) for image, truth in pairs])
 
 
-def _cell(found: Interval, n: int) -> str:
-    """A number with its interval, if it is of more than one micrograph."""
-    interval = f" [{found.low:.3f}, {found.high:.3f}]" if n > 1 else ""
-    return f"{found.mean:.3f}{interval}"
+def by_column(bands: Sequence[Sequence[float]]) -> dict[str, Values]:
+    """Scores from rows of `band_correlations`, one a micrograph: the mean stands last in a row."""
+    names = [column.name for column in (*COLUMNS[1:], COLUMNS[0])]
+    return dict(zip(names, np.array(bands, float).T, strict=True))
 
 
-def _mean(values: NDArray[np.float64]) -> Interval:
-    return mean_interval(values) if len(values) > 1 else Interval(*3 * (float(values[0]),))
+def by_row(scores: Scores) -> list[list[float]]:
+    """What `by_column` takes, of its result."""
+    names = [column.name for column in (*COLUMNS[1:], COLUMNS[0])]
+    return np.stack([scores[name] for name in names], 1).tolist()
 
 
-def _paired(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:
-    return paired_difference(first, second) if len(first) > 1 else _mean(first - second)
+@dataclass(frozen=True)
+class Extracted:
+    """Particles from raw micrographs.
+
+    ``images`` are ``(n, box, box)`` float32, protein *bright*, mean 0 and standard deviation 1
+    outside the particle, as RELION wants them; ``metadata`` has the poses, and as shifts what the
+    picks were off; ``right``, ``(n,)``, tells where a particle is.
+    """
+
+    images: NDArray[np.float32]
+    metadata: Metadata
+    right: NDArray[np.bool_]
+
+    def half(self, number: int) -> Extracted:
+        """Every other particle, from 0 or 1."""
+        chosen = np.arange(number, len(self.images), 2)
+        return Extracted(self.images[chosen], self.metadata.subset(chosen), self.right[chosen])
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Two half maps and what they share.
+
+    `halves` are ``(n, n, n)``, axes (z, y, x), None of a recorded one. The curves are Fourier shell
+    correlations of the masked halves with each other, and of their mean with the true potential.
+    Of `particles` windows `right` show particles; `program` took so many processor `seconds`.
+    """
+
+    halves: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    halves_curve: Curve
+    truth_curve: Curve
+    particles: int
+    right: int
+    program: str
+    seconds: float
+
+    @property
+    def resolution_angstrom(self) -> float:
+        """At a correlation of .143 of the halves."""
+        return 10 * self.halves_curve.resolution_nm(0.143)
+
+    @property
+    def true_resolution_angstrom(self) -> float:
+        """At a correlation of .5 with the truth."""
+        return 10 * self.truth_curve.resolution_nm(0.5)
+
+
+def extract(
+    micrographs: Sequence[Micrograph],
+    picks: Sequence[NDArray[np.float64]],
+    radius: float,
+    box: int = BOX,
+    seed: int = 0,
+) -> Extracted:
+    """Cut windows out of the *raw* micrographs; those that leave the field are left out.
+
+    An `InputError` if no window fits.
+    """
+    images, turns, shifts, right, defoci = [], [], [], [], []
+    pixel = micrographs[0].pixel_size_angstrom
+    for number, (micrograph, places) in enumerate(zip(micrographs, picks, strict=True)):
+        raw = micrograph.noisy.numpy()
+        rotations, centres, found = matched_rotations(
+            places, micrograph.coordinates, micrograph.rotations, radius, seed + number
+        )
+        corners = np.round(places).astype(int).reshape(-1, 2) - box // 2
+        fits = ((corners >= 0) & (corners + box <= raw.shape)).all(1)
+        for i in np.flatnonzero(fits):
+            y, x = corners[i]
+            images.append(raw[y : y + box, x : x + box])
+            shifts.append((centres[i] - corners[i] - box // 2)[::-1] * pixel)
+        turns.append(rotations[fits])
+        right.append(found[fits])
+        config = micrograph.config
+        half = config.astigmatism_angstrom / 2
+        row = (config.defocus_angstrom + half, config.defocus_angstrom - half)
+        defoci += [(*row, config.astigmatism_deg)] * int(fits.sum())
+    if not images:
+        raise InputError(f"no window of {box} pixels fits; take a smaller box or pick more")
+    config, table = micrographs[0].config, np.array(defoci)
+    metadata = Metadata(
+        pixel_size_angstrom=pixel,
+        voltage_kv=config.voltage_kv,
+        cs_mm=config.cs_mm,
+        amplitude_contrast=config.amplitude_contrast,
+        defocus_u_angstrom=table[:, 0],
+        defocus_v_angstrom=table[:, 1],
+        astigmatism_deg=table[:, 2],
+        phase_shift_deg=np.zeros(len(images)),
+        optics_group=np.ones(len(images), np.int64),
+        rotations=np.concatenate(turns),
+        shifts_angstrom=np.array(shifts),
+    )
+    return Extracted(_normalised(np.stack(images), pixel), metadata, np.concatenate(right))
+
+
+def reconstruct(
+    particles: Extracted, truth: NDArray[np.float32], with_relion: bool | None = None
+) -> Reconstruction:
+    """Reconstruct both halves of particles of known poses, and compare them.
+
+    `truth` is the ``(m, m, m)`` potential with the same voxels, m at most the box. RELION
+    reconstructs if it is installed, else Fourier insertion, unless `with_relion` decides.
+    """
+    if relion.find() is not None if with_relion is None else with_relion:
+        by_relion = partial(_with_relion, program=relion.reconstruct)
+        return _compared(particles, by_relion, truth, f"RELION {relion.version()}")
+    return _compared(particles, _by_insertion, truth, "Fourier insertion")
+
+
+def refine(particles: Extracted, truth: NDArray[np.float32]) -> Reconstruction:
+    """Refine both halves by RELION without their poses, and compare them.
+
+    Small on purpose: one class, some iterations from the true structure at 40 A. `truth` is
+    ``(n, n, n)`` with the same voxels, n the box. An `InputError` where RELION is not installed.
+    """
+    program = partial(
+        relion.refine,
+        reference=truth,
+        pixel_size_angstrom=particles.metadata.pixel_size_angstrom,
+        low_pass_angstrom=START_ANGSTROM,
+        mask_angstrom=DIAMETER_ANGSTROM + 10,
+        iterations=ITERATIONS,
+    )
+    told = f"RELION {relion.version()}, {ITERATIONS} iterations"
+    return _compared(particles, partial(_with_relion, program=program), truth, told)
+
+
+def _compared(
+    particles: Extracted,
+    make: Callable[[Extracted], tuple[NDArray[np.float32], float]],
+    truth: NDArray[np.float32],
+    program: str,
+) -> Reconstruction:
+    """Maps of both halves, and Fourier shell correlations of them within `_soft_sphere`."""
+    (first, took), (second, took_too) = (make(particles.half(number)) for number in (0, 1))
+    pixel = particles.metadata.pixel_size_angstrom
+    mask, wide = _soft_sphere(len(first), pixel), np.zeros_like(first)
+    start = (len(wide) - len(truth)) // 2
+    inner = slice(start, start + len(truth))
+    wide[inner, inner, inner] = truth
+
+    def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> Curve:
+        return fourier_shell_correlation(one * mask, other * mask, pixel / 10, "none")
+
+    return Reconstruction(
+        (first, second),
+        correlation(first, second),
+        correlation(first + second, wide),
+        len(particles.images),
+        int(particles.right.sum()),
+        program,
+        took + took_too,
+    )
+
+
+def _soft_sphere(side: int, pixel_size_angstrom: float) -> NDArray[np.float32]:
+    """1 within 85 A of the centre voxel ``side // 2``, falling to 0 over 15 A."""
+    axis = (np.arange(side) - side // 2) * pixel_size_angstrom
+    away = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    beyond = np.clip((away - MASK_ANGSTROM) / MASK_EDGE_ANGSTROM, 0, 1)
+    return (0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
+
+
+def _with_relion(part: Extracted, program: Callable[..., Any]) -> tuple[NDArray[np.float32], float]:
+    """What one of RELION's programs makes of particles, and its processor seconds."""
+    with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
+        star = Path(made) / "particles.star"
+        write_image(star.with_suffix(".mrcs"), part.images, part.metadata.pixel_size_angstrom)
+        write_star(star, part.metadata, "particles.mrcs", part.images.shape[-1])
+        volume, _, done = program(star)
+    return volume, done.cpu_seconds
+
+
+def _by_insertion(part: Extracted) -> tuple[NDArray[np.float32], float]:
+    table = part.metadata
+    assert table.rotations is not None
+    assert table.shifts_angstrom is not None
+    lens = ComplexCTF(
+        table.voltage_kv,
+        table.pixel_size_angstrom,
+        torch.from_numpy(table.defocus_u_angstrom),
+        torch.from_numpy(table.defocus_v_angstrom),
+        torch.from_numpy(table.astigmatism_deg),
+        table.cs_mm,
+        table.amplitude_contrast,
+    )
+    back = -table.shifts_angstrom / table.pixel_size_angstrom
+    centred = fourier_resize(part.images, part.images.shape[-1], back)
+    with Stopwatch() as watch:
+        volume = insert_slices(
+            -torch.from_numpy(centred), torch.from_numpy(table.rotations), lens, snr=INSERTED_SNR
+        )
+    return volume.numpy(), watch.seconds
+
+
+def _normalised(images: NDArray[np.float32], pixel: float) -> NDArray[np.float32]:
+    side = images.shape[-1]
+    y, x = np.indices((side, side)) - side // 2
+    around = np.hypot(y, x) * pixel > MASK_ANGSTROM
+    outside = images[:, around]
+    mean, spread = outside.mean(1), outside.std(1)
+    return -((images - mean[:, None, None]) / spread[:, None, None]).astype(np.float32)
