@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measuring import ROOT, Row
-from emlab import settings
 from emlab.chapters import BUDGETS
+from emlab.chapters.cellpose3.rows import SPEEDS
 from emlab.runtime import Stopwatch
 
 IMPORTS = {
@@ -87,11 +87,11 @@ def book_build(profile: str = "cpu") -> list[Row]:
 
 
 def restorer_against_cellpose() -> list[Row]:
-    """As `tools/measure_cellpose_speed.py` left it: cellpose lives in an environment of its own."""
-    table = settings.read_settings("chapters/cellpose3/speed")
-    note = f"one run of {table['date']} on {table['processor']}, not repeated here"
+    """As recorded for chapter 05: cellpose lives in an environment of its own."""
+    entry = SPEEDS.entry()
+    note = f"one run of {entry['date']} on {entry['machine']}, not repeated here"
     what = "residual U-Net / cellpose's network, images a second, widths"
     return [
         Row("cellpose", f"{what} {widths.replace('_', ' ')}", entry["ratio"], "", note)
-        for widths, entry in table["widths"].items()
+        for widths, entry in SPEEDS.values["widths"].items()
     ]

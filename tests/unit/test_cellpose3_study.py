@@ -14,13 +14,10 @@ from scipy import ndimage
 from emlab import chapters
 from emlab.bench import Report, format_targets
 from emlab.bench.claims import claims_table
+from emlab.bench.study import Study, each
 from emlab.chapters.cellpose3 import (
-    audit,
     cases as cases_of,
-    experiments as lab,
     figures as draw,
-    peers,
-    recorded,
     rows,
     study,
 )
@@ -33,6 +30,7 @@ from emlab.methods import cellpose3_diameter as diameter
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import degrade_fixed, normalise
 from emlab.settings import PROFILES
+from tools import tune_cells
 
 DENOISE = 12.0
 
@@ -64,14 +62,19 @@ METHODS = {
     "clean": lambda case: _answer(case.clean),
     "degraded": lambda case: _answer(case.degraded),
     "constant": lambda case: study.Answer(0 * case.degraded, 0 * case.labels),
-    "gaussian": lambda case: _answer(peers.run_peer("gaussian", case, {"width": 1.5})),
+    "gaussian": lambda case: _answer(rows.run_peer("gaussian", case, {"width": 1.5})),
     "ours": lambda case: study.Answer(case.clean, case.labels),
 }
 
 
 @pytest.fixture(scope="module")
 def table(cases):
-    return study.run_study("denoise", cases, METHODS, keep=range(4))
+    return run(cases, METHODS)
+
+
+def run(cases, methods):
+    asked = {name: each(method) for name, method in methods.items()}
+    return Study(cases, study.COLUMNS, study.LABELS).run(asked, study.score)
 
 
 # Cases
@@ -124,9 +127,9 @@ def test_whole_levels_stay_whole():
 def test_tuned_levels_halve_the_precision(found):
     levels = cases_of.tune_levels(found[:2], "denoise", label, 3, 4)
     for cell in found[:2]:
-        clean = study.precision(cell.labels, label(cell.image))
+        clean = cases_of.precision(cell.labels, label(cell.image))
         case = cases_of.make_cases([cell], "denoise", levels, 8)[0]
-        spoilt = study.precision(cell.labels, label(case.degraded))
+        spoilt = cases_of.precision(cell.labels, label(case.degraded))
         assert 0.1 * clean < spoilt < 0.85 * clean
 
 
@@ -171,9 +174,9 @@ def test_counts_are_those_of_the_metric(cases):
     counts = study.count_objects(cases[1].labels, found)
     matched = average_precision(cases[1].labels, found)
     scores = study.from_counts([counts])
-    np.testing.assert_allclose(scores.ap[0], matched.ap)
-    assert scores.fp[0] == matched.fp[0]
-    assert scores.fn[0] == matched.fn[0]
+    np.testing.assert_allclose(scores["ap"][0], matched.ap)
+    assert scores["fp_rate"][0, 0] == matched.fp[0]
+    assert scores["fn_rate"][0, 0] == matched.fn[0]
 
 
 def test_objects_on_nothing_are_counted():
@@ -188,27 +191,28 @@ def test_objects_on_nothing_are_counted():
 
 
 def test_gains_and_recovered_shares(table):
-    assert table.ap("ours").mean == 1
-    assert table.ap("constant").mean == 0
-    assert table.recovered("clean").mean == pytest.approx(1)
-    assert table.recovered("degraded").mean == 0
-    assert table.recovered("constant").mean < 0
-    assert table.gain("ours", "degraded").low > 0
-    assert table.worse_share("ours").mean == 0
-    assert table.worse_share("constant").mean == 1
-    assert table.rate("ours", "fn").mean == 0
-    assert table.rate("constant", "fn").mean == 1
-    assert table.more_fp("ours").mean < 0
+    assert table.interval("ours", "ap_50").mean == 1
+    assert table.interval("constant", "ap_50").mean == 0
+    assert table.interval("ours", "fn_rate").mean == 0
+    assert table.interval("constant", "fn_rate").mean == 1
+    assert table.gain("ours", "degraded", "ap_50").low > 0
+    changed = study.changes(table)
+    assert changed.interval("clean", "recovered").mean == pytest.approx(1)
+    assert changed.interval("degraded", "recovered").mean == 0
+    assert changed.interval("constant", "recovered").mean < 0
+    assert changed.interval("ours", "worse_images").mean == 0
+    assert changed.interval("constant", "worse_images").mean == 1
+    assert changed.interval("ours", "more_fp").mean < 0
 
 
 def test_the_table_is_recorded_and_shown(table, tmp_path):
     report = Report("05_cellpose3", tmp_path, "smoke", 0)
-    table.record(report)
+    study.record(table, report, "denoise")
     values = report.metrics()["values"]
     assert values["denoise.ap_50.ours"]["value"] == 1
     assert values["denoise.gain.over_gaussian"]["low"] > 0
     assert "denoise.recovered.degraded" not in values
-    assert table.markdown().count("\n") == 1 + len(METHODS)
+    assert study.markdown(table).count("\n") == 1 + len(METHODS)
     assert "{" not in claims_table(chapters.claims("05_cellpose3"), values)
     targets = format_targets(chapters.targets("05_cellpose3"), values)
     assert "denoise, of the lost AP" in targets
@@ -233,32 +237,33 @@ def test_the_summary_says_no_more_than_the_intervals():
 
 
 def test_a_study_refuses_what_it_cannot_score(cases):
-    with pytest.raises(InputError, match="at least two images"):
-        study.run_study("denoise", cases[:1], METHODS)
-    wrong = {"odd": lambda case: study.Answer(case.clean, case.labels[:5])}
-    with pytest.raises(InputError, match="odd labelled"):
-        study.run_study("denoise", cases, wrong)
+    nothing_lost = run(cases[:2], {"clean": METHODS["ours"], "degraded": METHODS["ours"]})
+    with pytest.raises(InputError, match="nothing was lost"):
+        study.changes(nothing_lost)
+    with pytest.raises(InputError, match="labels have"):
+        run(cases, {"odd": lambda case: study.Answer(case.clean, case.labels[:5])})
 
 
 def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, monkeypatch, tmp_path):
-    kept = {"gaussian": [recorded._row(METHODS["gaussian"], case) for case in cases]}
+    kept = {"gaussian": [rows._row(METHODS["gaussian"], case) for case in cases]}
     kept["noise2void"] = kept["gaussian"]
     fake = SimpleNamespace(values={"denoise": kept}, name="rows", stale=False)
-    monkeypatch.setattr(recorded, "ROWS", fake)
-    monkeypatch.setattr(recorded, "SLOW", SimpleNamespace(values={}, name="slow", stale=False))
+    monkeypatch.setattr(rows, "ROWS", fake)
+    monkeypatch.setattr(rows, "SLOW", SimpleNamespace(values={}, name="slow", stale=False))
     report = Report("05_cellpose3", tmp_path, "smoke", 0)
     monkeypatch.setattr(report, "recorded", lambda recording: f"recorded: {recording.name}")
     slow = ("noise2void", "noise2self")
-    table, told = recorded.study(report, "denoise", cases, METHODS, slow)
-    assert table.recorded == {"gaussian", "noise2void"}
+    table, told = rows.run_study(report, "denoise", cases, METHODS, slow)
+    assert table.recorded == {"gaussian": 0, "noise2void": None}
     assert told == ["† recorded: rows"]
-    assert "Gaussian † |" in table.markdown()
-    assert list(table.scores)[:2] == ["clean", "degraded"]
+    assert "Gaussian † |" in study.markdown(table)
+    assert table.methods[:2] == ["clean", "degraded"]
+    assert len(table.answers["gaussian"]) == rows.CHECKED
     assert report.metrics()["values"]["recorded.apart.denoise.gaussian"]["value"] == 0
     for other in (replace(cases[0], level=3.0), replace(cases[0], seed=1)):
-        assert recorded.recorded("denoise", "gaussian", [other, *cases[1:]]) is None
+        assert rows.recorded("denoise", "gaussian", [other, *cases[1:]]) is None
     fake.stale = True
-    assert recorded.recorded("denoise", "gaussian", cases) is None
+    assert rows.recorded("denoise", "gaussian", cases) is None
 
 
 # Peers and rows
@@ -267,35 +272,35 @@ def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, monkeypatch,
 def test_peers_see_the_case_and_restore_it(cases):
     case = cases[0]
     error = [np.abs(case.degraded - case.clean).mean()]
-    error.append(np.abs(peers.run_peer("gaussian", case, {"width": 1.0}) - case.clean).mean())
+    error.append(np.abs(rows.run_peer("gaussian", case, {"width": 1.0}) - case.clean).mean())
     assert error[1] < error[0]
     blurred = replace(case, task="deblur", level=3.0)
     settings = {"smoothing": 0.0, "iterations": 10}
-    sharper = peers.run_peer("richardson_lucy", blurred, settings)
+    sharper = rows.run_peer("richardson_lucy", blurred, settings)
     edges = [ndimage.gaussian_gradient_magnitude(i, 1.5).max() for i in (blurred.degraded, sharper)]
     assert edges[1] > 1.1 * edges[0]
     with pytest.raises(InputError, match="unknown peer 'magic'"):
-        peers.run_peer("magic", case, {})
+        rows.run_peer("magic", case, {})
 
 
 def test_bm3d_works_on_square_roots_of_counts(cases):
     pytest.importorskip("bm3d")
-    small = audit.crop(cases[0], (slice(0, 48), slice(0, 48)))
-    smooth = peers.run_peer("bm3d", small, {"strength": 1.0})
+    small = study.crop(cases[0], (slice(0, 48), slice(0, 48)))
+    smooth = rows.run_peer("bm3d", small, {"strength": 1.0})
     assert np.abs(smooth - small.clean).mean() < 0.6 * np.abs(small.degraded - small.clean).mean()
 
 
 def test_tuning_takes_the_best_of_a_grid(cases, monkeypatch):
-    monkeypatch.setattr(peers, "GRIDS", {"denoise": {"gaussian": {"width": (1.0, 9.0, 30.0)}}})
-    best = peers.tune("denoise", cases[:2], label)["gaussian"]
+    grids = {"denoise": {"gaussian": {"width": (1.0, 9.0, 30.0)}}}
+    monkeypatch.setattr(tune_cells, "GRIDS", grids)
+    best = tune_cells.tune("denoise", cases[:2], label)["gaussian"]
     assert best["width"] == 1.0
     assert 0 < best["validation_ap_50"] <= 1
 
 
 def test_every_task_has_tuned_peers_and_rows():
-    for task, grid in peers.GRIDS.items():
-        assert set(peers.tuned(task)) == set(grid)
-        assert all("validation_ap_50" not in peers.settings_of(task, name) for name in grid)
+    for task, grid in tune_cells.GRIDS.items():
+        assert set(rows.tuned(task)) == set(grid) == set(rows.peer_rows(task, grid, None))
         assert "ours" in rows.RESTORERS[task]
     assert {name for task in rows.RESTORERS.values() for name in task} <= set(study.LABELS)
 
@@ -305,40 +310,44 @@ def test_every_task_has_tuned_peers_and_rows():
 
 def test_objects_in_noise_are_counted_for_an_area(cases):
     methods = {"degraded": METHODS["degraded"], "constant": METHODS["constant"]}
-    found = audit.from_noise(methods, [5.0, 20.0, 50.0], 64, 1)
-    assert found.objects("constant").mean == 0
-    expected = [len(np.unique(label(image))) - 1 for image in found.images]
-    assert found.objects("degraded").mean == pytest.approx(np.mean(expected) * 1e4 / 64**2)
+    found = study.from_noise(methods, [5.0, 20.0, 50.0], 64, 1)
+    assert found.interval("constant", "objects").mean == 0
+    expected = [len(np.unique(label(case.degraded))) - 1 for case in found.cases]
+    assert found.interval("degraded", "objects").mean == pytest.approx(
+        np.mean(expected) * 1e4 / 64**2
+    )
 
 
 def test_background_windows_hold_no_object(cases):
     case = cases[0]
     empty = replace(case, labels=case.labels.copy())
     empty.labels[:50, :60] = 0
-    place = audit.empty_window(empty.labels > 0, 30)
+    place = study.empty_window(empty.labels > 0, 30)
     assert not empty.labels[place].any()
-    assert audit.empty_window(np.ones((50, 50), bool), 10) is None
-    assert audit.empty_window(np.zeros((20, 20), bool), 30) is None
-    window = audit.crop(empty, place)
+    assert study.empty_window(np.ones((50, 50), bool), 10) is None
+    assert study.empty_window(np.zeros((20, 20), bool), 30) is None
+    window = study.crop(empty, place)
     assert window.degraded.shape == window.counts.shape == (30, 30)
     np.testing.assert_array_equal(window.counts, empty.counts[place])
     assert np.percentile(window.degraded, 99) == pytest.approx(1, abs=0.2)
-    seen = audit.from_background({"degraded": METHODS["degraded"]}, [empty, empty], 30)
-    assert len(seen.images) == 2
+    seen = study.from_background({"degraded": METHODS["degraded"]}, [empty, empty], 30)
+    assert len(seen.cases) == 2
 
 
 def test_brightness_of_raw_counts_is_right_and_that_of_a_stretched_image_is_not(cases, tmp_path):
     ours = [study.Answer(0.3 + 0.5 * case.clean, case.labels) for case in cases]
     same = [study.Answer(case.degraded, case.labels) for case in cases]
-    found = audit.measure_brightness(cases, {"degraded": same, "ours": ours})
-    assert found.slope("raw").mean == pytest.approx(1, abs=0.06)
-    assert abs(found.bias("raw").mean) < 0.02
-    np.testing.assert_allclose(found.measured["degraded"], found.measured["raw"], rtol=1e-3)
-    assert found.slope("ours").mean == pytest.approx(0.5, abs=1e-3)
-    assert found.bias("ours", "dim").mean > found.bias("ours", "bright").mean
-    assert found.error("ours").mean > 2 * found.error("raw").mean
+    found = study.measure_brightness(cases, {"degraded": same, "ours": ours})
+    measured = {way: found.scores[way]["measured"] for way in found.methods}
+    assert found.interval("raw", "slope").mean == pytest.approx(1, abs=0.06)
+    assert abs(found.interval("raw", "bias_bright").mean) < 0.03
+    np.testing.assert_allclose(measured["degraded"], measured["raw"], rtol=1e-3)
+    assert found.interval("ours", "slope").mean == pytest.approx(0.5, abs=1e-3)
+    bias = [found.interval("ours", f"bias_{part}").mean for part in ("dim", "bright")]
+    assert bias[0] > bias[1]
+    assert found.interval("ours", "error").mean > 2 * found.interval("raw", "error").mean
     report = Report("05_cellpose3", tmp_path, "smoke", 0)
-    found.record(report)
+    found.record(report, "brightness")
     assert "brightness.bias_dim.raw" in report.metrics()["values"]
 
 
@@ -358,9 +367,9 @@ def test_outlines_tell_found_wrong_and_missed():
 
 
 def test_every_figure_is_drawn(table, cases):
-    noise = audit.from_noise({"degraded": METHODS["degraded"]}, [5.0, 9.0], 48, 0)
+    noise = study.from_noise({"degraded": METHODS["degraded"]}, [5.0, 9.0], 48, 0)
     answers = {"ours": [table.answers["ours"][i] for i in range(4)]}
-    bright = audit.measure_brightness(cases, answers)
+    bright = study.measure_brightness(cases, answers)
     flows = np.zeros((2, *cases[0].labels.shape), np.float32)
     seen = SimpleNamespace(flows=flows, cell_probability=flows[0], labels=cases[0].labels)
     figures = [
@@ -371,7 +380,7 @@ def test_every_figure_is_drawn(table, cases):
         draw.level_histograms({"denoise": {"a": 3.0, "b": 9.0}, "upsample": {"a": 2, "b": 5}}),
         draw.domains({"nuclei": table, "plant": table}, ("clean", "ours")),
         draw.nothing(noise, ("degraded",)),
-        draw.brightness(bright, list(bright.measured)),
+        draw.brightness(bright),
         draw.grid(draw.flow_pictures(cases[0], flows, seen), 5),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
@@ -383,10 +392,11 @@ def test_every_figure_is_drawn(table, cases):
 
 
 def test_every_profile_has_all_settings_and_says_what_it_does_less_of():
-    keys = [set(lab.settings(profile)) for profile in PROFILES]
+    keys = [set(chapters.settings("05_cellpose3", profile)) for profile in PROFILES]
     assert all(found == keys[0] for found in keys)
-    assert lab.shortcuts("paper") == []
-    assert any("5 here, 52 at full scale" in sentence for sentence in lab.shortcuts("smoke"))
+    assert chapters.shortcuts("05_cellpose3", "paper") == []
+    told = chapters.shortcuts("05_cellpose3", "smoke")
+    assert any("5 here, 52 at full scale" in sentence for sentence in told)
 
 
 def test_the_diameter_is_that_which_agrees_with_itself(found, monkeypatch):

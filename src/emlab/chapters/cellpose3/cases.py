@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from emlab import data
 from emlab.bench import Report
@@ -39,16 +40,10 @@ class Case:
     ----------
     name, domain : str
         See `emlab.data.cells.Cell`.
-    clean : ndarray
-        ``(H, W)``, 0..1 between its 1st and 99th percentile, objects 17 pixels across.
-    labels : ndarray
-        ``(H, W)`` int32, the truth.
-    task : str
-        A key of `emlab.physics.degradations.TASKS`.
-    level : float
-        Strength, see `emlab.physics.degradations.degrade_fixed`.
-    seed : int
-        Of the noise.
+    clean, labels : ndarray
+        ``(H, W)``, 0..1 between its 1st and 99th percentile, objects 17 pixels across; the truth.
+    task, level, seed
+        See `emlab.physics.degradations.degrade_fixed`; the seed is that of the noise.
     """
 
     name: str
@@ -84,15 +79,13 @@ class Case:
             return DIAMETER / 30 * self.level
         return self.level / 2 if self.task == "upsample" and self.level > 1 else 0.0
 
-    def interpolated(self, order: int = 3) -> Image:
+    def interpolated(self) -> Image:
         """The measurement if the missing pixels had been put in by splines, at their places."""
-        from scipy import ndimage
-
         sharp = blur(torch.from_numpy(self.clean), self.blur_sigma).numpy()
         factor = int(self.level)
         places = np.meshgrid(*(np.arange(n) / factor for n in sharp.shape), indexing="ij")
         few = sharp[::factor, ::factor]
-        fine = ndimage.map_coordinates(few, places, order=order, mode="nearest")
+        fine = ndimage.map_coordinates(few, places, order=3, mode="nearest")
         noisy = shoot(torch.from_numpy(fine.astype(np.float32)), self.scale, self.generator())
         return normalise(noisy).numpy()
 
@@ -107,16 +100,8 @@ def chapter_cells(
     """Nuclei at working size, real where they can be had, else simulated (`Cell.domain` tells).
 
     Where those of the challenge are absent, the part for testing of the image that the package
-    stardist ships serves for "test", in two halves.
-
-    Parameters
-    ----------
-    split : str
-        "test" or "validation".
-    images : int, optional
-        So many, spread over the list; all of them otherwise.
-    side : int, optional
-        The square of at most this side with the most cell pixels; whole images otherwise.
+    stardist ships serves for "test", in two halves. So many `images`, spread over the list, and of
+    each the square of at most `side` pixels with the most cell pixels; or all.
     """
     try:
         found = cells("dsb2018", split)
@@ -159,6 +144,11 @@ def busiest(truth: Labels, side: int) -> tuple[slice, slice]:
     return slice(int(y), int(y) + height), slice(int(x), int(x) + width)
 
 
+def precision(truth: Labels, labels: Labels) -> float:
+    """AP at .5 of one image; 0 where there is no object at all."""
+    return float(np.nan_to_num(average_precision(truth, labels, (0.5,)).ap[0]))
+
+
 def make_cases(
     found: Sequence[Cell], task: str, levels: Mapping[str, float], seed: int
 ) -> list[Case]:
@@ -175,12 +165,7 @@ def harder(case: Case) -> Case:
 
 
 def tune_levels(
-    found: Sequence[Cell],
-    task: str,
-    labeller: Labeller,
-    seed: int,
-    halvings: int = 4,
-    progress: Callable[[str], None] | None = None,
+    found: Sequence[Cell], task: str, labeller: Labeller, seed: int, halvings: int = 4
 ) -> dict[str, float]:
     """For each image the level at which AP at .5 is nearest to half of that of the clean image.
 
@@ -198,18 +183,15 @@ def tune_levels(
     """
     levels = {}
     for cell, noise_seed in zip(found, _seeds(seed + 1, len(found)), strict=True):
+        case = Case(cell.name, cell.domain, cell.image, cell.labels, task, 0.0, noise_seed)
 
-        def quality(level: float, cell: Cell = cell, noise_seed: int = noise_seed) -> float:
-            case = Case(cell.name, cell.domain, cell.image, cell.labels, task, level, noise_seed)
-            return _ap(cell.labels, labeller(case.degraded))
+        def quality(level: float, case: Case = case) -> float:
+            return precision(case.labels, labeller(replace(case, level=level).degraded))
 
-        aim = 0.5 * _ap(cell.labels, labeller(cell.image))
-        start, worse = STARTS[task]
+        aim = 0.5 * precision(cell.labels, labeller(cell.image))
         levels[cell.name] = halving_level(
-            quality, aim, start, worse, halvings, whole=task == "upsample"
+            quality, aim, *STARTS[task], halvings, whole=task == "upsample"
         )
-        if progress is not None:
-            progress(f"{task} {cell.name[:12]}: level {levels[cell.name]:.4g}")
     return levels
 
 
@@ -224,21 +206,10 @@ def halving_level(
 ) -> float:
     """The level at which a quality that falls is nearest to what is wanted, of those tried.
 
-    Steps outwards from `start` until the quality is above `aim` at one end and not above it at the
-    other, then halves this interval on a logarithmic scale. A quality within .02 ends the search.
-
-    Parameters
-    ----------
-    quality : callable
-        Of a level.
-    aim : float
-        Wanted quality; at 0 nothing is spoilt and the mildest level of ten steps is returned.
-    start, worse : float
-        First level, and the factor of a step that lowers the quality.
-    halvings : int
-        How often the interval is halved.
-    whole : bool
-        Try whole levels from 1 to `MOST_FACTOR` only.
+    Steps outwards from `start` by the factor `worse`, which lowers the quality, until it is above
+    `aim` at one end and not above it at the other, then halves this interval on a logarithmic
+    scale. A quality within .02 ends the search. For an aim of 0 nothing is spoilt and the mildest
+    level of ten steps is returned; `whole` levels go from 1 to `MOST_FACTOR`.
     """
     if aim == 0:
         return 1.0 if whole else start / worse**10
@@ -267,8 +238,28 @@ def halving_level(
     return min(tried, key=lambda level: abs(tried[level] - aim))
 
 
+def domain_cases(
+    report: Report, names: Sequence[str], scale: float, side: int, seed: int
+) -> dict[str, list[Case]]:
+    """Noisy test images of other domains, all at one Poisson scale; those not here are told.
+
+    Of each image the halves, so that there are two at least, and of these at most `side` pixels.
+    """
+    found = {}
+    for name in names:
+        try:
+            given = [at_working_size(cell) for cell in cells(name, "test")]
+        except DataUnavailableError:
+            report.absent(RECORDS[name], "this domain is left out")
+            continue
+        own = [part(one, busiest(one.labels, side)) for cell in given for one in halves(cell)]
+        found[name] = make_cases(own, "denoise", {cell.name: scale for cell in own}, seed)
+        record_cells(report, own)
+    return found
+
+
 def record_cells(report: Report, found: Sequence[Cell]) -> None:
-    """Say in a report where images come from."""
+    """Tell a report where images come from."""
     for domain in dict.fromkeys(cell.domain for cell in found):
         if domain == "simulated":
             how = "ellipses of uneven brightness that touch but do not overlap"
@@ -279,10 +270,6 @@ def record_cells(report: Report, found: Sequence[Cell]) -> None:
             name = RECORDS[domain]
             wanted = "nuclei_test" if data.at_hand("nuclei_test") == name else name
             report.data(data.load(name), wanted, note="another domain" if wanted == name else "")
-
-
-def _ap(truth: Labels, labels: Labels) -> float:
-    return float(np.nan_to_num(average_precision(truth, labels, (0.5,)).ap[0]))
 
 
 def _seeds(seed: int, n: int) -> list[int]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
 from emlab import metrics
-from emlab.chapters.cellpose3.audit import Brightness, Nothing
+from emlab.bench.study import Study
 from emlab.chapters.cellpose3.cases import Case, Image, Labels, busiest
-from emlab.chapters.cellpose3.study import LABELS, Answer, Table
+from emlab.chapters.cellpose3.study import LABELS, Answer
 from emlab.methods.cellpose3 import Segmentation
 from emlab.metrics.segmentation import THRESHOLDS, intersection_over_union
 from emlab.viz import COLOURS, Picture, show
@@ -62,22 +63,21 @@ def sorted_objects(labels: Labels, truth: Labels) -> tuple[Labels, Labels, Label
     return labels * right, labels * ~right, truth * missed
 
 
-def examples(table: Table, number: int, names: Sequence[str], columns: int = 4) -> Figure:
-    """One case through every method that was kept, with outlines, and the clean image."""
+def examples(table: Study, number: int, names: Sequence[str], columns: int = 4) -> Figure:
+    """One case through every method with an answer to it, with outlines."""
     case = table.cases[number]
     place = busiest(case.labels, WINDOW)
-    shown = [name for name in names if number in table.answers.get(name, {})]
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(8.6, rows * (8.4 / columns + 0.2) + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, name in zip(axes, shown, strict=False):
+    pictures = {}
+    for name in [name for name in names if number < len(table.answers.get(name, ()))]:
         answer = table.answers[name][number]
         picture = outlined(answer.image[place], answer.labels[place], case.labels[place])
-        score = table.scores[name].ap[number, 0]
-        _picture(axis, picture, f"{LABELS[name]}: {score:.2f}")
-    for axis in axes[len(shown) :]:
-        axis.set_visible(False)
-    _legend(figure)
+        pictures[f"{LABELS[name]}: {table.scores[name]['ap_50'][number]:.2f}"] = picture
+    figure = grid(pictures, columns)
+    handles = [
+        Line2D([], [], color=COLOURS[colour], label=label)
+        for colour, label in ((RIGHT, "found"), (WRONG, "wrong"), (MISSED, "missed"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -91,7 +91,7 @@ def strip_picture(case: Case, labels: Labels, ap: float) -> Picture:
     return show(figure, f"Nuclei at level {case.level:.3g} with what was found outlined")
 
 
-def curves(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+def curves(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
     """AP against the overlap that counts as a match, a panel a task."""
     figure = Figure(figsize=(2.6 + 2.9 * len(tables), 3.0), layout="constrained")
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
@@ -100,7 +100,7 @@ def curves(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
             if name not in table.scores:
                 continue
             colour, style = LINES[name]
-            ap = table.scores[name].ap[:, :-1]
+            ap = table.scores[name]["ap"][:, :-1]
             axis.plot(THRESHOLDS[:-1], ap.mean(0), style, color=COLOURS[colour], label=LABELS[name])
             if name in ("ours", "reconstruction", "degraded"):
                 low, high = np.array([metrics.mean_interval(one)[1:] for one in ap.T]).T
@@ -118,14 +118,14 @@ def curves(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
     return figure
 
 
-def changes(table: Table, names: Sequence[str]) -> Figure:
+def changes(table: Study, names: Sequence[str]) -> Figure:
     """AP of every image before and after restoration."""
     shown = [name for name in names if name in table.scores]
     figure = Figure(figsize=(9.0, 2.5), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    before = table.scores["degraded"].ap[:, 0]
+    before = table.scores["degraded"]["ap_50"]
     for axis, name in zip(axes, shown, strict=True):
-        after = table.scores[name].ap[:, 0]
+        after = table.scores[name]["ap_50"]
         worse = after < before - 1e-9
         axis.plot(before[~worse], after[~worse], "o", ms=3, color=COLOURS["blue"])
         axis.plot(before[worse], after[worse], "v", ms=4, color=COLOURS["vermilion"])
@@ -136,20 +136,20 @@ def changes(table: Table, names: Sequence[str]) -> Figure:
     return figure
 
 
-def rates(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+def rates(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
     """Found and wrong objects for each true one, two panels a table."""
     shown = [name for name in names if all(name in t.scores for t in tables.values())][::-1]
     figure = Figure(figsize=(9.0, 0.8 + 0.22 * len(shown)), layout="constrained")
     axes = figure.subplots(1, 2 * len(tables), sharey=True)
     panels = [(title, table, kind) for title, table in tables.items() for kind in ("tp", "fp")]
     for axis, (title, table, kind) in zip(axes, panels, strict=True):
-        found = [table.rate(name, kind) for name in shown]
+        found = [table.interval(name, f"{kind}_rate") for name in shown]
         mean = np.array([one.mean for one in found])
         error = np.abs(np.array([[one.low, one.high] for one in found]).T - mean)
         colour = COLOURS[RIGHT if kind == "tp" else WRONG]
         axis.barh(range(len(shown)), mean, xerr=error, color=colour, height=0.7)
         if kind == "fp":
-            axis.axvline(table.rate("degraded", "fp").mean, color="grey", lw=0.8, ls=":")
+            axis.axvline(table.interval("degraded", "fp_rate").mean, color="grey", lw=0.8, ls=":")
         axis.set_title(f"{title}:\n{'found (TP)' if kind == 'tp' else 'wrong (FP)'}", size=8)
         axis.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(shown)), [LABELS[name] for name in shown], size=8)
@@ -181,7 +181,7 @@ def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def domains(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
+def domains(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
     """AP at .5 in every domain, for restorers of one and of all domains."""
     figure = Figure(figsize=(7.6, 2.6), layout="constrained")
     axis = figure.subplots()
@@ -189,7 +189,7 @@ def domains(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
     width = 0.8 / len(shown)
     for i, name in enumerate(shown):
         x = np.arange(len(tables)) + (i - (len(shown) - 1) / 2) * width
-        y = [table.scores[name].ap[:, 0].mean() for table in tables.values()]
+        y = [table.scores[name]["ap_50"].mean() for table in tables.values()]
         colour, style = LINES[name]
         axis.bar(x, y, width * 0.92, color=COLOURS[colour], label=LABELS[name],
                  alpha=0.45 if style == ":" else 1.0)  # fmt: skip
@@ -200,10 +200,10 @@ def domains(tables: Mapping[str, Table], names: Sequence[str]) -> Figure:
     return figure
 
 
-def nothing(found: Nothing, names: Sequence[str], most: int = 3) -> Figure:
+def nothing(found: Study, names: Sequence[str], most: int = 3) -> Figure:
     """Images without any object, and what every method makes of them, objects outlined in red."""
     shown = [name for name in names if name in found.answers]
-    rows = min(most, len(found.images))
+    rows = min(most, len(found.cases))
     figure = Figure(figsize=(9.0, 1.55 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, len(shown), squeeze=False)
     for line, number in zip(axes, range(rows), strict=True):
@@ -215,16 +215,19 @@ def nothing(found: Nothing, names: Sequence[str], most: int = 3) -> Figure:
     return figure
 
 
-def brightness(found: Brightness, names: Sequence[str]) -> Figure:
+def brightness(found: Study) -> Figure:
     """Measured against true brightness of every object."""
-    figure = Figure(figsize=(2.3 * len(names), 2.7), layout="constrained")
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    top = float(np.percentile(found.truth, 99.5)) * 1.15
-    for axis, name in zip(axes, names, strict=True):
-        axis.plot(found.truth, found.measured[name], ".", ms=2, alpha=0.5, color=COLOURS["blue"])
+    ways = found.methods
+    figure = Figure(figsize=(2.3 * len(ways), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+    truth = found.scores["raw"]["truth"]
+    top = float(np.percentile(truth, 99.5)) * 1.15
+    for axis, name in zip(axes, ways, strict=True):
+        measured = found.scores[name]["measured"]
+        axis.plot(truth, measured, ".", ms=2, alpha=0.5, color=COLOURS["blue"])
         axis.plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
-        slope = found.slope(name).mean
-        label = {"raw": "raw counts"}.get(name, LABELS.get(name, name)).split(":")[0]
+        slope = found.interval(name, "slope").mean
+        label = found.label(name).split(":")[0]
         axis.set_title(f"{label}\nslope {slope:.2f}", size=8)
         axis.set(xlabel="true brightness", xlim=(0, top), ylim=(-0.05, top))
     axes[0].set_ylabel("measured")
@@ -260,7 +263,7 @@ def hues(flows: NDArray) -> NDArray[np.float64]:
 def grid(pictures: Mapping[str, NDArray], columns: int) -> Figure:
     """Pictures ``(H, W)`` or ``(H, W, 3)`` in 0..1 side by side."""
     rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(9.0, rows * 9.2 / columns + 0.2), layout="constrained")
+    figure = Figure(figsize=(9.0, rows * 9.2 / columns + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
         _picture(axis, picture, title)
@@ -280,13 +283,3 @@ def _picture(axis: Axes, picture: NDArray, title: str) -> None:
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=8)
     axis.grid(False)
-
-
-def _legend(figure: Figure) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=COLOURS[colour], label=label)
-        for colour, label in ((RIGHT, "found"), (WRONG, "wrong"), (MISSED, "missed"))
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)

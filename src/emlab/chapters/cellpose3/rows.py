@@ -1,20 +1,49 @@
-"""The rows of the Cellpose3 chapter's tables: how a case becomes labels."""
+"""The rows of the Cellpose3 chapter's tables: how a case becomes labels, here or recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from emlab import weights
-from emlab.chapters.cellpose3.cases import Case, Image, Labels
-from emlab.chapters.cellpose3.peers import run_peer, settings_of
-from emlab.chapters.cellpose3.study import Answer, Method
-from emlab.methods.cellpose3 import load_restorer, load_segmenter, restore, segment
+from emlab.bench import Report
+from emlab.bench.study import DAGGER, Study, each
+from emlab.chapters.cellpose3.cases import (
+    Case,
+    Image,
+    Labeller,
+    Labels,
+    chapter_cells,
+    harder,
+    make_cases,
+    tune_levels,
+)
+from emlab.chapters.cellpose3.study import (
+    COLUMNS,
+    LABELS,
+    Answer,
+    Method,
+    count_objects,
+    from_counts,
+    score,
+)
+from emlab.data.cells import Cell
+from emlab.errors import InputError
+from emlab.methods.cellpose3 import SEGMENTER, load_restorer, load_segmenter, restore, segment
 from emlab.models import untrained
 from emlab.models.residual_unet import ResidualUNet
+from emlab.physics.degradations import normalise
+from emlab.recorded import Recording
+from emlab.runtime import Stopwatch
+from emlab.settings import read_settings
+from emlab.solvers import classical
+from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 
 # Rows of a task by the weights that they need.
 RESTORERS = {
@@ -41,6 +70,8 @@ RESTORERS = {
 }
 RESTORERS["hard"] = RESTORERS["denoise"]
 NOISY_SEGMENTER = "cellpose3_noisy_segmenter"
+BLIND_SPOT = ("noise2void", "noise2self")
+CHECKED = 2  # images on which recorded rows are run again
 
 
 def labels_of(image: Image, segmenter: ResidualUNet, *, restored: bool = False) -> Labels:
@@ -50,24 +81,29 @@ def labels_of(image: Image, segmenter: ResidualUNet, *, restored: bool = False) 
 
 def reference_rows(task: str, segmenter: ResidualUNet, seed: int) -> dict[str, Method]:
     """The ceiling, the identity, a constant, and a restorer that was never trained."""
-    rows: dict[str, Method] = {
-        "clean": partial(_clean, segmenter),
-        "degraded": partial(_degraded, segmenter),
-        "constant": _constant,
-    }
     name = next((n for n in RESTORERS[task].values() if n in weights.names()), None)
     model = {"kind": "residual_unet", "widths": [8, 16], "outputs": 1}
     if name is not None:
         model = dict(weights.card(name).model)
     network = untrained(model, seed).eval().requires_grad_(False)
     assert isinstance(network, ResidualUNet)
-    rows["untrained"] = restored_row(network, segmenter)
-    return rows
+    return {
+        "clean": lambda case: _seen(case.clean, segmenter),
+        "degraded": lambda case: _seen(case.degraded, segmenter),
+        "constant": lambda case: Answer(np.zeros_like(case.degraded), np.zeros_like(case.labels)),
+        "untrained": restored_row(network, segmenter),
+    }
 
 
 def peer_rows(task: str, names: Iterable[str], segmenter: ResidualUNet) -> dict[str, Method]:
-    """Peers that learn from no clean image."""
-    return {name: partial(_peer, name, settings_of(task, name), segmenter) for name in names}
+    """Peers that learn from no clean image, as `tools/tune_cells` set them."""
+
+    def row(name: str) -> Method:
+        settings = {} if name in BLIND_SPOT else dict(tuned(task)[name])
+        settings.pop("validation_ap_50", None)
+        return lambda case: _seen(run_peer(name, case, settings), segmenter)
+
+    return {name: row(name) for name in names}
 
 
 def trained_rows(
@@ -78,15 +114,12 @@ def trained_rows(
 ) -> dict[str, Method]:
     """Every restorer of a task whose weights are there, and the segmenter retrained on noise.
 
-    Parameters
-    ----------
-    names : iterable of str, optional
-        Rows wanted; all by default.
+    Of these the rows `names`; default: all.
     """
-    known = weights.names()
-    rows: dict[str, Method] = {}
+    known, rows = weights.names(), {}
     if task in ("denoise", "hard") and NOISY_SEGMENTER in known:
-        rows["noisy_segmenter"] = partial(_degraded, load_segmenter(NOISY_SEGMENTER, device))
+        retrained = load_segmenter(NOISY_SEGMENTER, device)
+        rows["noisy_segmenter"] = lambda case: _seen(case.degraded, retrained)
     for row, name in RESTORERS[task].items():
         if name in known:
             rows[row] = restored_row(load_restorer(name, device), segmenter)
@@ -95,26 +128,256 @@ def trained_rows(
 
 def restored_row(restorer: ResidualUNet, segmenter: ResidualUNet) -> Method:
     """Restore, then segment."""
-    return partial(_restored, restorer, segmenter)
+
+    def row(case: Case) -> Answer:
+        image = restore(case.degraded, restorer).image
+        return Answer(image, labels_of(image, segmenter, restored=True))
+
+    return row
 
 
-def _clean(segmenter: ResidualUNet, case: Case) -> Answer:
-    return Answer(case.clean, labels_of(case.clean, segmenter))
-
-
-def _degraded(segmenter: ResidualUNet, case: Case) -> Answer:
-    return Answer(case.degraded, labels_of(case.degraded, segmenter))
-
-
-def _constant(case: Case) -> Answer:
-    return Answer(np.zeros_like(case.degraded), np.zeros_like(case.labels))
-
-
-def _peer(name: str, settings: dict, segmenter: ResidualUNet, case: Case) -> Answer:
-    image = run_peer(name, case, settings)
+def _seen(image: Image, segmenter: ResidualUNet) -> Answer:
     return Answer(image, labels_of(image, segmenter))
 
 
-def _restored(restorer: ResidualUNet, segmenter: ResidualUNet, case: Case) -> Answer:
-    image = restore(case.degraded, restorer).image
-    return Answer(image, labels_of(image, segmenter, restored=True))
+# --- peers
+
+
+def tuned(task: str) -> dict[str, dict[str, Any]]:
+    """Settings of a task's peers, the best on validation nuclei, and their AP there."""
+    return read_settings("chapters/cellpose3/peers")["peers"][task]
+
+
+def run_peer(name: str, case: Case, settings: Mapping[str, Any]) -> Image:
+    """Restore a case without clean images; peers are told the strength of noise and blur.
+
+    Raises
+    ------
+    InputError
+        Unknown peer, or its package is not installed.
+    """
+    if name in BLIND_SPOT:
+        config = BlindSpotConfig(kind=name, **settings)  # type: ignore[arg-type]
+        noisy = torch.from_numpy(case.degraded)
+        return denoise_blind_spot(noisy, config, case.generator()).numpy()
+    if name not in _PEERS:
+        raise InputError(f"unknown peer {name!r}; use {', '.join((*_PEERS, *BLIND_SPOT))}")
+    return _PEERS[name](case, **settings)
+
+
+def _gaussian(case: Case, width: float) -> Image:
+    return classical.gaussian(case.degraded, width)
+
+
+def _bm3d(case: Case, strength: float) -> Image:
+    """Of the counts' square roots (Anscombe 1948), whose noise has a standard deviation of 1."""
+    root = 2 * np.sqrt(case.counts + 0.375)
+    smooth = classical.bm3d(root, strength)
+    return normalise(torch.from_numpy(np.maximum(smooth / 2, 0) ** 2 - 0.375)).numpy()
+
+
+def _richardson_lucy(case: Case, smoothing: float, iterations: int) -> Image:
+    """With the true width of the blur, started from the image, which is made positive first."""
+    measured = ndimage.gaussian_filter(case.degraded, smoothing) if smoothing else case.degraded
+    measured = np.maximum(measured - measured.min(), 1e-3)
+    estimate = measured.copy()
+    for _ in range(iterations):
+        predicted = ndimage.gaussian_filter(estimate, case.blur_sigma, mode="reflect")
+        ratio = measured / np.maximum(predicted, 1e-6)
+        estimate = estimate * ndimage.gaussian_filter(ratio, case.blur_sigma, mode="reflect")
+    return np.asarray(estimate, np.float32)
+
+
+def _cubic(case: Case, width: float) -> Image:
+    fine = case.interpolated()
+    return classical.gaussian(fine, width) if width else fine
+
+
+_PEERS: Mapping[str, Callable[..., Image]] = {
+    "gaussian": _gaussian,
+    "bm3d": _bm3d,
+    "richardson_lucy": _richardson_lucy,
+    "cubic": _cubic,
+}
+
+
+# --- what is recorded: how far each image is spoilt, rows that take long, and speeds
+
+
+def _measure_levels(settings: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Level of every test image, by task: half of what the segmenter found is lost there."""
+    found = chapter_cells("test", side=settings["side"])
+    labeller = partial(labels_of, segmenter=load_segmenter())
+    return {
+        task: tune_levels(found, task, labeller, settings["seed"]) for task in settings["tasks"]
+    }
+
+
+def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each task, method and image what tells the case, seconds, and `count_objects`."""
+    nuclei, segmenter = chapter_cells("test", side=settings["side"]), load_segmenter()
+    kept: dict[str, Any] = {}
+    for task, names in settings["rows"].items():
+        own = "denoise" if task == "hard" else task
+        some = nuclei if own == "denoise" else spread(nuclei, settings["task_images"])
+        cases = make_cases(some, own, LEVELS.values[own], settings["seed"])
+        cases = [harder(case) for case in cases] if task == "hard" else cases
+        peers = [name for name in names if name in settings["peers"][task] or name in BLIND_SPOT]
+        methods = reference_rows(task, segmenter, settings["seed"])
+        methods |= peer_rows(task, peers, segmenter) | trained_rows(task, segmenter, names)
+        kept[task] = {name: [_row(methods[name], case) for case in cases] for name in names}
+    return kept
+
+
+def _row(method: Method, case: Case) -> dict[str, Any]:
+    with Stopwatch() as watch:
+        labels = method(case).labels
+    counts = count_objects(case.labels, labels)
+    return {"case": _identity(case), "seconds": watch.seconds, "counts": counts}
+
+
+def _identity(case: Case) -> list[Any]:
+    """What tells a case from others; six digits are kept of a level."""
+    return [case.name, case.seed, float(f"{case.level:.6g}"), *case.labels.shape]
+
+
+def _measure_speeds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Images a second of our restorer and of cellpose's own, by widths, on one thread.
+
+    Both have random weights, take one image at a time and take turns; the median counts. cellpose
+    has an environment of its own, see `tools/make_cellpose_oracle`.
+    """
+    torch.set_num_threads(1)
+    theirs, found = import_module("cellpose.resnet_torch").CPnet, {}
+    image = torch.rand(1, settings["side"], settings["side"])
+    for widths in settings["widths"]:
+        ours = ResidualUNet(widths, 1).eval()
+        other = theirs([1, *widths], nout=1, sz=3, max_pool=True, diam_mean=17.0).eval()
+        runs = {"emlab": lambda ours=ours: ours(image), "cellpose": lambda n=other: n(image[None])}
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        with torch.inference_mode():
+            for _ in range(settings["turns"] + 2):
+                for name, run in runs.items():
+                    with Stopwatch() as watch:
+                        run()
+                    seconds[name].append(watch.seconds)
+        rate = {name: 1 / float(np.median(values[2:])) for name, values in seconds.items()}
+        found["_".join(map(str, widths))] = {
+            **{f"{name}_images_per_second": value for name, value in rate.items()},
+            "ratio": rate["emlab"] / rate["cellpose"],
+            "emlab_parameters": sum(p.numel() for p in ours.parameters()),
+            "cellpose_parameters": sum(p.numel() for p in other.parameters()),
+        }
+    return {"torch": torch.__version__, "widths": found}
+
+
+_READ = read_settings("chapters/cellpose3/chapter")
+_KEPT = {key: _READ["cpu"][key] for key in ("side", "task_images")} | {"seed": 0}
+_KEPT["peers"] = read_settings("chapters/cellpose3/peers")["peers"]
+
+
+def _rows(name: str) -> Recording:
+    rows = _READ["recorded"][name]
+    used = {RESTORERS[task].get(row, "") for task, every in rows.items() for row in every}
+    networks = (NOISY_SEGMENTER,) if "noisy_segmenter" in rows["hard"] else ()
+    return Recording(
+        "05_cellpose3", name, _measure_rows, {**_KEPT, "rows": rows},
+        (SEGMENTER, *networks, *sorted(used - {""})),
+    )  # fmt: skip
+
+
+LEVELS = Recording(
+    "05_cellpose3",
+    "levels",
+    _measure_levels,
+    {"side": _KEPT["side"], "seed": 0, "tasks": ["denoise", "deblur", "upsample"]},
+    (SEGMENTER,),
+)
+ROWS, SLOW = _rows("rows"), _rows("slow")
+SPEEDS = Recording("05_cellpose3", "speeds", _measure_speeds, _READ["recorded"]["speeds"])
+
+
+def spread(found: Sequence[Any], count: int) -> list[Any]:
+    """So many, every second or third."""
+    return list(found[:: max(1, len(found) // count)][:count])
+
+
+def levels_of(
+    found: Sequence[Cell], task: str, labeller: Labeller, seed: int, halvings: int = 4
+) -> tuple[dict[str, float], str]:
+    """Level of every image, and where it is from.
+
+    They are read where they were recorded with the segmenter that is loaded, else tuned now.
+    """
+    own = LEVELS.values[task]
+    if not LEVELS.stale and all(cell.name in own for cell in found):
+        return {cell.name: own[cell.name] for cell in found}, "recorded"
+    return tune_levels(found, task, labeller, seed, halvings), "tuned now"
+
+
+def recorded(
+    task: str, name: str, cases: Sequence[Case]
+) -> tuple[list[Mapping[str, Any]], Recording] | None:
+    """Recorded rows of these very cases, spoilt alike by the same noise, or None."""
+    for recording in (ROWS, SLOW):
+        kept = recording.values.get(task, {}).get(name, ())
+        found = {row["case"][0]: row for row in kept}
+        own = [found.get(case.name, {}) for case in cases]
+        same = all(row.get("case") == _identity(case) for row, case in zip(own, cases, strict=True))
+        if own and same and not recording.stale:
+            return own, recording
+    return None
+
+
+def run_study(
+    report: Report,
+    task: str,
+    cases: Sequence[Case],
+    methods: Mapping[str, Method],
+    slow: Iterable[str] = (),
+) -> tuple[Study, list[str]]:
+    """Run every method on every case, with recorded rows where there are some of these very cases.
+
+    Of each recorded row the first `CHECKED` images are run again; the largest difference of AP at
+    .5 is recorded as ``recorded.apart.TASK.METHOD``.
+
+    Parameters
+    ----------
+    slow : iterable of str
+        Rows that are shown where they are recorded and never run.
+
+    Returns
+    -------
+    Study
+        With the answers of all images that were run.
+    list of str
+        A sentence for each recording.
+    """
+    names = [*methods, *slow]
+    kept = {n: found for n in names if (found := recorded(task, n, cases)) is not None}
+    table = Study(cases, COLUMNS, LABELS)
+    table.run({n: each(m) for n, m in methods.items()}, score, first=dict.fromkeys(kept, CHECKED))
+    for name, (rows, _) in kept.items():
+        scores, apart = from_counts([row["counts"] for row in rows]), None
+        if name in methods:
+            here = table.scores[name]["ap_50"]
+            apart = float(np.abs(here - scores["ap_50"][:CHECKED]).max())
+            report.value(f"recorded.apart.{task}.{name}", apart, note="AP", n=CHECKED)
+        table.join(name, scores, apart)
+        table.seconds[name] = float(np.mean([row["seconds"] for row in rows]))
+    used = {recording.name: recording for _, recording in kept.values()}
+    return table, [f"{DAGGER} {report.recorded(recording)}" for recording in used.values()]
+
+
+def race(network: ResidualUNet, images: int, repeats: int = 3) -> float:
+    """Images of 224 x 224 a second through a network, a batch at once, the best of some repeats."""
+    device = next(network.parameters()).device
+    batch = torch.rand(images, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
+    seconds = []
+    for _ in range(repeats + 1):
+        with Stopwatch() as watch, torch.no_grad():
+            network(batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        seconds.append(watch.seconds)
+    return images / min(seconds[1:])

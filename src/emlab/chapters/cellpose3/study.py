@@ -1,23 +1,27 @@
-"""The chapter's tables: every method on the same spoiled images, judged by what is segmented."""
+"""What is found in spoiled images, what where there is nothing, and how bright it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from emlab import metrics
 from emlab.bench import Report
 from emlab.bench.claims import fill
-from emlab.bench.study import pipe_table, spanned
-from emlab.chapters.cellpose3.cases import Case, Image, Labels
+from emlab.bench.study import Column, Scores, Study, Values, each, spanned
+from emlab.chapters.cellpose3.cases import Case, Image, Labels, make_cases
+from emlab.data.cells import Cell
 from emlab.errors import InputError
-from emlab.metrics.intervals import bootstrap, paired_ratio
-from emlab.metrics.segmentation import THRESHOLDS, average_precision
-from emlab.runtime import Stopwatch
+from emlab.metrics import Interval
+from emlab.metrics.intervals import bootstrap, paired_ratio, wilson_interval
+from emlab.metrics.segmentation import THRESHOLDS, average_precision, intersection_over_union
+from emlab.physics.degradations import normalise
 
 NOTE = "95 % bootstrap interval over images"
 LABELS = {
@@ -40,19 +44,12 @@ LABELS = {
     "range": "as ours, in the paper's range",
     "ours": "ours: segmentation + perceptual",
 }
+AREA = 1e4  # objects are counted for so many pixels: what some 25 nuclei and their gaps cover
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method makes of a case.
-
-    Attributes
-    ----------
-    image : ndarray
-        ``(H, W)`` that was segmented.
-    labels : ndarray
-        ``(H, W)`` int32.
-    """
+    """What a method makes of a case: the image ``(H, W)`` that was segmented, and its labels."""
 
     image: Image
     labels: Labels
@@ -61,206 +58,11 @@ class Answer:
 Method = Callable[[Case], Answer]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Objects found in n images.
-
-    Attributes
-    ----------
-    tp : ndarray of int
-        ``(n, 11)`` matched objects at `THRESHOLDS`.
-    found, true : ndarray of int
-        ``(n,)`` objects found and objects there are.
-    lonely : ndarray of int
-        ``(n,)`` objects found where there is nothing: less than a tenth of them is of any object.
-    seconds : float
-        Of all images, segmentation included.
-    """
-
-    tp: NDArray[np.int64]
-    found: NDArray[np.int64]
-    true: NDArray[np.int64]
-    lonely: NDArray[np.int64]
-    seconds: float = 0.0
-
-    @property
-    def ap(self) -> NDArray[np.float64]:
-        """``(n, 11)`` TP / (TP + FP + FN)."""
-        union = self.found[:, None] + self.true[:, None] - self.tp
-        return self.tp / np.maximum(union, 1)
-
-    @property
-    def fp(self) -> NDArray[np.int64]:
-        """``(n,)`` objects found at .5 that are none."""
-        return self.found - self.tp[:, 0]
-
-    @property
-    def fn(self) -> NDArray[np.int64]:
-        """``(n,)`` objects missed at .5."""
-        return self.true - self.tp[:, 0]
-
-    def __len__(self) -> int:
-        return len(self.tp)
-
-    def part(self, chosen: Sequence[int]) -> Scores:
-        """Scores of some of the images."""
-        i = np.asarray(chosen, int)
-        share = self.seconds * len(i) / max(len(self), 1)
-        return Scores(self.tp[i], self.found[i], self.true[i], self.lonely[i], share)
-
-
-@dataclass
-class Table:
-    """Scores of every method on one task.
-
-    Attributes
-    ----------
-    task : str
-    cases : list of Case
-    scores : dict
-        By method, all of the same images.
-    answers : dict
-        By method, of the images that are shown.
-    recorded : set of str
-        Methods whose scores were measured before, on the same cases.
-    """
-
-    task: str
-    cases: list[Case]
-    scores: dict[str, Scores] = field(default_factory=dict)
-    answers: dict[str, dict[int, Answer]] = field(default_factory=dict)
-    recorded: set[str] = field(default_factory=set)
-
-    def ap(self, method: str) -> metrics.Interval:
-        """AP at .5, mean over images."""
-        return metrics.mean_interval(self.scores[method].ap[:, 0])
-
-    def gain(self, better: str, worse: str) -> metrics.Interval:
-        """Paired difference of AP at .5."""
-        return metrics.paired_difference(self.scores[better].ap[:, 0], self.scores[worse].ap[:, 0])
-
-    def recovered(self, method: str) -> metrics.Interval:
-        """Share of the lost AP at .5 that a method brings back."""
-        clean, degraded, ours = (
-            self.scores[name].ap[:, 0] for name in ("clean", "degraded", method)
-        )
-        if clean.mean() <= degraded.mean():
-            raise InputError(f"{self.task}: nothing was lost, so nothing can be recovered")
-        gained, lost = ours - degraded, clean - degraded
-
-        def share(chosen: NDArray[np.intp]) -> float:
-            return float(np.clip(gained[chosen].mean() / max(lost[chosen].mean(), 1e-3), -9, 9))
-
-        return bootstrap(share, len(lost))
-
-    def rate(self, method: str, kind: str) -> metrics.Interval:
-        """Objects for each true one, over all images.
-
-        Found ("tp"), wrong ("fp"), missed ("fn"), or found where there is nothing ("lonely").
-        """
-        scores = self.scores[method]
-        counts = {
-            "tp": scores.tp[:, 0], "fp": scores.fp, "fn": scores.fn, "lonely": scores.lonely,
-        }[kind]  # fmt: skip
-        return paired_ratio(counts, scores.true)
-
-    def more_fp(self, method: str, than: str = "degraded") -> metrics.Interval:
-        """Difference of two false-positive rates, paired over images."""
-        first, second = self.scores[method], self.scores[than]
-        return paired_ratio(first.fp - second.fp, first.true)
-
-    def worse_share(self, method: str, than: str = "degraded") -> metrics.Interval:
-        """Share of images whose AP at .5 falls."""
-        below = self.scores[method].ap[:, 0] < self.scores[than].ap[:, 0] - 1e-9
-        return metrics.wilson_interval(int(below.sum()), len(below))
-
-    def markdown(self) -> str:
-        """A row a method; a dagger marks what was recorded."""
-        heads = ["method", "AP at .5", "of the lost AP", "ours is better by", "TP", "FP"]
-        rows = []
-        for name, scores in self.scores.items():
-            label = LABELS[name] + " †" * (name in self.recorded)
-            other = name != "ours" and "ours" in self.scores
-            gain = spanned(self.gain("ours", name)) if other else ""
-            share = f"{self.recovered(name).mean:.0%}" if name != "clean" else ""
-            rates = [f"{self.rate(name, kind).mean:.3f}" for kind in ("tp", "fp", "lonely")]
-            seconds = f"{scores.seconds / len(scores):.2g}"
-            rows.append([label, spanned(self.ap(name)), share, gain, *rates, seconds])
-        return pipe_table([*heads, "on nothing", "s an image"], rows)
-
-    def record(self, report: Report) -> None:
-        """Record ``TASK.METRIC.METHOD``."""
-        n = len(self.cases)
-        for name, scores in self.scores.items():
-            key = f"{self.task}.{{}}.{name}"
-            report.value(key.format("ap_50"), *self.ap(name), note=NOTE, n=n)
-            ap_75 = metrics.mean_interval(scores.ap[:, 5])
-            report.value(key.format("ap_75"), *ap_75, note=NOTE, n=n)
-            for kind in ("tp", "fp", "fn", "lonely"):
-                rate = self.rate(name, kind)
-                report.value(key.format(f"{kind}_rate"), *rate, note="for each true object")
-            if name in ("clean", "degraded"):
-                continue
-            report.value(
-                key.format("recovered"), *self.recovered(name), note="of the lost AP at .5"
-            )
-            more = self.more_fp(name)
-            report.value(key.format("more_fp"), *more, note="FP rate over the degraded image's")
-            report.value(key.format("worse_images"), *self.worse_share(name), n=n)
-            if name != "ours" and "ours" in self.scores:
-                gain = self.gain("ours", name)
-                report.value(f"{self.task}.gain.over_{name}", *gain, note=NOTE, n=n)
-
-
-def run_study(
-    task: str,
-    cases: Sequence[Case],
-    methods: Mapping[str, Method],
-    *,
-    keep: Sequence[int] = (),
-    progress: Callable[[str], None] | None = None,
-) -> Table:
-    """Run every method on every case.
-
-    Parameters
-    ----------
-    keep : sequence of int
-        Cases whose images are kept for figures.
-
-    Raises
-    ------
-    InputError
-        Fewer than two cases, or labels of another shape than the truth's.
-    """
-    if len(cases) < 2:
-        raise InputError("a study needs at least two images")
-    table = Table(task, list(cases))
-    for name, method in methods.items():
-        counts, kept = [], {}
-        with Stopwatch() as watch:
-            for i, case in enumerate(cases):
-                answer = method(case)
-                if answer.labels.shape != case.labels.shape:
-                    raise InputError(
-                        f"{name} labelled {answer.labels.shape} pixels of {case.labels.shape}"
-                    )
-                counts.append(count_objects(case.labels, answer.labels))
-                if i in keep:
-                    kept[i] = answer
-        table.scores[name] = from_counts(counts, watch.seconds)
-        table.answers[name] = kept
-        if progress is not None:
-            progress(f"{LABELS.get(name, name)}: AP {table.ap(name).mean:.3f}")
-    return table
-
-
-def precision(truth: Labels, labels: Labels) -> float:
-    """AP at .5 of one image; 0 where there is no object at all."""
-    return float(np.nan_to_num(average_precision(truth, labels, (0.5,)).ap[0]))
-
-
 def count_objects(truth: Labels, labels: Labels) -> list[int]:
-    """Objects found, true ones, found where there is nothing, matched at each of `THRESHOLDS`."""
+    """Objects found, true ones, found where there is nothing, matched at each of `THRESHOLDS`.
+
+    Where there is nothing: less than a tenth of the object is of any true one.
+    """
     matched = average_precision(truth, labels, THRESHOLDS)
     areas, covered = (np.bincount(image.ravel()) for image in (labels, labels * (truth > 0)))
     present = areas > 0
@@ -271,10 +73,115 @@ def count_objects(truth: Labels, labels: Labels) -> list[int]:
     return [int(present.sum()), true, lonely, *matched.tp.tolist()]
 
 
-def from_counts(counts: Sequence[Sequence[int]], seconds: float = 0.0) -> Scores:
-    """Scores of rows as `count_objects` returns them."""
+def from_counts(counts: Sequence[Sequence[int]]) -> dict[str, NDArray]:
+    """Scores of rows as `count_objects` returns them.
+
+    ``ap`` is ``(n, 11)``, TP / (TP + FP + FN) at `THRESHOLDS`. Rates, at .5, are ``(n, 2)``: found
+    (tp), wrong (fp), missed (fn), or found where there is nothing (lonely), beside the true ones.
+    """
     found, true, lonely, *matched = np.asarray(counts, np.int64).T
-    return Scores(np.array(matched).T, found, true, lonely, seconds)
+    tp = np.array(matched).T
+    ap = tp / np.maximum(found[:, None] + true[:, None] - tp, 1)
+    kinds = {"tp": tp[:, 0], "fp": found - tp[:, 0], "fn": true - tp[:, 0], "lonely": lonely}
+    rates = {f"{kind}_rate": np.stack([kept, true], 1) for kind, kept in kinds.items()}
+    return {"ap": ap, "ap_50": ap[:, 0], "ap_75": ap[:, 5], **rates}
+
+
+def score(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, NDArray]:
+    """`from_counts` of what was found; an `InputError` for labels of another shape."""
+    counts = []
+    for case, answer in zip(cases, answers, strict=True):
+        if answer.labels.shape != case.labels.shape:
+            raise InputError(
+                f"labels have {answer.labels.shape} pixels, the image {case.labels.shape}"
+            )
+        counts.append(count_objects(case.labels, answer.labels))
+    return from_counts(counts)
+
+
+def _ratio(scores: Scores, name: str, targets: Values | None) -> Interval:
+    return paired_ratio(*scores[name].T)
+
+
+def _share(scores: Scores, name: str, targets: Values | None) -> Interval:
+    """Of the lost, what was gained."""
+    gained, lost = scores[name].T
+
+    def share(chosen: NDArray) -> float:
+        return float(np.clip(gained[chosen].mean() / max(lost[chosen].mean(), 1e-3), -9, 9))
+
+    return bootstrap(share, len(lost))
+
+
+def _part(scores: Scores, name: str, targets: Values | None) -> Interval:
+    return wilson_interval(int(scores[name].sum()), len(scores[name]))
+
+
+_RATE = partial(Column, show="{mean:.3f}", note="for each true object", of=_ratio)
+COLUMNS = (
+    Column("ap_50", "AP at .5", note=NOTE),
+    Column("ap_75", note=NOTE),
+    _RATE("tp_rate", "TP"),
+    _RATE("fp_rate", "FP"),
+    _RATE("fn_rate"),
+    _RATE("lonely_rate", "on nothing"),
+)
+CHANGES = (
+    Column("recovered", note="of the lost AP at .5", of=_share),
+    Column("more_fp", note="FP rate over the degraded image's", of=_ratio),
+    Column("worse_images", note="share of images whose AP at .5 falls", of=_part),
+)
+
+
+def changes(table: Study) -> Study:
+    """What every method changes of the degraded image: AP, wrong objects, and whether for worse.
+
+    Raises
+    ------
+    InputError
+        Nothing was lost, so that nothing can be recovered.
+    """
+    clean, degraded = table.scores["clean"], table.scores["degraded"]
+    lost = clean["ap_50"] - degraded["ap_50"]
+    if lost.mean() <= 0:
+        raise InputError("nothing was lost, so nothing can be recovered")
+    found = Study(table.cases, CHANGES, LABELS, recorded=table.recorded)
+    for name in table.methods:
+        gained = table.scores[name]["ap_50"] - degraded["ap_50"]
+        wrong, true = table.scores[name]["fp_rate"].T
+        found.scores[name] = {
+            "recovered": np.stack([gained, lost], 1),
+            "more_fp": np.stack([wrong - degraded["fp_rate"][:, 0], true], 1),
+            "worse_images": gained < -1e-9,
+        }
+    return found
+
+
+def markdown(table: Study) -> str:
+    """A row a method; a dagger marks what was recorded."""
+    changed = changes(table)
+
+    def over(name: str) -> str:
+        other = name != "ours" and "ours" in table.scores
+        return spanned(table.gain("ours", name, "ap_50")) if other else ""
+
+    def share(name: str) -> str:
+        return "" if name == "clean" else f"{changed.interval(name, 'recovered').mean:.0%}"
+
+    seconds = {"s an image": lambda name: f"{table.seconds[name]:.2g}"}
+    return table.markdown(extra={"of the lost AP": share, "ours is better by": over} | seconds)
+
+
+def record(table: Study, report: Report, task: str) -> None:
+    """Record ``TASK.NUMBER.METHOD`` of `COLUMNS` and `CHANGES`, and ``TASK.gain.over_METHOD``."""
+    table.record(report, task)
+    changed = changes(table)
+    for name in ("clean", "degraded"):
+        del changed.scores[name]
+    changed.record(report, task)
+    for name in [n for n in changed.methods if n != "ours" and "ours" in changed.scores]:
+        gain = table.gain("ours", name, "ap_50")
+        report.value(f"{task}.gain.over_{name}", *gain, note=NOTE, n=table.seen(name))
 
 
 _SPOILT = {
@@ -307,3 +214,159 @@ def verdicts(values: Mapping[str, Mapping[str, Any]]) -> str:
         back = fill(f"{{{task}.recovered.ours}} of the lost AP comes back", values)
         lines.append(f"- **{title}**: {'; '.join([back, *parts])}.")
     return "\n".join(lines)
+
+
+# --- where there is nothing
+
+
+def from_noise(
+    methods: Mapping[str, Method], levels: Sequence[float], side: int, seed: int
+) -> Study:
+    """Objects found in images of even brightness .3 with Poisson noise of each of the levels."""
+    even = np.full((side, side), 0.3, np.float32)
+    empty = np.zeros((side, side), np.int32)
+    found = [Cell(even, empty, f"noise_{i}", "simulated") for i in range(len(levels))]
+    named = {cell.name: level for cell, level in zip(found, levels, strict=True)}
+    return _nothing(make_cases(found, "denoise", named, seed), methods)
+
+
+def from_background(methods: Mapping[str, Method], cases: Sequence[Case], side: int) -> Study:
+    """Objects found in the emptiest window of each noisy image, alone and normalised.
+
+    No true object touches it. In crowded images windows are smaller, until two of them hold none.
+    """
+    places: list[tuple[slice, slice] | None] = []
+    while sum(place is not None for place in places) < 2 and side >= 16:
+        places = [empty_window(case.labels > 0, side) for case in cases]
+        side = 3 * side // 4
+    pairs = zip(cases, places, strict=True)
+    return _nothing([crop(case, place) for case, place in pairs if place is not None], methods)
+
+
+def empty_window(inside: NDArray[np.bool_], side: int) -> tuple[slice, slice] | None:
+    """A square that no object touches and that lies farthest from all of them, or None."""
+    if min(inside.shape) < side:
+        return None
+    distance = ndimage.distance_transform_cdt(~inside, "chessboard")
+    if not inside.any():
+        distance = np.full(inside.shape, side)
+    half = side // 2
+    middles = distance[half : inside.shape[0] - half + 1, half : inside.shape[1] - half + 1]
+    if middles.size == 0 or middles.max() <= half + 1:
+        return None
+    y, x = np.unravel_index(int(np.argmax(middles)), middles.shape)
+    return slice(int(y), int(y) + side), slice(int(x), int(x) + side)
+
+
+def crop(case: Case, place: tuple[slice, slice]) -> Case:
+    """A window of a noisy case as a case of its own, normalised by itself."""
+    own, counts = replace(case, clean=case.clean[place], labels=case.labels[place]), case.counts
+    degraded = normalise(torch.from_numpy(counts[place])).numpy()
+    own.__dict__.update(counts=counts[place], degraded=degraded)  # and not drawn anew
+    return own
+
+
+def _nothing(cases: Sequence[Case], methods: Mapping[str, Method]) -> Study:
+    def objects(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, list[float]]:
+        found = [answer.labels for answer in answers]
+        return {"objects": [len(np.unique(one[one > 0])) * AREA / one.size for one in found]}
+
+    note = f"for {AREA:g} pixels without any object"
+    study = Study(cases, [Column("objects", better="lower", note=note)], LABELS)
+    return study.run({name: each(method) for name, method in methods.items()}, objects)
+
+
+# --- brightness
+
+
+def _over_images(scores: Scores, statistic: Callable[[NDArray], float]) -> Interval:
+    """Of the objects of images that are drawn with replacement."""
+    groups = [np.flatnonzero(scores["image"] == one) for one in np.unique(scores["image"])]
+    return bootstrap(lambda k: statistic(np.concatenate([groups[i] for i in k])), len(groups))
+
+
+def _slope(scores: Scores, name: str, targets: Values | None) -> Interval:
+    """Change of the measured brightness with the true one among objects of one image."""
+    image = scores["image"].astype(int)
+    counts = np.maximum(np.bincount(image), 1)
+    truth, measured = (scores[part] for part in ("truth", "measured"))
+    x, y = (one - (np.bincount(image, one) / counts)[image] for one in (truth, measured))
+    return _over_images(scores, lambda i: float((x[i] * y[i]).sum() / (x[i] ** 2).sum()))
+
+
+def _error(scores: Scores, name: str, targets: Values | None) -> Interval:
+    """Root mean square error over the mean of the true brightness."""
+    truth, off = scores["truth"], (scores["measured"] - scores["truth"]) ** 2
+    return _over_images(scores, lambda i: float(np.sqrt(off[i].mean()) / truth[i].mean()))
+
+
+def _bias(scores: Scores, name: str, targets: Values | None) -> Interval:
+    """Mean error over the mean, of the third of each image's objects that are dim or bright."""
+    chosen = np.zeros(len(scores["truth"]), bool)
+    for number in np.unique(scores["image"]):
+        own = np.flatnonzero(scores["image"] == number)
+        order = own[np.argsort(scores["truth"][own])]
+        third = max(1, len(order) // 3)
+        chosen[order[:third] if name == "bias_dim" else order[-third:]] = True
+    x, y = scores["truth"] * chosen, scores["measured"] * chosen
+    return _over_images(scores, lambda i: float((y[i] - x[i]).sum() / x[i].sum()))
+
+
+BRIGHTNESS = (
+    Column("slope", "slope", show="{mean:.2f}", note="1 is right", of=_slope),
+    Column("error", "error", show="{mean:.1%}", note="of the mean", of=_error),
+    Column("bias_dim", "dim", show="{mean:+.1%}", note="0 is right", of=_bias),
+    Column("bias_bright", "bright", show="{mean:+.1%}", note="0 is right", of=_bias),
+)
+_NORMALISED = ("degraded", "gaussian")
+
+
+def measure_brightness(
+    cases: Sequence[Case], answers: Mapping[str, Sequence[Answer]], ours: str = "ours"
+) -> Study:
+    """Compare ways to measure objects that were found on the restored image.
+
+    The objects, which are the study's cases, are those of `ours` that match a true one. Their true
+    brightness is the mean of the clean image, whose 99th percentile is 1, over the true mask. "raw"
+    is the mean of the noisy counts over the mask that was *found*, divided by the counts of
+    brightness 1, which is what should be done; every key of `answers` is the mean of that image
+    over the same masks, in units of the clean image.
+
+    Parameters
+    ----------
+    answers : dict of str to sequence of Answer
+        By method, one for each case; those of restorers are in the units of the clean image,
+        "degraded" and "gaussian" are normalised and are brought back to them.
+    """
+    objects: list[tuple[int, float]] = []
+    measured: dict[str, list[float]] = {"raw": [], **{name: [] for name in answers}}
+    for number, case in enumerate(cases):
+        labels = answers[ours][number].labels
+        images = {"raw": case.counts / case.scale}
+        for name, given in answers.items():
+            image = given[number].image
+            images[name] = _in_units(image, case) if name in _NORMALISED else image
+        for true, found in _matches(case.labels, labels):
+            objects.append((number, float(case.clean[case.labels == true].mean())))
+            for name, image in images.items():
+                measured[name].append(float(image[labels == found].mean()))
+    image, truth = np.array(objects).T
+    study = Study(objects, BRIGHTNESS, {"raw": "raw counts"} | LABELS)
+    for name, values in measured.items():
+        study.scores[name] = {"image": image, "truth": truth, "measured": np.array(values)}
+    return study
+
+
+def _in_units(image: Image, case: Case) -> Image:
+    """Undo the normalisation of the measurement, which smoothing does not change."""
+    low, high = int(np.argmin(case.degraded)), int(np.argmax(case.degraded))
+    a, b = case.degraded.flat[low], case.degraded.flat[high]
+    gain = (case.counts.flat[high] - case.counts.flat[low]) / (b - a)
+    return ((image - a) * gain + case.counts.flat[low]) / case.scale
+
+
+def _matches(truth: NDArray, labels: NDArray) -> list[tuple[int, int]]:
+    """Labels of true and found objects that overlap by more than half: one pair each at most."""
+    overlap = intersection_over_union(truth, labels)
+    true, found = (np.unique(image[image > 0]) for image in (truth, labels))
+    return [(int(true[i]), int(found[j])) for i, j in zip(*np.nonzero(overlap > 0.5), strict=True)]
