@@ -26,7 +26,7 @@ from emlab.data import access, records
 from emlab.data.cells import Cell, simulated_cells
 from emlab.data.download import Policy
 from emlab.errors import InputError
-from emlab.methods import cellpose3_diameter as diameter
+from emlab.methods import cellpose3
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import degrade_fixed, normalise
 from emlab.settings import PROFILES
@@ -407,7 +407,7 @@ def test_the_diameter_is_that_which_agrees_with_itself(found, monkeypatch):
     def by_size(image, segmenter, rescale_intensity):
         return SimpleNamespace(labels=label(image))
 
-    monkeypatch.setattr(diameter, "segment", by_size)
+    monkeypatch.setattr(cellpose3, "segment", by_size)
     for image, true in ((cell.image, 17.0), (large, 34.0)):
-        assert diameter.estimate_diameter(image, None) == pytest.approx(true, rel=0.25)
-    assert diameter.estimate_diameter(np.zeros((40, 40)), None) == 17.0
+        assert cellpose3.estimate_diameter(image, None) == pytest.approx(true, rel=0.25)
+    assert cellpose3.estimate_diameter(np.zeros((40, 40)), None) == 17.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +15,18 @@ from emlab import weights
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
+from emlab.metrics.segmentation import mean_diameter
 from emlab.models import build
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
+from emlab.runtime import Stopwatch
 from emlab.solvers.mask_flows import follow_flows
 from emlab.solvers.tiling import apply_tiled
 
 DIAMETER = 17.0  # pixels; the size at which the networks know objects
 SEGMENTER = "cellpose3_segmenter"
+CANDIDATES = (8.0, 12.0, 17.0, 24.0, 34.0, 48.0, 68.0)  # diameters, half an octave apart
+LARGEST = 384  # side at which an image is looked at to tell its diameter
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class Config:
     flow_threshold : float
         Largest flow error of an object; 0 keeps all.
     smallest : int
-        Objects of fewer pixels are dropped.
+        Pixels of an object that is kept.
     steps : int
-        Steps along the flows, of a pixel or so; four diameters where those are more.
+        Along the flows, of a pixel or so; four diameters where those are more.
     tile, overlap : int
         Side of the tiles of large images and pixels that they share, at the working size.
     """
@@ -61,17 +64,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Objects of an image.
-
-    Attributes
-    ----------
-    labels : ndarray
-        ``(H, W)`` int32, 0 is background.
-    flows : ndarray
-        ``(2, H, W)``, about five times unit vectors.
-    cell_probability : ndarray
-        ``(H, W)`` logits.
-    """
+    """Labels ``(H, W)`` of objects, 0 is background; about five times their unit flows; logits."""
 
     labels: NDArray[np.int32]
     flows: NDArray[np.float32]
@@ -101,8 +94,6 @@ def segment(
     ----------
     image : array_like
         ``(H, W)``.
-    segmenter : ResidualUNet
-        See :func:`load_segmenter`.
     diameter : float, optional
         Of the objects in pixels; the image is brought to the size at which they have 17, and the
         flows are brought back. Default: they have 17 already.
@@ -117,14 +108,8 @@ def segment(
     output = apply_tiled(segmenter, small, settings.tile, settings.overlap).float()
     output = resize(output, pixels.shape)
     steps = max(settings.steps, math.ceil(4 * (diameter or DIAMETER)))
-    labels = follow_flows(
-        output[:2],
-        output[2],
-        settings.probability_threshold,
-        settings.flow_threshold,
-        steps,
-        settings.smallest,
-    )
+    limits = settings.probability_threshold, settings.flow_threshold
+    labels = follow_flows(output[:2], output[2], *limits, steps, settings.smallest)
     return Segmentation(labels, output[:2].cpu().numpy(), output[2].cpu().numpy())
 
 
@@ -140,18 +125,54 @@ def restore(
     ----------
     image : array_like
         ``(H, W)``.
-    restorer : ResidualUNet
-        See :func:`load_restorer`.
     diameter : float, optional
         Of the objects in pixels; see :func:`segment`.
     """
-    settings, started = config or Config(), time.perf_counter()
-    pixels = normalise(_checked(image, restorer))
-    small = resize(pixels, working_size(pixels.shape, diameter))
-    restored = apply_tiled(restorer, small, settings.tile, settings.overlap).float()
-    found = resize(restored[0], pixels.shape).cpu().numpy()
-    seconds = time.perf_counter() - started
-    return Estimate(image=found, samples=found[None], cost=Cost(seconds))
+    settings = config or Config()
+    with Stopwatch() as watch:
+        pixels = normalise(_checked(image, restorer))
+        small = resize(pixels, working_size(pixels.shape, diameter))
+        restored = apply_tiled(restorer, small, settings.tile, settings.overlap).float()
+        found = resize(restored[0], pixels.shape).cpu().numpy()
+    return Estimate(image=found, samples=found[None], cost=Cost(watch.seconds))
+
+
+def estimate_diameter(
+    image: NDArray[np.floating],
+    segmenter: ResidualUNet,
+    restorer: ResidualUNet | None = None,
+) -> float:
+    """Diameter that objects have when they are segmented with just this diameter, in pixels.
+
+    The middle of the image ``(H, W)`` is segmented at several sizes, restored first where there is
+    a restorer. A size at which the objects found are as large as was assumed is a fixed point; of
+    those the one is taken at which objects cover the most, or 17 if nothing is found at any.
+    """
+    best, most = DIAMETER, 0.0
+    for assumed in CANDIDATES:
+        side = max(48, int(LARGEST * assumed / DIAMETER))
+        part = np.asarray(image, np.float32)[middle(image.shape, side)]
+        size = [max(16, round(length * DIAMETER / assumed)) for length in part.shape]
+        small = resize(torch.from_numpy(part.copy()), tuple(size)).numpy()
+        if small.min() == small.max():
+            continue
+        if restorer is not None:
+            small = restore(small, restorer).image
+        labels = segment(small, segmenter, rescale_intensity=restorer is None).labels
+        found = mean_diameter(labels)
+        if found == 0:
+            continue
+        agreement = np.exp(-((np.log2(found / DIAMETER) / 0.35) ** 2))
+        weight = agreement * float((labels > 0).mean())
+        if weight > most:
+            best, most = assumed * found / DIAMETER, weight
+    return float(best)
+
+
+def middle(shape: tuple[int, ...], side: int) -> tuple[slice, ...]:
+    """Where the middle of an image is, of at most `side` pixels each way."""
+    starts = [max(0, (length - side) // 2) for length in shape]
+    return tuple(slice(start, start + side) for start in starts)
 
 
 def working_size(shape: tuple[int, ...], diameter: float | None) -> tuple[int, int]:

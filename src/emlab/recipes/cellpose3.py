@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +21,7 @@ from emlab.methods.cellpose3 import (
     DIAMETER,
     Config,
     load_segmenter,
+    middle,
     resize,
     restore,
     segment,
@@ -37,24 +38,20 @@ from emlab.training import Loss
 
 ZOOM = 1.25  # largest zoom, in and out, of the augmentation
 _VERSION = 4  # of the windows in the cache
+_DATA = {
+    "nuclei": "nuclei_train",
+    "all": "nuclei_train, stardist_2d, maize, omnipose",
+    "balanced": "nuclei_train, stardist_2d, maize, omnipose, each as often",
+}
 
 
 @dataclass(frozen=True)
 class Material:
     """How much of which images a network sees.
 
-    Attributes
-    ----------
-    windows : int
-        Windows of nuclei, cut once.
-    others : int
-        Windows of each other domain of `emlab.data.cells.DOMAINS`.
-    side : int
-        Side of the windows, a multiple of 8.
-    simulated : int
-        Simulated images, in place of all real ones where this is not 0.
-    validation : int
-        Validation images, at most 256 x 256 pixels of each.
+    `windows` of nuclei, cut once, with sides that are multiples of 8, and of each of the `others`
+    of `emlab.data.cells.DOMAINS`; of so many `simulated` images, in place of all real ones where
+    this is not 0; `validation` images, at most 256 x 256 pixels of each.
     """
 
     windows: int = 1200
@@ -83,7 +80,7 @@ def at_working_size(cell: Cell, factor: float = 1.0) -> Cell:
     image = resize(torch.from_numpy(cell.image), size).numpy()
     labels = torch.from_numpy(cell.labels)[None, None].float()  # exact up to 16 million objects
     sized = functional.interpolate(labels, size=size, mode="nearest-exact")[0, 0].int().numpy()
-    return Cell(image, sized, cell.name, cell.domain)
+    return replace(cell, image=image, labels=sized)
 
 
 def validation_cells(material: Material) -> list[Cell]:
@@ -92,7 +89,12 @@ def validation_cells(material: Material) -> list[Cell]:
         chosen = simulated_cells(material.validation, seed=1)
     else:
         chosen = cells(split="validation")[: material.validation]
-    return [_middle(at_working_size(cell), 256) for cell in chosen]
+    sized = [at_working_size(cell) for cell in chosen]
+    places = [middle(cell.image.shape, 256) for cell in sized]
+    return [
+        replace(cell, image=cell.image[place], labels=cell.labels[place])
+        for cell, place in zip(sized, places, strict=True)
+    ]
 
 
 def training_windows(material: Material, seed: int = 0) -> Tensor:
@@ -113,13 +115,11 @@ def training_windows(material: Material, seed: int = 0) -> Tensor:
 def drawing_order(material: Material, domains: str) -> Tensor:
     """Indices of the windows as they are drawn from.
 
-    Parameters
-    ----------
-    domains : str
-        "nuclei" only, "all" windows alike, or "balanced": every domain as often as the others.
+    Of domains "nuclei" only, "all" windows alike, or "balanced": every domain as often as the
+    others; an `InputError` for another word.
     """
-    if domains not in ("nuclei", "all", "balanced"):
-        raise InputError(f"domains are 'nuclei', 'all' or 'balanced', got {domains!r}")
+    if domains not in _DATA:
+        raise InputError(f"domains are {', '.join(map(repr, _DATA))}, got {domains!r}")
     nuclei = torch.arange(material.windows)
     if material.simulated or not material.others or domains == "nuclei":
         return nuclei
@@ -130,15 +130,10 @@ def drawing_order(material: Material, domains: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Makes a batch: turns, flips and zooms windows, after degrading them where there is a task.
+    """Makes a batch: turns, flips and zooms `training_windows`, after degrading them.
 
-    Attributes
-    ----------
-    windows : Tensor
-        See :func:`training_windows`.
-    tasks : sequence of str
-        One is drawn for each batch; none: the first channel is the image with another contrast and
-        brightness.
+    One of the tasks is drawn for each batch; without any the first channel is the image with
+    another contrast and brightness.
     """
 
     windows: Tensor
@@ -213,13 +208,6 @@ def _window(cell: Cell, side: int, generator: np.random.Generator) -> NDArray[np
     return np.concatenate([image[place][None], flow_targets(part), (part > 0)[None]])
 
 
-def _middle(cell: Cell, side: int) -> Cell:
-    places = tuple(
-        slice(start := max(0, (length - side) // 2), start + side) for length in cell.image.shape
-    )
-    return Cell(cell.image[places], cell.labels[places], cell.name, cell.domain)
-
-
 def segmenter_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
     """`segmentation_loss` for a batch of `Augmentation`."""
     return segmentation_loss(model(batch[:, 0]), batch[:, 2:4], batch[:, 4])
@@ -271,7 +259,6 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     training set; the test images are never opened.
     """
     material, objective = Material(**table), recipe["objective"]
-    tasks = tuple(objective.get("tasks", ()))
     truth, levels = validation_cells(material), recipe["validation"]
     if objective["kind"] == "segmenter":
         loss: Loss = segmenter_loss
@@ -304,24 +291,17 @@ def initial_weights(name: str | None) -> dict[str, Tensor] | None:
     return {key: v.float() if v.is_floating_point() else v for key, v in tensors.items()}
 
 
-_DATA = {
-    "nuclei": "nuclei_train",
-    "all": "nuclei_train, stardist_2d, maize, omnipose",
-    "balanced": "nuclei_train, stardist_2d, maize, omnipose, each as often",
-}
-
-
 def _judge_segmenter(
     model: nn.Module, device: torch.device, truth: Sequence[Cell], levels: dict[str, float]
 ) -> dict[str, float]:
     """AP at .5 on clean validation images and at each level of a task."""
     network = rounded(model)
-    clean = [cell.image for cell in truth]
-    numbers = {"validation_ap50_clean": mean_precision(clean, truth, network, False)}
-    for task, level in levels.items():
-        images = spoilt(truth, task, level)
-        numbers[f"validation_ap50_{task}_{level:g}"] = mean_precision(images, truth, network, False)
-    return numbers
+    seen = {"clean": [cell.image for cell in truth]}
+    seen |= {f"{task}_{level:g}": spoilt(truth, task, level) for task, level in levels.items()}
+    return {
+        f"validation_ap50_{name}": mean_precision(images, truth, network, False)
+        for name, images in seen.items()
+    }
 
 
 def _judge_restorer(
@@ -339,9 +319,8 @@ def _judge_restorer(
         if segmenter is not None:
             seeing = segmenter.to(device)
             numbers[f"validation_ap50_{name}"] = mean_precision(restored, truth, seeing, True)
-        errors = [
-            np.mean((found - cell.image) ** 2) for found, cell in zip(restored, truth, strict=True)
-        ]
+        pairs = zip(restored, truth, strict=True)
+        errors = [np.mean((image - cell.image) ** 2) for image, cell in pairs]
         numbers[f"validation_psnr_{name}"] = float(-10 * np.log10(errors).mean())
     return numbers
 

@@ -43,10 +43,7 @@ _NAMES = (
 def converted(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Model table and tensors for `ResidualUNet` from the state of a network of cellpose 3.
 
-    Raises
-    ------
-    InputError
-        The state is of another network.
+    An `InputError` if the state is of another network.
     """
     tensors = {}
     for key, value in state.items():
@@ -80,16 +77,10 @@ def import_released(
     Parameters
     ----------
     file : path
-        As cellpose 3.1 downloaded it; only tensors are read from it, no code is run.
+        As cellpose 3.1 downloaded it; only tensors are read from it, no code is run. An
+        `InputError` if it is not one of cellpose 3.
     name : str
         To load it by, for instance ``cellpose3_denoise`` in place of the shipped one.
-    folder : path
-        Folder of weights.
-
-    Raises
-    ------
-    InputError
-        No such file, or not one of cellpose 3.
     """
     source = Path(file)
     if not source.is_file():

@@ -18,13 +18,13 @@ from emlab.io import read_array, write_image
 from emlab.io.tags import PixelSize
 from emlab.methods.cellpose3 import (
     SEGMENTER,
+    estimate_diameter,
     load_restorer,
     load_segmenter,
     resize,
     restore,
     segment as find_objects,
 )
-from emlab.methods.cellpose3_diameter import estimate_diameter
 from emlab.runtime import Stopwatch
 
 SMALLEST = 16

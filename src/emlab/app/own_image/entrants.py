@@ -21,7 +21,6 @@ from emlab.chapters.tsm.cases import topaz_denoise, wiener
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.methods import cellpose3, generalist, tsm
-from emlab.methods.cellpose3_diameter import estimate_diameter
 from emlab.methods.generalist_config import load_config
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.degradations import normalise
@@ -158,7 +157,7 @@ def _cells(question: Question) -> Ready:
     notes = [f"objects of {diameter:.3g} pixels (given)"] if diameter else []
     if diameter is None:
         segmenter = cellpose3.load_segmenter(device=question.device)
-        diameter = estimate_diameter(question.pixels, segmenter, restorer)
+        diameter = cellpose3.estimate_diameter(question.pixels, segmenter, restorer)
         notes.append(f"objects of {diameter:.3g} pixels (estimated; --diameter says it)")
     whole = diameter * question.factor
 
