@@ -377,7 +377,7 @@ def test_every_figure_is_drawn(table, cases):
         draw.curves({"a": table, "b": table}, ("clean", "degraded", "ours")),
         draw.changes(table, ("gaussian", "ours")),
         draw.rates({"a": table, "b": table}, ("degraded", "ours")),
-        draw.level_histograms({"denoise": {"a": 3.0, "b": 9.0}, "upsample": {"a": 2, "b": 5}}),
+        draw.level_histograms({"denoise": {"a": 3.0, "b": 9.0}, "deblur": {"a": 2, "b": 5}}),
         draw.domains({"nuclei": table, "plant": table}, ("clean", "ours")),
         draw.nothing(noise, ("degraded",)),
         draw.brightness(bright),

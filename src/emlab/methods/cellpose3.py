@@ -16,7 +16,7 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
 from emlab.metrics.segmentation import mean_diameter
-from emlab.models import build
+from emlab.models import build, untrained
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.runtime import Stopwatch
@@ -79,6 +79,13 @@ def load_segmenter(name: str = SEGMENTER, device: torch.device | str = "cpu") ->
 def load_restorer(name: str, device: torch.device | str = "cpu") -> ResidualUNet:
     """Restorer with shipped weights, frozen; names are listed by ``emlab weights``."""
     return _load(name, 1, device)
+
+
+def untrained_restorer(name: str, seed: int) -> ResidualUNet:
+    """The network of a restorer before its training, frozen."""
+    network = untrained(weights.card(name).model, seed)
+    assert isinstance(network, ResidualUNet)
+    return network.eval().requires_grad_(False)
 
 
 def segment(

@@ -158,14 +158,10 @@ def rates(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
 
 def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
     """How strongly images had to be spoilt."""
-    names = {
-        "denoise": "photons at brightness 1",
-        "deblur": "blur scale",
-        "upsample": "factor of decimation",
-    }
+    names = ("photons at brightness 1", "blur scale", "factor of decimation")
     figure = Figure(figsize=(8.4, 2.2), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False)[0]
-    for axis, (task, found) in zip(axes, levels.items(), strict=True):
+    for axis, name, (task, found) in zip(axes, names, levels.items(), strict=False):
         values = np.array(list(found.values()))
         edges = np.geomspace(values.min() / 1.1, values.max() * 1.1, 15)
         if task == "upsample":
@@ -176,7 +172,7 @@ def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
             ticks = [float(f"{t:.2g}") for t in np.geomspace(edges[0], edges[-1], 4)]
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.hist(values, edges, color=COLOURS["blue"])
-        axis.set(xlabel=names[task], title=task)
+        axis.set(xlabel=name, title=task)
     axes[0].set_ylabel("images")
     return figure
 

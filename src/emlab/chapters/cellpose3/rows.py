@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from emlab import weights
 from emlab.bench import Report
 from emlab.bench.study import DAGGER, Study, each
 from emlab.chapters.cellpose3.cases import (
@@ -35,8 +34,14 @@ from emlab.chapters.cellpose3.study import (
 )
 from emlab.data.cells import Cell
 from emlab.errors import InputError
-from emlab.methods.cellpose3 import SEGMENTER, load_restorer, load_segmenter, restore, segment
-from emlab.models import untrained
+from emlab.methods.cellpose3 import (
+    SEGMENTER,
+    load_restorer,
+    load_segmenter,
+    restore,
+    segment,
+    untrained_restorer,
+)
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.recorded import Recording
@@ -70,6 +75,7 @@ RESTORERS = {
 }
 RESTORERS["hard"] = RESTORERS["denoise"]
 NOISY_SEGMENTER = "cellpose3_noisy_segmenter"
+SLUG = "05_cellpose3"
 BLIND_SPOT = ("noise2void", "noise2self")
 CHECKED = 2  # images on which recorded rows are run again
 
@@ -81,17 +87,12 @@ def labels_of(image: Image, segmenter: ResidualUNet, *, restored: bool = False) 
 
 def reference_rows(task: str, segmenter: ResidualUNet, seed: int) -> dict[str, Method]:
     """The ceiling, the identity, a constant, and a restorer that was never trained."""
-    name = next((n for n in RESTORERS[task].values() if n in weights.names()), None)
-    model = {"kind": "residual_unet", "widths": [8, 16], "outputs": 1}
-    if name is not None:
-        model = dict(weights.card(name).model)
-    network = untrained(model, seed).eval().requires_grad_(False)
-    assert isinstance(network, ResidualUNet)
+    network = untrained_restorer(RESTORERS[task]["ours"], seed)
     return {
         "clean": lambda case: _seen(case.clean, segmenter),
         "degraded": lambda case: _seen(case.degraded, segmenter),
         "constant": lambda case: Answer(np.zeros_like(case.degraded), np.zeros_like(case.labels)),
-        "untrained": restored_row(network, segmenter),
+        "untrained": _restored(network, segmenter),
     }
 
 
@@ -112,22 +113,17 @@ def trained_rows(
     names: Iterable[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Method]:
-    """Every restorer of a task whose weights are there, and the segmenter retrained on noise.
-
-    Of these the rows `names`; default: all.
-    """
-    known, rows = weights.names(), {}
-    if task in ("denoise", "hard") and NOISY_SEGMENTER in known:
+    """The restorers of a task, and the segmenter retrained on noise; of these only `names`."""
+    rows: dict[str, Method] = {}
+    if task in ("denoise", "hard"):
         retrained = load_segmenter(NOISY_SEGMENTER, device)
         rows["noisy_segmenter"] = lambda case: _seen(case.degraded, retrained)
     for row, name in RESTORERS[task].items():
-        if name in known:
-            rows[row] = restored_row(load_restorer(name, device), segmenter)
-    return rows if names is None else {row: rows[row] for row in names if row in rows}
+        rows[row] = _restored(load_restorer(name, device), segmenter)
+    return {row: method for row, method in rows.items() if names is None or row in names}
 
 
-def restored_row(restorer: ResidualUNet, segmenter: ResidualUNet) -> Method:
-    """Restore, then segment."""
+def _restored(restorer: ResidualUNet, segmenter: ResidualUNet) -> Method:
 
     def row(case: Case) -> Answer:
         image = restore(case.degraded, restorer).image
@@ -208,9 +204,8 @@ def _measure_levels(settings: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Level of every test image, by task: half of what the segmenter found is lost there."""
     found = chapter_cells("test", side=settings["side"])
     labeller = partial(labels_of, segmenter=load_segmenter())
-    return {
-        task: tune_levels(found, task, labeller, settings["seed"]) for task in settings["tasks"]
-    }
+    tasks, seed = settings["tasks"], settings["seed"]
+    return {task: tune_levels(found, task, labeller, seed) for task in tasks}
 
 
 def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,21 +275,14 @@ def _rows(name: str) -> Recording:
     rows = _READ["recorded"][name]
     used = {RESTORERS[task].get(row, "") for task, every in rows.items() for row in every}
     networks = (NOISY_SEGMENTER,) if "noisy_segmenter" in rows["hard"] else ()
-    return Recording(
-        "05_cellpose3", name, _measure_rows, {**_KEPT, "rows": rows},
-        (SEGMENTER, *networks, *sorted(used - {""})),
-    )  # fmt: skip
+    networks = (SEGMENTER, *networks, *sorted(used - {""}))
+    return Recording(SLUG, name, _measure_rows, {**_KEPT, "rows": rows}, networks)
 
 
-LEVELS = Recording(
-    "05_cellpose3",
-    "levels",
-    _measure_levels,
-    {"side": _KEPT["side"], "seed": 0, "tasks": ["denoise", "deblur", "upsample"]},
-    (SEGMENTER,),
-)
+_TUNED = {"side": _KEPT["side"], "seed": 0, "tasks": ["denoise", "deblur", "upsample"]}
+LEVELS = Recording(SLUG, "levels", _measure_levels, _TUNED, (SEGMENTER,))
 ROWS, SLOW = _rows("rows"), _rows("slow")
-SPEEDS = Recording("05_cellpose3", "speeds", _measure_speeds, _READ["recorded"]["speeds"])
+SPEEDS = Recording(SLUG, "speeds", _measure_speeds, _READ["recorded"]["speeds"])
 
 
 def spread(found: Sequence[Any], count: int) -> list[Any]:
