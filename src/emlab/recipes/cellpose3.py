@@ -90,11 +90,12 @@ def validation_cells(material: Material) -> list[Cell]:
     else:
         chosen = cells(split="validation")[: material.validation]
     sized = [at_working_size(cell) for cell in chosen]
-    places = [middle(cell.image.shape, 256) for cell in sized]
-    return [
-        replace(cell, image=cell.image[place], labels=cell.labels[place])
-        for cell, place in zip(sized, places, strict=True)
-    ]
+    return [part(cell, middle(cell.image.shape, 256)) for cell in sized]
+
+
+def part(cell: Cell, place: tuple[slice, ...]) -> Cell:
+    """A window of an image with its labels."""
+    return replace(cell, image=cell.image[place].copy(), labels=cell.labels[place].copy())
 
 
 def training_windows(material: Material, seed: int = 0) -> Tensor:
@@ -204,8 +205,8 @@ def _window(cell: Cell, side: int, generator: np.random.Generator) -> NDArray[np
         labels = label(np.pad(labels, padding, mode="reflect"), connectivity=1)
     y, x = (generator.integers(length - side + 1) for length in image.shape)
     place = np.s_[y : y + side, x : x + side]
-    part = labels[place]
-    return np.concatenate([image[place][None], flow_targets(part), (part > 0)[None]])
+    seen = labels[place]
+    return np.concatenate([image[place][None], flow_targets(seen), (seen > 0)[None]])
 
 
 def segmenter_loss(model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:

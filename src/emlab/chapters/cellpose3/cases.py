@@ -19,7 +19,7 @@ from emlab.errors import DataUnavailableError, InputError
 from emlab.methods.cellpose3 import DIAMETER
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import TASKS, blur, degrade_fixed, normalise, shoot
-from emlab.recipes.cellpose3 import at_working_size
+from emlab.recipes.cellpose3 import at_working_size, part
 
 Image = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -117,11 +117,6 @@ def chapter_cells(
     return sized if side is None else [part(cell, busiest(cell.labels, side)) for cell in sized]
 
 
-def part(cell: Cell, place: tuple[slice, slice]) -> Cell:
-    """A window of an image with its labels."""
-    return Cell(cell.image[place].copy(), cell.labels[place].copy(), cell.name, cell.domain)
-
-
 def halves(cell: Cell) -> list[Cell]:
     """The upper and the lower half of an image."""
     middle = cell.image.shape[0] // 2
@@ -169,17 +164,8 @@ def tune_levels(
 ) -> dict[str, float]:
     """For each image the level at which AP at .5 is nearest to half of that of the clean image.
 
-    The noise of the search is not that of the cases, so that it is not chosen together with the
-    level.
-
-    Parameters
-    ----------
-    found : sequence of Cell
-        At working size.
-    labeller : callable
-        Segments a normalised image.
-    halvings : int
-        How often the interval that holds the level is halved.
+    Images are at working size; the labeller segments normalised ones. The noise of the search is
+    not that of the cases, so that it is not chosen together with the level.
     """
     levels = {}
     for cell, noise_seed in zip(found, _seeds(seed + 1, len(found)), strict=True):

@@ -59,20 +59,15 @@ RESTORERS = {
         "oneclick": "cellpose3_oneclick",
         "combined": "cellpose3_all_tasks",
         "ours": "cellpose3_denoise",
-    },
-    "deblur": {
-        "reconstruction": "cellpose3_deblur_reconstruction",
-        "combined": "cellpose3_all_tasks",
-        "range": "cellpose3_deblur",
-        "ours": "cellpose3_deblur_strong",
-    },
-    "upsample": {
-        "reconstruction": "cellpose3_upsample_reconstruction",
-        "combined": "cellpose3_all_tasks",
-        "range": "cellpose3_upsample",
-        "ours": "cellpose3_upsample_strong",
-    },
+    }
 }
+for _task in ("deblur", "upsample"):
+    RESTORERS[_task] = {
+        "reconstruction": f"cellpose3_{_task}_reconstruction",
+        "combined": "cellpose3_all_tasks",
+        "range": f"cellpose3_{_task}",
+        "ours": f"cellpose3_{_task}_strong",
+    }
 RESTORERS["hard"] = RESTORERS["denoise"]
 NOISY_SEGMENTER = "cellpose3_noisy_segmenter"
 SLUG = "05_cellpose3"
@@ -327,19 +322,9 @@ def run_study(
     """Run every method on every case, with recorded rows where there are some of these very cases.
 
     Of each recorded row the first `CHECKED` images are run again; the largest difference of AP at
-    .5 is recorded as ``recorded.apart.TASK.METHOD``.
-
-    Parameters
-    ----------
-    slow : iterable of str
-        Rows that are shown where they are recorded and never run.
-
-    Returns
-    -------
-    Study
-        With the answers of all images that were run.
-    list of str
-        A sentence for each recording.
+    .5 is recorded as ``recorded.apart.TASK.METHOD``. Rows that are `slow` are shown where they are
+    recorded and never run. Returns the study, with the answers of all images that were run, and a
+    sentence for each recording.
     """
     names = [*methods, *slow]
     kept = {n: found for n in names if (found := recorded(task, n, cases)) is not None}

@@ -152,7 +152,7 @@ def changes(table: Study) -> Study:
         found.scores[name] = {
             "recovered": np.stack([gained, lost], 1),
             "more_fp": np.stack([wrong - degraded["fp_rate"][:, 0], true], 1),
-            "worse_images": gained < -1e-9,
+            "worse_images": (gained < -1e-9).astype(float),
         }
     return found
 
@@ -329,14 +329,9 @@ def measure_brightness(
     The objects, which are the study's cases, are those of `ours` that match a true one. Their true
     brightness is the mean of the clean image, whose 99th percentile is 1, over the true mask. "raw"
     is the mean of the noisy counts over the mask that was *found*, divided by the counts of
-    brightness 1, which is what should be done; every key of `answers` is the mean of that image
-    over the same masks, in units of the clean image.
-
-    Parameters
-    ----------
-    answers : dict of str to sequence of Answer
-        By method, one for each case; those of restorers are in the units of the clean image,
-        "degraded" and "gaussian" are normalised and are brought back to them.
+    brightness 1, which is what should be done; every key of `answers`, which hold one for each
+    case, is the mean of that image over the same masks. Those of restorers are in the units of the
+    clean image; "degraded" and "gaussian" are normalised and are brought back to them.
     """
     objects: list[tuple[int, float]] = []
     measured: dict[str, list[float]] = {"raw": [], **{name: [] for name in answers}}
