@@ -260,28 +260,33 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     training set; the test images are never opened.
     """
     material, objective = Material(**table), recipe["objective"]
-    truth, levels = validation_cells(material), recipe["validation"]
-    if objective["kind"] == "segmenter":
-        loss: Loss = segmenter_loss
-        evaluate = partial(_judge_segmenter, truth=truth, levels=levels)
-    elif objective["kind"] == "restorer":
-        terms = Weights(**objective["weights"])
-        segmenter = load_segmenter(objective["segmenter"]) if "segmenter" in objective else None
-        loss = partial(restorer_loss, segmenter=segmenter, terms=terms)
-        evaluate = partial(_judge_restorer, truth=truth, levels=levels, segmenter=segmenter)
-    else:
-        raise InputError(f"unknown objective {objective['kind']!r}; use segmenter or restorer")
-    tasks = tuple(objective.get("tasks", ()))
+    loss, segmenter = loss_of(objective)
+    judge = partial(_judge_restorer, segmenter=segmenter)
     return Lesson(
         drawing_order(material, objective["domains"]),
         loss,
-        evaluate,
+        partial(
+            _judge_segmenter if objective["kind"] == "segmenter" else judge,
+            truth=validation_cells(material),
+            levels=recipe["validation"],
+        ),
         "simulated nuclei" if material.simulated else _DATA[objective["domains"]],
         "nuclei_train less 48 validation images; of other domains the left 60 %",
-        Augmentation(training_windows(material), tasks),
+        Augmentation(training_windows(material), tuple(objective.get("tasks", ()))),
         initial_weights(objective.get("initial")),
         half=True,
     )
+
+
+def loss_of(objective: dict) -> tuple[Loss, ResidualUNet | None]:
+    """The loss of a segmenter or a restorer, and the segmenter that it looks through, if any."""
+    if objective["kind"] == "segmenter":
+        return segmenter_loss, None
+    if objective["kind"] != "restorer":
+        raise InputError(f"unknown objective {objective['kind']!r}; use segmenter or restorer")
+    segmenter = load_segmenter(objective["segmenter"]) if "segmenter" in objective else None
+    terms = Weights(**objective["weights"])
+    return partial(restorer_loss, segmenter=segmenter, terms=terms), segmenter
 
 
 def initial_weights(name: str | None) -> dict[str, Tensor] | None:

@@ -24,18 +24,16 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks
 from emlab.external.topaz import Picked
-from emlab.methods.cellpose3 import Config, load_segmenter, segment
+from emlab.methods.cellpose3 import Config, segment
 from emlab.methods.tsm import resize
 from emlab.methods.tsm_guidance import CLIP, standardise
 from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph
-from emlab.priors.restoration_losses import Weights
-from emlab.recipes.cellpose3 import initial_weights, restorer_loss, rounded, segmenter_loss, turned
+from emlab.recipes.cellpose3 import initial_weights, loss_of, rounded, turned
 from emlab.recipes.lesson import Lesson
 from emlab.recipes.tsm import frames, places
 from emlab.solvers.tiling import apply_tiled
-from emlab.training import Loss
 
 Image = NDArray[np.float32]
 SEGMENTER, RESTORER, SQUARES = "particle_segmenter", "particle_restorer", "particle_squares"
@@ -264,23 +262,14 @@ def prepare(recipe: dict, table: dict) -> Lesson:
         frame.micrograph
         for frame in frames("validation", material.validation, min(material.size, 512))
     ]
-    kind = objective["kind"]
-    if kind not in ("segmenter", "restorer"):
-        raise InputError(f"unknown objective {kind!r}; use segmenter or restorer")
-    crops = Crops(
-        tuple(field_of(frame.micrograph) for frame in shown), material.crop, kind == "restorer"
-    )
-    if kind == "segmenter":
-        loss: Loss = segmenter_loss
-        evaluate = partial(_judge_segmenter, truth=held_out)
-    else:
-        segmenter = load_segmenter(objective["segmenter"])
-        loss = partial(restorer_loss, segmenter=segmenter, terms=Weights(**objective["weights"]))
-        evaluate = partial(_judge_restorer, truth=held_out, segmenter=segmenter)
+    loss, segmenter = loss_of(objective)
+    fields = tuple(field_of(frame.micrograph) for frame in shown)
+    crops = Crops(fields, material.crop, segmenter is not None)
+    judge = partial(_judge_restorer, segmenter=segmenter) if segmenter else _judge_segmenter
     return Lesson(
         crops.places(material.crops),
         loss,
-        evaluate,
+        partial(judge, truth=held_out),
         f"simulated micrographs of {', '.join(sorted({f.specimen for f in shown}))}, "
         f"{material.size} x {material.size} pixels of 2.63 A at 300 kV, and their truth",
         f"{material.micrographs} micrographs of .8 to 1.6 um defocus; validation on the simulated "
