@@ -148,9 +148,10 @@ def make_cases(
     found: Sequence[Cell], task: str, levels: Mapping[str, float], seed: int
 ) -> list[Case]:
     """Cases of cells at working size, each with the level of its name and noise of its own."""
+    seeds = np.random.default_rng(seed).integers(2**31, size=len(found))
     return [
-        Case(cell.name, cell.domain, cell.image, cell.labels, task, levels[cell.name], noise_seed)
-        for cell, noise_seed in zip(found, _seeds(seed, len(found)), strict=True)
+        Case(cell.name, cell.domain, cell.image, cell.labels, task, levels[cell.name], int(own))
+        for cell, own in zip(found, seeds, strict=True)
     ]
 
 
@@ -168,16 +169,14 @@ def tune_levels(
     not that of the cases, so that it is not chosen together with the level.
     """
     levels = {}
-    for cell, noise_seed in zip(found, _seeds(seed + 1, len(found)), strict=True):
-        case = Case(cell.name, cell.domain, cell.image, cell.labels, task, 0.0, noise_seed)
+    for case in make_cases(found, task, {cell.name: 0.0 for cell in found}, seed + 1):
 
         def quality(level: float, case: Case = case) -> float:
             return precision(case.labels, labeller(replace(case, level=level).degraded))
 
-        aim = 0.5 * precision(cell.labels, labeller(cell.image))
-        levels[cell.name] = halving_level(
-            quality, aim, *STARTS[task], halvings, whole=task == "upsample"
-        )
+        aim = 0.5 * precision(case.labels, labeller(case.clean))
+        ends = STARTS[task]
+        levels[case.name] = halving_level(quality, aim, *ends, halvings, whole=task == "upsample")
     return levels
 
 
@@ -256,7 +255,3 @@ def record_cells(report: Report, found: Sequence[Cell]) -> None:
             name = RECORDS[domain]
             wanted = "nuclei_test" if data.at_hand("nuclei_test") == name else name
             report.data(data.load(name), wanted, note="another domain" if wanted == name else "")
-
-
-def _seeds(seed: int, n: int) -> list[int]:
-    return np.random.default_rng(seed).integers(2**31, size=n).tolist()

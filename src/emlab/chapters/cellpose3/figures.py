@@ -84,10 +84,8 @@ def examples(table: Study, number: int, names: Sequence[str], columns: int = 4) 
 def strip_picture(case: Case, labels: Labels, ap: float) -> Picture:
     """A degraded image with outlines, for a slider through levels."""
     place = busiest(case.labels, WINDOW)
-    figure = Figure(figsize=(3.2, 3.3), layout="constrained")
-    axis = figure.subplots()
     picture = outlined(case.degraded[place], labels[place], case.labels[place])
-    _picture(axis, picture, f"level {case.level:.3g}: AP {ap:.2f}")
+    figure = grid({f"level {case.level:.3g}: AP {ap:.2f}": picture}, 1, 3.2)
     return show(figure, f"Nuclei at level {case.level:.3g} with what was found outlined")
 
 
@@ -104,9 +102,8 @@ def curves(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
             axis.plot(THRESHOLDS[:-1], ap.mean(0), style, color=COLOURS[colour], label=LABELS[name])
             if name in ("ours", "reconstruction", "degraded"):
                 low, high = np.array([metrics.mean_interval(one)[1:] for one in ap.T]).T
-                axis.fill_between(
-                    THRESHOLDS[:-1], low, high, color=COLOURS[colour], alpha=0.12, lw=0
-                )
+                shade = {"color": COLOURS[colour], "alpha": 0.12, "lw": 0}
+                axis.fill_between(THRESHOLDS[:-1], low, high, **shade)
         axis.set(xlabel="overlap (IoU) that counts", ylim=(0, 1), title=title)
     axes[0].set_ylabel("average precision")
     handles = {
@@ -256,10 +253,11 @@ def hues(flows: NDArray) -> NDArray[np.float64]:
     return wheel * np.clip(np.hypot(y, x), 0, 1)[..., None]
 
 
-def grid(pictures: Mapping[str, NDArray], columns: int) -> Figure:
+def grid(pictures: Mapping[str, NDArray], columns: int, width: float = 9.0) -> Figure:
     """Pictures ``(H, W)`` or ``(H, W, 3)`` in 0..1 side by side."""
     rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(9.0, rows * 9.2 / columns + 0.3), layout="constrained")
+    height = rows * (width + 0.2) / columns
+    figure = Figure(figsize=(width, height + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
         _picture(axis, picture, title)
