@@ -13,12 +13,12 @@ from emlab.bench.claims import claims_table
 from emlab.chapters.compare import cases as chapter, study
 from emlab.chapters.compare.cases import SOLVERS, agree
 from emlab.chapters.compare.figures import (
-    ROWS,
+    CHECKPOINTS,
     decision_table,
     inventions,
-    methods_table,
     rings,
     training_table,
+    window,
 )
 from emlab.chapters.compare.study import halves, split
 from emlab.chapters.tsm import cases as peers
@@ -73,23 +73,25 @@ def test_all_solvers_give_the_posterior_mean_of_a_gaussian(tmp_path):
 
 
 def test_a_radial_filter_changes_no_ring_and_the_truth_is_the_truth(judged):
-    np.testing.assert_allclose(judged.rings["gaussian"], judged.rings["raw"], atol=0.03)
-    np.testing.assert_allclose(judged.rings["tsm"], 1, atol=1e-6)
+    seen = {name: scores["rings"] for name, scores in judged.scores.items()}
+    np.testing.assert_allclose(seen["gaussian"], seen["raw"], atol=0.03)
+    np.testing.assert_allclose(seen["tsm"], 1, atol=1e-6)
     assert judged.gain("tsm", "raw", "frc").low > 0.2
     assert abs(judged.gain("gaussian", "raw", "frc").mean) < 0.01
+    assert judged.winners()["Fourier ring correlation"] == "tsm"
     assert judged.resolution("tsm") == 0
     assert judged.resolution("raw") > 10
 
 
 def test_the_segmenter_judges_and_pairs_are_of_what_both_saw(judged, tmp_path):
     assert judged.own["tsm"].at(-np.inf).f1() > 0.7
-    assert judged.gain("tsm", "raw", "own_f1").mean > 0.4
+    assert judged.gains("tsm", "raw")["own_f1"].mean > 0.4
     assert judged.seen("squares") == 1
     one = judged.gain("squares", "raw", "correlation")
     assert one.low == one.mean < 0
-    assert "-" in judged.markdown()
+    assert "| - |" in judged.markdown_all()
     report = Report("06_compare", tmp_path, "smoke", 0)
-    judged.record(report)
+    judged.record_all(report)
     values = report.metrics()["values"]
     assert values["correlation.constant"]["value"] == values["frc.constant"]["value"] == 0
     assert values["own.f1.constant"]["value"] == 0
@@ -103,23 +105,25 @@ def test_recorded_picks_join_the_very_same_micrographs_only(
     judged, micrographs, segmenter, monkeypatch
 ):
     places = [[[9.0, 9.0, 1.0]], [[5.0, 5.0, 1.0], [9.0, 9.0, -1.0]]]
-    row = {"cost": 2.0, "bands": by_row(judged.table.scores["raw"]), "picks": places}
-    whole = row | {"rings": judged.rings["raw"].tolist(), "own": [[], places[1]]}
-    monkeypatch.setattr(topaz, "find", lambda: None)
     raw = peers.classical(["raw"])
+    bands = by_row(judged.scores["raw"])
+    row = {"cost": 2.0, "bands": bands, "picks": places}
+    whole = row | {"rings": judged.scores["raw"]["rings"].tolist(), "own": [[], places[1]]}
+    monkeypatch.setattr(topaz, "find", lambda: None)
 
     def again(kept):
         return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, kept=kept)
 
     joined = again({"raw": row, "bm3d": whole})
-    assert joined.table.recorded == {"bm3d": None}
+    assert list(joined.recorded) == ["bm3d"]
     assert [len(each.scores) for each in joined.own["bm3d"].picked] == [0, 2]
-    assert "| BM3D † |" in joined.markdown()
+    assert "| BM3D † |" in joined.markdown_all()
     ice = {"ice": {"raw": [3], "bm3d": [4]}}
     nothing = study.audit({"ice": micrographs[:1]}, raw, joined, segmenter, kept=ice)
-    assert {name: counts.tolist() for name, counts in nothing.topaz["ice"].items()} == {"raw": [3]}
-    other = row | {"bands": (np.array(row["bands"]) + 0.1).tolist()}
-    assert not again({"raw": other, "bm3d": whole}).table.picks
+    scores = nothing.studies["ice"].scores
+    assert {name: one["topaz"].tolist() for name, one in scores.items()} == {"raw": [3]}
+    other = row | {"bands": (np.array(bands) + 0.1).tolist()}
+    assert not again({"raw": other, "bm3d": whole}).picks
 
 
 def test_what_is_made_of_nothing_is_counted_and_refusals_are_kept(
@@ -135,19 +139,19 @@ def test_what_is_made_of_nothing_is_counted_and_refusals_are_kept(
 
     methods = peers.classical(["raw"])
     methods["tsm"] = peers.each(refuse)
-    monkeypatch.setattr(topaz, "find", lambda: "here")
     three = Picked(np.zeros((3, 2)), np.array([1.0, 0.2, -3.0]))
-    monkeypatch.setattr(
-        study, "pick_all", lambda images, *_, **__: ({n: [three] for n in images}, 0.0)
-    )
+    monkeypatch.setattr(study, "find_picks", lambda made, *_: {name: [three] for name in made})
     nothing = study.audit(fields, methods, judged, segmenter)
-    assert nothing.topaz["noise"]["raw"].tolist() == [2]
+    assert nothing.studies["noise"].scores["raw"]["topaz"].tolist() == [2]
     assert nothing.refused == {"tsm": "nothing but noise"}
-    assert 0.3 < nothing.contrast("noise", "raw") < 1.1
-    assert "refused" in nothing.markdown() if "ice" in fields else True
+    assert 0.3 < nothing.studies["noise"].scores["raw"]["contrast"].mean() < 1.1
     report = Report("06_compare", tmp_path, "smoke", 0)
     nothing.record(report)
-    assert "nothing.contrast_noise.raw" in report.metrics()["values"]
+    values = report.metrics()["values"]
+    assert values["nothing.topaz.noise.raw"]["value"] == 2
+    assert "nothing.contrast_noise.raw" in values
+    nothing.studies["ice"] = nothing.studies["noise"]
+    assert nothing.markdown().count("refused") == 0
     assert inventions(nothing, ["raw"]).axes
     assert rings(judged, ["raw", "tsm"]).axes
 
@@ -169,24 +173,24 @@ def test_halves_share_the_specimen_and_not_the_noise():
         "tsm": peers.each(lambda image: invented[: image.shape[0], : image.shape[1]]),
     }
     found = split((specimen + noise).astype(np.float32), 0.854, methods, 2)
-    assert found.with_itself["tsm"].min() > 0.999
-    assert abs(found.with_raw["tsm"].mean()) < 0.05
-    assert abs(found.gain("gaussian").mean) < 0.01
-    assert found.markdown().count("\n") == 4
+    assert found.scores["tsm"]["itself"].min() > 0.999
+    assert abs(found.scores["tsm"]["with_raw"].mean()) < 0.05
+    assert abs(found.gain("gaussian", "raw", "with_raw").mean) < 0.01
+    assert found.markdown_all().count("\n") == 4
     with pytest.raises(InputError, match=r"1\.3 A"):
         split(np.zeros((64, 64), np.float32), 2.0, methods)
     with pytest.raises(InputError, match="halves"):
         halves(np.zeros(4, np.float32))
 
 
-def test_the_table_of_methods_links_every_chapter_and_reads_the_cards():
-    table = methods_table()
-    for row in ROWS:
-        assert f"({row.chapter}.ipynb)" in table
-    assert all(line.count("|") == 5 for line in table.splitlines())
+def test_the_table_of_methods_links_every_chapter_and_that_of_training_reads_the_cards():
     chapter_six = Path(__file__).parents[2] / "notebooks" / "06_compare.ipynb"
     cells = json.loads(chapter_six.read_text(encoding="utf-8"))["cells"]
-    assert table in ["".join(cell["source"]) for cell in cells], "paste methods_table() there"
+    (table,) = ["".join(c["source"]) for c in cells if "".join(c["source"]).startswith("| method")]
+    links = [f"({path.stem}.ipynb)" for path in chapters.shipped()[1:-1]]
+    assert [line for line in links if line not in table] == []
+    assert all(line.count("|") == 5 for line in table.splitlines())
+    assert len(CHECKPOINTS) == len(links) + 1
     cards = training_table()
     assert "particle_restorer" in cards
     assert "flyem" in cards
@@ -216,7 +220,7 @@ def test_tables_fill_in_numbers_and_dashes():
 
 def test_every_profile_says_what_is_smaller_than_in_the_paper():
     for profile in PROFILES:
-        told = chapter.shortcuts(profile)
+        told = chapters.shortcuts(chapter.SLUG, profile, peers.LABELS)
         assert (told == []) == (profile == "paper")
     assert {"raw", "tsm", "generalist", "squares", "cellpose3"} <= set(chapter.thresholds())
 
@@ -244,6 +248,6 @@ def test_a_field_at_another_dose_has_the_same_particles(monkeypatch):
 
 
 def test_the_window_is_about_a_particle(micrographs):
-    shown = chapter.window({"raw": micrographs[0].noisy.numpy()}, micrographs[0], side=80)
+    shown = window({"raw": micrographs[0].noisy.numpy()}, micrographs[0], side=80)
     assert [image.shape for image in shown.values()] == [(80, 80), (80, 80)]
     assert list(shown) == ["raw", "clean"]

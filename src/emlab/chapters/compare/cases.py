@@ -1,22 +1,19 @@
-"""What chapter 06 computes: how much of it, which methods and fields, and where all must agree."""
+"""Which methods and fields chapter 06 compares, and where all must agree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab import data, weights
+from emlab import chapters, data
 from emlab.bench import Report
 from emlab.bench.study import pipe_table
-from emlab.chapters import claims
 from emlab.chapters.tsm.cases import (
-    LABELS,
+    Image,
     Method,
     RealStudy,
     classical,
@@ -26,12 +23,10 @@ from emlab.chapters.tsm.cases import (
     study_real,
     tuned,
 )
-from emlab.chapters.tsm.figures import central
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
 from emlab.methods import generalist, tsm
-from emlab.methods.cellpose3 import load_restorer
-from emlab.models import untrained
+from emlab.methods.cellpose3 import load_restorer, untrained_restorer
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.counting import GaussianCounts
 from emlab.physics.micrograph import Micrograph, MicrographConfig, simulate_micrograph
@@ -42,34 +37,13 @@ from emlab.priors.base import Prior
 from emlab.recipes.particles import RESTORER, SQUARES, restore
 from emlab.recipes.tsm import frames, volume
 from emlab.runtime import make_generator
-from emlab.settings import only_first, read_profile, read_settings, smaller
+from emlab.settings import read_settings
 from emlab.solvers.denoiser_spread import WienerSpread
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
 from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back
 from emlab.solvers.tweedie import tweedie
 
-Image = NDArray[np.float32]
-_TOLD = {
-    "micrographs": "simulated test micrographs",
-    "size": "pixels a side",
-    "empty": "fields without particles, of each kind",
-    "samples": "samples of each sampler on the Gaussian prior",
-    "real_side": "pixels a side of the real micrograph",
-}
-
-
-def settings(profile: str) -> dict[str, Any]:
-    """A profile's table of ``chapter.toml``."""
-    return read_profile("chapters/compare/chapter", profile)
-
-
-def shortcuts(profile: str) -> list[str]:
-    """One sentence for everything that is smaller than in the ``paper`` profile."""
-    here, full = settings(profile), settings("paper")
-    found = smaller(_TOLD, here, full) + only_first(LABELS, here, full)
-    if here["apoferritin_side"] < 0:
-        found.append("apoferritin: not looked at here")
-    return found
+SLUG = "06_compare"
 
 
 def thresholds() -> dict[str, float]:
@@ -84,25 +58,20 @@ def methods(
     pixel_size_angstrom: float = PIXEL_ANGSTROM,
 ) -> dict[str, Method]:
     """Every row of the chapter's table in a profile."""
-    chosen = classical(settings(profile)["classical"])
+    chosen = classical(chapters.settings(SLUG, profile)["classical"])
     chosen["generalist"] = generalist_method(device, seed, pixel_size_angstrom)
     chosen["tsm"] = score_method(tsm.load_denoiser("tsm", device), pixel_size_angstrom)
     for name, weights_name in (("squares", SQUARES), ("cellpose3", RESTORER)):
         chosen[name] = restorer_method(load_restorer(weights_name, device), pixel_size_angstrom)
-    chosen["untrained_restorer"] = restorer_method(untrained_restorer(seed), pixel_size_angstrom)
+    chosen["untrained_restorer"] = restorer_method(
+        untrained_restorer(RESTORER, seed), pixel_size_angstrom
+    )
     return chosen
 
 
 def restorer_method(restorer: ResidualUNet, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> Method:
     """A trained restorer."""
     return each(lambda image: restore(image, restorer, pixel_size_angstrom=pixel_size_angstrom))
-
-
-def untrained_restorer(seed: int) -> ResidualUNet:
-    """The restorer before its training."""
-    network = untrained(weights.card(RESTORER).model, seed).eval().requires_grad_(False)
-    assert isinstance(network, ResidualUNet)
-    return network
 
 
 def generalist_method(
@@ -114,18 +83,12 @@ def generalist_method(
 ) -> Method:
     """EM Generalist, one step under white noise, at a pixel size of its own.
 
-    Parameters
-    ----------
-    working_angstrom : float, optional
-        Pixel size at which the prior sees the micrograph; default: that of the largest correlation
-        on validation micrographs.
+    The default is that of the largest correlation on validation micrographs.
     """
     config = generalist.load_config()
     loaded = generalist.load(config, device) if prior is None else prior
-    seen = (
-        working_angstrom
-        or read_settings("chapters/compare/peers")["peers"]["generalist"]["working_angstrom"]
-    )
+    found = read_settings("chapters/compare/peers")["peers"]["generalist"]
+    seen = working_angstrom or found["working_angstrom"]
 
     def clean(image: Image) -> Image:
         sides = [max(64, 2 * round(side * pixel_size_angstrom / seen / 2)) for side in image.shape]
@@ -162,35 +125,20 @@ def field_at(
     return simulate_micrograph(config, volume("t20s")[0], make_generator(seed + 90))
 
 
-def window(
-    images: Mapping[str, Image], micrograph: Micrograph, side: int = 220
-) -> dict[str, Image]:
-    """The same window about a particle of every image, by label, and the clean one."""
-    shown = {LABELS[name]: central(image, micrograph, side) for name, image in images.items()}
-    return {**shown, "clean": central(micrograph.clean.numpy(), micrograph, side)}
-
-
 def study_apoferritin(
     chosen: Mapping[str, Method],
-    side: int,
     report: Report,
+    wanted: bool = True,
     threads: int = 1,
     kept: Mapping[str, list[Picked]] | None = None,
 ) -> RealStudy | None:
     """EMPIAR-10146, the average of its frames, judged and recorded as ``apoferritin.*``.
 
-    None where it is not on this machine.
-
-    Parameters
-    ----------
-    side : int
-        Of the corner that is used; 0 for all of it, below that nothing is done.
-    kept : dict, optional
-        Recorded picks by method.
+    None where it is not on this machine, or not wanted; ``kept`` are recorded picks by method.
     """
-    if side < 0 and data.available("apoferritin_10146"):
+    if not wanted and data.available("apoferritin_10146"):
         return None
-    seen = real_apoferritin("average", side, report)
+    seen = real_apoferritin("average", 0, report)
     if seen is None:
         return None
     study = study_real(seen, chosen, thresholds(), threads, kept)
@@ -201,7 +149,7 @@ def study_apoferritin(
 def record_statements(report: Report) -> None:
     """Record how many statements of other chapters were confirmed and contradicted here."""
     values = report.metrics()["values"]
-    statements = claims("06_compare", "statement")
+    statements = chapters.claims(SLUG, "statement")
     found = [{one.outcome(values) for one in said.conditions} for said in statements]
     confirmed = [outcomes == {"met"} for outcomes in found]
     contradicted = ["not met" in outcomes and "not measured" not in outcomes for outcomes in found]
@@ -225,16 +173,9 @@ SOLVERS = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """Answers to one measurement, and the exact one.
+    """Answers to one measurement ``(16, 16)`` by method, and the exact one.
 
-    Attributes
-    ----------
-    truth, measurement, exact : Tensor
-        ``(16, 16)``.
-    deviation : float
-        Posterior standard deviation, root mean square over pixels.
-    answers : dict of str to Tensor
-        By method.
+    ``deviation`` is the posterior standard deviation, root mean square over pixels.
     """
 
     truth: Tensor
@@ -261,12 +202,8 @@ class Agreement:
 def agree(samples: int, pairs: int, seed: int) -> Agreement:
     """Give every solver the same Gaussian prior, the same white noise and the same measurement.
 
-    Parameters
-    ----------
-    samples : int
-        Drawn by the samplers, whose means are compared.
-    pairs : int
-        Of clean and noisy images that the filter is fitted to.
+    So many `samples` are drawn by the samplers, whose means are compared, and so many `pairs` of
+    clean and noisy images is the filter fitted to.
     """
     power = _power()
     prior, generator = stationary_prior(power), make_generator(seed)
@@ -284,7 +221,7 @@ def agree(samples: int, pairs: int, seed: int) -> Agreement:
             samples=samples,
         ).mean,
         "flowdps": guided_phase(
-            prior, _Identity(), y, GaussianCounts(_NOISE**2),
+            prior, _Direct(), y, GaussianCounts(_NOISE**2),
             GuidedPhaseConfig(steps=12, sigma_max=20.0, sigma_min=0.02), generator,
             samples=samples, spread=WienerSpread(power),
         ).mean,
@@ -312,26 +249,15 @@ def _power() -> Tensor:
     return power / torch.fft.irfft2(power, s=[_SIDE, _SIDE])[0, 0]
 
 
-class _Identity:
-    """The instrument that shows the specimen as it is."""
+class _Direct(Identity):
+    """The instrument that shows the specimen as it is; its derivative is itself."""
 
-    counts = torch.tensor(0.0)
+    counts = expected = torch.tensor(0.0)
 
-    class _Tangent:
-        def __init__(self, image: Tensor) -> None:
-            self.expected = image
-
-        def A(self, image: Tensor) -> Tensor:
-            return image
-
-        def A_adjoint(self, measurement: Tensor) -> Tensor:
-            return measurement
-
-    def A(self, image: Tensor) -> Tensor:
-        return image
-
-    def linearised(self, image: Tensor) -> _Identity._Tangent:
-        return self._Tangent(image)
+    def linearised(self, image: Tensor) -> _Direct:
+        found = _Direct()
+        found.expected = image
+        return found
 
     def sensitivity(self) -> Tensor:
         return torch.full((_SIDE, _SIDE // 2 + 1), 1.0 / _NOISE**2, dtype=torch.float64)

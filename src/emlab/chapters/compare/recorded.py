@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from emlab.chapters.compare.cases import empty_fields, methods, settings, thresholds
+from emlab import chapters
+from emlab.chapters.compare.cases import SLUG, empty_fields, methods, thresholds
 from emlab.chapters.compare.study import audit, judge
 from emlab.chapters.tsm.cases import classical, study_real
 from emlab.chapters.tsm.recorded import picks_of, plain_picks, rows_of
@@ -26,15 +27,15 @@ def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     every = classical(["bm3d"]) | methods("cpu", "cpu", seed)
     some = {name: every[name] for name in settings["rows"]}
     judged = judge(test, some, thresholds(), segmenter)
-    found: dict[str, Any] = {"rows": rows_of(judged.table)}
+    found: dict[str, Any] = {"rows": rows_of(judged)}
     for name in {"bm3d"} & found["rows"].keys():  # no run makes it again
-        own = plain_picks({name: judged.own[name].picked})[name]["picks"]
-        found["rows"][name] |= {"rings": judged.rings[name].tolist(), "own": own}
+        places = plain_picks({name: judged.own[name].picked})[name]["picks"]
+        found["rows"][name] |= {"rings": judged.scores[name]["rings"].tolist(), "own": places}
     if settings["empty"]:
         nothing = audit(empty_fields(settings["empty"], size, seed), some, judged, segmenter)
         found["nothing"] = {
-            kind: {name: counts.tolist() for name, counts in each.items()}
-            for kind, each in nothing.topaz.items()
+            kind: {name: one["topaz"].astype(int).tolist() for name, one in study.scores.items()}
+            for kind, study in nothing.studies.items()
         }
         real = apoferritin_micrograph("average")
         own = methods("cpu", "cpu", seed, real.pixel_size_angstrom)
@@ -44,7 +45,7 @@ def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_HERE = settings("cpu")
+_HERE = chapters.settings(SLUG, "cpu")
 ROWS = ("raw", "gaussian", "wiener", "generalist", "tsm", "squares", "cellpose3")
 _KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {
     "seed": 0,
@@ -52,15 +53,13 @@ _KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {
     "generalist": read_settings("chapters/compare/peers")["peers"]["generalist"],
 }
 PICKS = Recording(
-    "06_compare",
+    SLUG,
     "picks",
     _measure,
     {**_KEPT, "rows": list(ROWS), "empty": _HERE["empty"]},
     ("generalist_flow", "tsm_tsm", SEGMENTER, SQUARES, RESTORER),
 )
-BM3D = Recording(
-    "06_compare", "bm3d", _measure, {**_KEPT, "rows": ["bm3d"], "empty": 0}, (SEGMENTER,)
-)
+BM3D = Recording(SLUG, "bm3d", _measure, {**_KEPT, "rows": ["bm3d"], "empty": 0}, (SEGMENTER,))
 
 
 def kept(here: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
@@ -70,8 +69,6 @@ def kept(here: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         return {}
     if PICKS.stale or BM3D.stale:
         return {}
-    found = dict(PICKS.values) | {"rows": {**PICKS.values["rows"], **BM3D.values["rows"]}}
-    if here["apoferritin_side"] == 0:
-        real = {name: picks_of(each) for name, each in found["apoferritin"].items()}
-        return found | {"apoferritin": real}
-    return found | {"apoferritin": None}
+    rows = {**PICKS.values["rows"], **BM3D.values["rows"]}
+    real = {name: picks_of(places) for name, places in PICKS.values["apoferritin"].items()}
+    return {**PICKS.values, "rows": rows, "apoferritin": real}

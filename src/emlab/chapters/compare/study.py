@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from emlab.bench import Report
-from emlab.bench.study import pipe_table, spanned
-from emlab.chapters.tsm.cases import LABELS, Method
+from emlab.bench.study import DAGGER, Column, Scores, Study, Values, pipe_table, signed
+from emlab.chapters.tsm.cases import LABELS, Image, Method, find_picks, of_noisy
 from emlab.chapters.tsm.recorded import join, picks_of
-from emlab.chapters.tsm.study import NOTE, Table, run_study
+from emlab.chapters.tsm.study import NOTE, PICKING, Table, correlations
 from emlab.errors import InputError
-from emlab.external import topaz
-from emlab.external.picking import DIAMETER_ANGSTROM, Picks, f1_gain, pick_all
-from emlab.methods.tsm import to_working_size
-from emlab.metrics import Interval, fourier_ring_correlation, mean_interval, paired_difference
+from emlab.external.picking import Picks, f1_gain
+from emlab.methods import tsm
+from emlab.metrics import Interval, fourier_ring_correlation
 from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations, band_pass
 from emlab.metrics.picking import Counts
 from emlab.models.residual_unet import ResidualUNet
@@ -29,162 +29,119 @@ from emlab.recipes.particles import own_picks
 BAND_ANGSTROM = (80.0, 10.0)  # rings that count
 CONTRAST_ANGSTROM = (80.0, 16.0)
 ANY_SCORE = -np.inf
+COLUMNS = (
+    Column("correlation", "correlation in particles", note=NOTE),
+    Column("frc", "FRC 80 to 10 A", note=NOTE),
+)
 _REFERENCES = {"gain": "raw", "gain_over_tsm": "tsm", "over_squares": "squares"}
-_NUMBERS = {
-    "correlation": "correlation in particles",
-    "frc": "FRC",
-    "f1": "F1, Topaz",
-    "own_f1": "F1, segmenter",
+NUMBERS = {  # their heads in tables, and who judges by them
+    "correlation": ("correlation in particles", "correlation in particles"),
+    "frc": ("FRC", "Fourier ring correlation"),
+    "f1": ("F1, Topaz", "Topaz"),
+    "own_f1": ("F1, segmenter", "the segmenter"),
 }
-
-Image = NDArray[np.float32]
-Values = NDArray[np.float64]
 
 
 @dataclass
-class Judged:
-    """What the methods made of micrographs, and what that is worth.
+class Judged(Table):
+    """A `Table` whose images rings and the frozen segmenter judge as well.
+
+    Scores have ``rings``, ``(micrographs, rings)`` correlations with the clean image, too.
 
     Attributes
     ----------
-    table : Table
-        Images, correlations within particles, Topaz's picks.
     frequency : ndarray
         ``(rings,)`` in 1/nm.
-    rings : dict of str to ndarray
-        By method, ``(micrographs, rings)`` correlation with the clean image.
     own : dict of str to Picks
-        By method, what the frozen segmenter finds.
+        By method, what the segmenter finds.
     constant : dict of str to float
         What an image without contrast scores, by number.
     """
 
-    table: Table
-    frequency: Values
-    rings: dict[str, Values]
-    own: dict[str, Picks]
-    constant: dict[str, float]
+    columns: Sequence[Column] = COLUMNS
+    frequency: Values = field(default_factory=lambda: np.zeros(0))
+    own: dict[str, Picks] = field(default_factory=dict)
+    constant: dict[str, float] = field(default_factory=dict)
 
-    def seen(self, method: str) -> int:
-        """Micrographs that a method was given."""
-        return len(self.rings[method])
-
-    def agreement(self, method: str) -> Values:
-        """Mean correlation of the rings between 80 and 10 A, one a micrograph."""
-        period = 10 / self.frequency
-        kept = (period <= BAND_ANGSTROM[0]) & (period >= BAND_ANGSTROM[1])
-        return self.rings[method][:, kept].mean(1)
+    def add(self, method: str, rings: Sequence[Any], own: Picks) -> None:
+        """Add to a method's scores what rings and the segmenter say of its images."""
+        scores, curves = self.scores[method], np.array(rings, float)
+        counted = curves[:, in_band(self.frequency)].mean(1)
+        more = {"correlation": scores["recovery"], "frc": counted, "rings": curves}
+        self.scores[method], self.own[method] = {**scores, **more}, own
 
     def resolution(self, method: str) -> float:
         """Angstrom at which the mean correlation first falls below one half."""
-        curve = self.rings[method].mean(0)
-        below = np.flatnonzero(curve < 0.5)
+        below = np.flatnonzero(self.scores[method]["rings"].mean(0) < 0.5)
         return float(10 / self.frequency[below[0]]) if below.size else 0.0
 
-    def gain(self, better: str, worse: str, number: str) -> Interval:
-        """Paired difference on the micrographs that both saw.
+    def counted(self, method: str) -> dict[str, Counts]:
+        """Picks and hits of Topaz (where it was there) and of the segmenter, by number."""
+        found = {"f1": self.counts(method)} if method in self.picks else {}
+        return {**found, "own_f1": self.own[method].at(ANY_SCORE)}
 
-        Parameters
-        ----------
-        number : str
-            ``correlation`` within particles, ``frc``, ``f1`` of Topaz or ``own_f1``.
-        """
-        if number == "f1":
-            return self.table.picking_gain(better, worse)
-        if number == "own_f1":
-            return f1_gain(self.own[better].at(ANY_SCORE), self.own[worse].at(ANY_SCORE))
-        found = {
-            "correlation": lambda name: self.table.scores[name]["recovery"],
-            "frc": self.agreement,
-        }[number]
-        first, second = found(better), found(worse)
-        n = min(len(first), len(second))
-        if n < 2:
-            return Interval(*3 * (float((first[:n] - second[:n]).mean()),))
-        return paired_difference(first[:n], second[:n])
+    def gains(self, better: str, worse: str) -> dict[str, Interval]:
+        """Paired differences, on the micrographs that both saw, of all numbers of `NUMBERS`."""
+        found = {name: self.gain(better, worse, name) for name in ("correlation", "frc")}
+        first, second = self.counted(better), self.counted(worse)
+        return found | {key: f1_gain(first[key], second[key]) for key in first if key in second}
 
-    def markdown(self) -> str:
+    def markdown_all(self) -> str:
         """A row a method; a dagger marks what was recorded."""
-        mark = " †" * bool(self.table.costs)
-        lines = [
-            f"| method | correlation in particles | FRC 80 to 10 A | FRC .5 [A] | F1, Topaz{mark} "
-            f"| F1, segmenter | micrographs | CPU-s a megapixel{mark} |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name in self.table.methods:
-            picks = self.table.picks.get(name)
-            f1 = f"{picks.at(self.table.threshold(name)).f1():.3f}" if picks else "-"
-            own = f"{self.own[name].at(ANY_SCORE).f1():.3f}" if name in self.own else "-"
-            label = self.table.label(name)
-            lines.append(
-                f"| {label} | {_text(self.table.interval(name, 'recovery'))} "
-                f"| {_text(_mean(self.agreement(name)))} | {self.resolution(name):.0f} | {f1} "
-                f"| {own} | {self.seen(name)} | {self.table.cost(name):.2g} |"
-            )
-        return "\n".join(lines)
+        mark = f" {DAGGER}" * bool(self.costs)
+
+        def f1(number: str, name: str) -> str:
+            counts = self.counted(name).get(number)
+            return "-" if counts is None else f"{counts.f1():.3f}"
+
+        return self.markdown(
+            extra={
+                "FRC .5 [A]": lambda name: f"{self.resolution(name):.0f}",
+                f"F1, Topaz{mark}": partial(f1, "f1"),
+                "F1, segmenter": partial(f1, "own_f1"),
+                "micrographs": lambda name: str(self.seen(name)),
+                f"CPU-s a megapixel{mark}": lambda name: f"{self.cost(name):.2g}",
+            }
+        )
 
     def winners(self) -> dict[str, str]:
         """The best method by each judge, of those that saw all micrographs."""
-        judges = {
-            "correlation in particles": lambda name: self.table.scores[name]["recovery"].mean(),
-            "Fourier ring correlation": lambda name: self.agreement(name).mean(),
-            "the segmenter": lambda name: self.own[name].at(ANY_SCORE).f1(),
-        }
-        if self.table.picks:
-            judges["Topaz"] = lambda name: (
-                self.table.picks[name].at(self.table.threshold(name)).f1()
-            )
-        whole = [name for name in self.rings if self.seen(name) == len(self.table.cases)]
-        return {judge: max(whole, key=score) for judge, score in judges.items()}
+        scores: dict[str, dict[str, float]] = {number: {} for number in NUMBERS}
+        for name in [name for name in self.methods if self.seen(name) == len(self.cases)]:
+            for column in COLUMNS:
+                scores[column.name][name] = float(self.scores[name][column.name].mean())
+            for number, counts in self.counted(name).items():
+                scores[number][name] = counts.f1()
+        judged = {NUMBERS[number][1]: found for number, found in scores.items() if found}
+        return {judge: max(found, key=lambda n: found[n]) for judge, found in judged.items()}
 
     def markdown_gains(self, worse: str = "raw") -> str:
         """A row a method: paired differences with their intervals."""
-        numbers = {number: known for number, known in self._numbers().items() if worse in known}
-        lines = [
-            f"| over {LABELS[worse]} | " + " | ".join(_NUMBERS[n] for n in numbers) + " |",
-            "|---" * (len(numbers) + 1) + "|",
-        ]
-        for name in [n for n in self.table.methods if n != worse]:
-            cells = [
-                "{:+.3f} [{:+.3f}, {:+.3f}]".format(*self.gain(name, worse, number))
-                if name in known
-                else "-"
-                for number, known in numbers.items()
-            ]
-            lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        known = self.gains("raw", worse)
+        numbers = {key: head for key, (head, _) in NUMBERS.items() if key in known}
+        rows = []
+        for name in [name for name in self.methods if name != worse]:
+            gains = self.gains(name, worse)
+            cells = [signed(gains[key]) if key in gains else "-" for key in numbers]
+            rows.append([LABELS[name], *cells])
+        return pipe_table([f"over {LABELS[worse]}", *numbers.values()], rows)
 
-    def record(self, report: Report) -> None:
+    def record_all(self, report: Report) -> None:
         """Record ``correlation.METHOD``, ``frc.METHOD``, ``topaz.f1.METHOD``, ``own.f1.METHOD``,
         ``gain.NUMBER.METHOD`` over raw, ``gain_over_tsm`` and ``over_squares`` alike."""
         for name, value in self.constant.items():
             report.value(f"{name}.constant", value, note="of an image without contrast")
-        for name in self.table.methods:
-            n = self.seen(name)
-            found = self.table.interval(name, "recovery")
-            report.value(f"correlation.{name}", *found, note=NOTE, n=n)
-            report.value(f"frc.{name}", *_mean(self.agreement(name)), note=NOTE, n=n)
-            report.value(f"cost.{name}", self.table.cost(name), unit="s", note="a megapixel")
-        for name, picks in self.table.picks.items():
-            counts = picks.at(self.table.threshold(name))
-            for number in ("f1", "precision", "recall"):
-                report.value(f"topaz.{number}.{name}", *_counted(counts, number), note=NOTE)
-        for name, picks in self.own.items():
-            report.value(f"own.f1.{name}", *_counted(picks.at(ANY_SCORE), "f1"), note=NOTE)
+        self.record(report)
+        replace(self.picking(), columns=PICKING[:3]).record(report, "topaz")
+        own: dict[str, Scores] = {n: vars(self.counted(n)["own_f1"]) for n in self.methods}
+        Study(self.cases, PICKING[2:3], LABELS, scores=own).record(report, "own")
+        for name in self.methods:
+            report.value(f"cost.{name}", self.cost(name), unit="s", note="a megapixel")
         for key, worse in _REFERENCES.items():
-            for number, known in self._numbers().items():
-                for name in [n for n in known if n != worse and worse in known]:
-                    gain = self.gain(name, worse, number)
-                    n = min(self.seen(name), self.seen(worse))
+            for name in [n for n in self.methods if n != worse and worse in self.scores]:
+                n = min(self.seen(name), self.seen(worse))
+                for number, gain in self.gains(name, worse).items():
                     report.value(f"{key}.{number}.{name}", *gain, note=NOTE, n=n)
-
-    def _numbers(self) -> dict[str, Mapping]:
-        return {
-            "correlation": self.table.scores,
-            "frc": self.rings,
-            "f1": self.table.picks,
-            "own_f1": self.own,
-        }
 
 
 def judge(
@@ -195,32 +152,41 @@ def judge(
     *,
     first: Mapping[str, int] | None = None,
     threads: int = 1,
-    progress: Callable[[str], None] | None = None,
     kept: Mapping[str, Any] | None = None,
 ) -> Judged:
     """Denoise with every method and judge; Topaz picks where it is installed.
 
-    Parameters as in `run_study`; ``segmenter`` is the frozen one that the restorer was trained
-    through, ``kept`` are recorded rows: their picks, if they are of these very micrographs.
+    Parameters as in `chapters.tsm.study.run_study`; ``segmenter`` is the frozen one that the
+    restorer was trained through, ``kept`` are recorded rows: their picks, if they are of these very
+    micrographs.
     """
-    table = run_study(micrographs, methods, thresholds, first=first, progress=progress)
-    rings, own, frequency = {}, {}, np.zeros(0)
-    for name, made in table.answers.items():
-        seen = table.cases[: len(made.images)]
-        curves = [ring_correlation(image, m) for image, m in zip(made.images, seen, strict=True)]
-        frequency = curves[0][0]
-        rings[name] = np.array([curve[1] for curve in curves])
-        own[name] = own_picks(made.images, seen, segmenter)
+    judged = Judged(list(micrographs), thresholds=thresholds)
+    asked = {name: partial(of_noisy, method) for name, method in methods.items()}
+    judged.run(asked, correlations, first=first)
+    blank = judged.cases[0]
+    even = np.full(tuple(blank.noisy.shape), float(blank.noisy.mean()), np.float32)
+    judged.frequency, none = ring_correlation(even, blank)
+    judged.constant = {
+        "correlation": band_correlations(even, blank)["mean"],
+        "frc": float(none.mean()),
+        "own.f1": own_picks([even], [blank], segmenter).at(ANY_SCORE).f1(),
+        "topaz.f1": 0.0,  # no picker can find anything in it
+    }
+    for name, made in judged.answers.items():
+        seen = judged.cases[: len(made.images)]
+        pairs = zip(made.images, seen, strict=True)
+        rings = [ring_correlation(image, micrograph)[1] for image, micrograph in pairs]
+        judged.add(name, rings, own_picks(made.images, seen, segmenter))
     rows = kept or {}
-    if not (rows and join(table, rows)):
-        table.pick(threads)
-    for name in table.recorded:
-        rings[name] = np.array(rows[name]["rings"])
-        own[name] = replace(table.picks[name], picked=picks_of(rows[name]["own"]))
-    return Judged(table, frequency, rings, own, _constant(table.cases[0], segmenter))
+    if not (rows and join(judged, rows)):
+        judged.pick(threads)
+    for name in judged.recorded:
+        picked = picks_of(rows[name]["own"])
+        judged.add(name, rows[name]["rings"], replace(judged.picks[name], picked=picked))
+    return judged
 
 
-def ring_correlation(image: NDArray[np.float32], micrograph: Micrograph) -> tuple[Values, Values]:
+def ring_correlation(image: Image, micrograph: Micrograph) -> tuple[Values, Values]:
     """Frequencies in 1/nm and Fourier ring correlation with the clean image; 0 for a constant."""
     clean, pixel = micrograph.clean.numpy(), micrograph.pixel_size_angstrom / 10
     if np.ptp(image) == 0:
@@ -230,15 +196,13 @@ def ring_correlation(image: NDArray[np.float32], micrograph: Micrograph) -> tupl
     return curve.frequency, curve.correlation
 
 
-def _constant(micrograph: Micrograph, segmenter: ResidualUNet) -> dict[str, float]:
-    """What an image without contrast scores; no picker can find anything in it."""
-    even = np.full(tuple(micrograph.noisy.shape), float(micrograph.noisy.mean()), np.float32)
-    return {
-        "correlation": band_correlations(even, micrograph)["mean"],
-        "frc": float(ring_correlation(even, micrograph)[1].mean()),
-        "own.f1": own_picks([even], [micrograph], segmenter).at(ANY_SCORE).f1(),
-        "topaz.f1": 0.0,
-    }
+def in_band(frequency: Values) -> NDArray[np.bool_]:
+    """Which rings, in 1/nm, are between 80 and 10 A."""
+    period = 10 / frequency
+    return (period <= BAND_ANGSTROM[0]) & (period >= BAND_ANGSTROM[1])
+
+
+# --- fields that hold no particle
 
 
 @dataclass(frozen=True)
@@ -247,64 +211,43 @@ class Nothing:
 
     Attributes
     ----------
-    fields : dict of str to list of Micrograph
-        ``ice`` (all that a micrograph has but particles) and ``noise`` (counts of an even beam).
-    denoised : dict of str to dict of str to list of ndarray
-        By field and method; a method that refuses a field is not there.
-    topaz, own : dict of str to dict of str to ndarray
-        By field and method, picks of each field ``(n,)``.
-    particles : dict of str to float
-        Standard deviation within particles between 80 and 16 A, by method.
+    studies : dict of str to Study
+        By field: ``ice`` (all that a micrograph has but particles) and ``noise`` (counts of an even
+        beam). Scores are picks by Topaz and by the segmenter (``own``), and contrast: the standard
+        deviation over that within particles, between 80 and 16 A.
     refused : dict of str to str
         What a method said instead, by method.
     """
 
-    fields: dict[str, list[Micrograph]]
-    denoised: dict[str, dict[str, list[NDArray[np.float32]]]]
-    topaz: dict[str, dict[str, NDArray[np.int64]]]
-    own: dict[str, dict[str, NDArray[np.int64]]]
-    particles: dict[str, float]
+    studies: dict[str, Study]
     refused: dict[str, str]
-
-    def contrast(self, kind: str, method: str) -> float:
-        """Standard deviation of nothing over that within particles, between 80 and 16 A."""
-        images = self.denoised[kind][method]
-        pixel = self.fields[kind][0].pixel_size_angstrom
-        return (
-            float(np.mean([_band(image, pixel).std() for image in images])) / self.particles[method]
-        )
 
     def markdown(self) -> str:
         """A row a method."""
-        lines = [
-            "| method | Topaz: picks in ice | in noise | segmenter: in ice | in noise "
-            "| contrast of ice | of noise |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for name in self.particles:
-            cells = [
-                f"{found[kind][name].mean():.1f}" if name in found.get(kind, {}) else "-"
-                for found in (self.topaz, self.own)
-                for kind in ("ice", "noise")
-            ]
-            cells += [
-                f"{self.contrast(kind, name):.2f}" if name in self.denoised[kind] else "refused"
-                for kind in ("ice", "noise")
-            ]
-            lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        both, rows = self.studies.values(), []
+        for name in [n for n in LABELS if any(n in study.scores for study in both)]:
+            cells = []
+            for key, show in (("topaz", ".1f"), ("own", ".1f"), ("contrast", ".2f")):
+                for study in both:
+                    values = study.scores.get(name, {}).get(key)
+                    gone = "refused" if key == "contrast" else "-"
+                    cells.append(gone if values is None else f"{values.mean():{show}}")
+            rows.append([LABELS[name], *cells])
+        heads = ["Topaz: picks in ice", "in noise", "segmenter: in ice", "in noise"]
+        return pipe_table(["method", *heads, "contrast of ice", "of noise"], rows)
 
     def record(self, report: Report) -> None:
         """Record ``nothing.PICKER.FIELD.METHOD`` and ``nothing.contrast.METHOD`` (of ice)."""
-        for picker, found in (("topaz", self.topaz), ("own", self.own)):
-            for kind, counts in found.items():
-                for name, each in counts.items():
-                    key, picks = f"nothing.{picker}.{kind}.{name}", each.astype(float)
-                    report.value(key, *_mean(picks), note="picks a field", n=len(each))
-        for kind in self.denoised:
-            for name in self.denoised[kind]:
-                key = "nothing.contrast" if kind == "ice" else "nothing.contrast_noise"
-                report.value(f"{key}.{name}", self.contrast(kind, name), note="over particles'")
+        for kind, study in self.studies.items():
+            for picker in ("topaz", "own"):
+                key = f"{picker}.{kind}"
+                found = Study(study.cases, [Column(key, note="picks a field")], LABELS)
+                for name in [n for n, one in study.scores.items() if picker in one]:
+                    found.scores[name] = {key: study.scores[name][picker]}
+                found.record(report, "nothing")
+            key = "nothing.contrast" if kind == "ice" else f"nothing.contrast_{kind}"
+            for name, scores in study.scores.items():
+                report.value(f"{key}.{name}", scores["contrast"].mean(), note="over particles'")
 
 
 def audit(
@@ -319,76 +262,49 @@ def audit(
 
     What Topaz finds is read from ``kept`` where its other picks were, too.
     """
-    denoised: dict[str, dict[str, list]] = {}
-    refused: dict[str, str] = {}
+    particles = {name: _within_particles(judged, name) for name in methods}
+    found = Nothing({}, {})
     for kind, micrographs in fields.items():
-        denoised[kind] = {}
+        study = found.studies[kind] = Study(list(micrographs), (), LABELS)
         for name, method in methods.items():
             try:
-                denoised[kind][name] = method([m.noisy.numpy() for m in micrographs]).images
+                made = study.answers[name] = of_noisy(method, micrographs)
             except InputError as problem:
-                refused[name] = str(problem)
-    own = {
-        kind: {
-            name: _numbers(own_picks(images, fields[kind], segmenter), ANY_SCORE)
-            for name, images in every.items()
-        }
-        for kind, every in denoised.items()
-    }
-    particles = {name: _within_particles(judged.table, name) for name in methods}
-    counts: dict[str, dict[str, NDArray[np.int64]]] = {}
-    if kept and judged.table.costs:
-        counts = {
-            kind: {name: np.array(each) for name, each in found.items() if name in methods}
-            for kind, found in kept.items()
-        }
-    elif topaz.find() is not None:
-        together = {
-            f"{kind} {name}": images
-            for kind, every in denoised.items()
-            for name, images in every.items()
-        }
-        pixel = judged.table.cases[0].pixel_size_angstrom
-        found, _ = pick_all(together, pixel, DIAMETER_ANGSTROM, threads=threads)
-        for label, picked in found.items():
-            kind, _, name = label.partition(" ")
-            level = judged.table.threshold(name)
-            counts.setdefault(kind, {})[name] = np.array(
-                [(each.scores >= level).sum() for each in picked]
-            )
-    given = {kind: list(every) for kind, every in fields.items()}
-    return Nothing(given, denoised, counts, own, particles, refused)
+                found.refused[name] = str(problem)
+                continue
+            own = own_picks(made.images, micrographs, segmenter).kept(ANY_SCORE)
+            spreads = [_band(image, judged).std() / particles[name] for image in made.images]
+            study.scores[name] = {
+                "own": np.array([len(places) for places in own], float),
+                "contrast": np.array(spreads),
+            }
+        counts: Mapping[str, Sequence[int]] = (kept or {}).get(kind, {})
+        if not (kept and judged.costs):
+            pixel = micrographs[0].pixel_size_angstrom
+            counts = {
+                name: [int((one.scores >= judged.threshold(name)).sum()) for one in every]
+                for name, every in find_picks(study.answers, pixel, threads).items()
+            }
+        for name in [name for name in counts if name in study.scores]:
+            picks = np.array(counts[name], float)
+            study.scores[name] = {"topaz": picks, **study.scores[name]}
+    return found
 
 
-def _numbers(picks: Picks, level: float) -> NDArray[np.int64]:
-    return np.array([len(places) for places in picks.kept(level)])
-
-
-def _within_particles(table: Table, method: str) -> float:
+def _within_particles(judged: Judged, method: str) -> float:
     spreads = []
-    for image, micrograph in zip(table.answers[method].images, table.cases, strict=False):
-        inside = micrograph.mask(RADIUS_ANGSTROM).numpy()
-        spreads.append(_band(image, micrograph.pixel_size_angstrom)[inside].std())
+    for image, micrograph in zip(judged.answers[method].images, judged.cases, strict=False):
+        spreads.append(_band(image, judged)[micrograph.mask(RADIUS_ANGSTROM).numpy()].std())
     return max(float(np.mean(spreads)), 1e-12)
 
 
-def _band(image: NDArray[np.float32], pixel_size_angstrom: float) -> NDArray[np.float32]:
+def _band(image: Image, judged: Judged) -> Image:
     values = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    return band_pass(values - values.mean(), pixel_size_angstrom, CONTRAST_ANGSTROM).numpy()
+    pixel = judged.cases[0].pixel_size_angstrom
+    return band_pass(values - values.mean(), pixel, CONTRAST_ANGSTROM).numpy()
 
 
-def _mean(values: Values) -> Interval:
-    return mean_interval(values) if len(values) > 1 else Interval(*3 * (float(values[0]),))
-
-
-def _counted(counts: Counts, number: str) -> Interval:
-    if len(counts.hits) > 1:
-        return counts.interval(number)
-    return Interval(*3 * (getattr(counts, number)(),))
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+# --- halves of a micrograph
 
 
 def halves(image: Image) -> tuple[Image, Image]:
@@ -410,47 +326,40 @@ def halves(image: Image) -> tuple[Image, Image]:
     return ((a + b) / 2).astype(np.float32), ((c + d) / 2).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Halves:
-    """Ring correlations of the halves of a micrograph, window by window.
+HALVES = (
+    Column("with_raw", "one half cleaned, the other raw", show="{mean:.4f}", note=""),
+    Column("itself", note=""),
+)
 
-    Attributes
-    ----------
-    image : dict of str to ndarray
-        By method, what it made of the first half.
-    with_raw, with_itself : dict of str to ndarray
-        By method, ``(windows,)`` mean correlation between 80 and 10 A of its first half with the
-        *raw* second half, and with its own second half.
-    pixel_size_angstrom : float
+
+@dataclass
+class Halves(Study):
+    """Ring correlations of a micrograph's halves: cases are windows, answers the first halves.
+
+    Scores are mean correlations between 80 and 10 A of a method's first half with the *raw* second
+    half, and with its own second half.
     """
 
-    image: dict[str, Image]
-    with_raw: dict[str, NDArray[np.float64]]
-    with_itself: dict[str, NDArray[np.float64]]
-    pixel_size_angstrom: float
+    pixel_size_angstrom: float = 0.0
 
-    def gain(self, method: str) -> Interval:
-        """Paired gain over raw of the correlation with the raw second half."""
-        return paired_difference(self.with_raw[method], self.with_raw["raw"])
+    def markdown_all(self) -> str:
+        """A row a method, with its paired gain over raw."""
 
-    def markdown(self) -> str:
-        """A row a method."""
-        heads = ["one half cleaned, the other raw", "gain over raw", "both halves cleaned"]
-        rows = []
-        for name, raw in self.with_raw.items():
-            both = f"{self.with_itself[name].mean():.3f}"
-            rows.append([LABELS[name], f"{raw.mean():.4f}", spanned(self.gain(name), "+.4f"), both])
-        return pipe_table(["method", *heads], rows)
+        def gain(name: str) -> str:
+            return signed(self.gain(name, "raw", "with_raw"), 4)
 
-    def record(self, report: Report) -> None:
+        def both(name: str) -> str:
+            return f"{self.interval(name, 'itself').mean:.3f}"
+
+        return self.markdown(extra={"gain over raw": gain, "both halves cleaned": both})
+
+    def record_all(self, report: Report) -> None:
         """Record ``halves.with_raw.METHOD``, ``halves.gain.METHOD``, ``halves.itself.METHOD``."""
-        for name in self.image:
-            n = len(self.with_raw[name])
-            report.value(f"halves.with_raw.{name}", *mean_interval(self.with_raw[name]), n=n)
-            report.value(f"halves.itself.{name}", *mean_interval(self.with_itself[name]), n=n)
-            if name != "raw":
-                note = "95 % bootstrap interval over windows of one micrograph"
-                report.value(f"halves.gain.{name}", *self.gain(name), note=note, n=n)
+        self.record(report, "halves")
+        note = "95 % bootstrap interval over windows of one micrograph"
+        for name in [name for name in self.methods if name != "raw"]:
+            gain = self.gain(name, "raw", "with_raw")
+            report.value(f"halves.gain.{name}", *gain, note=note, n=self.seen(name))
 
 
 def split(
@@ -462,33 +371,28 @@ def split(
     ----------
     image : ndarray
         ``(H, W)`` at a pixel size of at most 1.3 A, so that the halves are as fine as the
-        networks want them (2.63 A).
+        networks want them (2.63 A); an `InputError` for larger pixels.
     across : int
         Windows along each side.
-
-    Raises
-    ------
-    InputError
-        Pixels that are too large.
     """
     if pixel_size_angstrom > 1.32:
         raise InputError("halves need pixels of at most 1.3 A; take a finer micrograph")
-    raw = [to_working_size(half, 2 * pixel_size_angstrom)[0] for half in halves(image)]
+    raw = [tsm.to_working_size(half, 2 * pixel_size_angstrom)[0] for half in halves(image)]
     pixel = 2 * pixel_size_angstrom * image.shape[0] / 2 / raw[0].shape[0]
-    made = {name: method(raw).images for name, method in methods.items()}
-    with_raw = {name: _windows(each[0], raw[1], pixel, across) for name, each in made.items()}
-    itself = {name: _windows(each[0], each[1], pixel, across) for name, each in made.items()}
-    return Halves({name: each[0] for name, each in made.items()}, with_raw, itself, pixel)
+    side = min(raw[0].shape) // across
+    windows = [
+        np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        for row in range(across)
+        for column in range(across)
+    ]
 
+    def score(first: Image, second: Image) -> Values:
+        curves = [fourier_ring_correlation(first[w], second[w], pixel / 10) for w in windows]
+        return np.array([one.correlation[in_band(one.frequency)].mean() for one in curves])
 
-def _windows(first: Image, second: Image, pixel: float, across: int) -> NDArray[np.float64]:
-    side = min(first.shape) // across
-    found = []
-    for row in range(across):
-        for column in range(across):
-            place = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
-            curve = fourier_ring_correlation(first[place], second[place], pixel / 10)
-            period = 10 / curve.frequency
-            kept = (period <= BAND_ANGSTROM[0]) & (period >= BAND_ANGSTROM[1])
-            found.append(curve.correlation[kept].mean())
-    return np.array(found)
+    found = Halves(windows, HALVES, LABELS, pixel_size_angstrom=pixel)
+    for name, method in methods.items():
+        first, second = method(raw).images
+        found.answers[name] = first
+        found.scores[name] = {"with_raw": score(first, raw[1]), "itself": score(first, second)}
+    return found
