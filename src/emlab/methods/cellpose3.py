@@ -33,18 +33,10 @@ LARGEST = 384  # side at which an image is looked at to tell its diameter
 class Config:
     """How flows become labels.
 
-    Attributes
-    ----------
-    probability_threshold : float
-        Logit above which a pixel is a cell.
-    flow_threshold : float
-        Largest flow error of an object; 0 keeps all.
-    smallest : int
-        Pixels of an object that is kept.
-    steps : int
-        Along the flows, of a pixel or so; four diameters where those are more.
-    tile, overlap : int
-        Side of the tiles of large images and pixels that they share, at the working size.
+    A pixel is a cell above a logit of `probability_threshold`; an object is kept up to a flow error
+    of `flow_threshold` (0 keeps all) and from `smallest` pixels on. Steps along the flows are of a
+    pixel or so; four diameters where those are more. Large images are done in tiles of a side and
+    an overlap in pixels of the working size.
     """
 
     probability_threshold: float = 0.0

@@ -36,14 +36,8 @@ STAND_INS = 16  # simulated nuclei: no row of theirs is recorded, all run
 class Case:
     """One image: what every method gets, and the truth.
 
-    Attributes
-    ----------
-    name, domain : str
-        See `emlab.data.cells.Cell`.
-    clean, labels : ndarray
-        ``(H, W)``, 0..1 between its 1st and 99th percentile, objects 17 pixels across; the truth.
-    task, level, seed
-        See `emlab.physics.degradations.degrade_fixed`; the seed is that of the noise.
+    The clean image ``(H, W)`` is 0 and 1 at its 1st and 99th percentile, its objects are 17 pixels
+    across. Task and level are those of `degrade_fixed`; the seed is that of the noise.
     """
 
     name: str

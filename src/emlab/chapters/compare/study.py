@@ -46,16 +46,9 @@ NUMBERS = {  # their heads in tables, and who judges by them
 class Judged(Table):
     """A `Table` whose images rings and the frozen segmenter judge as well.
 
-    Scores have ``rings``, ``(micrographs, rings)`` correlations with the clean image, too.
-
-    Attributes
-    ----------
-    frequency : ndarray
-        ``(rings,)`` in 1/nm.
-    own : dict of str to Picks
-        By method, what the segmenter finds.
-    constant : dict of str to float
-        What an image without contrast scores, by number.
+    Scores have ``rings``, ``(micrographs, rings)`` correlations with the clean image, too, at
+    frequencies ``(rings,)`` in 1/nm; ``own`` is what the segmenter finds, by method, and
+    ``constant`` what an image without contrast scores, by number.
     """
 
     columns: Sequence[Column] = COLUMNS
@@ -207,16 +200,11 @@ def in_band(frequency: Values) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Nothing:
-    """What methods make of fields that hold no particle.
+    """What methods make of fields that hold no particle, and what they said where they refused.
 
-    Attributes
-    ----------
-    studies : dict of str to Study
-        By field: ``ice`` (all that a micrograph has but particles) and ``noise`` (counts of an even
-        beam). Scores are picks by Topaz and by the segmenter (``own``), and contrast: the standard
-        deviation over that within particles, between 80 and 16 A.
-    refused : dict of str to str
-        What a method said instead, by method.
+    Fields are ``ice`` (all that a micrograph has but particles) and ``noise`` (counts of an even
+    beam). Scores are picks by Topaz and by the segmenter (``own``), and contrast: the standard
+    deviation over that within particles, between 80 and 16 A.
     """
 
     studies: dict[str, Study]
@@ -311,12 +299,7 @@ def halves(image: Image) -> tuple[Image, Image]:
     """Two images ``(H // 2, W // 2)``: means of the pixels on either diagonal of each 2 x 2 square.
 
     Both halves have their pixels' centres in the middle of the squares, so they are in register;
-    counting noise of a pixel is in one of them only.
-
-    Raises
-    ------
-    InputError
-        Not an image (H, W) of at least 4 pixels a side.
+    counting noise of a pixel is in one of them only. An `InputError` below 4 pixels a side.
     """
     if image.ndim != 2 or min(image.shape) < 4:
         raise InputError(f"halves are cut from an image (H, W), got shape {image.shape}")
@@ -365,15 +348,10 @@ class Halves(Study):
 def split(
     image: Image, pixel_size_angstrom: float, methods: Mapping[str, Method], across: int = 3
 ) -> Halves:
-    """Clean both halves of a micrograph with every method.
+    """Clean both halves of a micrograph ``(H, W)`` with every method; windows lie `across` it.
 
-    Parameters
-    ----------
-    image : ndarray
-        ``(H, W)`` at a pixel size of at most 1.3 A, so that the halves are as fine as the
-        networks want them (2.63 A); an `InputError` for larger pixels.
-    across : int
-        Windows along each side.
+    Its pixels are at most 1.3 A, so that the halves are as fine as the networks want them (2.63 A);
+    an `InputError` for larger ones.
     """
     if pixel_size_angstrom > 1.32:
         raise InputError("halves need pixels of at most 1.3 A; take a finer micrograph")
