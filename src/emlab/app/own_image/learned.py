@@ -10,7 +10,7 @@ import torch
 from emlab.app.own_image.asked import Entrant, Grey, Progress, Question, Ready
 from emlab.methods import cellpose3, generalist, tsm
 from emlab.methods.cellpose3_diameter import estimate_diameter
-from emlab.methods.generalist_config import load_config
+from emlab.methods.generalist import load_config
 from emlab.physics.degradations import normalise
 
 _PIXEL = "give --pixel-size-angstrom: the file does not tell how large its pixels are"

@@ -1,7 +1,8 @@
 """Who takes part in a comparison on a reader's own image: peers without learned priors, and choice.
 
-Settings were chosen on validation images of chapters 01 and 02 (`peers` of `em_generalist` and
-`tsm`), those of the noise level that is nearest; the Gaussian's width comes from the image itself.
+Settings were chosen on validation images of chapters 01 and 02 (`study` of `em_generalist`,
+`peers` of `tsm`), those of the noise level that is nearest; the Gaussian's width comes from the
+image itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from emlab.app.own_image.asked import Entrant, Grey, Progress, Question, Ready
 from emlab.app.own_image.learned import learned, never, of
-from emlab.chapters.em_generalist.peers import Known, run_peer, tuned
+from emlab.chapters.em_generalist.study import Known, run_peer, tuned
 from emlab.chapters.tsm.peers import topaz_denoise, wiener
 from emlab.errors import InputError
 from emlab.external import topaz
