@@ -14,7 +14,7 @@ from emlab.data.phantoms import neuropil
 from emlab.io import read_image, write_image
 from emlab.io.volumes import create_volume, open_volume
 from emlab.methods import generalist
-from emlab.methods.generalist_config import load_config
+from emlab.methods.generalist import load_config
 from emlab.models import build
 from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig

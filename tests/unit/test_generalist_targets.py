@@ -7,16 +7,9 @@ import pytest
 
 from emlab import chapters
 from emlab.bench import format_targets, targets_met
-from emlab.chapters.em_generalist.curve import Training
-from emlab.chapters.em_generalist.experiments import (
-    BlindRow,
-    blind_search,
-    defocus_rows,
-    kernel_error,
-)
+from emlab.chapters.em_generalist.experiments import Training, ceiling, kernel_error
 from emlab.chapters.em_generalist.figures import training
-from emlab.chapters.em_generalist.peers import tuned
-from emlab.chapters.em_generalist.scores import ceiling
+from emlab.chapters.em_generalist.study import defocus_rows, tuned
 from emlab.errors import InputError
 from emlab.recipes.generalist_tasks import defocus_tasks, task
 
@@ -91,7 +84,7 @@ def test_defocus_peers_are_tuned_for_their_own_blur():
     iterations = [tuned(t.name)["richardson_lucy"]["iterations"] for t in defocus_tasks()]
     assert iterations == sorted(iterations)
     assert iterations[0] < iterations[-1]
-    rows = defocus_rows(BlindRow(None, None, blind_search(2)))
+    rows = defocus_rows(None, None, 2)
     assert list(rows(task("deblur"))) == list(rows(defocus_tasks()[0]))
 
 

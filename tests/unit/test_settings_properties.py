@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from emlab.errors import InputError
-from emlab.methods import flowdps_config, generalist_config
+from emlab.methods import flowdps_config, generalist
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 NEEDED = {
@@ -56,8 +56,8 @@ CLASSES = settings_classes()
 
 def example(kind: type) -> object:
     """Good settings of a class."""
-    if kind is generalist_config.Config:
-        return generalist_config.load_config("ours")
+    if kind is generalist.Config:
+        return generalist.load_config("ours")
     if kind is flowdps_config.Config:
         return flowdps_config.load_config("ours")
     if kind.__module__ == "emlab.methods.mtd":

@@ -48,6 +48,18 @@ def test_cases_of_one_target_are_drawn_together():
     assert alone.interval("zero", "error") == (3.75, 3.75, 3.75)
 
 
+def test_places_of_a_single_case_play_the_part_of_cases(tmp_path):
+    def places(cases, answers):
+        return {"error": np.abs(np.subtract.outer(answers, CASES))}
+
+    study = Study([0.0], COLUMNS, {}).run({"a": each(float), "b": each(lambda case: 1.0)}, places)
+    assert study.interval("a", "error") == mean_interval(np.array(CASES))
+    assert study.gain("b", "a", "error").mean == pytest.approx(1)
+    report = Report("99_test", tmp_path, "smoke", 0)
+    study.record(report)
+    assert report.metrics()["values"]["error.a"]["n"] == len(CASES)
+
+
 def test_a_method_may_see_the_first_cases_only(study):
     study = Study(CASES, COLUMNS, {}).run(METHODS, score, first={"zero": 2})
     assert study.seen("zero") == 2

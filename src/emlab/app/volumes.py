@@ -19,9 +19,7 @@ from emlab.app.tasks import Crew
 from emlab.errors import InputError
 from emlab.io.volumes import NewVolume
 from emlab.methods import generalist
-from emlab.methods.generalist import Found
-from emlab.methods.generalist_config import Config
-from emlab.methods.generalist_scale import GreyScale
+from emlab.methods.generalist import Config, Found, GreyScale
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,
     estimate_noise_sigma,

@@ -35,8 +35,13 @@ DAGGER = "\u2020"  # marks what was recorded and not run here
 
 
 def mean_of(scores: Scores, name: str, targets: Values | None) -> Interval:
-    """The mean over cases with its 95 % bootstrap interval; a single target has no width."""
+    """The mean over cases with its 95 % bootstrap interval; a single target has no width.
+
+    The places ``(1, k)`` of a single case, such as tiles, play the part of cases.
+    """
     values = scores[name]
+    if len(values) == 1 and values.size > 1:
+        values, targets = values.ravel(), None
     if len(values if targets is None else np.unique(targets)) < 2:
         return Interval(*3 * (float(values.mean()),))
     return mean_interval(values, groups=targets)
@@ -223,7 +228,10 @@ class Study:
                 note = column.note + ", recorded" * (name in self.recorded)
                 key = ".".join(filter(None, [prefix, column.name, name]))
                 interval, n = self.interval(name, column.name), self.seen(name)
-                n = n if self.targets is None else len(np.unique(self.targets[:n]))
+                if n == 1 and column.of is mean_of:
+                    n = self.scores[name][column.name].size
+                elif self.targets is not None:
+                    n = len(np.unique(self.targets[:n]))
                 report.value(key, *interval, unit=column.unit, note=note, n=n)
 
     def record_gains(self, report: Report, better: str, worse: str, prefix: str = "") -> None:

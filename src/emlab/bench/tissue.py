@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +87,29 @@ def block(split: str = "test", shape: tuple[int, int, int] = BLOCK) -> Specimen:
         raise InputError(f"a block of {shape} does not fit at {corner} into {volume.shape}")
     cut = volume[tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))]
     return Specimen(cut.astype(np.float32), _SETS[split], dataset)
+
+
+def neuron_labels(shape: tuple[int, int, int]) -> NDArray | None:
+    """Neuron of each voxel of the test block, or None where the labels cannot be had.
+
+    Raises
+    ------
+    InputError
+        h5py is not installed.
+    """
+    try:
+        path = data.path("flyem_sample2_labels")
+    except DataUnavailableError:
+        return None
+    try:
+        h5py = import_module("h5py")
+    except ImportError:
+        raise InputError("h5py is not installed; pip install 'emlab-book[volumes]'") from None
+    place = tuple(slice(c, c + n) for c, n in zip(_CORNERS["test"], shape, strict=True))
+    with h5py.File(io.BytesIO(gzip.decompress(path.read_bytes()))) as file:
+        pieces, body = file["stack"][place], file["transforms"][:]
+    order = np.argsort(body[:, 0])
+    return body[order, 1][np.searchsorted(body[order, 0], pieces)]
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ the prior was trained on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Estimate, TimedPrior
-from emlab.methods.generalist_config import TASKS, Config, OneStepConfig, Solver, load_config
-from emlab.methods.generalist_scale import TISSUE_STD, GreyScale
 from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,
@@ -34,34 +36,131 @@ from emlab.physics.operators import (
 )
 from emlab.priors import EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
+from emlab.settings import read_settings
 from emlab.solvers.blind import BlindConfig, blind_deblur
 from emlab.solvers.classical import cubic_axial, cubic_upsample
 from emlab.solvers.contract import NoiseSource, Progress, Samples
-from emlab.solvers.plug_and_play import PlugAndPlayConfig, across_axes
+from emlab.solvers.dps import DPSConfig
+from emlab.solvers.half_quadratic import HalfQuadraticConfig
+from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
+from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig, across_axes
 from emlab.solvers.table import solver_of
 from emlab.solvers.tiling import TiledPrior
 
+TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
+# Mean and standard deviation of the training patches after jitter, in the prior's units.
+TISSUE_MEAN, TISSUE_STD = 0.0135, 0.30
 # A measurement that claims to have no noise at all is given this share of the tissue's contrast.
 LEAST_NOISE = 0.01
 
 Found = Estimate[NDArray[np.float32]]
+Solver = (
+    HalfQuadraticConfig
+    | RestoreConfig
+    | PlugAndPlayConfig
+    | DPSConfig
+    | OneStepConfig
+    | DiffuseBackConfig
+)
+_SOLVERS: Mapping[str, type] = {
+    "half_quadratic": HalfQuadraticConfig,
+    "restore": RestoreConfig,
+    "plug_and_play": PlugAndPlayConfig,
+    "dps": DPSConfig,
+    "one_step": OneStepConfig,
+    "diffuse_back": DiffuseBackConfig,
+}
 
-__all__ = [
-    "TASKS",
-    "Config",
-    "Estimate",
-    "GreyScale",
-    "OneStepConfig",
-    "Solver",
-    "deblur",
-    "deblur_blind",
-    "denoise",
-    "isotropic",
-    "load",
-    "load_config",
-    "solve",
-    "upsample",
-]
+
+@dataclass(frozen=True)
+class Config:
+    """Which prior, which solver for each task, and how large images are cut.
+
+    Attributes
+    ----------
+    prior : str
+        Name of the weights.
+    solvers : dict of str to Solver
+        A solver's settings for each of `TASKS`.
+    samples : int
+        Samples that are averaged unless the caller asks for another number.
+    tile, overlap, batch : int
+        Patches of large images, see `TiledPrior`.
+    """
+
+    prior: str
+    solvers: Mapping[str, Solver]
+    samples: int = 1
+    tile: int = 128
+    overlap: int = 32
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if missing := [task for task in TASKS if task not in self.solvers]:
+            raise InputError(f"no solver is set for {', '.join(missing)}")
+        if self.samples < 1 or self.batch < 1 or not 0 <= self.overlap < self.tile:
+            raise InputError("restoring needs samples, batch >= 1 and 0 <= overlap < tile")
+
+
+def load_config(name: str = "ours") -> Config:
+    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``samples``,
+    ``paper`` or ``paper_dps``.
+
+    Raises
+    ------
+    InputError
+        Unknown name or settings.
+    """
+    tables = read_settings("methods/generalist")["configs"]
+    if name not in tables:
+        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
+    table = dict(tables[name])
+    solvers = {task: _solver(table.pop(task)) for task in TASKS if task in table}
+    return Config(solvers=solvers, **table)
+
+
+def _solver(table: Mapping[str, Any]) -> Solver:
+    arguments = dict(table)
+    kind = arguments.pop("solver", None)
+    if kind not in _SOLVERS:
+        raise InputError(f"unknown solver {kind!r}; choose one of {', '.join(_SOLVERS)}")
+    return _SOLVERS[kind](**arguments)
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """Affine map between grey levels and the prior's units: ``unit = (grey - zero) / scale``."""
+
+    zero: float
+    scale: float
+
+    @classmethod
+    def of(cls, image: NDArray[np.float32], noise_sigma: float = 0.0) -> GreyScale:
+        """The map that gives an image of known noise the mean and spread of the training tissue."""
+        moments = image.mean(dtype=np.float64), image.var(dtype=np.float64)
+        return cls.from_moments(float(moments[0]), float(moments[1]), noise_sigma)
+
+    @classmethod
+    def from_moments(cls, mean: float, variance: float, noise_sigma: float = 0.0) -> GreyScale:
+        """The same from the mean and variance of the noisy image."""
+        tissue = variance - noise_sigma**2
+        if tissue <= 1e-3 * variance:
+            raise InputError(
+                "the image is constant or nothing but noise: check the file, or lower noise_sigma"
+                if variance > 0
+                else "the image is constant: there is nothing to restore"
+            )
+        scale = tissue**0.5 / TISSUE_STD
+        return cls(mean - TISSUE_MEAN * scale, scale)
+
+    def to_units(self, grey: NDArray[np.float32], device: torch.device | str) -> Tensor:
+        """Grey levels to the prior's units, as a tensor."""
+        return torch.from_numpy((grey - self.zero) / self.scale).float().to(device)
+
+    def to_grey(self, units: Tensor) -> NDArray[np.float32]:
+        """The prior's units to grey levels, as an array."""
+        return (units.cpu().numpy() * self.scale + self.zero).astype(np.float32)
 
 
 def load(config: Config, device: torch.device | str = "cpu") -> Prior:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from emlab.errors import EmlabError, InputError
-from emlab.methods.generalist_scale import TISSUE_MEAN, TISSUE_STD, GreyScale
+from emlab.methods.generalist import TISSUE_MEAN, TISSUE_STD, GreyScale
 from emlab.physics.noise import ColouredGaussianNoise
 from emlab.physics.noise_estimation import (
     NoiseSpectrum,

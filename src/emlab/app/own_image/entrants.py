@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from emlab.app.own_image.asked import Entrant, Grey, Progress, Question, Ready
-from emlab.chapters.em_generalist.peers import Known, run_peer, tuned
+from emlab.chapters.em_generalist.study import Known, run_peer, tuned
 from emlab.chapters.tsm.cases import topaz_denoise, wiener
 from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.methods import cellpose3, generalist, tsm
-from emlab.methods.generalist_config import load_config
+from emlab.methods.generalist import load_config
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.degradations import normalise
 from emlab.physics.noise_estimation import NoiseSpectrum

@@ -1,10 +1,10 @@
-"""The restorations of the EM Generalist chapter: what is asked, with how much computing."""
+"""The experiments of chapter 01: what prior and solver do on fields, noise and strange images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,127 +13,66 @@ from scipy import ndimage, stats
 from torch import Tensor
 
 from emlab import data, metrics, weights
-from emlab.bench.tissue import RealPair
-from emlab.chapters.em_generalist.audit import Uncertainty
-from emlab.chapters.em_generalist.peers import Known, run_peer, tuned
-from emlab.chapters.em_generalist.rows import Case, Method, ours_row, standard_methods
-from emlab.chapters.em_generalist.scores import match_grey_levels
-from emlab.chapters.em_generalist.study import Table
+from emlab.bench.tissue import PIXEL_NM, RealPair
+from emlab.chapters.em_generalist.study import Grey, match_grey_levels
 from emlab.data.phantoms import neuropil
-from emlab.errors import DataUnavailableError
+from emlab.errors import DataUnavailableError, InputError
 from emlab.methods import generalist
-from emlab.methods.generalist_config import Config, load_config
-from emlab.models import untrained
-from emlab.priors import Prior
-from emlab.priors.networks import FlowPrior, wrap
-from emlab.recipes.generalist_supervised import Restorer
-from emlab.recipes.generalist_tasks import GREY_RANGE, Defocus, Task
-from emlab.runtime import make_generator
-from emlab.settings import read_profile, read_settings
-from emlab.solvers.blind import BlindConfig
-from emlab.solvers.plug_and_play import RestoreConfig
+from emlab.methods.generalist import Config, GreyScale
+from emlab.models import build
+from emlab.physics.noise_estimation import noise_correlation
+from emlab.physics.operators import Downsample
+from emlab.priors import FlowPrior, Prior
+from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
+from emlab.recipes.generalist_tasks import GREY_RANGE
+from emlab.runtime import make_generator, peak_memory_mb
+from emlab.solvers.classical import cubic_upsample
+from emlab.solvers.one_step import one_step_spread
+from emlab.solvers.tiling import tile_positions
 
-Grey = NDArray[np.float32]
-_SHIPPED = {
-    "crops": "test crops a task",
-    "steps": "noise levels of a posterior sample",
-    "draws": "images drawn from the prior alone",
-    "many_samples": "samples beside the single evaluation",
-    "defocus_crops": "crops a degree of defocus",
-    "blind_steps": "steps of the search for a kernel",
-    "block": "voxels (z, y, x) of the volume",
-    "field": "pixels along a side of the large field",
-    "calibration_crops": "crops behind a coverage",
-    "calibration_crop": "pixels along a side of those",
-    "calibration_probes": "random signs behind a spread of denoising",
-    "pair": "pixels along a side of the real pair",
-    "planes": "planes for the scores without truth",
-}
-_RECORDED = {
-    "ablation_steps": "steps in the step-size ablation",
-    "ablation_crops": "crops in the ablations",
-    "ablation_crop": "pixels along a side of those",
-    "alphas": "values of alpha",
-    "flow_steps": "numbers of steps of the flow sampler",
-    "interval_crops": "crops behind a coverage of samples",
-    "interval_crop": "pixels along a side of those",
-    "interval_samples": "samples behind a spread",
-}
+NORMAL_90 = 1.6448536
+EDGE = 8  # pixels at the edge of a field that are compared with nothing
+VESICLE_SIGMA = 1.8  # pixels of 10 nm: dark blobs of about 50 nm
+REACH = 3.0  # pixels between a blob and its match
 
 
-def settings(profile: str) -> dict[str, Any]:
-    """How much the chapter computes: ``[PROFILE]`` of ``chapter.toml``."""
-    return read_profile("chapters/em_generalist/chapter", profile)
+# --- the prior by itself
 
 
-def shortcuts(profile: str) -> list[str]:
-    """One sentence for everything that is smaller than in the ``paper`` profile."""
-    recorded = read_settings("chapters/em_generalist/chapter")["recorded"]
-    here = settings(profile) | recorded["ablations"] | recorded["intervals"]
-    full = settings("paper") | recorded["full_scale"]
-    return [
-        f"{text}: {here[key]} {place}, {full[key]} at full scale"
-        for texts, place in ((_SHIPPED, "here"), (_RECORDED, "as recorded"))
-        for key, text in texts.items()
-        if here[key] != full[key]
-    ]
+class Meeting(NamedTuple):
+    """Where a noise level lies on two paths, and the largest difference of answers on both."""
+
+    sigma: float
+    flow_time: float
+    ddpm_step: int
+    gap: float
 
 
-def hurried(config: Config, steps: int, samples: int) -> Config:
-    """The configuration with another number of steps of every sample, and of samples."""
-    solvers = {
-        task: replace(solver, steps=steps) if isinstance(solver, RestoreConfig) else solver
-        for task, solver in config.solvers.items()
-    }
-    return replace(config, solvers=solvers, samples=samples)
+def where_paths_meet(
+    prior: FlowPrior, clean: Tensor, steps: Sequence[int], generator: torch.Generator
+) -> list[Meeting]:
+    """Ask a network for the clean image on the DDPM path and on the flow's, at the same noise.
 
-
-class OnDevice:
-    """A prior that answers on its own device and returns to that of the question."""
-
-    def __init__(self, prior: FlowPrior, device: torch.device | str) -> None:
-        self.prior, self.device = prior, device
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean; see `Prior.denoise`."""
-        return self.prior.denoise(x.to(self.device), sigma).to(x.device)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient of the log density of the noisy images."""
-        return self.prior.score(x.to(self.device), sigma).to(x.device)
-
-    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Velocity; see `FlowPrior.velocity`."""
-        return self.prior.velocity(x.to(self.device), t).to(x.device)
-
-
-def untrained_prior(config: Config, seed: int) -> Prior:
-    """The configuration's network before training."""
-    card = weights.card(config.prior)
-    return wrap(untrained(card.model, seed), card.objective)
-
-
-def rows(
-    config: Config,
-    prior: Prior,
-    supervised: Restorer | None = None,
-    extra: Mapping[str, Method] | None = None,
-    peers: Iterable[str] | None = None,
-) -> Callable[[Task], dict[str, Method]]:
-    """What `run_study` asks for: the peers, the supervised network, ours, and further rows."""
-
-    def of(task: Task) -> dict[str, Method]:
-        standard = standard_methods(task, supervised, peers)
-        return {**standard, "constant": _constant, "ours": ours_row(config, prior), **(extra or {})}
-
-    return of
-
-
-def _constant(case: Case) -> Grey:
-    return np.full_like(case.truth, case.measurement.mean())
-
-
-# --- one evaluation against many samples
+    Parameters
+    ----------
+    clean : Tensor
+        ``(n, H, W)`` in the prior's units.
+    steps : sequence of int
+        Of the DDPM schedule.
+    """
+    view = DDPMView(prior, DDPMSchedule())
+    meetings = []
+    for step in steps:
+        sigma = view.schedule.sigma[step].item()
+        share = view.schedule.alpha_bar[step].item()
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        on_ddpm = math.sqrt(share) * clean + math.sqrt(1 - share) * noise
+        time = float(flow_time(sigma))
+        on_flow = time * clean + (1 - time) * noise
+        from_ddpm = view.clean(on_ddpm, step, view.epsilon(on_ddpm, step))
+        from_flow = on_flow + (1 - time) * prior.velocity(on_flow, time)
+        meetings.append(Meeting(sigma, time, step, (from_ddpm - from_flow).abs().max().item()))
+    return meetings
 
 
 def approach_of_samples(
@@ -153,71 +92,58 @@ def approach_of_samples(
     generator = make_generator(seed)
     sigma = noise * GREY_RANGE
     noisy = truth + sigma * torch.randn(truth.shape, generator=generator).numpy()
-    ours = load_config("ours")
-    once = generalist.denoise(noisy, ours, generator, noise_sigma=sigma, prior=prior)
-    drawn = generalist.denoise(
-        noisy, drawing, generator, noise_sigma=sigma, prior=prior, samples=count
-    ).samples
+    told: dict[str, Any] = {"noise_sigma": sigma, "prior": prior}
+    once = generalist.denoise(noisy, generalist.load_config("ours"), generator, **told)
+    drawn = generalist.denoise(noisy, drawing, generator, samples=count, **told).samples
     means = np.cumsum(drawn, axis=0) / np.arange(1, count + 1)[:, None, None]
     curve = np.array([metrics.psnr(mean, truth, GREY_RANGE) for mean in means])
     return metrics.psnr(once.image, truth, GREY_RANGE), curve
 
 
-# --- blur, known and blind
-
-
-def find_kernel(case: Case, config: Config, prior: Prior, blind: BlindConfig) -> Grey:
-    """The kernel that blind deblurring finds, told the noise level only."""
-    return generalist.deblur_blind(
-        case.measurement,
-        config,
-        case.generator(),
-        blind=blind,
-        prior=prior,
-        noise_sigma=case.task.noise * GREY_RANGE,
-    )[1]
-
-
-def blind_search(steps: int) -> BlindConfig:
-    """A search for kernels of up to 17 pixels; its own restoration is cut short, ours follows."""
-    return BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
-
-
-class BlindRow:
-    """Ours without the kernel, as a row of a table.
+class Training(NamedTuple):
+    """One training run, from the card of its weights.
 
     Attributes
     ----------
-    kernels : dict
-        What it found by task, one ``(k, k)`` a crop.
+    parameters : int
+        Of the network.
+    steps : ndarray
+        ``(n,)``, at which it was judged on validation patches.
+    scores : dict
+        PSNR in dB of one denoising by noise level in the prior's units, ``(n,)`` each.
+    hours : float
+    device : str
     """
 
-    def __init__(self, config: Config, prior: Prior, blind: BlindConfig) -> None:
-        self.config, self.prior, self.blind = config, prior, blind
-        self.kernels: dict[str, list[Grey]] = {}
+    parameters: int
+    steps: NDArray[np.float64]
+    scores: dict[str, NDArray[np.float64]]
+    hours: float
+    device: str
 
-    def __call__(self, case: Case) -> generalist.Found:
-        """Find the kernel, then restore as if it had been told."""
-        kernel = find_kernel(case, self.config, self.prior, self.blind)
-        self.kernels.setdefault(case.task.name, []).append(kernel)
-        told = {"prior": self.prior, "noise_sigma": case.task.noise * GREY_RANGE}
-        return generalist.deblur(case.measurement, kernel, self.config, case.generator(), **told)
+    @classmethod
+    def of(cls, name: str) -> Training:
+        """Read the card of a checkpoint."""
+        card, key = weights.card(name), "denoising_psnr_at_"
+        history = {name: np.array(values) for name, values in card.raw["history"].items()}
+        scores = {k.removeprefix(key): v for k, v in history.items() if k.startswith(key)}
+        size = sum(p.numel() for p in build(card.model).parameters())
+        return cls(size, history["step"], scores, card.seconds / 3600, card.device)
+
+    def last_doubling(self, level: str) -> float:
+        """What the second half of the steps added, in dB."""
+        last = math.log(self.steps[-1] / 2)
+        half = np.interp(last, np.log(self.steps), self.scores[level])
+        return float(self.scores[level][-1] - half)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters / 1e6:.1f} million parameters, {self.steps[-1]:.0f} steps, "
+            f"{self.hours:.1f} hours on {self.device}"
+        )
 
 
-def defocus_rows(blind: BlindRow) -> Callable[[Task], dict[str, Method]]:
-    """Wiener and Richardson-Lucy, tuned for the blur; ours, told the kernel or not."""
-
-    def of(task: Task) -> dict[str, Method]:
-        tuned_for = tuned(task.name if isinstance(task, Defocus) else "deblur")
-
-        def peer(name: str) -> Method:
-            return lambda case: run_peer(name, case.measurement, case.known, tuned_for[name])
-
-        methods: dict[str, Method] = {"input": lambda case: case.measurement}
-        methods |= {name: peer(name) for name in ("wiener", "richardson_lucy")}
-        return {**methods, "ours": ours_row(blind.config, blind.prior), "ours_blind": blind}
-
-    return of
+# --- blur
 
 
 def kernel_error(found: NDArray, true: NDArray) -> float:
@@ -227,16 +153,21 @@ def kernel_error(found: NDArray, true: NDArray) -> float:
     return float(np.abs(first - second).sum() / 2)
 
 
-# --- tables
+def ceiling(sigma: float, factor: int = 1) -> float:
+    """PSNR in dB that noise of the truth itself leaves to a perfect restoration.
 
-
-def joined(*tables: Table) -> Table:
-    """All tasks of several tables in one."""
-    whole = Table()
-    for table in tables:
-        for field in fields(Table):
-            getattr(whole, field.name).update(getattr(table, field.name))
-    return whole
+    Parameters
+    ----------
+    sigma : float
+        White noise of the truth in grey levels 0..255, above 0.
+    factor : int
+        Coarse pixels are averages over ``factor ** 2`` of the truth's, which keep that share of
+        its noise's variance; the rest cannot be known. With 1 nothing of the noise is known.
+    """
+    if sigma <= 0 or factor < 1:
+        raise InputError("the ceiling needs noise above 0 and a factor of 1 or more")
+    lost = 1.0 if factor == 1 else 1 - 1 / factor**2
+    return 20 * math.log10(GREY_RANGE / sigma) - 10 * math.log10(lost)
 
 
 # --- large and real images
@@ -252,12 +183,6 @@ def large_field(size: int) -> tuple[Grey, data.Dataset | None]:
     return dataset["noisy"][:size, :size].astype(np.float32), dataset
 
 
-def at_most(image: Grey, side: int) -> Grey:
-    """The middle of an image, no larger than `side` pixels."""
-    rows, columns = (max(0, (length - side) // 2) for length in image.shape)
-    return image[rows:, columns:][:side, :side]
-
-
 def simulated_pair(size: int, sigma: float = 0.06) -> RealPair:
     """A phantom and the same with coloured noise, for readers without the real pair."""
     clean = neuropil((size, size), 6)
@@ -266,13 +191,76 @@ def simulated_pair(size: int, sigma: float = 0.06) -> RealPair:
     return RealPair(noisy.astype(np.float32), clean, None)
 
 
-def told_white(config: Config, prior: Prior) -> Method:
-    """Our method on a real image, made to believe that its noise is white."""
+class Stitched(NamedTuple):
+    """A large field restored in blended tiles, and in tiles side by side.
 
-    def restore(case: Case) -> generalist.Found:
-        return generalist.denoise(case.measurement, config, case.generator(), prior=prior)
+    A seam index is the step across a border over that of the same field restored in tiles that
+    lie elsewhere, relative to all other places: 1 is like anywhere else.
 
-    return restore
+    Attributes
+    ----------
+    blended, pasted : ndarray
+        ``(H, W)``.
+    seams, pasted_seams : ndarray
+        Index of every border.
+    chance : ndarray
+        Index of every place of the blended field without a border.
+    tile : int
+        Side of a tile: where the first four pasted ones meet.
+    megabytes : float
+        By how much the peak memory of the process grew while blending.
+    """
+
+    blended: Grey
+    pasted: Grey
+    seams: NDArray[np.float64]
+    pasted_seams: NDArray[np.float64]
+    chance: NDArray[np.float64]
+    tile: int
+    megabytes: float
+
+
+def stitch(field: Grey, config: Config, prior: Prior, seed: int) -> Stitched:
+    """Denoise a field larger than a tile in overlapping tiles, twice, and in others."""
+    before = peak_memory_mb()
+    blended = generalist.denoise(field, config, make_generator(seed), prior=prior)
+    growth = peak_memory_mb() - before
+    sigma, tile = blended.noise_sigma, config.tile
+    scale, pasted = GreyScale.of(field, sigma), np.empty_like(field)
+    shift = (tile - config.overlap) // 2 + 1
+    wider = np.pad(field, ((shift, 0), (shift, 0)), mode="reflect")
+    told: dict[str, Any] = {"prior": prior, "noise_sigma": sigma, "scale": scale}
+    moved = generalist.denoise(wider, config, make_generator(seed), **told).image[shift:, shift:]
+    for row in range(0, field.shape[0], tile):
+        for column in range(0, field.shape[1], tile):
+            place = slice(row, row + tile), slice(column, column + tile)
+            answer = prior.denoise(scale.to_units(field[place], "cpu"), sigma / scale.scale)
+            pasted[place] = scale.to_grey(answer)
+    others = [_borders(side + shift, config, shift) for side in field.shape]
+    own = [_borders(side, config) for side in field.shape]
+    free = [
+        set(range(EDGE, n - EDGE)).difference(at) for n, at in zip(field.shape, own, strict=True)
+    ]
+    cuts = [range(tile, side, tile) for side in field.shape]
+
+    def indices(image: Grey, places: Sequence[Any]) -> NDArray[np.float64]:
+        found = []
+        for axis in (0, 1):
+            at = sorted(set(places[axis]).difference(others[axis]))
+            steps = [np.abs(np.diff(one, axis=axis)).mean(1 - axis) for one in (image, moved)]
+            ratio = steps[0] / steps[1]
+            found.append(ratio[np.array(at) - 1] / np.median(ratio))
+        return np.concatenate(found)
+
+    image = blended.image
+    seams, pasted_seams, chance = indices(image, own), indices(pasted, cuts), indices(image, free)
+    return Stitched(image, pasted, seams, pasted_seams, chance, tile, growth)
+
+
+def _borders(side: int, config: Config, shift: int = 0) -> list[int]:
+    starts = tile_positions(side, config.tile, config.overlap)
+    places = {place - shift for start in starts for place in (start, start + config.tile)}
+    return sorted(place for place in places if 0 < place < side - shift)
 
 
 def psnr_inside(image: NDArray, truth: Grey, registered: metrics.Registered) -> float:
@@ -282,20 +270,201 @@ def psnr_inside(image: NDArray, truth: Grey, registered: metrics.Registered) -> 
     return metrics.psnr(matched, truth[inside], GREY_RANGE)
 
 
+def noise_of(noisy: Grey, clean: Grey) -> tuple[float, float]:
+    """Standard deviation in grey levels, and correlation of neighbours, mean of y and x."""
+    residual = (noisy - clean)[8:-8, 8:-8]
+    return float(residual.std()), float(np.mean(noise_correlation(residual)))
+
+
+def half_a_pixel(image: Grey) -> Grey:
+    """An image moved by half a pixel along both axes with cubic splines, as registration does."""
+    return ndimage.shift(image, 0.5, order=3, mode="nearest")
+
+
 # --- uncertainty
 
 
-def sampled_uncertainty(
-    task: Task, truth: Grey, config: Config, prior: Prior, count: int, seed: int
-) -> Uncertainty:
-    """Mean and spread of `count` samples of each crop ``(n, H, W)``."""
-    method, means, spreads = ours_row(config, prior, count), [], []
-    for number, crop in enumerate(truth):
-        generator = make_generator(seed + number)
-        measured = task.measure(torch.from_numpy(crop), generator).numpy()
-        found = method(Case(task, Known(task, task.noise), crop, measured, seed + number))
-        assert isinstance(found, generalist.Estimate)
-        means.append(found.image)
-        spreads.append(found.samples.std(0, ddof=1) * (1 + 1 / count) ** 0.5)
-    reach = float(stats.t.ppf(0.95, count - 1))
-    return Uncertainty(np.stack(means), np.stack(spreads), truth, reach)
+class Calibration(NamedTuple):
+    """Share of pixels inside 90 % intervals, and error of the pixels of similar spread."""
+
+    coverage: float
+    curve: metrics.Reliability
+
+    @classmethod
+    def of(cls, mean: Grey, spread: Grey, truth: Grey, reach: float = NORMAL_90) -> Calibration:
+        """Of intervals whose half width is `reach` standard deviations."""
+        inside = np.abs(truth - mean) <= reach * spread
+        return cls(float(inside.mean()), metrics.error_against_spread(mean, spread, truth, 8))
+
+
+def denoising_uncertainty(
+    truth: Grey, noise_sigma: float, prior: Prior, probes: int, seed: int
+) -> tuple[Grey, Grey]:
+    """Posterior mean and spread of crops ``(n, H, W)`` under white noise, in grey levels.
+
+    From one evaluation and its derivative.
+
+    Parameters
+    ----------
+    noise_sigma : float
+        In grey levels.
+    probes : int
+        Random signs of the estimate of the derivative's diagonal. What is left of their own noise
+        is averaged out over 5 x 5 pixels.
+    """
+    generator = make_generator(seed)
+    noise = torch.randn(truth.shape, generator=generator).numpy()
+    noisy = (truth + noise_sigma * noise).astype(np.float32)
+    scale = GreyScale.of(noisy, noise_sigma)
+    units, level = scale.to_units(noisy, "cpu"), noise_sigma / scale.scale
+    with torch.no_grad():
+        mean = scale.to_grey(prior.denoise(units, level))
+    spread = one_step_spread(prior, units, level, generator, probes)
+    variance = ndimage.uniform_filter(spread.square().numpy(), (1, 5, 5), mode="reflect")
+    return mean, np.sqrt(variance) * np.float32(scale.scale)
+
+
+# --- inventions
+
+
+class Invention(NamedTuple):
+    """What the method makes of an image that holds nothing.
+
+    Attributes
+    ----------
+    noise : ndarray
+        The input: white noise ``(H, W)``, grey levels.
+    refusal : str
+        What the method says when it is told the truth about the noise.
+    told_right : ndarray
+        The prior's answer to that noise, on the grey scale of tissue.
+    told_wrong : ndarray
+        ``(2, H, W)`` two samples when the noise is said to be weaker than it is.
+    """
+
+    noise: Grey
+    refusal: str
+    told_right: Grey
+    told_wrong: Grey
+
+
+def invent(
+    size: int, sigma: float, share: float, drawing: Config, prior: Prior, seed: int
+) -> Invention:
+    """Restore white noise, honestly told and told that its noise is only `share` of what it is.
+
+    Parameters
+    ----------
+    sigma : float
+        Of the noise, in grey levels.
+    drawing : Config
+        How samples are drawn.
+    """
+    generator = make_generator(seed)
+    white = torch.randn(size, size, generator=generator).numpy()
+    noise = (127.5 + sigma * (white - white.mean()) / white.std()).astype(np.float32)
+    told: dict[str, Any] = {"prior": prior, "samples": 2}
+    try:
+        generalist.denoise(noise, drawing, generator, noise_sigma=sigma, prior=prior)
+        refusal = "nothing: it went ahead"
+    except InputError as problem:
+        refusal = str(problem)
+    scale = GreyScale(127.5, GREY_RANGE / 2)
+    with torch.no_grad():
+        right = scale.to_grey(prior.denoise(scale.to_units(noise, "cpu"), sigma / scale.scale))
+    wrong = generalist.denoise(noise, drawing, generator, noise_sigma=share * sigma, **told)
+    return Invention(noise, refusal, right, wrong.samples)
+
+
+def star(size: int, spokes: int = 18) -> Grey:
+    """A Siemens star, grey levels 40..215: a test target that no tissue looks like."""
+    y, x = np.indices((size, size)) - (size - 1) / 2
+    wave = np.sin(spokes * np.arctan2(y, x))
+    sharp = np.tanh(np.hypot(y, x) / spokes * 2 * wave)
+    return (127.5 + 87.5 * sharp).astype(np.float32)
+
+
+def cryo_crop(size: int) -> tuple[Grey, data.Dataset] | None:
+    """The middle of a real cryo-electron micrograph on 0..255, with its data set, or None."""
+    try:
+        dataset = data.load("k2_micrograph")
+    except DataUnavailableError:
+        return None
+    crop = at_most(dataset["micrograph"].astype(np.float32), size)
+    low, high = np.percentile(crop, [1, 99])
+    return ((crop - low) / (high - low) * 255).astype(np.float32), dataset
+
+
+def at_most(image: Grey, side: int) -> Grey:
+    """The middle of an image, no larger than `side` pixels."""
+    rows, columns = (max(0, (length - side) // 2) for length in image.shape)
+    return image[rows:, columns:][:side, :side]
+
+
+def beyond(image: Grey, truth: Grey, radius: float) -> tuple[float, float]:
+    """Contrast over the truth's inside a radius in pixels, and correlation with the truth."""
+    places = np.moveaxis(np.indices(truth.shape), 0, -1)
+    middle = (np.array(truth.shape) - 1) / 2
+    inside = np.linalg.norm(places - middle, axis=-1) < radius
+    ours, there = image[inside], truth[inside]
+    return float(ours.std() / there.std()), float(np.corrcoef(ours, there)[0, 1])
+
+
+# --- scores without truth
+
+
+class Judged(NamedTuple):
+    """One image of a family of one cause: its PSNR and the scores that do not need the truth."""
+
+    kind: str
+    label: str
+    psnr: float
+    decorrelation_nm: float
+    naturalness: float
+
+
+def judge(
+    images: Mapping[tuple[str, str], Grey], truth: Grey, model: metrics.Naturalness
+) -> list[Judged]:
+    """Score images ``{(kind, label): (n, H, W)}``."""
+    return [
+        Judged(*name, metrics.psnr(stack, truth, GREY_RANGE), _sharpness(stack), model.score(stack))
+        for name, stack in images.items()
+    ]
+
+
+def _sharpness(stack: Grey) -> float:
+    longest = PIXEL_NM * min(stack.shape[1:])
+    found = [metrics.decorrelation_resolution(image, PIXEL_NM) for image in stack]
+    return float(np.mean(np.minimum(found, longest)))
+
+
+def follows(judged: list[Judged], score: str, kinds: tuple[str, ...] = ()) -> float:
+    """Rank correlation of a score (lower is meant to be better) with PSNR, times -1.
+
+    1: the score orders images as PSNR does; -1: the other way round.
+    """
+    chosen = [item for item in judged if not kinds or item.kind in kinds]
+    if len(chosen) < 3:
+        raise InputError("a rank correlation needs three images or more")
+    values = [[getattr(item, name) for item in chosen] for name in (score, "psnr")]
+    return -float(stats.spearmanr(*values).statistic)
+
+
+def degradations(truth: Grey, seed: int) -> dict[tuple[str, str], Grey]:
+    """Planes ``(n, H, W)`` blurred, made noisy and made coarse to several degrees."""
+    generator = np.random.default_rng(seed)
+    images = {("truth", "truth"): truth}
+    for width in (0.7, 1.0, 1.5, 2.0, 3.0):
+        blurred = ndimage.gaussian_filter(truth, (0, width, width))
+        images["blur", f"blur {width:g} px"] = blurred
+    for sigma in (0.02, 0.05, 0.1, 0.25):
+        noise = generator.normal(0, sigma * GREY_RANGE, truth.shape)
+        images["noise", f"noise {sigma:g}"] = (truth + noise).astype(np.float32)
+    for factor in (2, 3, 4):
+        side = truth.shape[-1] // factor * factor
+        coarse = Downsample(factor).A(torch.from_numpy(truth[:, :side, :side])).numpy()
+        fine = np.stack([cubic_upsample(plane, factor) for plane in coarse])
+        rest = truth.shape[-1] - side
+        images["coarse", f"cubic {factor}x"] = np.pad(fine, ((0, 0), (0, rest), (0, rest)), "edge")
+    return images

@@ -9,19 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emlab.chapters.em_generalist.ablations import Run
-from emlab.chapters.em_generalist.audit import Stitched, Uncertainty
-from emlab.chapters.em_generalist.blindscores import Judged
-from emlab.chapters.em_generalist.curve import Training
-from emlab.chapters.em_generalist.recorded import KeptIntervals
-from emlab.chapters.em_generalist.rows import LABELS
-from emlab.chapters.em_generalist.study import Table
+from emlab.bench.study import Study
+from emlab.chapters.em_generalist.experiments import Calibration, Judged, Stitched, Training
+from emlab.chapters.em_generalist.recorded import Run
+from emlab.chapters.em_generalist.study import LABELS, Grey, Studies, best_classical, image_of
 from emlab.viz import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Grey = NDArray[np.float32]
 GREY = (20.0, 235.0)
 NAMES = {**LABELS, "input": "measured"}
 NETWORKS = {"ours": "vermilion", "supervised": "purple", "untrained": "black"}
@@ -52,23 +48,22 @@ def grid(rows: Mapping[str, Mapping[str, Grey]], title: str = "") -> Figure:
     return figure
 
 
-def of_table(table: Table, task: str, methods: Sequence[str]) -> dict[str, Grey]:
-    """First case of a task as a row of `grid`: the methods that ran, then the truth."""
-    case = table.cases[task][0]
-    shown = {name: table.images[task][name] for name in methods if name in table.images[task]}
-    return {**shown, "truth": case.truth}
+def first(study: Study, methods: Sequence[str]) -> dict[str, Grey]:
+    """First case of a study as a row of `grid`: the methods that ran, then the truth."""
+    shown = {name: image_of(study.answers[name][0]) for name in methods if name in study.answers}
+    return {**shown, "truth": study.cases[0].truth}
 
 
-def gains(table: Table, methods: Sequence[str]) -> Figure:
+def gains(studies: Studies, methods: Sequence[str]) -> Figure:
     """PSNR over the best classical peer, task by task, with intervals."""
-    tasks = list(table.values)
+    tasks = list(studies.values())
     figure = Figure(figsize=(8, 0.28 * len(tasks) + 0.8), layout="constrained")
     axis = figure.subplots()
     for offset, name in zip(np.linspace(-0.2, 0.2, len(methods)), methods, strict=True):
-        rows = [i for i, task in enumerate(tasks) if name in table.values[task]]
-        found = np.array([table.gain(tasks[i], name, table.best_classical(tasks[i])) for i in rows])
-        if not len(found):
+        rows = [i for i, study in enumerate(tasks) if name in study.scores]
+        if not rows:
             continue
+        found = np.array([tasks[i].gain(name, best_classical(tasks[i]), "psnr") for i in rows])
         error = np.abs(found[:, 1:].T - found[:, 0])
         colour = COLOURS[NETWORKS.get(name, "blue")]
         axis.errorbar(
@@ -76,7 +71,7 @@ def gains(table: Table, methods: Sequence[str]) -> Figure:
             label=NAMES.get(name, name), capsize=2,
         )  # fmt: skip
     axis.axvline(0, color="black", lw=1)
-    axis.set_yticks(range(len(tasks)), [table.tasks[task].label for task in tasks])
+    axis.set_yticks(range(len(tasks)), [study.cases[0].task.label for study in tasks])
     axis.invert_yaxis()
     axis.set(xlabel="PSNR over the best classical peer (dB)")
     figure.legend(loc="outside upper right", ncols=len(methods))
@@ -168,18 +163,17 @@ def stitching(found: Stitched, zoom: int) -> Figure:
     """A corner of tiles, pasted and blended, and the seam index of each border."""
     figure = Figure(figsize=(8.5, 2.4), layout="constrained")
     first, second, last = figure.subplots(1, 3)
-    row = found.pasted_borders[0][0] - zoom // 2
-    column = found.pasted_borders[1][0] - zoom // 2
-    place = (slice(max(row, 0), row + zoom), slice(max(column, 0), column + zoom))
+    start = max(found.tile - zoom // 2, 0)
+    place = (slice(start, found.tile + zoom // 2),) * 2
     limits = tuple(np.percentile(found.blended[place], [0.5, 99.5]))
     _image(first, found.pasted[place], "tiles side by side", limits)
     _image(second, found.blended[place], "blended", limits)
     for values, colour, label in (
-        (found.pasted_indices(), "vermilion", "side by side"),
-        (found.indices(), "blue", "blended"),
+        (found.pasted_seams, "vermilion", "side by side"),
+        (found.seams, "blue", "blended"),
     ):
         last.plot(np.sort(values), "o-", ms=3, color=COLOURS[colour], label=label)
-    chance = np.percentile(found.indices_elsewhere(), [0.5, 99.5])
+    chance = np.percentile(found.chance, [0.5, 99.5])
     last.axhspan(*chance, color=COLOURS["green"], alpha=0.2, lw=0, label="99 % of other places")
     last.set(xlabel="tile border, sorted", ylabel="seam index", title="1 = like anywhere else")
     last.legend()
@@ -187,17 +181,17 @@ def stitching(found: Stitched, zoom: int) -> Figure:
 
 
 def uncertainty(
-    found: Uncertainty, noisy: Grey, judged: Mapping[str, Uncertainty | KeptIntervals]
+    noisy: Grey, mean: Grey, spread: Grey, truth: Grey, judged: Mapping[str, Calibration]
 ) -> Figure:
-    """Mean, spread and error of the first crop; error of pixels of similar spread, by task."""
+    """Mean, spread and error of a crop; error of pixels of similar spread, by task."""
     figure = Figure(figsize=(9.5, 2.2), layout="constrained")
     axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
-    error = np.abs(found.mean - found.truth)[0]
+    error = np.abs(mean - truth)
     top = float(np.percentile(error, 99.5))
     _image(axes[0], noisy, "measured")
-    _image(axes[1], found.mean[0], "posterior mean")
+    _image(axes[1], mean, "posterior mean")
     for axis, values, label in (
-        (axes[2], found.spread[0], "stated spread"),
+        (axes[2], spread, "stated spread"),
         (axes[3], error, "actual error"),
     ):
         axis.imshow(values, cmap="magma", vmin=0, vmax=top)
@@ -206,7 +200,7 @@ def uncertainty(
         axis.grid(False)
     top = 0.0
     for (label, one), colour in zip(judged.items(), COLOURS.values(), strict=False):
-        curve = one.reliability()
+        curve = one.curve
         axes[4].plot(curve.spread, curve.error, "-o", ms=2, lw=1, color=colour, label=label)
         top = max(top, *curve.spread, *curve.error)
     axes[4].plot([0, top], [0, top], color="grey", lw=0.8, ls=":")

@@ -5,39 +5,131 @@ from __future__ import annotations
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy import stats
 
-from emlab import metrics
+from emlab import chapters, metrics
 from emlab.bench import Report
+from emlab.bench.study import Study
 from emlab.bench.tissue import crops, real_pair
-from emlab.chapters.em_generalist.ablations import Bench, Run
-from emlab.chapters.em_generalist.experiments import (
-    BlindRow,
-    blind_search,
+from emlab.chapters.em_generalist.experiments import Calibration, kernel_error
+from emlab.chapters.em_generalist.study import (
+    PEERS,
+    Case,
+    Grey,
+    Kept,
+    Method,
+    Studies,
+    classical_rows,
     defocus_rows,
     hurried,
-    kernel_error,
-    sampled_uncertainty,
+    image_of,
+    ours_row,
+    run_real_pair,
+    run_studies,
+    score,
 )
-from emlab.chapters.em_generalist.rows import Case, Method, standard_methods
-from emlab.chapters.em_generalist.scores import score
-from emlab.chapters.em_generalist.study import Kept, KeptRow, Table, run_real_pair, run_study
 from emlab.errors import InputError
-from emlab.methods.generalist import load
-from emlab.methods.generalist_config import load_config
-from emlab.recipes.generalist_tasks import REAL_PAIR, STRANGE_BLUR, Task, defocus_tasks, task
+from emlab.methods.generalist import GreyScale, Solver, load, load_config
+from emlab.metrics.fourier import apodisation, radial_frequency
+from emlab.physics import GaussianNoise
+from emlab.priors import Prior
+from emlab.recipes.generalist_tasks import (
+    GREY_RANGE,
+    STRANGE_BLUR,
+    TASKS,
+    Task,
+    defocus_tasks,
+    task,
+)
 from emlab.recorded import Recording
-from emlab.runtime import choose_threads
+from emlab.runtime import Stopwatch, choose_threads, make_generator
 from emlab.settings import read_settings
+from emlab.solvers import ONE_ESTIMATE, solver_of
 from emlab.solvers.dps import DPSConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig
 
-Grey = NDArray[np.float32]
 SHOWN = 128  # pixels along a side of a kept picture: its upper left corner
+FINE = 0.2  # periods a pixel: above, there is detail and noise
+
+
+class Run(NamedTuple):
+    """What a sampler made of crops, and what it took.
+
+    Attributes
+    ----------
+    images : ndarray
+        ``(n, H, W)``, grey levels 0..255; of a recorded run the first.
+    psnr : ndarray
+        Of each crop in dB; an image that ran away counts as 0 dB.
+    fine_power : float
+        Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise.
+    seconds : float
+        For all crops.
+    steps : int
+    """
+
+    images: Grey
+    psnr: NDArray[np.float64]
+    fine_power: float
+    seconds: float
+    steps: int
+
+    @classmethod
+    def of(cls, images: Grey, truth: Grey, seconds: float, steps: int) -> Run:
+        """Score images ``(n, H, W)``."""
+        psnr = [
+            max(metrics.psnr(image, clean, GREY_RANGE), 0.0) if np.isfinite(image).all() else 0.0
+            for image, clean in zip(images, truth, strict=True)
+        ]
+        return cls(images, np.array(psnr), fine_power(images) / fine_power(truth), seconds, steps)
+
+
+def fine_power(images: Grey) -> float:
+    """Power above 0.2 periods a pixel of images ``(n, H, W)`` under a Hann window."""
+    window = apodisation(images.shape[-2:])
+    centred = images - images.mean((-2, -1), keepdims=True)
+    power = np.abs(np.fft.rfft2(centred * window)) ** 2
+    return float(power[..., radial_frequency(images.shape[-2:]) > FINE].mean())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Crops ``(n, H, W)`` of one task, all sampled as one batch, and the seed of every sampler."""
+
+    task: Task
+    truth: Grey
+    measured: Grey
+    seed: int
+
+    @classmethod
+    def of(cls, task: Task, truth: Grey, seed: int) -> Bench:
+        """Measure crops."""
+        measured = task.measure(torch.from_numpy(truth), make_generator(seed)).numpy()
+        return cls(task, truth, measured, seed)
+
+    def run(self, solver: Solver, prior: Prior) -> Run:
+        """One sample of every crop, timed."""
+        shape, count = tuple(self.truth.shape[1:]), len(self.truth)
+        sigma = self.task.noise * GREY_RANGE
+        scale = GreyScale.of(self.measured, sigma)
+        units = scale.to_units(self.measured, "cpu")
+        noise = GaussianNoise(max(sigma / scale.scale, 0.003))
+        operator, generator = self.task.operator(), make_generator(self.seed)
+        with Stopwatch() as watch:
+            one = isinstance(solver, ONE_ESTIMATE)  # all crops as one image then
+            found = solver_of(solver)(
+                prior, operator, units, noise, solver, generator,
+                shape=None if one else shape, samples=1 if one else count,
+                start=self.task.back_to_grid(units),
+            )  # fmt: skip
+        images = scale.to_grey(found.images[0] if one else found.images)
+        return Run.of(images, self.truth, watch.seconds, found.evaluations // (1 if one else count))
 
 
 def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,39 +138,31 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     pair, config = real_pair(settings["pair"]), load_config("ours")
     if tissue.dataset is None or pair is None:
         raise InputError("rows are recorded on the real data; set EMLAB_MIRROR, or `make data`")
-    blind = BlindRow(config, load(config), blind_search(settings["blind_steps"]))
-    few = type(tissue)(tissue.grey[: settings["defocus_crops"]], tissue.wanted, tissue.dataset)
+    few = replace(tissue, grey=tissue.grey[: settings["defocus_crops"]])
+    blind = defocus_rows(config, load(config), settings["blind_steps"])
+    blurs = [*defocus_tasks(settings["defocus"]), STRANGE_BLUR]
 
     def slow(which: Task) -> dict[str, Method]:
-        blurred = which is STRANGE_BLUR or which.name.startswith("defocus")
-        methods = defocus_rows(blind)(which) if blurred else standard_methods(which)
+        methods = blind(which) if which in blurs else classical_rows(which)
         return {name: methods[name] for name in settings["rows"][which.name]}
 
-    blurs = [*defocus_tasks(settings["defocus"]), STRANGE_BLUR]
-    others = [
-        task(name) for name in settings["rows"] if name in ("denoise_10", "denoise_25", "deblur")
-    ]
-    tables = [
-        run_study(others, slow, tissue, seed=seed),
-        run_study(blurs, slow, few, seed=seed),
-        run_real_pair(pair, slow(REAL_PAIR), seed=seed),
-    ]
+    others = [one for name, one in TASKS.items() if name in settings["rows"]]
+    studies = run_studies(others, slow, tissue, seed=seed)
+    studies |= run_studies(blurs, slow, few, seed=seed) | run_real_pair(pair, slow, seed=seed)
     found: dict[str, Any] = {}
-    for table in tables:
-        for name, rows in table.values.items():
-            kept = {
-                row: {
-                    "values": {metric: values.tolist() for metric, values in scores.items()},
-                    "seconds": table.seconds[name][row],
-                    "image": _packed(table.images[name][row]),
-                }
-                for row, scores in rows.items()
+    for name, study in studies.items():
+        kept = {
+            row: {
+                "values": {metric: values.ravel().tolist() for metric, values in scores.items()},
+                "seconds": study.seconds[row],
+                "image": _packed(image_of(study.answers[row][0])),
             }
-            found[name] = {"power": _power(table.cases[name]), "rows": kept}
+            for row, scores in study.scores.items()
+        }
+        found[name] = {"power": _power(study.cases), "rows": kept}
     for blur in blurs:
-        kernels, true = blind.kernels[blur.name], blur.kernel.numpy()
-        found[blur.name]["kernel"] = kernels[0].round(4).tolist()
-        found[blur.name]["errors"] = [kernel_error(kernel, true) for kernel in kernels]
+        _, first, errors = kernels(studies[blur.name])
+        found[blur.name] |= {"kernel": first.round(4).tolist(), "errors": errors}
     return found
 
 
@@ -89,10 +173,7 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
     small = tissue[: settings["ablation_crops"], :side, :side]
     config = load_config("ours")
     prior, steps = load(config), settings["flow"]
-    noisy, blurred = (
-        Bench.of(task("denoise_10"), small, seed),
-        Bench.of(task("deblur"), small, seed),
-    )
+    noisy, blurred = (Bench.of(task(name), small, seed) for name in ("denoise_10", "deblur"))
     solvers: dict[str, dict[Any, Any]] = {
         "step_size": {g: DPSConfig(settings["ablation_steps"], g) for g in settings["step_sizes"]},
         "alpha": {alpha: PlugAndPlayConfig(steps, alpha) for alpha in settings["alphas"]},
@@ -118,11 +199,7 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "steps": run.steps,
             }
     choose_threads(threads)
-    return {
-        "runs": kept,
-        "measured": _packed(noisy.scale.to_grey(noisy.measured[0])),
-        "truth": _packed(small[0]),
-    }
+    return {"runs": kept, "measured": _packed(noisy.measured[0]), "truth": _packed(small[0])}
 
 
 def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,56 +208,53 @@ def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
     tissue = crops("test", settings["crops"], settings["crop"]).grey
     few = tissue[: settings["interval_crops"], :side, :side]
     config = hurried(load_config("samples"), settings["interval_steps"], count)
-    prior, found = load(config), {}
+    method, found = ours_row(config, load(config), count), {}
+    reach = float(stats.t.ppf(0.95, count - 1))
     for name in settings["tasks"]:
-        one = sampled_uncertainty(task(name), few, config, prior, count, seed)
-        curve = {key: values.tolist() for key, values in vars(one.reliability()).items()}
+        cases = [Case.of(task(name), crop, seed + number) for number, crop in enumerate(few)]
+        drawn = [method(case) for case in cases]
+        mean = np.stack([one.image for one in drawn])
+        spread = np.stack([one.samples.std(0, ddof=1) for one in drawn]) * (1 + 1 / count) ** 0.5
+        one = Calibration.of(mean, spread, few, reach)
+        curve = {key: values.tolist() for key, values in vars(one.curve).items()}
         found[name] = {"coverage": one.coverage, "curve": curve}
     return found
 
 
-_READ = {
-    **read_settings("chapters/em_generalist/chapter"),
-    **read_settings("methods/generalist"),
-}
-_GIVEN = {"configs": _READ["configs"], "seed": 0, "crops": 12, "crop": 96}
-_NETWORK = ("generalist_flow",)
-ROWS = Recording(
-    "01_em_generalist",
-    "rows",
-    _measure_rows,
-    {**_GIVEN, **_READ["recorded"]["rows"], "tuned": read_settings("chapters/em_generalist/peers")},
-    _NETWORK,
-)
-ABLATIONS = Recording(
-    "01_em_generalist",
-    "ablations",
-    _measure_ablations,
-    {**_GIVEN, **_READ["recorded"]["ablations"]},
-    _NETWORK,
-)
-INTERVALS = Recording(
-    "01_em_generalist",
-    "intervals",
-    _measure_intervals,
-    {**_GIVEN, **_READ["recorded"]["intervals"]},
-    _NETWORK,
-)
+def _recording(name: str, measure: Any, **more: Any) -> Recording:
+    given = read_settings("methods/generalist") | {"seed": 0, "crops": 12, "crop": 96}
+    settings = {**given, **chapters.table("01_em_generalist")["recorded"][name], **more}
+    return Recording("01_em_generalist", name, measure, settings, ("generalist_flow",))
+
+
+ROWS = _recording("rows", _measure_rows, tuned=read_settings(PEERS))
+ABLATIONS = _recording("ablations", _measure_ablations)
+INTERVALS = _recording("intervals", _measure_intervals)
+
+
+def shortcuts() -> list[str]:
+    """What is recorded with less than full scale, a sentence each."""
+    table = chapters.table("01_em_generalist")["recorded"]
+    here, full = table["ablations"] | table["intervals"], table["full_scale"]
+    return [
+        f"{text}: {here[key]} as recorded, {full[key]} at full scale"
+        for key, text in table["told"].items()
+    ]
 
 
 def rows(report: Report) -> Kept:
     """What finds recorded rows that were measured on the very cases of a task, and reports so."""
 
-    def of(which: Task, cases: Sequence[Case]) -> dict[str, KeptRow]:
-        kept = ROWS.values.get(which.name)
-        if kept is None or len(cases) > len(kept["power"]):
+    def of(cases: Sequence[Case]) -> dict[str, tuple[dict[str, NDArray], Grey, float]]:
+        kept = ROWS.values.get(cases[0].task.name)
+        if kept is None or len(cases) != len(kept["power"]):
             return {}
-        if not np.allclose(_power(cases), kept["power"][: len(cases)], rtol=1e-5):
+        if not np.allclose(_power(cases), kept["power"], rtol=1e-5):
             return {}
         report.recorded(ROWS)
         return {
-            name: KeptRow(
-                {metric: np.array(values) for metric, values in row["values"].items()},
+            name: (
+                {key: np.reshape(one, (len(cases), -1)) for key, one in row["values"].items()},
                 _unpacked(row["image"]),
                 row["seconds"],
             )
@@ -190,27 +264,26 @@ def rows(report: Report) -> Kept:
     return of
 
 
-def told(table: Table, report: Report) -> list[str]:
+def told(studies: Studies, report: Report) -> list[str]:
     """Restore the first case of each recorded row again; a sentence for each."""
     lines = []
-    for name, methods in table.recorded.items():
-        for method in methods:
-            case, value = table.cases[name][0], f"recorded.apart.{name}.{method}"
-            again = np.asarray(standard_methods(case.task)[method](case))
-            apart = score(case.task, again, case.truth)["psnr"][0]
-            apart -= table.values[name][method]["psnr"][0]
+    for name, study in studies.items():
+        for method in study.recorded:
+            case, value = study.cases[0], f"recorded.apart.{name}.{method}"
+            again = score([case], [classical_rows(case.task)[method](case)])["psnr"]
+            apart = again[0, 0] - study.scores[method]["psnr"][0, 0]
             report.value(value, apart, unit="dB", note="this run's first case over the recorded")
-            lines.append(f"† {table.tasks[name].label}, first crop: {apart:+.3f} dB from recorded")
+            lines.append(f"† {case.task.label}, first crop: {apart:+.3f} dB from recorded")
     return [*lines, f"† {ROWS}"] if lines else []
 
 
-def kernels(blind: BlindRow, table: Table, which: Task) -> tuple[NDArray, NDArray, list[float]]:
+def kernels(study: Study) -> tuple[NDArray, NDArray, list[float]]:
     """The true kernel, the first that was found and the errors of all: live or recorded."""
-    true = which.kernel.numpy()
-    if "ours_blind" in table.recorded.get(which.name, ()):
-        kept = ROWS.values[which.name]
+    true = study.cases[0].task.kernel.numpy()
+    if "ours_blind" in study.recorded:
+        kept = ROWS.values[study.cases[0].task.name]
         return true, np.array(kept["kernel"]), kept["errors"]
-    found = blind.kernels[which.name]
+    found = [kernel for _, kernel in study.answers["ours_blind"]]
     return true, found[0], [kernel_error(kernel, true) for kernel in found]
 
 
@@ -239,27 +312,13 @@ def ablation_images(name: str, label: str) -> dict[str, Grey]:
     return {"measured": measured, **shown, "truth": truth}
 
 
-@dataclass(frozen=True)
-class KeptIntervals:
-    """What is left of an `Uncertainty`: its coverage, and its error against its spread."""
-
-    coverage: float
-    curve: metrics.Reliability
-
-    def reliability(self) -> metrics.Reliability:
-        """Error of the pixels of similar spread."""
-        return self.curve
-
-
-def intervals() -> dict[str, KeptIntervals]:
+def intervals() -> dict[str, Calibration]:
     """Coverage and reliability of posterior samples, by task."""
-    return {
-        name: KeptIntervals(
-            kept["coverage"],
-            metrics.Reliability(**{key: np.array(v) for key, v in kept["curve"].items()}),
-        )
-        for name, kept in INTERVALS.values.items()
-    }
+    found = {}
+    for name, kept in INTERVALS.values.items():
+        curve = {key: np.array(values) for key, values in kept["curve"].items()}
+        found[name] = Calibration(kept["coverage"], metrics.Reliability(**curve))
+    return found
 
 
 def _power(cases: Sequence[Case]) -> list[float]:

@@ -1,291 +1,491 @@
-"""The chapter's table: every method on the same measurements, scored on the same pixels.
+"""The chapter's tables: measurements, what each method does with them, how answers are scored.
 
 Images (denoising, deblurring, super-resolution) are scored crop by crop. A volume is scored in its
 xz and yz sections, column by column: the block is cut into columns of full depth, and a column
 plays the part of a crop when intervals are drawn. Neighbouring columns are not quite independent.
+The real pair is restored whole and scored in tiles.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from emlab import metrics
+from emlab import metrics, weights
 from emlab.bench import Report
-from emlab.bench.tissue import RealPair, Specimen
-from emlab.chapters.em_generalist import peers as generalist_peers
-from emlab.chapters.em_generalist.peers import best_peer, known_of, known_of_real
-from emlab.chapters.em_generalist.rows import LABELS, Case, Method
-from emlab.chapters.em_generalist.scores import score
+from emlab.bench.study import Column, Study, each, pipe_table
+from emlab.bench.tissue import PIXEL_NM, RealPair, Specimen
 from emlab.errors import InputError
 from emlab.methods import generalist
-from emlab.recipes.generalist_tasks import REAL_PAIR, Task
-from emlab.runtime import Stopwatch
+from emlab.metrics.structure import slice_correlation
+from emlab.models import untrained
+from emlab.physics.noise_estimation import NoiseSpectrum, estimate_noise_spectrum
+from emlab.priors import Prior
+from emlab.priors.base import FromDenoiser
+from emlab.priors.networks import FlowPrior, wrap
+from emlab.recipes.generalist_supervised import Restorer
+from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, STRANGE_BLUR, Task
+from emlab.settings import read_settings
+from emlab.solvers import classical
+from emlab.solvers.blind import BlindConfig
+from emlab.solvers.plug_and_play import RestoreConfig
 
-Image = NDArray[np.float32]
+Grey = NDArray[np.float32]
+Settings = Mapping[str, Any]
+PEERS = "chapters/em_generalist/peers"  # the settings that tools/tune_peers.py chose
+LABELS = {
+    "input": "measurement on the fine grid",
+    "gaussian": "Gaussian smoothing",
+    "tv": "total variation",
+    "wavelet": "wavelet shrinkage",
+    "nlm": "non-local means",
+    "bm3d": "BM3D",
+    "bm3d_coloured": "BM3D, coloured noise",
+    "wiener": "Wiener",
+    "richardson_lucy": "Richardson-Lucy",
+    "bm3d_lucy": "BM3D, then Richardson-Lucy",
+    "cubic": "cubic interpolation",
+    "quintic": "quintic interpolation",
+    "supervised": "supervised U-Net",
+    "ours": "ours",
+    "ours_blind": "ours, kernel unknown",
+    "white": "ours, told white noise",
+    "untrained": "ours, untrained network",
+    "constant": "one grey level",
+}
 METRICS = ("psnr", "ssim", "frc_nm")
-UNITS = {"psnr": "dB", "psnr_xz": "dB", "psnr_yz": "dB", "frc_nm": "nm"}
+COLUMN = (24, 32)  # y and x sides of the columns that a block is cut into
+TILE = 96  # side of the tiles of the real pair
+
+
+# --- cases
 
 
 @dataclass(frozen=True)
-class KeptRow:
-    """A row of a table that was measured before: scores by metric, an image, seconds a case."""
-
-    values: dict[str, NDArray[np.float64]]
-    image: Image
-    seconds: float
-
-
-Kept = Callable[[Task, Sequence[Case]], Mapping[str, KeptRow]]
-
-
-@dataclass
-class Table:
-    """Scores and images of every method.
+class Known:
+    """What a peer is told of the instrument.
 
     Attributes
     ----------
-    tasks : dict of str to Task
-    values : dict
-        ``values[task][method][metric]`` is ``(targets,)``. Metrics: ``psnr`` in dB over the range
-        255, ``ssim``, ``frc_nm`` (period where the Fourier correlation falls below .5; of the
-        whole volume for isotropic tasks, one target) and, for at least two samples, ``coverage``
-        of 90 % intervals. Isotropic tasks also have ``psnr_xz``, ``psnr_yz``, ``ssim_xz`` and
-        ``ssim_yz``, of which ``psnr`` and ``ssim`` are the means, and ``slice_correlation``:
-        correlation of neighbouring planes over that of the truth's.
-    images : dict
-        ``images[task][method]``: the first case's.
-    cases : dict
-        ``cases[task]``: the measurements and truths.
-    seconds, evaluations, network_share : dict
-        Mean of each case, by ``[task][method]``; the last two for methods with a network.
-    samples : dict
-        ``samples[task]``: how many were averaged.
-    recorded : dict
-        ``recorded[task]``: the methods that did not run; of their images a corner may be kept.
+    task : Task or None
+        None for a real image.
+    sigma : float
+        Noise level in units of the grey range.
+    spectrum : NoiseSpectrum or None
+        Power spectrum of coloured noise, in units of the grey range squared.
     """
 
-    tasks: dict[str, Task] = field(default_factory=dict)
-    values: dict[str, dict[str, dict[str, NDArray]]] = field(default_factory=dict)
-    images: dict[str, dict[str, Image]] = field(default_factory=dict)
-    cases: dict[str, list[Case]] = field(default_factory=dict)
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
-    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
-    network_share: dict[str, dict[str, float]] = field(default_factory=dict)
-    samples: dict[str, dict[str, int]] = field(default_factory=dict)
-    recorded: dict[str, list[str]] = field(default_factory=dict)
+    task: Task | None
+    sigma: float
+    spectrum: NoiseSpectrum | None = None
 
-    def label(self, task: str, method: str) -> str:
-        """A method's name for readers, with a dagger if its row is recorded."""
-        recorded = method in self.recorded.get(task, ())
-        return LABELS.get(method, method) + " †" * recorded
+    @classmethod
+    def of_real(cls, noisy: Grey) -> Known:
+        """What a noisy image, grey levels 0..255, tells about its own noise."""
+        spectrum = estimate_noise_spectrum(np.asarray(noisy, np.float32) / GREY_RANGE)
+        return cls(None, spectrum.sigma, spectrum)
 
-    def interval(self, task: str, method: str, metric: str = "psnr") -> metrics.Interval:
-        """Mean over targets with its 95 % bootstrap interval; a single target has no width."""
-        values = self.values[task][method][metric]
-        if len(values) == 1:
-            return metrics.Interval(float(values[0]), float(values[0]), float(values[0]))
-        return metrics.mean_interval(values)
-
-    def gain(self, task: str, better: str, worse: str, metric: str = "psnr") -> metrics.Interval:
-        """Mean gain of one method over another on the same targets; positive is better."""
-        first, second = self.values[task][better][metric], self.values[task][worse][metric]
-        if metric == "frc_nm":  # shorter is better
-            first, second = second, first
-        if len(first) == 1:
-            return metrics.Interval(*3 * (float(first[0] - second[0]),))
-        return metrics.paired_difference(first, second)
-
-    def best_classical(self, task: str) -> str:
-        """The classical peer that did best on validation images, of those that ran."""
-        chosen = best_peer(task)
-        if chosen in self.values[task]:
-            return chosen
-        ran = [name for name in self.values[task] if name in generalist_peers.LABELS]
-        if not ran:
-            raise InputError(f"no classical peer was run for {task!r}")
-        return max(ran, key=lambda name: self.interval(task, name).mean)
-
-    def markdown(self, *tasks: str) -> str:
-        """A row a method: of each task PSNR, SSIM and resolution; of more than three PSNR alone.
-
-        A single task has its interval, the gain over its best peer and seconds as well.
-        """
-        heads, lines = (
-            ["method"],
-            {name: [self.label(tasks[0], name)] for name in self.values[tasks[0]]},
-        )
-        for task in tasks:
-            volume = self.tasks[task].kind == "isotropic"
-            heads.append(f"{self.tasks[task].label}: PSNR [dB]")
-            if len(tasks) <= 3:
-                heads += ["SSIM", f"{'FSC' if volume else 'FRC'} .5 [nm]"]
-            if len(tasks) == 1:
-                reference = self.best_classical(task)
-                heads += [f"against {LABELS[reference]} [dB]", "seconds"]
-            for name, cells in lines.items():
-                psnr, ssim, frc = (self.interval(task, name, metric) for metric in METRICS)
-                if len(tasks) > 1:
-                    cells.append(f"{psnr.mean:.2f} ± {(psnr.high - psnr.low) / 2:.2f}")
-                else:
-                    cells.append(f"{psnr.mean:.2f} [{psnr.low:.2f}, {psnr.high:.2f}]")
-                if len(tasks) <= 3:
-                    cells += [f"{ssim.mean:.3f}", f"{frc.mean:.1f}"]
-                if len(tasks) == 1:
-                    gain, seconds = self.gain(task, name, reference), self.seconds[task][name]
-                    cells += [
-                        f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]",
-                        f"{seconds:.2g}",
-                    ]
-        rows = [heads, ["---"] * len(heads), *lines.values()]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-    def record(self, report: Report, ours: str = "ours") -> None:
-        """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.over_METHOD`` of ours."""
-        for task, methods in self.values.items():
-            for name, scores in methods.items():
-                note = "95 % bootstrap interval over targets"
-                note += "; recorded" * (name in self.recorded.get(task, ()))
-                for metric, values in scores.items():
-                    mean, low, high = self.interval(task, name, metric)
-                    guessed = metric == "frc_nm" and task == REAL_PAIR.name
-                    report.value(
-                        f"{task}.{metric}.{name}",
-                        mean,
-                        low,
-                        high,
-                        unit=UNITS.get(metric, ""),
-                        note=note + "; pixel size unknown, taken as 10 nm" * guessed,
-                        n=len(values),
-                    )
-                if name == ours or ours not in methods:
-                    continue
-                for metric in METRICS:
-                    gain = self.gain(task, ours, name, metric)
-                    report.value(
-                        f"{task}.gain_{metric}.over_{name}", *gain, note="paired, same targets"
-                    )
+    @property
+    def kernel(self) -> Grey:
+        """The blur."""
+        if self.task is None or self.task.kind != "deblur":
+            raise InputError("only a deblurring task has a kernel")
+        return self.task.kernel.numpy()
 
 
-def run_study(
+@dataclass(frozen=True)
+class Case:
+    """One measurement in grey levels: what every method gets, and the truth, for oracles only."""
+
+    task: Task
+    truth: Grey
+    measurement: Grey
+    seed: int
+
+    @classmethod
+    def of(cls, task: Task, truth: Grey, seed: int) -> Case:
+        """Measure an image or a volume."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(task, truth, task.measure(torch.from_numpy(truth), generator).numpy(), seed)
+
+    @cached_property
+    def known(self) -> Known:
+        """What the peers are told: everything but the specimen; of a real image nothing."""
+        if self.task is REAL_PAIR:
+            return Known.of_real(self.measurement)
+        return Known(self.task, self.task.noise)
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator: every method sees the same random numbers."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+# --- the classical peers
+
+
+Peer = Callable[[Grey, Known, Settings], Grey]
+
+
+def _bm3d(y: Grey, known: Known, s: Settings) -> Grey:
+    return classical.bm3d(y, s["scale"] * known.sigma, s["profile"])
+
+
+def _bm3d_coloured(y: Grey, known: Known, s: Settings) -> Grey:
+    if known.spectrum is None:
+        raise InputError("BM3D for coloured noise needs the spectrum of the noise")
+    half = known.spectrum(y.shape).numpy()
+    whole = np.empty(y.shape)
+    whole[:, : half.shape[1]] = half
+    mirrored = np.arange(1, (y.shape[1] + 1) // 2)
+    whole[:, -mirrored] = half[-np.arange(y.shape[0])][:, mirrored]
+    return classical.bm3d(y, s["scale"] ** 2 * y.size * whole, s["profile"])
+
+
+def _bm3d_lucy(y: Grey, known: Known, s: Settings) -> Grey:
+    return classical.richardson_lucy(_bm3d(y, known, s), known.kernel, s["iterations"])
+
+
+def _interpolate(y: Grey, known: Known, order: int) -> Grey:
+    assert known.task is not None
+    if known.task.kind == "isotropic":
+        return classical.cubic_axial(y, known.task.factor, order=order)
+    return classical.cubic_upsample(y, known.task.factor, order=order)
+
+
+_PEERS: dict[str, Peer] = {
+    "gaussian": lambda y, _, s: classical.gaussian(y, s["width"]),
+    "tv": lambda y, known, s: classical.tv(y, s["weight"] * known.sigma),
+    "wavelet": lambda y, known, s: classical.wavelet(y, known.sigma, **s),
+    "nlm": lambda y, known, s: classical.nlm(y, known.sigma, **s),
+    "bm3d": _bm3d,
+    "bm3d_coloured": _bm3d_coloured,
+    "wiener": lambda y, known, s: classical.wiener_deconvolve(y, known.kernel, **s),
+    "richardson_lucy": lambda y, known, s: classical.richardson_lucy(y, known.kernel, **s),
+    "bm3d_lucy": _bm3d_lucy,
+    "cubic": lambda y, known, _: _interpolate(y, known, 3),
+    "quintic": lambda y, known, _: _interpolate(y, known, 5),
+}
+
+
+def run_peer(name: str, measurement: NDArray, known: Known, settings: Settings) -> Grey:
+    """Run a peer on grey levels 0..255 ``(H, W)``, or ``(D, H, W)`` of an axial task."""
+    unit = (measurement / GREY_RANGE).astype(np.float32)
+    return _PEERS[name](unit, known, settings) * np.float32(GREY_RANGE)
+
+
+def tuned(task: str) -> dict[str, dict[str, Any]]:
+    """Settings by peer for a task (or ``"real_pair"``), chosen on validation images."""
+    table = read_settings(PEERS)
+    if task not in table:
+        raise InputError(f"no peers are tuned for {task!r}; there are: {', '.join(table)}")
+    return {
+        peer: {key: value for key, value in entry.items() if key != "validation_psnr"}
+        for peer, entry in table[task].items()
+    }
+
+
+# --- the rows of a table
+
+
+Method = Callable[[Case], Any]  # an image, an estimate, or an estimate and its kernel
+Rows = Callable[[Task], dict[str, Method]]
+
+
+def classical_rows(task: Task, peers: Iterable[str] | None = None) -> dict[str, Method]:
+    """The identity and the tuned classical peers: those named, or all."""
+    settings = tuned("deblur" if task is STRANGE_BLUR else task.name)
+    return {
+        "input": _on_fine_grid,
+        **{name: partial(_peer, name, settings[name]) for name in peers or settings},
+    }
+
+
+def rows(
+    config: generalist.Config,
+    prior: Prior,
+    supervised: Restorer | None = None,
+    extra: Mapping[str, Method] | None = None,
+) -> Rows:
+    """All peers, the supervised network if there is one, a constant, ours, and further rows."""
+
+    def of(task: Task) -> dict[str, Method]:
+        methods = classical_rows(task)
+        if supervised is not None:
+            methods["supervised"] = lambda case: supervised.restore(
+                case.task, torch.from_numpy(case.measurement)
+            ).numpy()
+        methods["constant"] = lambda case: np.full_like(case.truth, case.measurement.mean())
+        return {**methods, "ours": ours_row(config, prior), **(extra or {})}
+
+    return of
+
+
+def defocus_rows(config: generalist.Config, prior: Prior, steps: int) -> Rows:
+    """Wiener and Richardson-Lucy, tuned for the blur; ours, told the kernel or not.
+
+    A kernel of up to 17 pixels is searched in so many steps; the search's own restoration is cut
+    short, ours follows.
+    """
+    blind = BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
+
+    def find(case: Case) -> tuple[generalist.Found, Grey]:
+        told = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
+        image = case.measurement
+        kernel = generalist.deblur_blind(image, config, case.generator(), blind=blind, **told)[1]
+        return generalist.deblur(image, kernel, config, case.generator(), **told), kernel
+
+    return lambda task: {
+        **classical_rows(task, ("wiener", "richardson_lucy")),
+        "ours": ours_row(config, prior),
+        "ours_blind": find,
+    }
+
+
+def ours_row(config: generalist.Config, prior: Prior, samples: int | None = None) -> Method:
+    """Our method; it is told the noise level of simulated measurements, as the peers are."""
+    return partial(_ours, config, prior, samples)
+
+
+def _on_fine_grid(case: Case) -> Grey:
+    fine = np.repeat(case.measurement, case.task.factor, axis=0)
+    return fine if case.task.kind == "isotropic" else np.repeat(fine, case.task.factor, axis=1)
+
+
+def _peer(name: str, settings: Settings, case: Case) -> Grey:
+    return run_peer(name, case.measurement, case.known, settings)
+
+
+def _ours(
+    config: generalist.Config, prior: Prior, samples: int | None, case: Case
+) -> generalist.Found:
+    task, generator = case.task, case.generator()
+    told: dict[str, Any] = {"prior": prior, "samples": samples}
+    if task is REAL_PAIR:
+        return generalist.denoise(case.measurement, config, generator, coloured=True, **told)
+    told["noise_sigma"] = task.noise * GREY_RANGE
+    if task.kind == "denoise":
+        return generalist.denoise(case.measurement, config, generator, **told)
+    if task.kind == "deblur":
+        kernel = task.kernel.numpy()
+        return generalist.deblur(case.measurement, kernel, config, generator, **told)
+    solve = generalist.upsample if task.kind == "upsample" else generalist.isotropic
+    return solve(case.measurement, task.factor, config, generator, **told)
+
+
+def hurried(config: generalist.Config, steps: int, samples: int) -> generalist.Config:
+    """The configuration with another number of steps of every sample, and of samples."""
+    solvers = {
+        task: replace(solver, steps=steps) if isinstance(solver, RestoreConfig) else solver
+        for task, solver in config.solvers.items()
+    }
+    return replace(config, solvers=solvers, samples=samples)
+
+
+def untrained_prior(config: generalist.Config, seed: int) -> Prior:
+    """The configuration's network before training."""
+    card = weights.card(config.prior)
+    return wrap(untrained(card.model, seed), card.objective)
+
+
+class OnDevice(FromDenoiser):
+    """A prior that answers on its own device and returns to that of the question."""
+
+    def __init__(self, prior: FlowPrior, device: torch.device | str) -> None:
+        self.prior, self.device = prior, device
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        return self.prior.denoise(x.to(self.device), sigma).to(x.device)
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Velocity; see `FlowPrior.velocity`."""
+        return self.prior.velocity(x.to(self.device), t).to(x.device)
+
+
+# --- scores
+
+
+def match_grey_levels(image: NDArray, reference: NDArray) -> Grey:
+    """Gain and offset by least squares: the image in the grey levels of the reference."""
+    x, y = image.astype(np.float64), reference.astype(np.float64)
+    variance = x.var()
+    gain = ((x - x.mean()) * (y - y.mean())).mean() / variance if variance > 0 else 0.0
+    return (gain * (x - x.mean()) + y.mean()).astype(np.float32)
+
+
+def image_of(answer: Any) -> Grey:
+    """The image of what a `Method` returned."""
+    answer = answer[0] if isinstance(answer, tuple) else answer
+    return answer.image if isinstance(answer, generalist.Estimate) else np.asarray(answer, "f4")
+
+
+def score(cases: Sequence[Case], answers: Sequence[Any]) -> dict[str, NDArray]:
+    """All metrics ``(cases, places)``: a crop is one place, a volume or a real image has several.
+
+    ``psnr`` in dB over the range 255, ``ssim``, and ``frc_nm``, the period where the Fourier
+    correlation falls below .5 (of a whole volume: one place). Volumes also have ``psnr_xz``,
+    ``psnr_yz``, ``ssim_xz`` and ``ssim_yz``, of which ``psnr`` and ``ssim`` are the means, and
+    ``slice_correlation``, of neighbouring planes over that of the truth's. The real pair's scans
+    differ in brightness and contrast: its answers get the gain and offset that fit them best.
+    """
+    found = [
+        _score(case.task, image_of(answer), case.truth)
+        for case, answer in zip(cases, answers, strict=True)
+    ]
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+
+def _score(task: Task, estimate: NDArray, truth: NDArray) -> dict[str, list[float]]:
+    if estimate.shape != truth.shape:
+        raise InputError(f"an answer has the shape {estimate.shape}, the truth {truth.shape}")
+    if task.kind == "isotropic":
+        return _score_volume(estimate, truth)
+    pairs = [(estimate, truth)]
+    if task is REAL_PAIR:
+        matched = match_grey_levels(estimate, truth)
+        pairs = list(zip(_tiles(matched), _tiles(truth), strict=True))
+    return {
+        "psnr": [metrics.psnr(a, b, GREY_RANGE) for a, b in pairs],
+        "ssim": [metrics.ssim(a, b, GREY_RANGE) for a, b in pairs],
+        "frc_nm": [_resolution(metrics.fourier_ring_correlation, a, b) for a, b in pairs],
+    }
+
+
+def _score_volume(estimate: NDArray, truth: NDArray) -> dict[str, list[float]]:
+    height, width = (side - side % cut for side, cut in zip(truth.shape[1:], COLUMN, strict=True))
+    scores: dict[str, list[float]] = {}
+    for y in range(0, height, COLUMN[0]):
+        for x in range(0, width, COLUMN[1]):
+            place = (slice(None), slice(y, y + COLUMN[0]), slice(x, x + COLUMN[1]))
+            pair = estimate[place], truth[place]
+            for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
+                both = []
+                for view, axis in (("xz", 1), ("yz", 2)):
+                    sections = zip(*(np.moveaxis(one, axis, 0) for one in pair), strict=True)
+                    both.append(float(np.mean([measure(a, b, GREY_RANGE) for a, b in sections])))
+                    scores.setdefault(f"{name}_{view}", []).append(both[-1])
+                scores.setdefault(name, []).append(sum(both) / 2)
+    scores["frc_nm"] = [_resolution(metrics.fourier_shell_correlation, estimate, truth)]
+    scores["slice_correlation"] = [slice_correlation(estimate) / slice_correlation(truth)]
+    return scores
+
+
+def _resolution(curve: Callable[..., metrics.Curve], estimate: NDArray, truth: NDArray) -> float:
+    """Period in nm at .5; an image without any agreement gets its longest side."""
+    longest = max(truth.shape) * PIXEL_NM
+    if np.ptp(estimate) == 0:
+        return longest
+    found = curve(estimate, truth, PIXEL_NM).resolution_nm(0.5)
+    return found if math.isfinite(found) else longest
+
+
+def _tiles(image: NDArray) -> list[NDArray]:
+    height, width = image.shape
+    side = min(TILE, height, width)
+    return [
+        image[y : y + side, x : x + side]
+        for y in range(0, height - side + 1, side)
+        for x in range(0, width - side + 1, side)
+    ]
+
+
+# --- tables
+
+
+Studies = dict[str, Study]  # by task
+# Rows that were measured on these very cases before: scores, first image, seconds a case.
+Kept = Callable[[Sequence[Case]], Mapping[str, tuple[Mapping[str, NDArray], Grey, float]]]
+
+
+def run_studies(
     tasks: Iterable[Task],
-    methods: Callable[[Task], Mapping[str, Method]],
-    images: Specimen | None,
-    volume: Specimen | None = None,
+    methods: Rows,
+    specimen: Specimen,
     *,
     seed: int = 0,
     kept: Kept | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Table:
-    """Run every method on every measurement.
-
-    Parameters
-    ----------
-    methods : callable
-        The methods of a task by name, see `standard_methods`.
-    images : Specimen
-        Crops for the two-dimensional tasks.
-    volume : Specimen, optional
-        Block for the isotropic tasks.
-    kept : callable, optional
-        Rows by name that were measured on these very cases before, and do not run.
-
-    Raises
-    ------
-    InputError
-        A task whose specimen is missing, or a method that returns another shape than the truth's.
-    """
-    table = Table()
+) -> Studies:
+    """Run every method on every measurement of crops, or of a block if tasks are isotropic."""
+    studies = {}
     for task in tasks:
-        specimen = volume if task.kind == "isotropic" else images
-        if specimen is None:
-            wanted = "a volume" if task.kind == "isotropic" else "images"
-            raise InputError(f"the task {task.name!r} needs {wanted}")
-        truths = [specimen.grey] if task.kind == "isotropic" else list(specimen.grey)
-        _run_task(table, task, _measure(task, truths, seed), methods(task), kept, progress)
-    return table
+        truths = [specimen.grey] if task.kind == "isotropic" else specimen.grey
+        seeds = [(seed * 1009 + i) * 1009 + sum(task.name.encode()) for i in range(len(truths))]
+        cases = [Case.of(task, *one) for one in zip(truths, seeds, strict=True)]
+        studies[task.name] = _run(cases, methods(task), kept)
+    return studies
 
 
 def run_real_pair(
-    pair: RealPair,
-    methods: Mapping[str, Method],
-    *,
-    seed: int = 0,
-    kept: Kept | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Table:
-    """The same table for the real pair: whole image restored, scored in tiles.
+    pair: RealPair, methods: Rows, *, seed: int = 0, kept: Kept | None = None
+) -> Studies:
+    """The same of the real pair; each method has the noisy scan only, and is not told its noise."""
+    case = Case(REAL_PAIR, pair.clean, pair.noisy, seed)
+    return {REAL_PAIR.name: _run([case], methods(REAL_PAIR), kept)}
 
-    Two scans differ in brightness and contrast: before scoring, each answer gets the gain and the
-    offset that fit it best to the clean scan, over the whole image. The noise is not told: each
-    method has the noisy scan only.
+
+def _run(cases: Sequence[Case], methods: Mapping[str, Method], kept: Kept | None) -> Study:
+    study, before = Study(cases, _columns(cases[0].task), LABELS), kept(cases) if kept else {}
+    for name in (name for name in methods if name in before):
+        scores, image, study.seconds[name] = before[name]
+        study.join(name, scores)
+        study.answers[name] = [image]
+    return study.run({n: each(m) for n, m in methods.items() if n not in before}, score)
+
+
+def _columns(task: Task) -> tuple[Column, ...]:
+    volume, note = task.kind == "isotropic", Column.note
+    guessed = "; pixel size unknown, taken as 10 nm" * (task is REAL_PAIR)
+    heads = {"psnr": "PSNR [dB]", "ssim": "SSIM", "frc_nm": f"F{'S' if volume else 'R'}C .5 [nm]"}
+    sections = ("psnr_xz", "psnr_yz", "ssim_xz", "ssim_yz", "slice_correlation")
+    return (
+        Column("psnr", heads["psnr"], show="{mean:.2f} [{low:.2f}, {high:.2f}]", unit="dB"),
+        Column("ssim", heads["ssim"], show="{mean:.3f}"),
+        Column("frc_nm", heads["frc_nm"], "lower", "{mean:.1f}", "nm", note + guessed),
+        *(Column(name, unit="dB" * name.startswith("psnr")) for name in sections),
+    )
+
+
+def best_classical(study: Study) -> str:
+    """The classical peer that did best on validation images, of those that ran."""
+    table = read_settings(PEERS)[study.cases[0].task.name]
+    return max(set(table) & set(study.scores), key=lambda peer: table[peer]["validation_psnr"])
+
+
+def markdown(studies: Studies) -> str:
+    """A row a method: of each task PSNR, SSIM and resolution; of more than three PSNR alone.
+
+    A single task has its interval, the gain over its best peer and seconds as well.
     """
-    table = Table()
-    case = Case(REAL_PAIR, known_of_real(pair.noisy), pair.clean, pair.noisy, seed)
-    _run_task(table, REAL_PAIR, [case], methods, kept, progress)
-    return table
+    first = next(iter(studies.values()))
+    if len(studies) == 1:
+        seconds = {"seconds": lambda name: f"{first.seconds[name]:.2g}"}
+        return first.markdown(versus=best_classical(first), extra=seconds)
+    heads, lines = ["method"], {name: [first.label(name)] for name in first.methods}
+    for study in studies.values():
+        shown = study.columns[: 3 if len(studies) <= 3 else 1]
+        heads += [column.head for column in shown]
+        heads[-len(shown)] = f"{study.cases[0].task.label}: {shown[0].head}"
+        for name, cells in lines.items():
+            mean, low, high = study.interval(name, "psnr")
+            cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
+            cells += [column.text(study.interval(name, column.name)) for column in shown[1:]]
+    return pipe_table(heads, lines.values())
 
 
-def _run_task(
-    table: Table,
-    task: Task,
-    cases: list[Case],
-    methods: Mapping[str, Method],
-    kept: Kept | None,
-    progress: Callable[[str], None] | None,
-) -> None:
-    table.tasks[task.name], table.cases[task.name] = task, cases
-    before = kept(task, cases) if kept else {}
-    table.recorded[task.name] = [name for name in methods if name in before]
-    for by_task in (table.values, table.images, table.seconds, table.evaluations):
-        by_task[task.name] = {}
-    table.network_share[task.name], table.samples[task.name] = {}, {}
-    for name, method in methods.items():
-        if row := before.get(name):
-            table.values[task.name][name] = row.values
-            table.images[task.name][name], table.seconds[task.name][name] = row.image, row.seconds
-            continue
-        collected: dict[str, list[float]] = {}
-        watch_seconds, evaluations, network = [], [], []
-        for number, case in enumerate(cases):
-            with Stopwatch() as watch, torch.no_grad():
-                result = method(case)
-            watch_seconds.append(watch.seconds)
-            image = result
-            scores = {}
-            if isinstance(result, generalist.Estimate):
-                image = result.image
-                evaluations.append(result.cost.evaluations)
-                network.append(result.cost.network_seconds / result.cost.seconds)
-                table.samples[task.name][name] = len(result.samples)
-                if len(result.samples) > 1 and task is not REAL_PAIR:
-                    covered = metrics.coverage(result.samples, case.truth, interval="normal")
-                    scores["coverage"] = [covered]
-            answer = np.asarray(image, np.float32)
-            scores |= score(task, answer, case.truth)
-            for metric, values in scores.items():
-                collected.setdefault(metric, []).extend(values)
-            if number == 0:
-                table.images[task.name][name] = answer
-        table.values[task.name][name] = {k: np.array(v) for k, v in collected.items()}
-        table.seconds[task.name][name] = float(np.mean(watch_seconds))
-        if evaluations:
-            table.evaluations[task.name][name] = float(np.mean(evaluations))
-            table.network_share[task.name][name] = float(np.mean(network))
-        if progress is not None:
-            mean = table.values[task.name][name]["psnr"].mean()
-            progress(f"{task.label}: {LABELS.get(name, name)} {mean:.2f} dB")
-
-
-def _measure(task: Task, truths: list[Image], seed: int) -> list[Case]:
-    cases = []
-    for number, truth in enumerate(truths):
-        case_seed = (seed * 1009 + number) * 1009 + sum(task.name.encode())
-        generator = torch.Generator().manual_seed(case_seed)
-        measured = task.measure(torch.from_numpy(truth), generator).numpy()
-        cases.append(Case(task, known_of(task), truth, measured, case_seed))
-    return cases
+def record(studies: Studies, report: Report) -> None:
+    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.over_METHOD`` of ours."""
+    for task, study in studies.items():
+        study.record(report, task)
+        for name in study.methods if "ours" in study.scores else ():
+            for metric in METRICS if name != "ours" else ():
+                gain = study.gain("ours", name, metric)
+                name_of_gain = f"{task}.gain_{metric}.over_{name}"
+                report.value(name_of_gain, *gain, note="paired, same targets")
