@@ -3,20 +3,26 @@
 import torch
 
 from emlab.errors import InputError
+from emlab.models.depth_unet import DepthUNet
 from emlab.models.mlp import MLP
 from emlab.models.residual_unet import ResidualUNet
 from emlab.models.unet import UNet
 
-_NETWORKS = {"mlp": MLP, "residual_unet": ResidualUNet, "unet": UNet}
+_NETWORKS = {
+    "depth_unet": DepthUNet,
+    "mlp": MLP,
+    "residual_unet": ResidualUNet,
+    "unet": UNet,
+}
 
 
-def build(specification: dict) -> MLP | ResidualUNet | UNet:
+def build(specification: dict) -> DepthUNet | MLP | ResidualUNet | UNet:
     """Build a network from the ``[model]`` table of a weights card or a training recipe.
 
     Parameters
     ----------
     specification : dict
-        ``{"kind": "unet" | "residual_unet" | "mlp", ...}``; the other keys are the class's
+        ``{"kind": "unet" | "depth_unet" | "residual_unet" | "mlp", ...}``; the other keys are the class's
         arguments.
 
     Raises
@@ -34,7 +40,7 @@ def build(specification: dict) -> MLP | ResidualUNet | UNet:
         raise InputError(f"network {kind!r} cannot be built: {error}") from error
 
 
-def untrained(specification: dict, seed: int = 0) -> MLP | ResidualUNet | UNet:
+def untrained(specification: dict, seed: int = 0) -> DepthUNet | MLP | ResidualUNet | UNet:
     """A network before its training, the baseline that training has to beat.
 
     Layers that start at zero are drawn, too: a network that returns nothing at all would be easier
@@ -49,4 +55,4 @@ def untrained(specification: dict, seed: int = 0) -> MLP | ResidualUNet | UNet:
     return network
 
 
-__all__ = ["MLP", "ResidualUNet", "UNet", "build", "untrained"]
+__all__ = ["MLP", "DepthUNet", "ResidualUNet", "UNet", "build", "untrained"]
