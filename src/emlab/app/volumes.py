@@ -30,7 +30,7 @@ from emlab.physics.noise_estimation import (
 from emlab.priors import Prior
 from emlab.priors.networks import load_prior
 from emlab.runtime import choose_device, has_fast_bfloat16, make_generator
-from emlab.solvers.one_step import DiffuseBackConfig
+from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import RestoreConfig
 from emlab.solvers.table import ONE_ESTIMATE
 
@@ -189,7 +189,11 @@ def restore_volume(
         samples = 1
     if spread is not None and samples < 2:
         raise InputError("the spread needs at least 2 samples of a sampler")
-    halo = (math.ceil(MARGIN / factor) if factor > 1 else 0, MARGIN, MARGIN)
+    halo = (
+        math.ceil(MARGIN / factor) if factor > 1 else _reach(config, solver, prior),
+        MARGIN,
+        MARGIN,
+    )
     scale = (factor, 1, 1 if spread is None else 2)
     function = _Restorer(
         config, shared, factor, axial, samples, spread is not None, seed, prior, str(device)
@@ -214,6 +218,16 @@ def restore_volume(
         progress=progress,
         crew=crew,
     )
+
+
+def _reach(config: Config, solver: object, prior: Prior | None) -> int:
+    """Planes of a volume on each side that an answer depends on, or nearly so for a sampler."""
+    if prior is None:
+        card = weights.card(config.prior)
+        reach = card.model.get("planes", 5) // 2 if card.objective.get("kind") == "depth" else 0
+    else:
+        reach = getattr(prior, "reach", 0)
+    return reach if isinstance(solver, OneStepConfig) else 4 * reach
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ def build(specification: dict) -> DepthUNet | MLP | ResidualUNet | UNet:
     Parameters
     ----------
     specification : dict
-        ``{"kind": "unet" | "depth_unet" | "residual_unet" | "mlp", ...}``; the other keys are the class's
-        arguments.
+        ``{"kind": "unet" | "depth_unet" | "residual_unet" | "mlp", ...}``; the other keys are the
+        class's arguments.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class DepthUNet(nn.Module):
                 for n in range(count)
             )
 
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList([stages(widths[0], widths[0], blocks)])
         self.down.extend(stages(fine, coarse, blocks) for fine, coarse in pairs)
         self.halve = nn.ModuleList(Downsample(fine) for fine, _ in pairs)

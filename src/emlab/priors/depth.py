@@ -1,4 +1,4 @@
-r"""A prior that sees depth: the posterior mean of a plane given its neighbours, and without them."""
+"""A prior that sees depth: the posterior mean of a plane given its neighbours, or alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+from emlab.models import DepthUNet
+from emlab.priors.base import FromDenoiser
 
 REFERENCE_ANGSTROM = 100.0  # pixel sizes are told as octaves from this one
 
@@ -61,7 +63,7 @@ class DepthMatching:
             raise InputError("depth needs alone and nameless in [0, 1] and sigma_spread > 0")
 
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss of stacks ``(n, planes + 1, H, W)`` whose last plane is the pixel size in octaves."""
+        """Loss of stacks ``(n, planes + 1, H, W)``; the last plane is the pixel size in octaves."""
         clean, octaves = batch[:, :-1], batch[:, -1, 0, 0]
         count, planes = clean.shape[:2]
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
@@ -97,3 +99,112 @@ class DepthMatching:
         learned = model(scaled, told, octaves / 4, present).float()
         linear = self.std**2 * scaled[:, stack.shape[1] // 2]
         return self.mean + (linear + level * self.std * learned) / radius
+
+
+class DepthPrior(FromDenoiser):
+    """A prior of single images whose network also knows what to do with neighbouring planes.
+
+    Images ``(..., H, W)`` are seen alone, so that every solver of images can ask it. `of_volumes`
+    is the same network where the planes are a volume's.
+
+    Parameters
+    ----------
+    network : DepthUNet
+        Put into evaluation mode.
+    matching : DepthMatching
+        What surrounds the network.
+    half : bool
+        Evaluate the network's convolutions in bfloat16, see `FlowPrior`.
+    pixel_angstrom : float, optional
+        Pixel size; the network judges it by the images if it is not told.
+    """
+
+    def __init__(
+        self,
+        network: DepthUNet,
+        matching: DepthMatching,
+        half: bool = False,
+        pixel_angstrom: float | None = None,
+    ) -> None:
+        if pixel_angstrom is not None and not pixel_angstrom > 0:
+            raise InputError(f"the pixel size must be positive, got {pixel_angstrom}")
+        self.network = network.eval().requires_grad_(False)
+        self.matching, self.half, self.pixel_angstrom = matching, half, pixel_angstrom
+
+    @property
+    def reach(self) -> int:
+        """How many planes on each side the network sees."""
+        return self.network.planes // 2
+
+    def told(self, pixel_angstrom: float | None) -> DepthPrior:
+        """The same prior, told the pixel size."""
+        return DepthPrior(self.network, self.matching, self.half, pixel_angstrom)
+
+    def of_volumes(self, batch: int = 16) -> DepthVolumePrior:
+        """The prior of volumes ``(..., D, H, W)``, so many planes at a time."""
+        return DepthVolumePrior(self, batch)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean of each image alone; see `Prior.denoise`."""
+        flat, planes = x.reshape(-1, 1, *x.shape[-2:]), self.network.planes
+        present = torch.arange(planes, device=x.device).expand(len(flat), -1) == self.reach
+        return self.middle(flat.expand(-1, planes, -1, -1), levels(x, sigma), present).view_as(x)
+
+    def middle(self, stack: Tensor, sigma: Tensor, present: Tensor) -> Tensor:
+        """Posterior mean ``(n, H, W)`` of the middle planes of stacks ``(n, planes, H, W)``.
+
+        Parameters
+        ----------
+        sigma : Tensor
+            ``(n,)``, one noise level for all planes of a stack.
+        present : Tensor
+            ``(n, planes)``, true where there is a plane.
+        """
+        told = math.nan
+        if self.pixel_angstrom is not None:
+            told = math.log2(self.pixel_angstrom / REFERENCE_ANGSTROM)
+        octaves = torch.full_like(sigma, told)
+        with torch.autocast(stack.device.type, torch.bfloat16, enabled=self.half):
+            return self.matching.denoise(self.network, stack, sigma, octaves, present)
+
+
+class DepthVolumePrior(FromDenoiser):
+    """A prior of volumes: each plane is denoised with the planes before and after it.
+
+    At both ends of a volume the planes that are missing are missing for the network, too: nothing
+    is invented. Several volumes do not see each other.
+
+    Parameters
+    ----------
+    prior : DepthPrior
+    batch : int
+        Planes given to the network at once: beyond the volume and its answer, memory is theirs.
+    """
+
+    def __init__(self, prior: DepthPrior, batch: int = 16) -> None:
+        if batch < 1:
+            raise InputError(f"batch must be at least 1, got {batch}")
+        self.prior, self.batch = prior, batch
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean of volumes ``(..., D, H, W)``; see `Prior.denoise`."""
+        if x.ndim < 3:
+            raise InputError(f"a volume is (..., D, H, W), got shape {tuple(x.shape)}")
+        depth, reach = x.shape[-3], self.prior.reach
+        flat, level = x.reshape(-1, *x.shape[-2:]), levels(x, sigma)
+        around = torch.arange(-reach, reach + 1, device=x.device)
+        answers = []
+        for planes in torch.arange(len(flat), device=x.device).split(self.batch):
+            place = planes[:, None] % depth + around
+            present = (place >= 0) & (place < depth)
+            neighbours = planes[:, None] + torch.where(present, around, 0)
+            answers.append(self.prior.middle(flat[neighbours], level[planes], present))
+        return torch.cat(answers).reshape(x.shape)
+
+
+def levels(x: Tensor, sigma: float | Tensor) -> Tensor:
+    """One noise level ``(n,)`` for each image of ``(..., H, W)``; see `Prior.denoise`."""
+    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if (level <= 0).any():
+        raise InputError(f"the noise level must be positive, got {level.min().item()}")
+    return level.expand(x.shape[:-2]).reshape(-1)
