@@ -9,17 +9,19 @@ import torch
 
 from emlab import weights
 from emlab.app import cli
+from emlab.errors import InputError
 from emlab.io import read_image, write_image
-from emlab.methods.mtd import Config
+from emlab.methods.mtd import Config, likely_starts, recover
 from emlab.methods.mtd_field import (
     concerns,
-    likely_starts,
     random_starts,
     settings_for,
     sigma_from_snr,
 )
 from emlab.metrics import relative_error
-from emlab.physics.mtd import simulate_measurement
+from emlab.physics.mtd import cut_patches, simulate_measurement
+from emlab.solvers.expectation_maximization import EMConfig
+from emlab.solvers.expectation_step import ExpectationStep
 
 SIZE = 5
 TRUTH = torch.tensor(np.random.default_rng(4).integers(0, 5, (SIZE, SIZE)), dtype=torch.float32)
@@ -277,12 +279,25 @@ def test_the_density_decides_which_starts_are_likely():
     generator = torch.Generator().manual_seed(6)
     rare = simulate_measurement(TRUTH, 1.0, generator, field_size=110, density=0.05)
     starts = torch.stack([TRUTH, TRUTH / 2])
-    few, both = Config(SIZE, starts=2), Config(SIZE, starts=2, kept=2)
-    told_right = likely_starts(rare.field, rare.sigma, few, starts, 0.05)
-    told_many = likely_starts(rare.field, rare.sigma, few, starts, 0.4)
-    assert torch.equal(told_right, starts[:1])
-    assert torch.equal(told_many, starts[1:])  # so many copies would have to be faint
-    assert torch.equal(likely_starts(rare.field, rare.sigma, both, starts), starts)
+    patches = cut_patches(rare.field, SIZE)
+    expectation = ExpectationStep(patches, rare.operator.rotations, rare.sigma)
+    assert torch.equal(likely_starts(expectation, starts, 1, 0.05), starts[:1])
+    # So many copies would have to be faint.
+    assert torch.equal(likely_starts(expectation, starts, 1, 0.4), starts[1:])
+    assert torch.equal(likely_starts(expectation, starts, 2), starts)
+
+
+def test_recover_compares_starts_at_the_density_it_is_told():
+    generator = torch.Generator().manual_seed(6)
+    rare = simulate_measurement(TRUTH, 1.0, generator, field_size=110, density=0.05)
+    starts = torch.stack([TRUTH, TRUTH / 2])
+    stays = EMConfig(iterations=1, m_step="gradient", step_size=1e-9)
+    config = Config(SIZE, starts=2, em=stays)
+    for density, kept in ((0.05, starts[0]), (0.4, starts[1])):
+        found = recover(rare.field, config, generator, None, rare.sigma, starts, density)
+        assert torch.allclose(found.image, kept, atol=1e-3)
+    with pytest.raises(InputError, match="density must be above 0"):
+        recover(rare.field, config, generator, None, rare.sigma, starts, 1.5)
 
 
 def test_settings_scale_with_the_size():

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.methods.mtd import Config, align_to_prior, draw_starts, estimate_noise_level, recover
 from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 from emlab.physics.rotations import Rotations
 from emlab.priors.gaussian import GaussianMixturePrior, gaussian_prior
+from emlab.priors.networks import load_prior
 from emlab.settings import read_settings
 from emlab.solvers.expectation_maximization import EMConfig
 
@@ -221,6 +223,22 @@ def test_only_turns_that_the_rotations_leave_open_are_undone(count, allowed):
         aligned = align_to_prior(moved, prior, centre_of(picture), generator(), count)
         found = bool((aligned - picture).norm() < 0.01 * picture.norm())
         assert found == (turns in allowed)
+
+
+def test_the_network_turns_most_digits_upright_more_than_the_prior_does():
+    """Validation digits of every class, turned; those that look alike upside down included."""
+    digits, prior = load_digits("validation"), load_prior("mtd_mnist_epsilon")
+    chosen = torch.from_numpy(digits.images[::4])
+    right = {"mtd_mnist_turns": 0, "": 0}
+    for number, digit in enumerate(chosen):
+        upright = align_to_prior(digit, prior, (14, 14), generator(), rotations=1)
+        moved = digit.rot90(number % 4)
+        for name in right:
+            found = align_to_prior(moved, prior, (14, 14), generator(), upright=name)
+            right[name] += bool(torch.equal(found, upright))
+    assert len(chosen) == 125
+    assert right["mtd_mnist_turns"] > 0.85 * len(chosen)
+    assert right["mtd_mnist_turns"] > right[""] + 4
 
 
 def test_what_alignment_shifts_out_is_lost():

@@ -1,16 +1,24 @@
 """The study of multi-target detection: every method on the same fields, numbers that belong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from emlab.chapters.mtd import recorded as mtd_recorded, study as mtd_study
-from emlab.chapters.mtd.experiments import detect_align_average
+from emlab.chapters.mtd import (
+    experiments as mtd_experiments,
+    recorded as mtd_recorded,
+    study as mtd_study,
+)
+from emlab.chapters.mtd.experiments import ablation_rows, detect_align_average
 from emlab.chapters.mtd.figures import error_table
 from emlab.chapters.mtd.recorded import (
+    ABLATION,
     ROWS,
     _join,
     recorded_rows,
+    recorded_study,
     study_with_recorded,
     untrained_study,
 )
@@ -25,6 +33,7 @@ from emlab.chapters.mtd.study import (
 )
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
+from emlab.methods.mtd import Config
 from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 from emlab.priors.gaussian import gaussian_prior
@@ -54,7 +63,7 @@ def study():
 def test_every_method_gets_the_same_fields_and_random_numbers(study):
     _, given, _ = study
     first = given["zero"]
-    assert len(given) == len(LABELS) - 1  # all but the untrained network
+    assert set(given) == set(standard_methods("gaussian"))
     for tasks in given.values():
         for task, other in zip(tasks, first, strict=True):
             assert torch.equal(task.measurement.field, other.measurement.field)
@@ -148,6 +157,33 @@ def test_detect_align_average_nears_known_poses_where_copies_are_seen_and_fails_
         assert fails or error < 1.2 * left
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "mnist"])
+def test_the_ablation_changes_one_thing_after_the_other(kind, monkeypatch):
+    monkeypatch.setattr(mtd_experiments, "recover", lambda field, *rest: rest)
+    task = mtd_study.draw_tasks(kind, StudySettings(1, 1, (1.0,)))[0]
+    rows = ablation_rows(kind, gaussian_prior(), 0)
+    used = {name: row(task) for name, row in rows.items()}
+    paper, ours = Config.named(f"paper_{kind}"), Config.named(f"ours_{kind}")
+    for name, (config, _, prior, sigma, _) in used.items():
+        assert replace(config, em=paper.em) == paper
+        assert sigma == task.measurement.sigma
+        assert (prior is not None) == name.endswith("prior")
+        assert config.em.m_step == (ours.em.m_step if prior else "closed_form")
+        assert config.em.learn_occupancy == (not name.startswith("closed_form"))
+    assert used["annealed_prior"][0].em.prior_schedule == "linear"
+
+
+def test_a_recorded_study_is_shown_as_it_stands():
+    fields = recorded_study(ABLATION, "mnist")
+    of = ABLATION.settings["studies"]["mnist"]
+    assert fields.snrs == of["snrs"]
+    assert set(fields.studies[fields.snrs[0]].methods) == set(of["rows"])
+    kept = ABLATION.values["studies"]["mnist"]["rows"]["ours"]["errors"][f"{fields.snrs[0]:g}"]
+    shown = fields.studies[fields.snrs[0]].interval("ours", "error_shift").mean
+    assert shown == pytest.approx(np.array(kept)[..., 1].mean())
+    assert error_table(fields).count("†") == len(of["rows"])
+
+
 def test_unknown_kinds_of_image_are_refused():
     with pytest.raises(InputError, match="unknown kind of image 'cats'"):
         targets("cats", 1)
@@ -201,7 +237,8 @@ def test_digits_that_stand_in_have_recorded_rows_of_their_own(monkeypatch):
     size, split = StudySettings(2, 1, (1.0,)), {"test": "held_out"}
     monkeypatch.setattr(mtd_study, "load_digits", lambda name: load_digits(split.get(name, name)))
     rows = recorded_rows("mnist", size)
-    assert set(rows) == {"paper_no_prior", "paper_prior", "ours_untrained"}
+    told = ROWS.settings["studies"]
+    assert set(rows) == {*told["mnist"]["rows"], *told["untrained"]["rows"]}
     kept = ROWS.values["studies"]["mnist_stand_in"]["rows"]["paper_prior"]["errors"]["1"]
     assert rows["paper_prior"]["errors"]["1"] == kept
     study = untrained_study(size, 8)

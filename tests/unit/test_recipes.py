@@ -46,7 +46,19 @@ def test_card_says_how_the_weights_were_made(trained, name):
     assert all(0 <= v < 1e3 for k, v in card.evaluation.items() if k != "loss")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def test_turned_digits_keep_the_place_that_digits_have():
+    digits = torch.from_numpy(load_digits("validation").images[:40])
+    steps = torch.arange(28.0)
+    turns = torch.arange(40) % 4
+    moved = mtd_priors.turned(digits, turns)
+    for axes in ((1, 2), (2, 1)):
+        middle = moved.sum(axes[0]) @ steps / moved.sum((1, 2))
+        assert (middle - 14).abs().max() < 1
+    assert torch.equal(moved[turns == 0], digits[turns == 0])
+    assert torch.equal(moved[2], digits[2].rot90(2).roll((1, 1), (0, 1)))
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"mtd_mnist_turns"}))
 def test_weights_become_a_prior(trained, name):
     prior = load_prior(name)
     if name == "mtd_gaussian_mlp":
@@ -57,6 +69,20 @@ def test_weights_become_a_prior(trained, name):
         answer = prior.denoise(images, torch.tensor([0.1, 1.0, 5.0]))
     assert answer.shape == images.shape
     assert answer.isfinite().all()
+
+
+def test_the_loss_of_turns_is_that_of_the_true_turn_and_of_no_other():
+    table = {"data": "mnist", "objective": {"kind": "turns", "noise": 0.0}}
+    lesson = mtd_priors.prepare(table, {})
+    digit = lesson.images[:1]
+    views = torch.cat([mtd_priors.turned(digit, torch.tensor([k])) for k in range(4)])
+
+    def knows(images):  # compares with the four views of this digit
+        return -1e3 * torch.cdist(images.flatten(1), views.flatten(1))
+
+    generator = torch.Generator().manual_seed(0)
+    assert lesson.loss(knows, digit.repeat(20, 1, 1), generator) < 1e-6
+    assert lesson.loss(lambda x: -knows(x), digit.repeat(20, 1, 1), generator) > 1
 
 
 def test_same_seed_same_weights(trained, tmp_path):

@@ -11,14 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from emlab import weights
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
+from emlab.models import build
 from emlab.physics.mtd import cut_patches
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
@@ -28,7 +31,8 @@ from emlab.solvers.expectation_step import ExpectationStep
 from emlab.solvers.sampling import sample_prior
 
 STARTS = ("uniform", "prior_mean", "prior_samples")
-EXPECTED_OCCUPANCY = 0.38  # density 0.1: a tenth of the field times (2 - 1/L)^2 overlapping patches
+TYPICAL_DENSITY = 0.1
+MOST_OCCUPIED = 0.95  # of the patches, in crowded fields
 ORIENTATION_LEVELS = (0.4, 0.6, 0.9, 1.3)
 ORIENTATION_DRAWS = 6
 GAUSSIAN_MEDIAN = 0.6745  # median of |x| for x ~ N(0, 1)
@@ -51,7 +55,9 @@ class Config:
         Starts to draw, and how many of them, chosen by likelihood, to iterate.
     centre : pair of float, optional
         Row and column of the centre of mass of the prior's images; the result is shifted there
-        and turned to the orientation that the prior finds most probable. ``None``: left as it is.
+        and turned upright. ``None``: left as it is.
+    upright : str
+        Weights of a `TurnsNet` that tells which way is up; ``""``: the prior tells.
     refine : int
         Further iterations of the best start, after that alignment, on overlapping patches.
     grids : int
@@ -69,6 +75,7 @@ class Config:
     starts: int = 1
     kept: int = 1
     centre: tuple[float, float] | None = None
+    upright: str = ""
     refine: int = 0
     grids: int = 1
     memory_mb: float = 16.0
@@ -130,6 +137,7 @@ def recover(
     prior: Prior | None = None,
     sigma: float | None = None,
     starts: Tensor | None = None,
+    density: float = TYPICAL_DENSITY,
     progress: Callable[[int, Tensor], None] | None = None,
 ) -> Recovery:
     """Recover the image whose rotated copies are scattered over a field.
@@ -146,8 +154,16 @@ def recover(
         Standard deviation of the noise in grey levels; estimated from the field when not given.
     starts : Tensor, optional
         ``(B, L, L)``, instead of those that `config` would draw.
+    density : float
+        Fraction of the field that copies cover, in (0, 1]: the starts that explain such a field
+        best are kept.
     progress : callable, optional
         Called with the iteration and the log-likelihoods of the kept starts.
+
+    Raises
+    ------
+    InputError
+        `density` out of range, starts of another size, or no prior where the settings need one.
     """
     started = time.perf_counter()
     rotations = Rotations(config.rotations, config.size, field.dtype, field.device)
@@ -163,7 +179,7 @@ def recover(
         starts = draw_starts(config, generator, prior, field.device)
     search = approximate_em(
         expectation,
-        _most_likely(expectation, starts.to(field), config.kept),
+        likely_starts(expectation, starts.to(field), config.kept, density),
         config.em,
         prior,
         progress,
@@ -173,7 +189,9 @@ def recover(
     final, best, last = search, search.best, expectation
     image = search.images[best]
     if config.centre is not None and prior is not None:
-        image = align_to_prior(image, prior, config.centre, generator, config.rotations)
+        image = align_to_prior(
+            image, prior, config.centre, generator, config.rotations, config.upright
+        )
     if config.refine:
         refining = replace(config.em, iterations=config.refine)
         last = expectation_at(sigma, config.grids)
@@ -211,6 +229,28 @@ def draw_starts(
     return prior.denoise(torch.zeros(1, *shape[1:], device=device), 1e4)
 
 
+def likely_starts(
+    expectation: ExpectationStep, starts: Tensor, kept: int, density: float = TYPICAL_DENSITY
+) -> Tensor:
+    r"""The `kept` of `starts` ``(B, L, L)`` that explain a field of that density best.
+
+    A patch sees part of a copy where a corner lies within L - 1 pixels of its own: copies that
+    cover a fraction rho occupy :math:`\rho\,(2 - 1/L)^2` of the patches.
+    """
+    check_density(density)
+    if kept >= len(starts):
+        return starts
+    occupancy = min(density * (2 - 1 / expectation.size) ** 2, MOST_OCCUPIED)
+    likely = [expectation.log_likelihood(group, occupancy) for group in starts.split(8)]
+    return starts[torch.cat(likely).topk(kept).indices]
+
+
+def check_density(density: float) -> None:
+    """Raise an `InputError` for a fraction of the field that copies cannot cover."""
+    if not 0 < density <= 1:
+        raise InputError(f"density must be above 0 and at most 1, got {density}")
+
+
 def estimate_noise_level(field: Tensor) -> float:
     """First guess of the noise: median absolute diagonal Haar detail, copies ignored."""
     even = field[: len(field) // 2 * 2, : field.shape[1] // 2 * 2]
@@ -227,17 +267,22 @@ def align_to_prior(
     centre: tuple[float, float],
     generator: torch.Generator,
     rotations: int = 4,
+    upright: str = "",
 ) -> Tensor:
     r"""Remove the shift and turn that the measurement cannot know.
 
     Each quarter turn that K = `rotations` leaves undetermined (all four if 4 divides K, two if
     only 2 does) is shifted by whole pixels to put its centre of mass on `centre`.
-    Among them the prior decides: :math:`\log p(F) = c - \frac12\int E\|\epsilon -
+    Among them a network decides that tells turns (`upright`, see `Config`), or else the prior:
+    :math:`\log p(F) = c - \frac12\int E\|\epsilon -
     \hat\epsilon(F + \sigma\epsilon, \sigma)\|^2\, d\ln\sigma^{-2}`, compared at a few noise levels
     with the same noise for all of them (pointwise form of Kong et al. 2023).
     """
     turns = [k for k in range(4) if k * rotations % 4 == 0]
     candidates = torch.stack([_shift_to(image.rot90(k), centre) for k in turns])
+    if upright:
+        likely = turns_network(upright, image.device)(candidates).log_softmax(1)
+        return candidates[likely[:, 0].argmax()]
     cost = torch.zeros(len(turns), dtype=image.dtype, device=image.device)
     for sigma in ORIENTATION_LEVELS:
         shape = (ORIENTATION_DRAWS, 1, *image.shape)
@@ -246,6 +291,15 @@ def align_to_prior(
         error = -sigma * prior.score(noisy, sigma) - noise
         cost += error.square().sum((-2, -1)).mean(0)
     return candidates[cost.argmin()]
+
+
+@cache
+def turns_network(name: str, device: torch.device) -> nn.Module:
+    """The shipped network of a name that tells by how many quarter turns an image is turned."""
+    tensors, card = weights.load(name)
+    network = build(card.model)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:
@@ -257,10 +311,3 @@ def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:
     column = round(centre[1] - (mass.sum(0) @ steps / total).item())
     padded = functional.pad(image, (size,) * 4)
     return padded[size - row : 2 * size - row, size - column : 2 * size - column]
-
-
-def _most_likely(expectation: ExpectationStep, starts: Tensor, kept: int) -> Tensor:
-    if kept >= len(starts):
-        return starts
-    scores = [expectation.log_likelihood(g, EXPECTED_OCCUPANCY) for g in starts.split(8)]
-    return starts[torch.cat(scores).topk(kept).indices]

@@ -10,17 +10,12 @@ from torch import Tensor
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.methods.mtd import Config, recover
-from emlab.physics.mtd import cut_patches
-from emlab.physics.rotations import Rotations
+from emlab.methods.mtd import TYPICAL_DENSITY, Config, check_density, recover
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import GaussianPrior, gaussian_prior
 from emlab.priors.networks import MLPScore, load_prior
 from emlab.settings import read_settings
-from emlab.solvers.expectation_step import ExpectationStep
 
-TYPICAL_DENSITY = 0.1
-MOST_OCCUPIED = 0.95  # of the patches, in crowded fields
 IMAGE_SIZES = {"mnist": 28, "gaussian": 5}  # by the data of a recipe
 DEFAULT_CONFIGS = {
     "none": "no_prior",
@@ -54,7 +49,7 @@ def sigma_from_snr(field: Tensor, snr: float, density: float = TYPICAL_DENSITY) 
     """
     if not (snr > 0 and math.isfinite(snr)):
         raise InputError(f"snr must be positive, got {snr}")
-    _check_density(density)
+    check_density(density)
     return math.sqrt(field.square().mean().item() / (1 + density * snr))
 
 
@@ -70,32 +65,12 @@ def random_starts(
     Both follow from those of the field, its noise and the density; the energy is at least that of
     an SNR of 0.05, because in faint fields the difference is uncertain.
     """
-    _check_density(density)
+    check_density(density)
     energy = max((field.square().mean().item() - sigma**2) / density, 0.05 * sigma**2)
     largest = 0.9 * math.sqrt(energy)
     mean = min(max(field.mean().item() / density, -largest), largest)
     shape = (config.starts, config.size, config.size)
     return mean + math.sqrt(energy - mean**2) * torch.randn(shape, generator=generator)
-
-
-def likely_starts(
-    field: Tensor, sigma: float, config: Config, starts: Tensor, density: float = TYPICAL_DENSITY
-) -> Tensor:
-    r"""The ``config.kept`` of `starts` ``(B, L, L)`` that explain a field of that density best.
-
-    A patch sees part of a copy where a corner lies within L - 1 pixels of its own: copies that
-    cover a fraction rho occupy :math:`\rho\,(2 - 1/L)^2` of the patches.
-    """
-    _check_density(density)
-    if config.kept >= len(starts):
-        return starts
-    rotations = Rotations(config.rotations, config.size, field.dtype, field.device)
-    patches = cut_patches(field, config.size)
-    expectation = ExpectationStep(patches, rotations, sigma, memory_mb=config.memory_mb)
-    occupancy = min(density * (2 - 1 / config.size) ** 2, MOST_OCCUPIED)
-    groups = starts.to(field).split(8)
-    likely = torch.cat([expectation.log_likelihood(group, occupancy) for group in groups])
-    return starts[likely.topk(config.kept).indices.to(starts.device)]
 
 
 def noise_gain(
@@ -112,8 +87,7 @@ def noise_gain(
     `sigma`, `config`, `prior` and `starts` as for the field that it is compared with.
     """
     noise = sigma * torch.randn(shape, generator=generator).to(starts.device)
-    chosen = likely_starts(noise, sigma, config, starts, density)
-    return recover(noise, config, generator, prior, sigma, chosen).log_likelihood_gain
+    return recover(noise, config, generator, prior, sigma, starts, density).log_likelihood_gain
 
 
 def settings_for(prior_name: str, size: int, config_name: str | None = None) -> Config:
@@ -133,7 +107,8 @@ def settings_for(prior_name: str, size: int, config_name: str | None = None) -> 
     config = Config.named(config_name or DEFAULT_CONFIGS.get(prior_name, "ours_mnist"))
     if size == config.size:
         return config
-    return replace(config, size=size, centre=(size / 2, size / 2) if config.centre else None)
+    centre = (size / 2, size / 2) if config.centre else None
+    return replace(config, size=size, centre=centre, upright="")
 
 
 def find_prior(name: str, config: Config, device: torch.device | str = "cpu") -> Prior | None:
@@ -186,8 +161,3 @@ def concerns(field: Tensor, sigma: float, prior_name: str) -> list[str]:
 def _trained_on(prior_name: str) -> str:
     recipe = read_settings("recipes/mtd")["recipes"].get(prior_name, {})
     return "gaussian" if prior_name == "gaussian" else recipe.get("data", "")
-
-
-def _check_density(density: float) -> None:
-    if not 0 < density <= 1:
-        raise InputError(f"density must be above 0 and at most 1, got {density}")

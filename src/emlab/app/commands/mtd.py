@@ -126,7 +126,8 @@ class Recover(Job):
                 generator,
                 prior,
                 sigma=self.given,
-                starts=mtd_field.likely_starts(pixels, self.level, settings, drawn, self.density),
+                starts=drawn,
+                density=self.density,
                 progress=lambda done, likely: progress(
                     done + 1, settings.em.iterations, log_likelihood=f"{likely.max().item():.1f}"
                 ),

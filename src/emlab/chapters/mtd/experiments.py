@@ -13,13 +13,14 @@ from torch.fft import irfft2, rfft2
 from torch.nn.functional import pad
 
 from emlab import metrics
-from emlab.chapters.mtd.study import Method, Task, targets
+from emlab.chapters.mtd.study import Method, Task, paper_start, targets
 from emlab.methods.mtd import Config, Recovery, align_to_prior, recover
 from emlab.physics.mtd import Measurement, cut_patches, simulate_measurement
 from emlab.physics.rotations import Rotations
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
-from emlab.runtime import Stopwatch
+from emlab.runtime import Stopwatch, make_generator
+from emlab.solvers.expectation_maximization import EMConfig
 from emlab.solvers.expectation_step import ExpectationStep
 
 SCHEDULES = {
@@ -111,11 +112,47 @@ def classical_rows(prior: Prior) -> dict[str, Method]:
         return averages[task.seed]
 
     def denoised(task: Task) -> Tensor:
-        upright = align_to_prior(average(task), prior, (14, 14), task.generator())
+        ours = Config.named("ours_mnist")
+        assert ours.centre is not None
+        upright = align_to_prior(
+            average(task), prior, ours.centre, task.generator(), upright=ours.upright
+        )
         copies = len(task.measurement.operator.turns)
         return prior.denoise(upright, task.measurement.sigma / copies**0.5)
 
     return {"detect_align_average": average, "detect_align_denoise": denoised}
+
+
+def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
+    """What ours changes in the paper's settings, one after the other, from the paper's own start.
+
+    The closed form in place of a gradient step; the occupancy learned; each without a prior and
+    with ours in the M-step (``map`` or ``proximal``); its weight growing from 0 as the paper's.
+    """
+    paper, start = Config.named(f"paper_{kind}"), paper_start(kind, make_generator(seed))
+    with_prior = Config.named(f"ours_{kind}").em
+    without = replace(with_prior, m_step="closed_form")
+    changes = {
+        "closed_form": replace(without, learn_occupancy=False),
+        "closed_form_prior": replace(with_prior, learn_occupancy=False),
+        "occupancy": without,
+        "occupancy_prior": with_prior,
+        "annealed_prior": replace(with_prior, prior_schedule="linear", tolerance=0.0),
+    }
+
+    def row(em: EMConfig) -> Method:
+        config = replace(paper, em=replace(em, iterations=paper.em.iterations))
+        given = None if em.m_step == "closed_form" else prior
+        return lambda task: recover(
+            task.measurement.field,
+            config,
+            task.generator(),
+            given,
+            task.measurement.sigma,
+            start,
+        )
+
+    return {name: row(em) for name, em in changes.items()}
 
 
 def _align(spectra: Tensor, reference: Tensor, margin: int) -> list[int]:

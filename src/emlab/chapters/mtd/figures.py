@@ -38,7 +38,7 @@ def error_table(fields: Fields) -> str:
             f"({study.interval(name, rotation.name).mean:.3f})"
             for study in fields.studies.values()
         ]
-        rows.append([first.label(name).replace("_", " "), *cells])
+        rows.append([first.label(name), *cells])
     return pipe_table(["method", *(f"SNR {snr:g}" for snr in fields.snrs)], rows)
 
 

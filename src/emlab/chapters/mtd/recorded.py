@@ -1,4 +1,4 @@
-"""What chapter 04 shows as recorded: the paper's gradient steps and schedules, touching copies."""
+"""What chapter 04 shows as recorded: slow rows, faint fields, an ablation, smaller studies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from emlab.bench.study import each
-from emlab.chapters.mtd.experiments import compare_schedules, violate_separation
+from emlab.bench.study import Study, each
+from emlab.chapters.mtd.experiments import (
+    ablation_rows,
+    classical_rows,
+    compare_schedules,
+    violate_separation,
+)
 from emlab.chapters.mtd.study import (
     COLUMNS,
+    LABELS,
     Fields,
     Method,
     StudySettings,
@@ -25,9 +31,11 @@ from emlab.chapters.mtd.study import (
     untrained_row,
 )
 from emlab.data.digits import load_digits
+from emlab.methods.mtd import Config, draw_starts
+from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior
 from emlab.recorded import Recording
-from emlab.runtime import choose_threads
+from emlab.runtime import choose_threads, make_generator
 from emlab.settings import read_settings
 
 
@@ -39,9 +47,13 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, study in settings["studies"].items():
         kind, split = study["kind"], study["split"]
         size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
-        methods = standard_methods(kind, seed, torch.zeros(1, 1, 1))  # ours is not asked
-        if "starts" in study:
-            methods["ours_untrained"] = untrained_row(study["starts"], seed)
+        prior = gaussian_prior() if kind == "gaussian" else load_prior("mtd_mnist_epsilon")
+        config = replace(Config.named(f"ours_{kind}"), starts=study["starts"])
+        starts = draw_starts(config, make_generator(seed), prior)
+        methods = standard_methods(kind, seed, starts) | ablation_rows(kind, prior, seed)
+        methods |= classical_rows(prior)
+        if "ours_untrained" in study["rows"]:
+            methods["ours_untrained"] = untrained_row(len(starts), seed)
         chosen = {row: methods[row] for row in study["rows"]}
         fields = run_study(kind, size, chosen, seed=seed, split=split, workers=workers)
         rows = {row: _packed(fields, row, size) for row in chosen}
@@ -106,12 +118,15 @@ def _join(fields: Fields, row: str, kept: Mapping[str, Any], ratio: float | None
 
 
 _READ = {**read_settings("chapters/mtd/chapter"), **read_settings("methods/mtd")}
-ROWS = Recording(
-    "04_mtd",
-    "rows",
-    _measure_rows,
-    {**_READ["recorded"]["rows"], "configs": _READ["configs"]},
-    ("mtd_gaussian_mlp", "mtd_mnist_vp", "mtd_mnist_epsilon"),
+ROWS, FAINT, ABLATION = (
+    Recording(
+        "04_mtd",
+        name,
+        _measure_rows,
+        {**_READ["recorded"][name], "configs": _READ["configs"]},
+        ("mtd_gaussian_mlp", "mtd_mnist_vp", "mtd_mnist_epsilon", "mtd_mnist_turns"),
+    )
+    for name in ("rows", "faint", "ablation")
 )
 SCHEDULES = Recording(
     "04_mtd",
@@ -172,6 +187,19 @@ def study_with_recorded(
             ratio = float(here / np.array(kept[name]["errors"][f"{size.snrs[0]:g}"])[0, 0, 0])
         _join(fields, name, kept[name], ratio)
     return fields
+
+
+def recorded_study(recording: Recording, name: str) -> Fields:
+    """A recorded study as it stands, without its fields."""
+    of, kept = recording.settings["studies"][name], recording.values["studies"][name]["rows"]
+    cases = np.repeat(np.arange(of["targets"]), of["draws"])
+    studies = {snr: Study(list(cases), COLUMNS, LABELS, cases) for snr in of["snrs"]}
+    for snr, study in studies.items():
+        for row in kept:
+            errors = np.array(kept[row]["errors"][f"{snr:g}"]).reshape(-1, 2).T
+            columns = (column.name for column in COLUMNS)
+            study.join(row, dict(zip(columns, errors, strict=True)))
+    return Fields(np.empty(0), studies)
 
 
 def untrained_study(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emlab import metrics
 from emlab.bench import Report
-from emlab.bench.study import Column, Study, each, pipe_table
+from emlab.bench.study import Column, Study, each
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.methods.mtd import Config, Recovery, draw_starts, recover
@@ -35,6 +35,13 @@ LABELS = {
     "paper_no_prior": "paper's settings, no prior",
     "paper_prior": "paper's settings, with prior",
     "converged_no_prior": "paper's model converged, no prior",
+    "closed_form": "closed form, no prior",
+    "closed_form_prior": "closed form, our prior",
+    "occupancy": "closed form, occupancy learned, no prior",
+    "occupancy_prior": "closed form, occupancy learned, our prior",
+    "annealed_prior": "the same, weight of the prior grows",
+    "detect_align_average": "detect, align, average",
+    "detect_align_denoise": "detect, align, average, denoise",
     "ours": "ours",
     "ours_untrained": "ours, untrained network",
     "oracle": "oracle: known poses, denoised",
@@ -122,19 +129,6 @@ class Fields:
         """Fraction of fields whose image is good, but shifted or turned into a wrong place."""
         scores = self.studies[snr].scores[method]
         return float((scores["error"] - scores["error_shift"] > MISPLACED).mean())
-
-    def table(self) -> str:
-        """Markdown: a row a method, a column an SNR; shift-tolerant error in brackets."""
-        first = self.studies[self.snrs[0]]
-        rows = []
-        for name in first.methods:
-            cells = [
-                f"{COLUMNS[0].text(study.interval(name, 'error'))} "
-                f"({study.interval(name, 'error_shift').mean:.3f})"
-                for study in self.studies.values()
-            ]
-            rows.append([first.label(name), *cells])
-        return pipe_table(["method", *(f"SNR {snr:g}" for snr in self.snrs)], rows)
 
     def record(self, report: Report, kind: str) -> None:
         """Record all errors as ``KIND.snr_S.error.METHOD`` (and ``error_shift``), and gains."""
@@ -246,14 +240,11 @@ def standard_methods(
     if kind == "gaussian":
         ours_prior, paper_prior = gaussian_prior(device), load_prior("mtd_gaussian_mlp", device)
         mean = gaussian_prior().mean
-        paper_starts = None
     else:
         ours_prior = load_prior("mtd_mnist_epsilon", device)
         paper_prior = load_prior("mtd_mnist_vp", device)
-        digits = torch.from_numpy(load_digits("train").images)
-        mean = digits.mean(0)
-        ten = torch.randint(len(digits), (10,), generator=generator)
-        paper_starts = digits[ten].mean(0, keepdim=True)
+        mean = torch.from_numpy(load_digits("train").images).mean(0)
+    given = paper_start(kind, generator)
     if starts is None:
         starts = draw_starts(ours, generator, ours_prior, device)
     ours = replace(ours, starts=len(starts), kept=min(ours.kept, len(starts)))
@@ -265,7 +256,7 @@ def standard_methods(
             task.generator(),
             prior,
             sigma=task.measurement.sigma,
-            starts=paper_starts,
+            starts=given,
         )
 
     rows: dict[str, Method] = {
@@ -285,6 +276,15 @@ def standard_methods(
             sigma=task.measurement.sigma,
         )
     return rows
+
+
+def paper_start(kind: str, generator: torch.Generator) -> Tensor | None:
+    """The paper's start: the mean of ten training digits ``(1, L, L)``; for Gaussians its own."""
+    if kind == "gaussian":
+        return None
+    digits = torch.from_numpy(load_digits("train").images)
+    ten = torch.randint(len(digits), (10,), generator=generator)
+    return digits[ten].mean(0, keepdim=True)
 
 
 def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
