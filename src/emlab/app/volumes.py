@@ -28,7 +28,7 @@ from emlab.physics.noise_estimation import (
 from emlab.priors import Prior
 from emlab.priors.networks import load_prior
 from emlab.runtime import choose_device, has_fast_bfloat16, make_generator
-from emlab.solvers.one_step import DiffuseBackConfig
+from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import RestoreConfig
 from emlab.solvers.table import ONE_ESTIMATE
 
@@ -188,6 +188,17 @@ class Restorer:
         """Samples that the solver draws; one if it draws none."""
         return 1 if isinstance(self.config.solvers[self.task], ONE_ESTIMATE) else self.samples
 
+    @property
+    def reach(self) -> int:
+        """Planes on each side that an answer depends on, or nearly so for a sampler."""
+        if self.prior is not None:
+            planes = getattr(self.prior, "reach", 0)
+        else:
+            card = weights.card(self.config.prior)
+            sees = card.objective.get("kind") == "depth"
+            planes = card.model.get("planes", 5) // 2 if sees else 0
+        return planes if isinstance(self.config.solvers[self.task], OneStepConfig) else 4 * planes
+
     def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
         """Restore a block ``(d, h, w)`` whose first voxel lies at ``origin`` in the volume."""
         mean = self._one(block, origin, 0).image
@@ -251,7 +262,8 @@ def restore_volume(
             f"a volume that does not fit into {memory_mb:g} MB needs the config ours or samples; "
             f"allow more memory or choose one of those"
         )
-    halo = (math.ceil(MARGIN / restorer.factor) if restorer.factor > 1 else 0, MARGIN, MARGIN)
+    deep = math.ceil(MARGIN / restorer.factor) if restorer.factor > 1 else restorer.reach
+    halo = (deep, MARGIN, MARGIN)
     scale = (restorer.factor, 1, len(targets))
     facts = {
         "task": restorer.task,

@@ -34,7 +34,7 @@ from emlab.physics.operators import (
     ShapedOperator,
     operator_norm,
 )
-from emlab.priors import EquivariantPrior, Prior, load_prior
+from emlab.priors import DepthPrior, EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
 from emlab.settings import read_settings
 from emlab.solvers.blind import BlindConfig, blind_deblur
@@ -171,6 +171,7 @@ def load(config: Config, device: torch.device | str = "cpu") -> Prior:
 def denoise(image: ArrayLike, config: Config, generator: torch.Generator, **options: Any) -> Found:
     """Remove noise from ``(H, W)``, or from every plane of ``(D, H, W)``.
 
+    A prior that sees depth looks at each plane of a volume together with its neighbours.
     Takes the options of `solve`, and ``coloured=True`` for noise whose spectrum is estimated from
     the image itself.
     """
@@ -315,8 +316,10 @@ def solve(
     detector: GaussianNoise | ColouredGaussianNoise = _white(sigma, scale)
     if spectrum is not None:
         detector = ColouredGaussianNoise(spectrum.scaled(1 / scale.scale))
-    timed = TimedPrior(load(config, device) if prior is None else prior)
-    known: Prior = _tiled(timed, config)
+    known: Prior = load(config, device) if prior is None else prior
+    depth = isinstance(known, DepthPrior) and grey.ndim == 3
+    timed = TimedPrior(known.of_volumes(config.batch) if depth else known)  # type: ignore[attr-defined]
+    known = _tiled(timed, config, depth)
     if not isinstance(settings, OneStepConfig):
         known = EquivariantPrior(known, generator)
     if isinstance(settings, PlugAndPlayConfig):
@@ -351,8 +354,9 @@ def _white(sigma: float, scale: GreyScale) -> GaussianNoise:
     return GaussianNoise(max(sigma / scale.scale, LEAST_NOISE * TISSUE_STD))
 
 
-def _tiled(prior: Prior, config: Config) -> TiledPrior:
-    return TiledPrior(prior, config.tile, config.overlap, config.batch, smallest=16)
+def _tiled(prior: Prior, config: Config, depth: bool = False) -> TiledPrior:
+    batch, dimensions = (1, 3) if depth else (config.batch, 2)
+    return TiledPrior(prior, config.tile, config.overlap, batch, smallest=16, dimensions=dimensions)
 
 
 def _noise(image: NDArray[np.float32], given: float | None) -> tuple[float, list[str]]:

@@ -3,22 +3,30 @@
 import torch
 
 from emlab.errors import InputError
+from emlab.models.depth_unet import DepthUNet
 from emlab.models.mlp import MLP
 from emlab.models.residual_unet import ResidualUNet
 from emlab.models.turns import TurnsNet
 from emlab.models.unet import UNet
 
-_NETWORKS = {"mlp": MLP, "residual_unet": ResidualUNet, "turns": TurnsNet, "unet": UNet}
+_NETWORKS = {
+    "depth_unet": DepthUNet,
+    "mlp": MLP,
+    "residual_unet": ResidualUNet,
+    "turns": TurnsNet,
+    "unet": UNet,
+}
+Network = DepthUNet | MLP | ResidualUNet | TurnsNet | UNet
 
 
-def build(specification: dict) -> MLP | ResidualUNet | TurnsNet | UNet:
+def build(specification: dict) -> Network:
     """Build a network from the ``[model]`` table of a weights card or a training recipe.
 
     Parameters
     ----------
     specification : dict
-        ``{"kind": "unet" | "residual_unet" | "mlp" | "turns", ...}``; the other keys are those of
-        the class.
+        ``{"kind": "unet" | "depth_unet" | "residual_unet" | "mlp" | "turns", ...}``; the other keys
+        are those of the class.
 
     Raises
     ------
@@ -35,7 +43,7 @@ def build(specification: dict) -> MLP | ResidualUNet | TurnsNet | UNet:
         raise InputError(f"network {kind!r} cannot be built: {error}") from error
 
 
-def untrained(specification: dict, seed: int = 0) -> MLP | ResidualUNet | TurnsNet | UNet:
+def untrained(specification: dict, seed: int = 0) -> Network:
     """A network before its training, the baseline that training has to beat.
 
     Layers that start at zero are drawn, too: a network that returns nothing at all would be easier
@@ -50,4 +58,4 @@ def untrained(specification: dict, seed: int = 0) -> MLP | ResidualUNet | TurnsN
     return network
 
 
-__all__ = ["MLP", "ResidualUNet", "TurnsNet", "UNet", "build", "untrained"]
+__all__ = ["MLP", "DepthUNet", "ResidualUNet", "TurnsNet", "UNet", "build", "untrained"]

@@ -114,7 +114,7 @@ class UNet(nn.Module):
 
     def encode(self, x: Tensor, condition: Tensor) -> list[Tensor]:
         """What the encoder makes of images, from the finest to the deepest feature map."""
-        x = _pad_to_multiple(x, self.multiple)
+        x = pad_to_multiple(x, self.multiple)
         embedding = self.embed(condition)
         x = self.enter(functional.pixel_unshuffle(x, self.patch))
         skips = [x]
@@ -124,7 +124,7 @@ class UNet(nn.Module):
         return skips
 
 
-def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad images on the right and below; reflection needs an image larger than the padding."""
     height, width = x.shape[-2:]
     right, below = -width % multiple, -height % multiple

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.models import MLP, build
+from emlab.models import MLP, DepthUNet, build
 from emlab.priors.base import FromDenoiser
+from emlab.priors.depth import DepthMatching, DepthPrior, levels
 from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
 from emlab.priors.score_matching import ScoreMatching, ScorePrior
 
@@ -121,7 +122,7 @@ class MLPScore:
         return x + level.square()[..., None, None] * self.score(x)
 
 
-NetworkPrior = EpsilonPrior | VPPrior | FlowPrior | MLPScore | ScorePrior
+NetworkPrior = DepthPrior | EpsilonPrior | VPPrior | FlowPrior | MLPScore | ScorePrior
 
 
 def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False) -> NetworkPrior:
@@ -145,7 +146,7 @@ def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False
     network = build(card.model)
     network.load_state_dict(tensors)
     prior = wrap(network.to(device), card.objective)
-    if half and isinstance(prior, FlowPrior | ScorePrior):
+    if half and isinstance(prior, DepthPrior | FlowPrior | ScorePrior):
         prior.half = True
     return prior
 
@@ -158,13 +159,15 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
     network : nn.Module
         Put into evaluation mode; its parameters no longer ask for gradients.
     objective : dict
-        ``{"kind": "epsilon" | "vp" | "flow" | "score_matching" | "implicit_score_matching", ...}``;
-        the other keys are those of `EpsilonMatching`, `VPSchedule`, `FlowMatching` or
-        `ScoreMatching`.
+        ``{"kind": "depth" | "epsilon" | "vp" | "flow" | "score_matching" | ``
+        ``"implicit_score_matching", ...}``; the other keys are those of `DepthMatching`,
+        `EpsilonMatching`, `VPSchedule`, `FlowMatching` or `ScoreMatching`.
     """
     arguments = dict(objective)
     kind = arguments.pop("kind", None)
     try:
+        if kind == "depth" and isinstance(network, DepthUNet):
+            return DepthPrior(network, DepthMatching(**arguments))
         if kind == "epsilon":
             return EpsilonPrior(network, EpsilonMatching(**arguments))
         if kind == "vp":
@@ -182,7 +185,4 @@ def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
 
 def _flatten(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
     """Images as ``(n, H, W)`` and one noise level for each, ``(n,)``."""
-    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-    if (level <= 0).any():
-        raise InputError(f"the noise level must be positive, got {level.min().item()}")
-    return x.reshape(-1, *x.shape[-2:]), level.expand(x.shape[:-2]).reshape(-1)
+    return x.reshape(-1, *x.shape[-2:]), levels(x, sigma)

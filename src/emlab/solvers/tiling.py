@@ -91,6 +91,8 @@ class TiledPrior:
     smallest : int, optional
         Shorter axes are padded to this; the tile by default. Networks that take any size lose less
         time with a smaller value, and axes from `smallest` to `tile` are then one shorter tile.
+    dimensions : int
+        2; or 3 for a prior of volumes, which is given all planes of a tile together.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class TiledPrior:
         overlap: int = 16,
         batch: int = 16,
         smallest: int | None = None,
+        dimensions: int = 2,
     ) -> None:
         smallest = tile if smallest is None else smallest
         if batch < 1 or not 1 <= smallest <= tile or not 0 <= overlap < tile:
@@ -108,7 +111,7 @@ class TiledPrior:
                 f"got batch {batch}, overlap {overlap}, tile {tile}, smallest {smallest}"
             )
         self.prior, self.tile, self.overlap = prior, tile, overlap
-        self.batch, self.smallest = batch, smallest
+        self.batch, self.smallest, self.dimensions = batch, smallest, dimensions
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean of images ``(..., H, W)`` of any size; see `Prior.denoise`."""
@@ -131,23 +134,24 @@ class TiledPrior:
     def _blend(
         self, answer: Callable[[Tensor, Tensor], Tensor], x: Tensor, level: float | Tensor
     ) -> Tensor:
-        if x.ndim < 2 or x.numel() == 0:
+        if x.ndim < self.dimensions or x.numel() == 0:
             raise InputError(f"tiles are cut from images (..., H, W), got shape {tuple(x.shape)}")
         height, width = x.shape[-2:]
         (high, rows, tall), (wide, columns, broad) = self._axis(height), self._axis(width)
-        images = reflect_pad(reflect_pad(x.reshape(-1, height, width), tall, -2), broad, -1)
+        items = x.reshape(-1, *x.shape[-self.dimensions :])
+        images = reflect_pad(reflect_pad(items, tall, -2), broad, -1)
         levels = torch.as_tensor(level, dtype=x.dtype, device=x.device)
-        levels = levels.expand(x.shape[:-2]).reshape(-1)
+        levels = levels.expand(x.shape[:-2]).reshape(images.shape[:-2])
         blended = torch.zeros_like(images)
         weights = _weights(rows, columns, high, wide, x)
         places = product(range(len(images)), rows, columns)
         for chunk in _chunks(places, self.batch):
-            patches = torch.stack([images[n, y : y + high, c : c + wide] for n, y, c in chunk])
+            patches = torch.stack([images[n, ..., y : y + high, c : c + wide] for n, y, c in chunk])
             answers = answer(patches, levels[[n for n, _, _ in chunk]])
             for (n, y, c), patch in zip(chunk, answers, strict=True):
-                blended[n, y : y + high, c : c + wide] += weights(y, c) * patch
+                blended[n, ..., y : y + high, c : c + wide] += weights(y, c) * patch
         top, left = (tall - height) // 2, (broad - width) // 2
-        return blended[:, top : top + height, left : left + width].reshape(x.shape)
+        return blended[..., top : top + height, left : left + width].reshape(x.shape)
 
 
 @torch.no_grad()

@@ -1,0 +1,203 @@
+"""How the prior that sees depth is trained: stacks of five planes, at many pixel sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emlab import data
+from emlab.checks import check_fields
+from emlab.errors import InputError
+from emlab.priors.depth import REFERENCE_ANGSTROM, DepthMatching
+from emlab.recipes.generalist import TRAINING_PLANES, TRAINING_SECTIONS, VALIDATION_PLANES
+from emlab.recipes.lesson import Lesson
+
+NAME = "generalist_depth"
+VALIDATION_LEVELS = (0.1, 0.25, 0.5)
+STEPS_AN_OCTAVE, AT_REFERENCE = 32, 128  # pixel sizes are kept as whole numbers beside the planes
+SECTION_ANGSTROM = 40.0
+_WIDEST = 4  # largest distance between the planes of a stack, in pixels
+
+
+@dataclass(frozen=True)
+class Material:
+    """How many stacks of which size a network sees.
+
+    Attributes
+    ----------
+    patch, planes : int
+        Side of the square patches in pixels, and planes of a stack.
+    stacks : int
+        Training stacks, drawn once; a tenth from the serial sections.
+    validation : int
+        Validation stacks.
+    zoomed : float
+        Share of stacks cut at another pixel size.
+    zoom : tuple of float
+        Smallest and largest zoom, drawn log-uniformly.
+    spread : float
+        Share of the volume's stacks whose planes lie two to four voxels apart.
+    """
+
+    patch: int = 64
+    planes: int = 5
+    stacks: int = 40_000
+    validation: int = 96
+    zoomed: float = 0.4
+    zoom: tuple[float, float] = (0.35, 1.5)
+    spread: float = 0.08
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.patch < 16 or self.stacks < 10 or self.validation < 1:
+            raise InputError("training material needs patch >= 16, stacks >= 10, validation >= 1")
+        if not (0 < self.zoom[0] <= self.zoom[1] and max(self.zoomed, self.spread) <= 1):
+            raise InputError("training material needs growing zooms and shares of at most 1")
+
+
+def training_stacks(material: Material, seed: int = 0) -> NDArray[np.uint8]:
+    """Stacks ``(n, planes + 1, patch, patch)`` u8; the last plane is the pixel size, see `code`.
+
+    Stacks of the volume lie along all three of its axes. Those of sections are neighbouring ones,
+    50 nm apart: of them the network learns that a neighbour can be of little use.
+    """
+    generator = np.random.default_rng(seed)
+    volume = data.load("flyem_validation_train").arrays["volume"][TRAINING_PLANES]
+    sheets = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
+    size = (material.planes, material.patch, material.patch)
+    stacks = np.empty((material.stacks, material.planes + 1, *size[1:]), np.uint8)
+    for number, stack in enumerate(stacks):
+        of_sections = number % 10 == 9
+        source = sheets if of_sections else np.moveaxis(volume, generator.integers(3), 0)
+        zoom, distance = 1.0, 1.0
+        if generator.random() < material.zoomed:
+            fits = material.patch / min(source.shape[1:])
+            zoom = max(fits, math.exp(generator.uniform(*np.log(material.zoom))))
+        if not of_sections and generator.random() < material.spread:
+            distance = generator.uniform(2, _WIDEST)
+        voxel = (1.0 if of_sections else 1 / zoom, 1 / zoom, 1 / zoom)
+        stack[:-1] = np.rint(resampled(source, size, voxel, generator, distance))
+        stack[-1] = code((SECTION_ANGSTROM if of_sections else REFERENCE_ANGSTROM) / zoom)
+    return stacks
+
+
+def resampled(
+    source: NDArray[np.uint8],
+    size: tuple[int, ...],
+    voxel: tuple[float, ...],
+    generator: np.random.Generator,
+    distance: float = 1.0,
+) -> NDArray[np.float32]:
+    """Cut ``size`` voxels, each `voxel` pixels wide, at a random place of ``(D, H, W)``.
+
+    Coarser voxels are averages of what they cover, finer ones are interpolated; planes lie
+    `distance` voxels apart.
+    """
+    windows, matrices = [], []
+    for axis, (count, length, width) in enumerate(zip(size, source.shape, voxel, strict=True)):
+        step, width = width * (1.0 if axis else distance), max(1.0, width)
+        room = length - (count - 1) * step - width
+        if room < -1e-6:
+            raise InputError(f"{count} voxels of {step:.3g} pixels do not fit into {length}")
+        whole = step == 1
+        start = generator.integers(int(room) + 1) if whole else generator.uniform(0, max(0.0, room))
+        left = start + step * np.arange(count)[:, None]
+        first, last = int(start), min(length, math.ceil(start + (count - 1) * step + width))
+        pixel = np.arange(first, last)
+        overlap = np.minimum(left + width, pixel + 1) - np.maximum(left, pixel)
+        windows.append(slice(first, last))
+        matrices.append((np.maximum(overlap, 0) / width).astype(np.float32))
+    part = source[tuple(windows)].astype(np.float32)
+    if part.shape == tuple(size):
+        return part
+    return np.einsum("az,zbc->abc", matrices[0], matrices[1] @ part @ matrices[2].T)
+
+
+def code(pixel_angstrom: float) -> int:
+    """A pixel size as a whole number 0 to 255, 32 steps an octave."""
+    return round(AT_REFERENCE + STEPS_AN_OCTAVE * math.log2(pixel_angstrom / REFERENCE_ANGSTROM))
+
+
+def validation_stacks(material: Material) -> NDArray[np.uint8]:
+    """Stacks from planes of the volume that training does not touch, all planes there."""
+    volume = data.load("flyem_validation_train").arrays["volume"][VALIDATION_PLANES]
+    size = (material.planes, material.patch, material.patch)
+    generator = np.random.default_rng(1)
+    cuts = [resampled(volume, size, (1.0,) * 3, generator) for _ in range(material.validation)]
+    return np.rint(np.stack(cuts)).astype(np.uint8)
+
+
+def vary(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """For each stack a flip and turn, an order of planes, a contrast and a brightness.
+
+    u8 stacks in, float32 in about [-1, 1] out, ``gain * x + offset`` with a gain of .7 to 1.3 and
+    an offset of -.2 to .2; the plane of pixel sizes becomes octaves from the reference.
+    """
+    images, octaves = batch[:, :-1].float() / 127.5 - 1, batch[:, -1:].float() - AT_REFERENCE
+    turns = torch.randint(4, (len(batch),), generator=generator).tolist()
+    flips = (torch.rand(2, len(batch), generator=generator) < 0.5).tolist()
+    turned = []
+    for stack, turn, flip, upside in zip(images, turns, *flips, strict=True):
+        stack = torch.rot90(stack, turn, (-2, -1))
+        axes = [-1] * flip + [0] * upside
+        turned.append(stack.flip(axes) if axes else stack)
+    gain, offset = torch.rand(2, len(images), 1, 1, 1, generator=generator)
+    varied = (0.7 + 0.6 * gain) * torch.stack(turned) + 0.4 * offset - 0.2
+    return torch.cat([varied, octaves / STEPS_AN_OCTAVE], dim=1)
+
+
+def prepare(recipe: dict, table: dict) -> Lesson:
+    """The prior that sees depth, on FIB-SEM stacks and serial sections.
+
+    Numbers on the card come from planes that no training stack touches, eight planes (80 nm) away
+    from the last that one does. The test volumes are never opened.
+    """
+    material, objective = Material(**table), recipe["objective"]
+    loss = DepthMatching(**{key: value for key, value in objective.items() if key != "kind"})
+    validation = torch.from_numpy(validation_stacks(material)).float() / 127.5 - 1
+
+    def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
+        return denoising_psnr(model, loss, validation.to(device))
+
+    return Lesson(
+        torch.from_numpy(training_stacks(material)),
+        loss,
+        evaluate,
+        "flyem_validation_train, isbi2012",
+        "planes 0-151 and sections 0-17; validation on planes 160-179",
+        vary,
+        half=True,
+    )
+
+
+def denoising_psnr(model: nn.Module, matching: DepthMatching, stacks: Tensor) -> dict[str, float]:
+    """PSNR in dB of middle planes, by noise level in units of the grey range.
+
+    With all planes of the stacks, and with the middle one alone.
+    """
+    generator, numbers = torch.Generator().manual_seed(0), {}
+    count, planes = stacks.shape[:2]
+    octaves = stacks.new_zeros(count)
+    everything = torch.ones(count, planes, dtype=torch.bool, device=stacks.device)
+    alone = everything & (torch.arange(planes, device=stacks.device) == planes // 2)
+    middle = stacks[:, planes // 2]
+    for level in VALIDATION_LEVELS:
+        sigma = stacks.new_full((count,), 2 * level)
+        noise = torch.randn(stacks.shape, generator=generator).to(stacks.device)
+        noisy = stacks + 2 * level * noise
+        for ending, present in (("", everything), ("_alone", alone)):
+            parts = [
+                matching.denoise(model, *part)
+                for part in zip(
+                    *(t.split(16) for t in (noisy, sigma, octaves, present)), strict=True
+                )
+            ]
+            error = (torch.cat(parts) - middle).square().mean((1, 2))
+            psnr = (10 * torch.log10(4 / error)).mean().item()
+            numbers[f"denoising_psnr_at_{level:g}{ending}"] = psnr
+    return numbers
