@@ -15,7 +15,7 @@ import tomli_w
 
 from emlab.chapters.tsm import ablations as tsm_ablations
 from emlab.chapters.tsm.ablations import Bench, ablate, variants
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.runtime import atomic_path, environment_stamp
 from emlab.settings import read_settings
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.physics.noise import GaussianNoise
-from emlab.physics.operators import Blur
+from emlab.physics.operators import Blur, defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.solvers.blind import (
     BlindConfig,
     blind_deblur,

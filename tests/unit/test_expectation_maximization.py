@@ -6,19 +6,18 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.physics.mtd import cut_patches, simulate_measurement
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Rotations, cut_patches, simulate_measurement
 from emlab.priors.gaussian import GaussianPrior
 from emlab.solvers.expectation_maximization import (
     M_STEPS,
     EMConfig,
+    ExpectationStep,
     aligned_average,
     approximate_em,
     estimate_noise,
     likelihood_gradient,
     maximization_step,
 )
-from emlab.solvers.expectation_step import ExpectationStep
 
 SIZE = 5
 

@@ -7,9 +7,8 @@ from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Downsample, Identity
 from emlab.priors import EquivariantPrior, GaussianPrior
-from emlab.priors.equivariant import turn, turn_back
-from emlab.solvers.half_quadratic import HalfQuadraticConfig, half_quadratic
-from emlab.solvers.plug_and_play import data_step
+from emlab.priors.base import turn, turn_back
+from emlab.solvers.plug_and_play import HalfQuadraticConfig, data_step, half_quadratic
 
 
 def generator(seed=0):

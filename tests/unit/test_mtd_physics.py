@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.physics.mtd import MTDOperator, cut_patches, simulate_measurement
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import MTDOperator, Rotations, cut_patches, simulate_measurement
 
 
 def generator(seed=0):

@@ -10,7 +10,6 @@ import torch
 from scipy import ndimage
 
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.physics.operators import (
     Axial,
     Blur,
@@ -19,8 +18,11 @@ from emlab.physics.operators import (
     Identity,
     LinearOperator,
     Mask,
+    defocus_kernel,
+    delta_kernel,
     extend,
     fold,
+    gaussian_kernel,
     operator_norm,
 )
 from emlab.solvers import sampling

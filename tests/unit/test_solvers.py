@@ -8,21 +8,17 @@ import torch
 from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.physics.kernels import gaussian_kernel
 from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
-from emlab.physics.operators import Blur, Identity
+from emlab.physics.operators import Blur, Identity, gaussian_kernel
 from emlab.priors import GaussianPrior
 from emlab.solvers import ONE_ESTIMATE, SOLVERS, Samples, solver_of
 from emlab.solvers.contract import conjugate_gradients
 from emlab.solvers.denoiser_spread import WienerSpread
-from emlab.solvers.dps import DPSConfig
 from emlab.solvers.flowdps import FlowDPSConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
-from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
-from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
-from emlab.solvers.sampling import PosteriorConfig
-from emlab.solvers.tweedie import IterationConfig
+from emlab.solvers.one_step import DiffuseBackConfig, IterationConfig, OneStepConfig
+from emlab.solvers.plug_and_play import HalfQuadraticConfig, PlugAndPlayConfig, RestoreConfig
+from emlab.solvers.sampling import DPSConfig, PosteriorConfig
 
 SIZE, STD = 8, 0.6
 

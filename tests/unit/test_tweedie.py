@@ -8,7 +8,7 @@ import torch
 from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
-from emlab.solvers.tweedie import IterationConfig, iterate, tweedie
+from emlab.solvers.one_step import IterationConfig, iterate, tweedie
 
 
 class Gaussian:

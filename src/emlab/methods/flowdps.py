@@ -46,11 +46,11 @@ from emlab.methods.flowdps_observation import (
 from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
-from emlab.priors.scaled import ScaledPrior
+from emlab.priors.base import ScaledPrior
+from emlab.solvers import solver_of
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import FlowDPSConfig
-from emlab.solvers.table import solver_of
 
 __all__ = [
     "Config",

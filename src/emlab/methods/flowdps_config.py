@@ -12,7 +12,7 @@ from torch import Tensor
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors import Prior, load_prior
-from emlab.priors.scaled import ScaledPrior
+from emlab.priors.base import ScaledPrior
 from emlab.runtime import has_fast_bfloat16
 from emlab.settings import read_settings
 from emlab.solvers.flowdps import FlowDPSConfig

@@ -16,7 +16,7 @@ from emlab.data import cache_folder
 from emlab.data.phase_maps import FIELD
 from emlab.methods.flowdps_config import phase_scale
 from emlab.priors import Prior
-from emlab.priors.scaled import ScaledPrior
+from emlab.priors.base import ScaledPrior
 from emlab.recorded import kept
 from emlab.runtime import atomic_path, make_generator
 from emlab.solvers.denoiser_spread import MeasuredSpread, Spread, measure_spread

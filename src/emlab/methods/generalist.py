@@ -34,11 +34,11 @@ from emlab.physics.operators import (
 )
 from emlab.priors import EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
+from emlab.solvers import solver_of
 from emlab.solvers.blind import BlindConfig, blind_deblur
 from emlab.solvers.classical import cubic_axial, cubic_upsample
 from emlab.solvers.contract import NoiseSource, Progress, Samples
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, across_axes
-from emlab.solvers.table import solver_of
 from emlab.solvers.tiling import TiledPrior
 
 # A measurement that claims to have no noise at all is given this share of the tissue's contrast.

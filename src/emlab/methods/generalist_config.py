@@ -9,10 +9,9 @@ from typing import Any
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.settings import read_settings
-from emlab.solvers.dps import DPSConfig
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
-from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
+from emlab.solvers.plug_and_play import HalfQuadraticConfig, PlugAndPlayConfig, RestoreConfig
+from emlab.solvers.sampling import DPSConfig
 
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 
 from emlab.errors import InputError
-from emlab.metrics.arrays import Image, as_array
+from emlab.metrics.image import Image, as_array
 
 SCALES = 2
 FEATURES = 18 * SCALES

@@ -9,7 +9,7 @@ import scipy
 import skimage
 
 from emlab.errors import InputError
-from emlab.metrics.arrays import Image, as_array
+from emlab.metrics.image import Image, as_array
 
 MATCHES = 8  # agreeing SIFT matches that make a shift believable
 TOLERANCE = 2.0  # pixels within which matches agree

@@ -1,7 +1,6 @@
 """Specimen priors: what an image looks like before any measurement."""
 
-from emlab.priors.base import Prior
-from emlab.priors.equivariant import EquivariantPrior
+from emlab.priors.base import EquivariantPrior, Prior
 from emlab.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from emlab.priors.networks import EpsilonPrior, FlowPrior, VPPrior, load_prior
 

@@ -14,7 +14,7 @@ from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM, specimen_volume
 from emlab.errors import DataUnavailableError, InputError
 from emlab.methods.tsm_guidance import Guides, guide, standardise
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.models.unet import UNet
 from emlab.physics.micrograph import (
     Micrograph,

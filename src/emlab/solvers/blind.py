@@ -25,15 +25,13 @@ from torch import Tensor
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel
 from emlab.physics.noise import GaussianNoise
-from emlab.physics.operators import Blur
+from emlab.physics.operators import Blur, defocus_kernel
 from emlab.priors.base import Prior
+from emlab.solvers import solver_of
 from emlab.solvers.contract import Progress, Samples, normal, told
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
-from emlab.solvers.plug_and_play import RestoreConfig, data_step
+from emlab.solvers.plug_and_play import HalfQuadraticConfig, RestoreConfig, data_step
 from emlab.solvers.sampling import noise_levels
-from emlab.solvers.table import solver_of
 
 
 @dataclass(frozen=True)

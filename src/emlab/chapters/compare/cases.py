@@ -36,8 +36,7 @@ from emlab.runtime import make_generator
 from emlab.settings import only_first, read_profile, read_settings, smaller
 from emlab.solvers.denoiser_spread import WienerSpread
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
-from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back
-from emlab.solvers.tweedie import tweedie
+from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back, tweedie
 
 Image = NDArray[np.float32]
 _TOLD = {

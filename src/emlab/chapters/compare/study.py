@@ -20,7 +20,7 @@ from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.external.picking import DIAMETER_ANGSTROM, Picks, f1_gain, pick_all
 from emlab.metrics import Interval, fourier_ring_correlation, mean_interval, paired_difference
-from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations, band_pass
+from emlab.metrics.bands import RADIUS_ANGSTROM, band_correlations, band_pass
 from emlab.metrics.picking import Counts
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph

@@ -33,8 +33,8 @@ from emlab.recipes.generalist_tasks import REAL_PAIR, STRANGE_BLUR, Task, defocu
 from emlab.recorded import Recording
 from emlab.runtime import choose_threads
 from emlab.settings import read_settings
-from emlab.solvers.dps import DPSConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig
+from emlab.solvers.sampling import DPSConfig
 
 Grey = NDArray[np.float32]
 SHOWN = 128  # pixels along a side of a kept picture: its upper left corner

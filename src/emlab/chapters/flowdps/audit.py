@@ -22,7 +22,7 @@ from emlab.errors import DataUnavailableError
 from emlab.methods import flowdps
 from emlab.methods.flowdps_config import Config
 from emlab.metrics.bands import RingSums, ring_sums
-from emlab.metrics.sampled import auc
+from emlab.metrics.calibration import auc
 from emlab.physics import Poisson
 from emlab.runtime import make_generator
 

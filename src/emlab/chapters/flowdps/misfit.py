@@ -14,7 +14,7 @@ from emlab.data.metadata import Metadata, Particles
 from emlab.data.phase_maps import PIXEL_ANGSTROM, phase_maps
 from emlab.methods.flowdps_config import load_in_radians
 from emlab.methods.flowdps_spread import on_images, rings_of
-from emlab.metrics.sampled import auc
+from emlab.metrics.calibration import auc
 from emlab.recorded import Recording
 from emlab.runtime import make_generator
 

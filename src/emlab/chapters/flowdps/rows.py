@@ -24,8 +24,8 @@ from emlab.methods.estimate import TimedPrior
 from emlab.methods.flowdps_config import Config, phase_scale
 from emlab.models import untrained
 from emlab.priors import Prior
+from emlab.priors.base import ScaledPrior
 from emlab.priors.networks import wrap
-from emlab.priors.scaled import ScaledPrior
 from emlab.recipes.flowdps_supervised import Restorer
 from emlab.runtime import Stopwatch, make_generator
 from emlab.solvers import sample_prior

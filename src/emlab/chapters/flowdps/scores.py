@@ -16,8 +16,8 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.methods import flowdps_observation
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
+from emlab.metrics.calibration import crps, ranks
 from emlab.metrics.intervals import bootstrap
-from emlab.metrics.sampled import crps, ranks
 from emlab.physics import Poisson
 
 Values = NDArray[np.float64]

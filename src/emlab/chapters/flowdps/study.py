@@ -15,8 +15,8 @@ from emlab.chapters.flowdps.cases import Cases
 from emlab.chapters.flowdps.peers import LABELS as CLASSICAL, best_peer
 from emlab.chapters.flowdps.rows import LABELS, Answer, Method, judged
 from emlab.chapters.flowdps.scores import Scores, finer_by, unpacked, zeros_gain
+from emlab.metrics.calibration import rank_deviation
 from emlab.metrics.intervals import paired_ratio
-from emlab.metrics.sampled import rank_deviation
 
 NOTE = "95 % bootstrap interval over viewing directions"
 

@@ -19,7 +19,7 @@ from emlab.bench.study import pipe_table
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_guidance import Guides, standardise
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.models import build
 from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
 from emlab.priors.target_bank import TargetBank

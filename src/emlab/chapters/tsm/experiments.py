@@ -14,13 +14,13 @@ from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_guidance import standardise
 from emlab.metrics import Interval, mean_interval
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.physics.micrograph import Micrograph
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
 from emlab.priors.score_matching import dsm_target, target_variance
-from emlab.solvers.tweedie import IterationConfig, iterate
+from emlab.solvers.one_step import IterationConfig, iterate
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 STEPS_A = (0.2, 0.3, 0.4, 0.45, 0.5)

@@ -12,7 +12,7 @@ from emlab.chapters.tsm.cases import central, radial_power
 from emlab.chapters.tsm.peers import LABELS
 from emlab.chapters.tsm.study import Table
 from emlab.external.picking import Picks
-from emlab.metrics.particle_bands import BANDS_ANGSTROM
+from emlab.metrics.bands import BANDS_ANGSTROM
 from emlab.metrics.picking import match
 from emlab.viz import COLOURS
 

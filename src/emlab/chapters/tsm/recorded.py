@@ -30,8 +30,8 @@ from emlab.external import topaz
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, pick_all
 from emlab.external.topaz import Picked
 from emlab.methods.tsm import load_denoiser
+from emlab.metrics.bands import band_correlations
 from emlab.metrics.fourier import Curve
-from emlab.metrics.particle_bands import band_correlations
 from emlab.physics.micrograph import Micrograph
 from emlab.recipes.tsm import frames, volume
 from emlab.recorded import Recording

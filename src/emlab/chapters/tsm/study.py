@@ -15,7 +15,7 @@ from emlab.errors import InputError
 from emlab.external import topaz
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, pick_all
 from emlab.metrics import Interval, mean_interval, paired_difference
-from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
+from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations
 from emlab.metrics.picking import Counts, chance
 from emlab.physics.micrograph import Micrograph
 
