@@ -18,12 +18,8 @@ from emlab.physics.micrograph import Micrograph
 class RingSums:
     """Sums over rings of two stacks of images, kept apart so that images can be resampled.
 
-    Attributes
-    ----------
-    frequency : ndarray
-        ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist.
-    cross, first, second : ndarray
-        ``(n, rings)``: real part of the cross spectrum, and both powers.
+    `frequency`: ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist.
+    `cross`, `first`, `second`: ``(n, rings)``: real part of the cross spectrum, and both powers.
     """
 
     frequency: np.ndarray
@@ -45,17 +41,9 @@ class RingSums:
 def ring_sums(first: Image, second: Image, where: Image | None = None) -> RingSums:
     """Sums of the Fourier ring correlation, also in a part of the coefficients only.
 
-    Parameters
-    ----------
-    first, second : ndarray or Tensor
-        ``(n, H, W)``. No window: meant for objects that end before the border.
-    where : ndarray or Tensor, optional
-        ``(n, H, W // 2 + 1)`` booleans, coefficients of `rfft2` that count.
-
-    Raises
-    ------
-    InputError
-        Shapes that do not fit, or values that are not finite.
+    `first`, `second`: ``(n, H, W)``. No window: meant for objects that end before the border.
+    `where`: ``(n, H, W // 2 + 1)`` booleans, coefficients of `rfft2` that count. Raises
+    `InputError`: shapes that do not fit, or values that are not finite.
     """
     pair = as_pair(first, second, 2)
     if pair[0].ndim != 3:
@@ -99,24 +87,13 @@ def falls_below(frequency: np.ndarray, correlation: np.ndarray, threshold: float
 
 
 def band_averages(images: Image, rings: int = 8, sectors: int = 4) -> np.ndarray:
-    r"""Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
+    """Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
 
     A band is a ring's sector. The phase of a coefficient is counted from the image's centre, where
     the object is: neighbouring coefficients then add up instead of cancelling.
 
-    Parameters
-    ----------
-    images : ndarray or Tensor
-        ``(..., H, W)``.
-    rings : int
-        From the mean, which no band holds, to Nyquist.
-    sectors : int
-        Of half a turn.
-
-    Returns
-    -------
-    ndarray
-        ``(..., rings * sectors, 2)``: real and imaginary parts.
+    `images`: ``(..., H, W)``. `rings`: From the mean, which no band holds, to Nyquist. `sectors`:
+    Of half a turn. Returns ``(..., rings * sectors, 2)``: real and imaginary parts.
     """
     values = as_array(images, 2)
     height, width = values.shape[-2:]
@@ -175,22 +152,9 @@ def band_correlations(
     what particles look like, and a filter that follows the rings of the lens, for at its zeros a
     band holds noise alone (`emlab.chapters.tsm.peers.wiener` gains that way).
 
-    Parameters
-    ----------
-    denoised : Tensor or ndarray
-        ``(H, W)`` of the micrograph's shape, any grey range.
-    radius_angstrom : float
-        Of the discs about the true centres that count.
-
-    Returns
-    -------
-    dict of str to float
-        By band (the keys of `bands`), and ``mean``.
-
-    Raises
-    ------
-    InputError
-        Another shape, or a micrograph without particles.
+    `denoised`: ``(H, W)`` of the micrograph's shape, any grey range. `radius_angstrom`: Of the
+    discs about the true centres that count. Returns by band (the keys of `bands`), and ``mean``.
+    Raises `InputError`: another shape, or a micrograph without particles.
     """
     image = torch.as_tensor(np.asarray(denoised), dtype=torch.float32)
     if image.shape != micrograph.clean.shape:

@@ -20,23 +20,14 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
     :math:`p (n + 1)`, of which the outermost hold :math:`(n - 1) / (n + 1)`; ``normal`` is the
     prediction interval of a Gaussian, mean :math:`\pm\, t_{n-1}\, s \sqrt{1 + 1/n}`.
 
-    Parameters
-    ----------
-    samples : ndarray or Tensor
-        ``(n, ...)``.
-    truth : ndarray or Tensor
-        ``(...)``, the same value range.
-    level : float
-        Inside (0, 1).
-    interval : {"quantile", "normal"}
-        ``quantile`` assumes nothing and needs :math:`2 / (1 - \mathrm{level}) - 1` samples (19
-        for .9); ``normal`` needs two and posteriors of about Gaussian shape.
+    * `samples`: ``(n, ...)``.
+    * `truth`: ``(...)``, the same value range.
+    * `level`: Inside (0, 1).
+    * `interval`: ``quantile`` assumes nothing and needs :math:`2 / (1 - \mathrm{level}) - 1`
+      samples (19 for .9); ``normal`` needs two and posteriors of about Gaussian shape.
 
-    Raises
-    ------
-    InputError
-        Shapes that do not fit, too few samples, values that are not finite, a level outside
-        (0, 1) or an unknown interval.
+    Raises `InputError`: shapes that do not fit, too few samples, values that are not finite, a
+    level outside (0, 1) or an unknown interval.
     """
     drawn, actual = as_array(samples, 1), as_array(truth, 0)
     if drawn.shape[1:] != actual.shape:
@@ -66,12 +57,8 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
 class Reliability:
     """Error of the pixels of similar spread; calibrated where the two are equal.
 
-    Attributes
-    ----------
-    spread, error : ndarray
-        ``(bins,)`` root mean square of spread and error of each bin's pixels, by rising spread.
-    counts : ndarray
-        ``(bins,)`` pixels in each bin.
+    `spread`, `error`: ``(bins,)`` root mean square of spread and error of each bin's pixels, by
+    rising spread. `counts`: ``(bins,)`` pixels in each bin.
     """
 
     spread: np.ndarray
@@ -88,20 +75,11 @@ class Reliability:
 def error_against_spread(mean: Image, spread: Image, truth: Image, bins: int = 10) -> Reliability:
     r"""Root mean square error of pixels sorted by their spread into bins of equal counts.
 
-    Parameters
-    ----------
-    mean : ndarray or Tensor
-        Posterior mean, any shape and value range. The mean of :math:`n` samples has itself an
-        error: calibrated errors are then :math:`\sqrt{1 + 1/n}` times the spread.
-    spread : ndarray or Tensor
-        Posterior standard deviation of each pixel, not negative.
-    bins : int
-        From 1 to the number of pixels.
-
-    Raises
-    ------
-    InputError
-        Different shapes, a negative spread, values that are not finite, or bins that stay empty.
+    `mean`: Posterior mean, any shape and value range. The mean of :math:`n` samples has itself an
+    error: calibrated errors are then :math:`\sqrt{1 + 1/n}` times the spread. `spread`: Posterior
+    standard deviation of each pixel, not negative. `bins`: From 1 to the number of pixels. Raises
+    `InputError`: different shapes, a negative spread, values that are not finite, or bins that stay
+    empty.
     """
     middle, actual = as_pair(mean, truth, 0)
     width, _ = as_pair(spread, truth, 0)
@@ -121,20 +99,8 @@ def crps(samples: Image, truth: Image) -> np.ndarray:
 
     .. math:: \frac1n\sum_i |x_i - y| - \frac1{2n(n-1)}\sum_{ij} |x_i - x_j|
 
-    The fair estimate (Ferro 2014), whose mean does not depend on the number of samples. Of a
-    single answer it is the absolute error.
-
-    Parameters
-    ----------
-    samples : ndarray or Tensor
-        ``(n, ...)``.
-    truth : ndarray or Tensor
-        ``(...)``.
-
-    Returns
-    -------
-    ndarray
-        ``(...)``.
+    The fair estimate (Ferro 2014), whose mean does not depend on the number of samples. Of a single
+    answer it is the absolute error. `samples`: ``(n, ...)``. `truth`: ``(...)``. Returns ``(...)``.
     """
     drawn, actual = _pair(samples, truth)
     count = len(drawn)

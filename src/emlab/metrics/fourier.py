@@ -17,15 +17,9 @@ TUKEY_EDGE = 0.25  # share of a side over which a Tukey window rises, and falls
 class Curve:
     """Correlation of two images, ring by ring.
 
-    Attributes
-    ----------
-    frequency : ndarray
-        ``(rings,)`` in 1/nm; ring 0 (the mean) is left out, the last ring is at or just below the
-        Nyquist frequency.
-    correlation : ndarray
-        ``(rings,)`` in [-1, 1].
-    counts : ndarray
-        ``(rings,)`` Fourier coefficients in each ring, both halves of the spectrum.
+    `frequency`: ``(rings,)`` in 1/nm; ring 0 (the mean) is left out, the last ring is at or just
+    below the Nyquist frequency. `correlation`: ``(rings,)`` in [-1, 1]. `counts`: ``(rings,)``
+    Fourier coefficients in each ring, both halves of the spectrum.
     """
 
     frequency: np.ndarray
@@ -37,17 +31,8 @@ class Curve:
         """Period in nm at which the correlation first falls below a threshold.
 
         Read between two rings on the straight line. Two pixels (the Nyquist limit, an upper bound
-        of the resolution) if the curve stays above, infinity if it begins below.
-
-        Parameters
-        ----------
-        threshold : float
-            Inside (0, 1); .5 and 1/7 are customary.
-
-        Raises
-        ------
-        InputError
-            A threshold outside (0, 1).
+        of the resolution) if the curve stays above, infinity if it begins below. `threshold`:
+        Inside (0, 1); .5 and 1/7 are customary. Raises `InputError`: A threshold outside (0, 1).
         """
         if not 0 < threshold < 1:
             raise InputError(f"the threshold must lie between 0 and 1, got {threshold}")
@@ -73,19 +58,11 @@ def fourier_ring_correlation(
     Each image has its mean removed and is apodised, because the jump between opposite borders of
     an image correlates with that of the other image at every frequency.
 
-    Parameters
-    ----------
-    first, second : ndarray or Tensor
-        ``(..., H, W)``, any value range; the sums run over all images of a stack, whose rings are
-        as wide as one frequency step of the shorter side.
-    window : {"hann", "tukey", "none"}
-        Apodisation along each axis. Tukey rises over a quarter of each side.
-
-    Raises
-    ------
-    InputError
-        Different shapes, sides below 4 pixels, an unknown window, an image without contrast,
-        values that are not finite, or a pixel size that is not positive.
+    `first`, `second`: ``(..., H, W)``, any value range; the sums run over all images of a stack,
+    whose rings are as wide as one frequency step of the shorter side. `window`: hann, tukey, none;
+    Apodisation along each axis. Tukey rises over a quarter of each side. Raises `InputError`:
+    different shapes, sides below 4 pixels, an unknown window, an image without contrast, values
+    that are not finite, or a pixel size that is not positive.
     """
     return _correlate(first, second, 2, pixel_size_nm, window)
 
@@ -103,16 +80,7 @@ def fourier_shell_correlation(
 def apodisation(shape: tuple[int, ...], window: str = "hann") -> np.ndarray:
     """Window of an image: the product of one window per axis, in [0, 1].
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Sides in pixels.
-    window : {"hann", "tukey", "none"}
-
-    Raises
-    ------
-    InputError
-        An unknown window.
+    `shape`: Sides in pixels. Raises `InputError`: an unknown window.
     """
     if window not in ("hann", "tukey", "none"):
         raise InputError(f"choose the window hann, tukey or none instead of {window!r}")
@@ -205,21 +173,9 @@ def decorrelation_resolution(image: Image, pixel_size_nm: float) -> float:
     sharply has a good resolution, and so has noise that is correlated between pixels. Within 20
     frequency steps of zero the apodisation makes it too fine, by 10 % for a cutoff at 13 steps.
 
-    Parameters
-    ----------
-    image : ndarray or Tensor
-        ``(H, W)``, any value range, sides of 32 pixels or more.
-
-    Returns
-    -------
-    float
-        Period in nm; infinity if no curve has a maximum.
-
-    Raises
-    ------
-    InputError
-        Not an image of that size, a constant one, values that are not finite, or a pixel size that
-        is not positive.
+    `image`: ``(H, W)``, any value range, sides of 32 pixels or more. Returns period in nm; infinity
+    if no curve has a maximum. Raises `InputError`: not an image of that size, a constant one,
+    values that are not finite, or a pixel size that is not positive.
     """
     if not (math.isfinite(pixel_size_nm) and pixel_size_nm > 0):
         raise InputError(f"the pixel size must be a positive number of nm, got {pixel_size_nm}")

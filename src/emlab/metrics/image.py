@@ -16,15 +16,8 @@ Image = np.ndarray | Tensor
 def as_array(image: Image, least: int, most: int | None = None) -> np.ndarray:
     """Image as float64 array, from NumPy or from torch on any device.
 
-    Parameters
-    ----------
-    image : ndarray or Tensor
-        Any shape with ``least`` to ``most`` axes (any number above ``least`` by default).
-
-    Raises
-    ------
-    InputError
-        Another number of axes, no pixels, or values that are not finite.
+    `image`: Any shape with ``least`` to ``most`` axes (any number above ``least`` by default).
+    Raises `InputError`: another number of axes, no pixels, or values that are not finite.
     """
     values = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if not least <= values.ndim <= (values.ndim if most is None else most):
@@ -50,23 +43,11 @@ WINDOW = 11  # pixels across which SSIM looks: 3.5 standard deviations of 1.5 pi
 def psnr(estimate: Image, truth: Image, data_range: float) -> float:
     r"""Peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / \mathrm{MSE})` in decibels.
 
-    Parameters
-    ----------
-    estimate, truth : ndarray or Tensor
-        One shape, any value range; the error is averaged over all axes.
-    data_range : float
-        :math:`R`, the width of the range that grey levels may take (255 for 8 bits): not taken
-        from the images, so that numbers of different images compare.
-
-    Returns
-    -------
-    float
-        Infinity for a perfect estimate.
-
-    Raises
-    ------
-    InputError
-        Different shapes, values that are not finite, or a range that is not positive.
+    `estimate`, `truth`: One shape, any value range; the error is averaged over all axes.
+    `data_range`: :math:`R`, the width of the range that grey levels may take (255 for 8 bits): not
+    taken from the images, so that numbers of different images compare. Returns infinity for a
+    perfect estimate. Raises `InputError`: different shapes, values that are not finite, or a range
+    that is not positive.
     """
     _check_range(data_range)
     first, second = as_pair(estimate, truth, 1)
@@ -82,18 +63,10 @@ def ssim(estimate: Image, truth: Image, data_range: float) -> float:
     ``structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)``. The
     mean leaves out the border of 5 pixels where a window would reach outside.
 
-    Parameters
-    ----------
-    estimate, truth : ndarray or Tensor
-        An image ``(H, W)``, or a volume ``(D, H, W)`` whose windows are three-dimensional; every
-        side at least 11 pixels.
-    data_range : float
-        Width of the range that grey levels may take.
-
-    Raises
-    ------
-    InputError
-        Other or different shapes, values that are not finite, or a range that is not positive.
+    `estimate`, `truth`: An image ``(H, W)``, or a volume ``(D, H, W)`` whose windows are
+    three-dimensional; every side at least 11 pixels. `data_range`: Width of the range that grey
+    levels may take. Raises `InputError`: other or different shapes, values that are not finite, or
+    a range that is not positive.
     """
     _check_range(data_range)
     first, second = as_pair(estimate, truth, 2, 3)
@@ -114,18 +87,10 @@ def ssim(estimate: Image, truth: Image, data_range: float) -> float:
 def relative_error(estimate: np.ndarray, truth: np.ndarray, max_shift: int = 0) -> float:
     r"""Smallest :math:`\|S_a R_k \hat F - F\| / \|F\|` over quarter turns and shifts.
 
-    Parameters
-    ----------
-    estimate, truth : ndarray
-        ``(L, L)``, any range.
-    max_shift : int
-        Largest shift along rows and columns in pixels; what leaves the frame is lost, zeros come
-        in. 0 is the error of Zabatani, Kreymer and Bendory (2023, eq. 20): rotation only.
-
-    Raises
-    ------
-    InputError
-        Different or non-square shapes, values that are not finite, or a truth of zeros.
+    `estimate`, `truth`: ``(L, L)``, any range. `max_shift`: Largest shift along rows and columns in
+    pixels; what leaves the frame is lost, zeros come in. 0 is the error of Zabatani, Kreymer and
+    Bendory (2023, eq. 20): rotation only. Raises `InputError`: different or non-square shapes,
+    values that are not finite, or a truth of zeros.
     """
     if estimate.shape != truth.shape or truth.ndim != 2 or truth.shape[0] != truth.shape[1]:
         raise InputError(f"need two square images, got {estimate.shape} and {truth.shape}")

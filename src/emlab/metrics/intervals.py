@@ -23,16 +23,9 @@ def resampled(
 ) -> list[np.ndarray]:
     """Places of targets drawn with replacement, ``resamples`` times.
 
-    Parameters
-    ----------
-    groups : ndarray, optional
-        ``(targets,)`` names of groups whose members resemble each other: whole groups are drawn
-        then (cluster bootstrap), and a resample holds about as many targets.
-
-    Raises
-    ------
-    InputError
-        Fewer than two targets, or than two groups.
+    `groups`: ``(targets,)`` names of groups whose members resemble each other: whole groups are
+    drawn then (cluster bootstrap), and a resample holds about as many targets. Raises `InputError`:
+    fewer than two targets, or than two groups.
     """
     members = [np.array([i]) for i in range(targets)]
     if groups is not None:
@@ -50,18 +43,9 @@ def mean_interval(
 ) -> Interval:
     """Mean with a 95 % percentile-bootstrap interval.
 
-    Parameters
-    ----------
-    values : ndarray
-        ``(targets,)`` or ``(targets, draws)``. Targets are resampled, with all their draws: draws
-        of one target are not independent.
-    groups : ndarray, optional
-        See `resampled`.
-
-    Raises
-    ------
-    InputError
-        Fewer than two targets or groups, or values that are not finite.
+    `values`: ``(targets,)`` or ``(targets, draws)``. Targets are resampled, with all their draws:
+    draws of one target are not independent. `groups`: See `resampled`. Raises `InputError`: fewer
+    than two targets or groups, or values that are not finite.
     """
     values = np.asarray(values, dtype=float)
     per_target = values.reshape(len(values), -1).mean(axis=1) if values.size else values
@@ -90,20 +74,9 @@ def bootstrap(
     """A statistic of all targets with its 95 % percentile-bootstrap interval.
 
     The interval is widened to hold the statistic where resampling moves it to one side.
-
-    Parameters
-    ----------
-    statistic : callable
-        Takes places of targets ``(targets,)``, some of them several times, and returns a number.
-    targets : int
-        At least two.
-    groups : ndarray, optional
-        See `resampled`.
-
-    Raises
-    ------
-    InputError
-        Fewer than two targets or groups.
+    `statistic`: Takes places of targets ``(targets,)``, some of them several times, and returns a
+    number. `targets`: At least two. `groups`: See `resampled`. Raises `InputError`: fewer than two
+    targets or groups.
     """
     value = float(statistic(np.arange(targets)))
     drawn = [statistic(chosen) for chosen in resampled(targets, resamples, seed, groups)]
@@ -129,17 +102,8 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
     The rates :math:`p` that the observed one, :math:`\hat p`, does not contradict:
     :math:`|\hat p - p| \le z \sqrt{p (1 - p) / n}`, solved for :math:`p`.
 
-    Parameters
-    ----------
-    successes, trials : int
-        ``0 <= successes <= trials``, at least one trial.
-    level : float
-        Confidence inside (0, 1).
-
-    Raises
-    ------
-    InputError
-        Counts or a level outside these ranges.
+    `successes`, `trials`: ``0 <= successes <= trials``, at least one trial. `level`: Confidence
+    inside (0, 1). Raises `InputError`: counts or a level outside these ranges.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise InputError(f"need at least one trial and no more successes: {successes} of {trials}")

@@ -36,17 +36,11 @@ class Naturalness:
     better; comparable only between images of one model. It rewards texture like that of the
     training tissue, invented or not.
 
-    Attributes
-    ----------
-    mean : ndarray
-        ``(36,)`` mean of the features.
-    covariance : ndarray
-        ``(36, 36)``.
-    data_range : float
-        Width of the range that grey levels may take; images are scaled to 0..255, on which the
-        constant 1 of the normalisation depends.
-    patch : int
-        Side of a patch in pixels, even; 96 in the paper.
+    * `mean`: ``(36,)`` mean of the features.
+    * `covariance`: ``(36, 36)``.
+    * `data_range`: Width of the range that grey levels may take; images are scaled to 0..255, on
+      which the constant 1 of the normalisation depends.
+    * `patch`: Side of a patch in pixels, even; 96 in the paper.
     """
 
     mean: np.ndarray
@@ -58,18 +52,10 @@ class Naturalness:
     def fit(cls, images: Image, data_range: float = 255.0, patch: int = 96) -> Naturalness:
         """Model of clean images.
 
-        Parameters
-        ----------
-        images : ndarray or Tensor
-            ``(H, W)`` or ``(n, H, W)``, never of the specimen that will be scored.
-        patch : int
-            Side of a patch in pixels, even, at least 16.
-
-        Raises
-        ------
-        InputError
-            Fewer sharp patches than the 37 that a covariance of 36 features needs, images smaller
-            than a patch, or a range or patch that is not as described.
+        `images`: ``(H, W)`` or ``(n, H, W)``, never of the specimen that will be scored. `patch`:
+        Side of a patch in pixels, even, at least 16. Raises `InputError`: fewer sharp patches than
+        the 37 that a covariance of 36 features needs, images smaller than a patch, or a range or
+        patch that is not as described.
         """
         if not (math.isfinite(data_range) and data_range > 0):
             raise InputError(f"data_range must be a positive number, got {data_range}")
@@ -90,17 +76,10 @@ class Naturalness:
     def score(self, images: Image) -> float:
         """Distance of an image, or of a stack whose patches are pooled, from the model.
 
-        Parameters
-        ----------
-        images : ndarray or Tensor
-            ``(H, W)`` or ``(n, H, W)`` in the grey levels of the model. What does not fill a patch
-            at the right and lower border is left out. A single patch counts as having no
-            covariance: scores of few patches are larger than those of many.
-
-        Raises
-        ------
-        InputError
-            Another shape, images smaller than a patch, constant, or not finite.
+        `images`: ``(H, W)`` or ``(n, H, W)`` in the grey levels of the model. What does not fill a
+        patch at the right and lower border is left out. A single patch counts as having no
+        covariance: scores of few patches are larger than those of many. Raises `InputError`:
+        another shape, images smaller than a patch, constant, or not finite.
         """
         found = [_features(image, self.data_range, self.patch)[0] for image in _stack(images)]
         features = np.concatenate(found)

@@ -19,12 +19,8 @@ Places = NDArray[np.float64]
 class Matched:
     """Picks of one micrograph beside its true places.
 
-    Attributes
-    ----------
-    pick_to_truth : ndarray
-        ``(picks,)`` place in the list of true ones that a pick was given, or -1.
-    distances : ndarray
-        ``(picks,)`` pixels to it; infinity for a pick without one.
+    `pick_to_truth`: ``(picks,)`` place in the list of true ones that a pick was given, or -1.
+    `distances`: ``(picks,)`` pixels to it; infinity for a pick without one.
     """
 
     pick_to_truth: NDArray[np.int64]
@@ -83,17 +79,8 @@ def match(picks: Places, truth: Places, radius: float) -> Matched:
     sum of distances (Hungarian algorithm). Nearest-first assignments count fewer hits where
     particles touch, and many-to-one ones reward several picks on one particle.
 
-    Parameters
-    ----------
-    picks, truth : ndarray
-        ``(n, 2)`` and ``(m, 2)`` in pixels.
-    radius : float
-        Largest distance of a hit, positive.
-
-    Raises
-    ------
-    InputError
-        Other shapes, or a radius that is not positive.
+    `picks`, `truth`: ``(n, 2)`` and ``(m, 2)`` in pixels. `radius`: Largest distance of a hit,
+    positive. Raises `InputError`: other shapes, or a radius that is not positive.
     """
     picks, truth = (np.asarray(places, float).reshape(-1, 2) for places in (picks, truth))
     if not radius > 0:
@@ -123,10 +110,7 @@ def count(
 ) -> Counts:
     """Counts of several micrographs, of the picks that score at least a threshold.
 
-    Raises
-    ------
-    InputError
-        Lists of different lengths.
+    Raises `InputError`: lists of different lengths.
     """
     if not len(picks) == len(scores) == len(truth):
         raise InputError("give picks, scores and true places of the same micrographs")
@@ -149,14 +133,8 @@ def chance(
 
     Where particles cover much of a field, places drawn blindly hit many of them: an F1 says
     something only beside this one. As a picker keeps picks apart, so do these, by 2/3 of `radius`
-    (fewer where no more fit).
-
-    Parameters
-    ----------
-    truth : sequence of ndarray
-        ``(n, 2)`` (y, x) in pixels, one a micrograph.
-    shapes : sequence of (int, int)
-        Of the micrographs.
+    (fewer where no more fit). `truth`: ``(n, 2)`` (y, x) in pixels, one a micrograph. `shapes`: Of
+    the micrographs.
     """
     generator = np.random.default_rng(seed)
     rows = []
@@ -202,15 +180,8 @@ def curve(
 ) -> Curve:
     """Precision-recall curve over thresholds; picks are matched anew at each.
 
-    Parameters
-    ----------
-    levels : int
-        Thresholds; denser among the best picks, where precision and recall trade.
-
-    Raises
-    ------
-    InputError
-        Not a single pick, or lists of different lengths.
+    `levels`: Thresholds; denser among the best picks, where precision and recall trade. Raises
+    `InputError`: not a single pick, or lists of different lengths.
     """
     together = np.concatenate([np.asarray(values, float) for values in scores] or [np.zeros(0)])
     if not together.size:

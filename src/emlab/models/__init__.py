@@ -14,16 +14,9 @@ _NETWORKS = {"mlp": MLP, "residual_unet": ResidualUNet, "turns": TurnsNet, "unet
 def build(specification: dict) -> MLP | ResidualUNet | TurnsNet | UNet:
     """Build a network from the ``[model]`` table of a weights card or a training recipe.
 
-    Parameters
-    ----------
-    specification : dict
-        ``{"kind": "unet" | "residual_unet" | "mlp" | "turns", ...}``; the other keys are those of
-        the class.
-
-    Raises
-    ------
-    InputError
-        If the kind is unknown, or an argument does not exist or has an impossible value.
+    `specification`: ``{"kind": "unet" | "residual_unet" | "mlp", ...}``; the other keys are the
+    class's arguments. Raises `InputError`: if the kind is unknown, or an argument does not exist or
+    has an impossible value.
     """
     arguments = dict(specification)
     kind = arguments.pop("kind", None)

@@ -34,10 +34,7 @@ class Poisson:
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Draw counts, whole numbers in the dtype of `clean`.
 
-        Raises
-        ------
-        InputError
-            Negative expected counts.
+        Raises `InputError`: negative expected counts.
         """
         if bool((clean < 0).any()):
             raise InputError("expected counts must not be negative; use ExitWave, not WeakPhase")
@@ -61,11 +58,8 @@ class Poisson:
 class GaussianCounts:
     """Many electrons: normal noise of a known variance, for counts that need not be whole.
 
-    Parameters
-    ----------
-    variance : float or Tensor
-        Of each pixel, positive; broadcasts against the counts. The expected counts without any
-        specimen are a good one.
+    `variance`: Of each pixel, positive; broadcasts against the counts. The expected counts without
+    any specimen are a good one.
     """
 
     def __init__(self, variance: float | Tensor) -> None:
@@ -96,20 +90,9 @@ class GaussianCounts:
 def fit_gain_offset(expected: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
     """Least-squares gain and offset of ``measurement = gain * expected + offset``.
 
-    Parameters
-    ----------
-    expected, measurement : Tensor
-        ``(..., H, W)``. The gain is negative where the contrast was inverted.
-
-    Returns
-    -------
-    gain, offset : Tensor
-        ``(..., 1, 1)``.
-
-    Raises
-    ------
-    InputError
-        An expectation without contrast.
+    `expected`, `measurement`: ``(..., H, W)``. The gain is negative where the contrast was
+    inverted. Returns `gain`, `offset`, ``(..., 1, 1)``. Raises `InputError`: an expectation without
+    contrast.
     """
     mean, level = expected.mean((-2, -1), keepdim=True), measurement.mean((-2, -1), keepdim=True)
     centred = expected - mean
@@ -128,21 +111,12 @@ def counts_from_normalised(
     Where there is no particle the mean is N and the noise :math:`\sqrt N`, so that
     :math:`y = N \mp \sqrt N (z - \bar z)/s` with mean and standard deviation of the background.
 
-    Parameters
-    ----------
-    images : Tensor
-        ``(..., H, W)``.
-    counts_per_pixel : float or Tensor
-        N, dose times pixel area, positive; broadcasts.
-    radius : float
-        The background is what lies further than this from the centre, in pixels.
-    inverted : bool
-        Matter is bright, as in most particle stacks.
+    * `images`: ``(..., H, W)``.
+    * `counts_per_pixel`: N, dose times pixel area, positive; broadcasts.
+    * `radius`: The background is what lies further than this from the centre, in pixels.
+    * `inverted`: Matter is bright, as in most particle stacks.
 
-    Raises
-    ------
-    InputError
-        A circle that leaves too little background, or a background without noise.
+    Raises `InputError`: A circle that leaves too little background, or a background without noise.
     """
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) - height / 2
@@ -169,14 +143,10 @@ class Detector:
     The defaults are near those of a K2 Summit that counts at 300 kV (Ruskin et al. 2013, J.
     Struct. Biol. 184, 385).
 
-    Attributes
-    ----------
-    dqe_zero, dqe_nyquist : float
-        Detective quantum efficiency at zero and at the physical Nyquist frequency, in (0, 1].
-    ntf_nyquist : float
-        Transfer of the noise at the physical Nyquist frequency, in (0, 1]; 1 is white noise.
-    binning : float
-        How many physical pixels a pixel of the image is wide (Fourier cropping), at least 1.
+    `dqe_zero`, `dqe_nyquist`: Detective quantum efficiency at zero and at the physical Nyquist
+    frequency, in (0, 1]. `ntf_nyquist`: Transfer of the noise at the physical Nyquist frequency, in
+    (0, 1]; 1 is white noise. `binning`: How many physical pixels a pixel of the image is wide
+    (Fourier cropping), at least 1.
     """
 
     dqe_zero: float = 0.85
@@ -212,15 +182,8 @@ class Detector:
     def sample(self, counts: Tensor, generator: torch.Generator) -> Tensor:
         """Draw an image.
 
-        Parameters
-        ----------
-        counts : Tensor
-            ``(..., H, W)`` electrons a pixel that arrive on average, not negative.
-
-        Raises
-        ------
-        InputError
-            Negative expected counts.
+        `counts`: ``(..., H, W)`` electrons a pixel that arrive on average, not negative. Raises
+        `InputError`: negative expected counts.
         """
         if bool((counts < 0).any()):
             raise InputError("expected counts must not be negative")

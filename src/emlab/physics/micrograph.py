@@ -33,12 +33,9 @@ _HOLE_PIXELS = 2300.0  # a hole of 1.2 micrometres seen at 2.6 A a pixel
 
 
 def power_law_field(shape: tuple[int, int], exponent: float, generator: torch.Generator) -> Tensor:
-    r"""Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`.
+    """Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`.
 
-    Parameters
-    ----------
-    exponent : float
-        p; 0 is white, the larger the smoother.
+    `exponent`: p; 0 is white, the larger the smoother.
     """
     spectrum = torch.fft.rfft2(torch.randn(shape, generator=generator))
     rows, columns = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
@@ -53,17 +50,9 @@ def hole_edge(
 ) -> tuple[Tensor, Tensor]:
     """Carbon film beside a round hole.
 
-    Parameters
-    ----------
-    share : float
-        Of the field that the film covers, in [0, 1); 0 is no film at all.
-    border : int
-        Pixels around the field that do not count in the share.
-
-    Returns
-    -------
-    film, phase : Tensor
-        ``(H, W)`` in {0, 1}; and the same with a soft edge and without its mean, for the fringe.
+    `share`: Of the field that the film covers, in [0, 1); 0 is no film at all. `border`: Pixels
+    around the field that do not count in the share. Returns `film`, `phase`, ``(H, W)`` in {0, 1};
+    and the same with a soft edge and without its mean, for the fringe.
     """
     if not 0 <= share < 1:
         raise InputError(f"the share of carbon must be in [0, 1), got {share}")
@@ -89,12 +78,8 @@ def blobs(
 ) -> Tensor:
     """Height in angstrom of ice crystals on the surface: clusters of flattened balls.
 
-    Parameters
-    ----------
-    count : int
-        Crystals, 150 to 500 A across, centred on the field.
-    border : int
-        Pixels around the field in which no crystal is centred.
+    `count`: Crystals, 150 to 500 A across, centred on the field. `border`: Pixels around the field
+    in which no crystal is centred.
     """
     height = torch.zeros(shape)
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in shape)
@@ -120,34 +105,23 @@ _TRIES = 200  # places tried for a particle before the ice counts as full
 class MicrographConfig:
     """What is imaged, and how.
 
-    Attributes
-    ----------
-    size : int or (int, int)
-        Pixels in y and x.
-    defocus_angstrom, astigmatism_angstrom, astigmatism_deg : float
-        Mean of the two defoci (positive is underfocus), their difference, direction of the first.
-    b_factor_angstrom2 : float
-        Envelope of the image of the specimen: motion, damage, coherence.
-    particles : int
-        How many are expected in the field (others lie beyond its border); fewer if the ice is
-        full. 0 is the no-particle control.
-    distance_angstrom : float
-        Smallest distance of two particles.
-    ice_angstrom, gradient : float
-        Mean thickness of the ice; its relative change across the field (0.3: 15 % up and down).
-    mean_free_path_angstrom : float
-        Of inelastic scattering, in ice and carbon.
-    contrast : float
-        Share of the particles' theoretical contrast that arrives; the missing half is lost in
-        real micrographs to inelastic scattering and motion (Vulovic et al. 2013).
-    ice_phase, carbon_phase : float
-        Standard deviation of the phases of amorphous ice and carbon in rad, a pixel.
-    background : float
-        Standard deviation of the structured background, relative intensity.
-    carbon : float
-        Share of the field that a carbon edge covers, in [0, 1).
-    contaminants : int
-        Ice crystals on the surface.
+    * `size`: Pixels in y and x.
+    * `defocus_angstrom`, `astigmatism_angstrom`, `astigmatism_deg`: Mean of the two defoci
+      (positive is underfocus), their difference, direction of the first.
+    * `b_factor_angstrom2`: Envelope of the image of the specimen: motion, damage, coherence.
+    * `particles`: How many are expected in the field (others lie beyond its border); fewer if the
+      ice is full. 0 is the no-particle control.
+    * `distance_angstrom`: Smallest distance of two particles.
+    * `ice_angstrom`, `gradient`: Mean thickness of the ice; its relative change across the field
+      (0.3: 15 % up and down).
+    * `mean_free_path_angstrom`: Of inelastic scattering, in ice and carbon.
+    * `contrast`: Share of the particles' theoretical contrast that arrives; the missing half is
+      lost in real micrographs to inelastic scattering and motion (Vulovic et al. 2013).
+    * `ice_phase`, `carbon_phase`: Standard deviation of the phases of amorphous ice and carbon in
+      rad, a pixel.
+    * `background`: Standard deviation of the structured background, relative intensity.
+    * `carbon`: Share of the field that a carbon edge covers, in [0, 1).
+    * `contaminants`: Ice crystals on the surface.
     """
 
     size: int | tuple[int, int] = 1024
@@ -211,23 +185,17 @@ class MicrographConfig:
 class Micrograph:
     """A simulated micrograph and all that went into it; images ``(H, W)`` float32 in counts.
 
-    Attributes
-    ----------
-    noisy : Tensor
-        What the detector gives.
-    clean : Tensor
-        Its expectation without ice and carbon structure: particles, gradient, background,
-        contaminants, carbon film, blurred by the detector.
-    noise_free_sources : dict of str to Tensor
-        Additive parts: ``level`` (ice of mean thickness), ``particles``, ``thickness``,
-        ``background``, ``carbon``, ``contaminants``; and the noises ``structure`` (amorphous ice
-        and carbon) and ``shot``. All of them add up to `noisy`; without the last two, to `clean`.
-    coordinates : ndarray
-        ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside the image.
-    rotations : ndarray
-        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    depths_angstrom : ndarray
-        ``(n,)`` above the middle of the ice; adds to the defocus.
+    * `noisy`: What the detector gives.
+    * `clean`: Its expectation without ice and carbon structure: particles, gradient, background,
+      contaminants, carbon film, blurred by the detector.
+    * `noise_free_sources`: Additive parts: ``level`` (ice of mean thickness), ``particles``,
+      ``thickness``, ``background``, ``carbon``, ``contaminants``; and the noises ``structure``
+      (amorphous ice and carbon) and ``shot``. All of them add up to `noisy`; without the last two,
+      to `clean`.
+    * `coordinates`: ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside
+      the image.
+    * `rotations`: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
+    * `depths_angstrom`: ``(n,)`` above the middle of the ice; adds to the defocus.
     """
 
     noisy: Tensor
@@ -268,17 +236,9 @@ def simulate_micrograph(
 ) -> Micrograph:
     """Draw a micrograph of a particle at random places, depths and orientations.
 
-    Parameters
-    ----------
-    volume : Tensor
-        ``(n, n, n)`` potential in volts against ice, n even, voxels as large as the pixels; see
-        `emlab.data.phase_maps.specimen_volume`.
-
-    Raises
-    ------
-    InputError
-        A volume that is no cube, or torch-fourier-slice is missing (``pip install
-        'emlab-book[cryoem]'``).
+    `volume`: ``(n, n, n)`` potential in volts against ice, n even, voxels as large as the pixels;
+    see `emlab.data.phase_maps.specimen_volume`. Raises `InputError`: A volume that is no cube, or
+    torch-fourier-slice is missing (``pip install 'emlab-book[cryoem]'``).
     """
     if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] % 2:
         raise InputError(f"a micrograph needs a cubic volume of even side, got {volume.shape}")

@@ -25,17 +25,8 @@ class Rotations:
     lose what leaves the square; their adjoint is the transpose of the same sparse matrix, not the
     rotation back.
 
-    Parameters
-    ----------
-    count : int
-        K, at least 1.
-    size : int
-        L, the side of the image in pixels.
-
-    Raises
-    ------
-    InputError
-        If `count` or `size` is smaller than 1.
+    `count`: K, at least 1. `size`: L, the side of the image in pixels. Raises `InputError`: if
+    `count` or `size` is smaller than 1.
     """
 
     def __init__(
@@ -116,14 +107,9 @@ def _rotation_matrix(angle: float, size: int, dtype: torch.dtype) -> Tensor:
 class MTDOperator:
     """The noise-free field of an image, for known positions and rotations.
 
-    Attributes
-    ----------
-    positions : Tensor
-        ``(p, 2)`` int64, row and column of the top-left corner of each copy.
-    turns : Tensor
-        ``(p,)`` int64 in 0..K-1, rotation number of each copy.
-    field_size : int
-        N, the side of the field in pixels.
+    `positions`: ``(p, 2)`` int64, row and column of the top-left corner of each copy. `turns`:
+    ``(p,)`` int64 in 0..K-1, rotation number of each copy. `field_size`: N, the side of the field
+    in pixels.
     """
 
     positions: Tensor
@@ -163,14 +149,8 @@ class MTDOperator:
 class Measurement:
     """A field and how it was made.
 
-    Attributes
-    ----------
-    field : Tensor
-        ``(N, N)``, noisy.
-    clean : Tensor
-        ``(N, N)``, without noise.
-    sigma : float
-        Standard deviation of the noise.
+    `field`: ``(N, N)``, noisy. `clean`: ``(N, N)``, without noise. `sigma`: Standard deviation of
+    the noise.
     """
 
     field: Tensor
@@ -191,27 +171,16 @@ def simulate_measurement(
 ) -> Measurement:
     """Draw a field of randomly placed and rotated copies.
 
-    Parameters
-    ----------
-    image : Tensor
-        ``(L, L)``, any range.
-    snr : float
-        ``|F|^2 / (L^2 sigma^2)``, positive.
-    field_size : int, optional
-        N; 11 L by default, as in the paper.
-    density : float
-        Fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 / L^2)``
-        copies are placed (at least one).
-    rotations : int
-        K.
-    separation : int, optional
-        Corners of two copies differ by at least this many pixels in rows or in columns. 2 L by
-        default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
+    * `image`: ``(L, L)``, any range.
+    * `snr`: ``|F|^2 / (L^2 sigma^2)``, positive.
+    * `field_size`: N; 11 L by default, as in the paper.
+    * `density`: Fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 /
+      L^2)`` copies are placed (at least one).
+    * `rotations`: K.
+    * `separation`: Corners of two copies differ by at least this many pixels in rows or in columns.
+      2 L by default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
 
-    Raises
-    ------
-    InputError
-        Bad ranges, or no room for that many copies at that separation.
+    Raises `InputError`: bad ranges, or no room for that many copies at that separation.
     """
     size = image.shape[-1]
     if image.shape != (size, size):
@@ -254,20 +223,10 @@ def _draw_positions(
 def cut_patches(field: Tensor, size: int, grids: int = 1) -> Tensor:
     """Cut a field ``(N, N')`` into patches ``(D, L, L)``.
 
-    Parameters
-    ----------
-    size : int
-        L.
-    grids : int
-        1: one grid of non-overlapping patches, as in the paper. G: also the grids shifted by
-        multiples of L/G along both axes, G^2 in all; a copy that one grid cuts in four is whole,
-        or nearly, in another.
-
-    Raises
-    ------
-    InputError
-        Not 2-D, not finite, smaller than a patch, a side that L does not divide, or more grids
-        than pixels.
+    `size`: L. `grids`: 1: one grid of non-overlapping patches, as in the paper. G: also the grids
+    shifted by multiples of L/G along both axes, G^2 in all; a copy that one grid cuts in four is
+    whole, or nearly, in another. Raises `InputError`: not 2-D, not finite, smaller than a patch, a
+    side that L does not divide, or more grids than pixels.
     """
     if field.ndim != 2:
         raise InputError(f"a field must be one image (H, W), got shape {tuple(field.shape)}")

@@ -23,10 +23,7 @@ from emlab.errors import InputError
 def delta_kernel(size: int = 1) -> Tensor:
     """No blur at all: 1 in the middle of ``(size, size)``, float32.
 
-    Raises
-    ------
-    InputError
-        A size that is not odd and positive.
+    Raises `InputError`: A size that is not odd and positive.
     """
     _check_odd(size)
     kernel = torch.zeros(size, size)
@@ -37,17 +34,9 @@ def delta_kernel(size: int = 1) -> Tensor:
 def gaussian_kernel(sigma_px: float, size: int | None = None) -> Tensor:
     """Gaussian sampled at the pixel centres, float32.
 
-    Parameters
-    ----------
-    sigma_px : float
-        Standard deviation in pixels; 0 gives the delta.
-    size : int, optional
-        Odd side; four standard deviations to each side by default.
-
-    Raises
-    ------
-    InputError
-        Negative or infinite sigma, or a size that is not odd and positive.
+    `sigma_px`: Standard deviation in pixels; 0 gives the delta. `size`: Odd side; four standard
+    deviations to each side by default. Raises `InputError`: negative or infinite sigma, or a size
+    that is not odd and positive.
     """
     if not 0 <= sigma_px < math.inf:
         raise InputError(f"the sigma of a blur must be 0 or more pixels, got {sigma_px}")
@@ -64,20 +53,8 @@ def gaussian_kernel(sigma_px: float, size: int | None = None) -> Tensor:
 def defocus_kernel(radius_px: float) -> Tensor:
     """Disc of confusion of an out-of-focus lens: each pixel weighs its area inside the circle.
 
-    Parameters
-    ----------
-    radius_px : float
-        Radius in pixels, not necessarily whole; 0 gives the delta.
-
-    Returns
-    -------
-    Tensor
-        float32, the smallest odd square that holds the disc.
-
-    Raises
-    ------
-    InputError
-        Negative or infinite radius.
+    `radius_px`: Radius in pixels, not necessarily whole; 0 gives the delta. Returns float32, the
+    smallest odd square that holds the disc. Raises `InputError`: negative or infinite radius.
     """
     if not 0 <= radius_px < math.inf:
         raise InputError(f"the radius of a defocus must be 0 or more pixels, got {radius_px}")
@@ -140,19 +117,11 @@ class Identity:
 class Blur:
     r"""Convolution with a kernel; a point becomes the kernel, :math:`A\delta = k`.
 
-    Parameters
-    ----------
-    kernel : Tensor
-        ``(k, k)``, k odd, non-negative, sum 1. May require gradients.
-    boundary : str
-        ``reflect``: the image goes on as in a mirror at the outer edge of its last pixel
-        (``d c b a | a b c d``); ``periodic``: it repeats. The norm is 1 for a periodic boundary
-        and for kernels that are symmetric in each axis, and below 2 for any other.
-
-    Raises
-    ------
-    InputError
-        A kernel of another kind, or an unknown boundary.
+    `kernel`: ``(k, k)``, k odd, non-negative, sum 1. May require gradients. `boundary`:
+    ``reflect``: the image goes on as in a mirror at the outer edge of its last pixel (``d c b a | a
+    b c d``); ``periodic``: it repeats. The norm is 1 for a periodic boundary and for kernels that
+    are symmetric in each axis, and below 2 for any other. Raises `InputError`: A kernel of another
+    kind, or an unknown boundary.
     """
 
     def __init__(self, kernel: Tensor, boundary: Boundary = "reflect") -> None:
@@ -205,31 +174,22 @@ class Blur:
 
 @dataclass(frozen=True)
 class Downsample:
-    r"""Fewer samples along some axes, each a weighted mean of the pixels near it.
+    """Fewer samples along some axes, each a weighted mean of the pixels near it.
 
     Fine pixel i reaches from i - 1/2 to i + 1/2. Sample j is the mean over a box of width
     `thickness` around ``centre(j)``; where the box leaves the image, the image is mirrored.
 
-    Attributes
-    ----------
-    factor : int
-        Fine pixels per sample.
-    axes : tuple of int
-        Negative axis numbers.
-    mode : str
-        ``average``: boxes around the middle of each group of `factor` pixels,
-        ``centre(j) = j factor + (factor - 1) / 2``, as wide as the group unless told otherwise
-        (detector binning, sections that touch). ``decimate``: boxes around one pixel of each
-        group, ``centre(j) = j factor + (factor - 1) // 2``, one pixel wide unless told otherwise
-        (thin optical sections with gaps).
-    thickness : float, optional
-        Width of the box in fine pixels, also wider than `factor` (a beam that sees deeper than
-        one slice) or not whole.
+    * `factor`: Fine pixels per sample.
+    * `axes`: Negative axis numbers.
+    * `mode`: ``average``: boxes around the middle of each group of `factor` pixels, ``centre(j) = j
+      factor + (factor - 1) / 2``, as wide as the group unless told otherwise (detector binning,
+      sections that touch). ``decimate``: boxes around one pixel of each group, ``centre(j) = j
+      factor + (factor - 1) // 2``, one pixel wide unless told otherwise (thin optical sections with
+      gaps).
+    * `thickness`: Width of the box in fine pixels, also wider than `factor` (a beam that sees
+      deeper than one slice) or not whole.
 
-    Raises
-    ------
-    InputError
-        Bad settings, or, when applied, a side that the factor does not divide.
+    Raises `InputError`: bad settings, or, when applied, a side that the factor does not divide.
     """
 
     factor: int
@@ -333,16 +293,9 @@ class Axial(Downsample):
 class Mask:
     """Some pixels or slices are missing: they are measured as zero.
 
-    Parameters
-    ----------
-    mask : Tensor
-        Booleans, or zeros and ones; broadcasts against the image, for example ``(D, 1, 1)`` for
-        missing slices.
-
-    Raises
-    ------
-    InputError
-        Other values, or, when applied, a shape that does not fit the image.
+    `mask`: Booleans, or zeros and ones; broadcasts against the image, for example ``(D, 1, 1)`` for
+    missing slices. Raises `InputError`: other values, or, when applied, a shape that does not fit
+    the image.
     """
 
     def __init__(self, mask: Tensor) -> None:

@@ -65,15 +65,10 @@ class FlowPrior(FromDenoiser):
     :math:`x_t = t\,x = t\,x_1 + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior
     mean is :math:`E[x_1 \mid x_t] = x_t + (1-t)\,v`.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Takes ``(n, 1, H, W)`` and times ``(n,)``.
-    objective : FlowMatching, optional
-        What surrounds the network; without it the network returns the velocity itself.
-    half : bool
-        Evaluate the network's convolutions in bfloat16: about half the time where the processor
-        has such instructions (`emlab.runtime.has_fast_bfloat16`).
+    `network`: Takes ``(n, 1, H, W)`` and times ``(n,)``. `objective`: What surrounds the network;
+    without it the network returns the velocity itself. `half`: Evaluate the network's convolutions
+    in bfloat16: about half the time where the processor has such instructions
+    (`emlab.runtime.has_fast_bfloat16`).
     """
 
     def __init__(
@@ -127,19 +122,9 @@ NetworkPrior = EpsilonPrior | VPPrior | FlowPrior | MLPScore | ScorePrior
 def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False) -> NetworkPrior:
     """Rebuild a shipped prior from its weights and card.
 
-    Parameters
-    ----------
-    name : str
-        A name of `emlab weights list`.
-    half : bool
-        Evaluate a flow or a score in bfloat16, see `FlowPrior`; others stay in float32.
-
-    Raises
-    ------
-    InputError
-        Unknown name, or a card whose objective is not a prior.
-    IntegrityError
-        The weights file does not match its card.
+    `name`: A name of `emlab weights list`. `half`: Evaluate a flow or a score in bfloat16, see
+    `FlowPrior`; others stay in float32. Raises `InputError`: unknown name, or a card whose
+    objective is not a prior. Raises `IntegrityError`: the weights file does not match its card.
     """
     tensors, card = weights.load(name)
     network = build(card.model)
@@ -153,14 +138,9 @@ def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False
 def wrap(network: nn.Module, objective: dict) -> NetworkPrior:
     """Put a network behind the interface that its ``[objective]`` table names.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Put into evaluation mode; its parameters no longer ask for gradients.
-    objective : dict
-        ``{"kind": "epsilon" | "vp" | "flow" | "score_matching" | "implicit_score_matching", ...}``;
-        the other keys are those of `EpsilonMatching`, `VPSchedule`, `FlowMatching` or
-        `ScoreMatching`.
+    `network`: Put into evaluation mode; its parameters no longer ask for gradients. `objective`:
+    ``{"kind": "epsilon" | "vp" | "flow" | "score_matching" | "implicit_score_matching", ...}``; the
+    other keys are those of `EpsilonMatching`, `VPSchedule`, `FlowMatching` or `ScoreMatching`.
     """
     arguments = dict(objective)
     kind = arguments.pop("kind", None)

@@ -34,10 +34,7 @@ VARIANTS = ("centred", "literal")
 class Preconditioning:
     """The wrap around the network that gives it inputs and targets of unit variance.
 
-    Attributes
-    ----------
-    sigma_data : float
-        Standard deviation of the clean images, in units of the noise.
+    `sigma_data`: Standard deviation of the clean images, in units of the noise.
     """
 
     sigma_data: float = 0.3
@@ -74,12 +71,7 @@ def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
     independent noises, so that D learns the clean image: the loss *is* Noise2Noise on a pair that
     was recorrupted (Pang et al. 2021). But z holds noise of variance `target_variance`.
 
-    Parameters
-    ----------
-    x, auxiliary : Tensor
-        Noisy images ``(n, H, W)`` and u.
-    sigma_a : Tensor
-        ``(n,)``.
+    `x`, `auxiliary`: Noisy images ``(n, H, W)`` and u. `sigma_a`: ``(n,)``.
     """
     return x - auxiliary / sigma_a[:, None, None]
 
@@ -98,14 +90,8 @@ def centred_target(x: Tensor, guess: Tensor, v: Tensor, sigma_r: float) -> Tenso
     .. math:: s^* = -\frac{x' - \tilde y}{\sigma_r^2 + v^2}, \qquad
               D^* = x' + v^2 s^* = \frac{\sigma_r^2 x' + v^2 \tilde y}{\sigma_r^2 + v^2}
 
-    Parameters
-    ----------
-    x, guess : Tensor
-        ``(n, H, W)``.
-    v : Tensor
-        ``(n,)``.
-    sigma_r : float
-        Standard deviation of what the guess gets wrong, in units of the noise.
+    `x`, `guess`: ``(n, H, W)``. `v`: ``(n,)``. `sigma_r`: Standard deviation of what the guess gets
+    wrong, in units of the noise.
     """
     wide = v.square()[:, None, None]
     return (sigma_r**2 * x + wide * guess) / (sigma_r**2 + wide)
@@ -123,17 +109,11 @@ def literal_target(x: Tensor, guess: Tensor, v: Tensor, sigma_data: float) -> Te
 class Guidance:
     """How strongly the targets guide, over the training.
 
-    Attributes
-    ----------
-    weight : float
-        Largest weight of the guided term in [0, 1]; 0 is denoising score matching.
-    start, full : float
-        Share of the training before which the weight is 0, and from which it is `weight`; linear
-        in between.
-    sigma_r : float
-        See `centred_target`.
-    variant : str
-        ``"centred"`` or ``"literal"``.
+    * `weight`: Largest weight of the guided term in [0, 1]; 0 is denoising score matching.
+    * `start`, `full`: Share of the training before which the weight is 0, and from which it is
+      `weight`; linear in between.
+    * `sigma_r`: See `centred_target`.
+    * `variant`: ``"centred"`` or ``"literal"``.
     """
 
     weight: float = 1.0
@@ -204,14 +184,9 @@ class ScoreMatching:
     ) -> Tensor:
         r"""Loss of noisy images ``(n, H, W)`` whose noise has unit variance.
 
-        Parameters
-        ----------
-        guess, confidence : Tensor, optional
-            ``(n, H, W)``: the target :math:`\tilde y` and c in [0, 1].
-        guidance : Guidance, optional
-            Without it the loss is denoising score matching.
-        progress : float
-            Share of the training that is over.
+        `guess`, `confidence`: ``(n, H, W)``: the target :math:`\tilde y` and c in [0, 1].
+        `guidance`: Without it the loss is denoising score matching. `progress`: Share of the
+        training that is over.
         """
         sigma_a = self.draw(len(x), progress, generator).to(x.device)
         u = torch.randn(x.shape, generator=generator).to(x.device)
@@ -233,12 +208,8 @@ class ScoreMatching:
 class ScorePrior(FromDenoiser):
     """A network trained by `ScoreMatching`, as a prior; see `emlab.priors.base.Prior`.
 
-    Parameters
-    ----------
-    network : nn.Module
-        F; takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
-    half : bool
-        Evaluate the convolutions in bfloat16.
+    `network`: F; takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``. `half`: Evaluate the convolutions
+    in bfloat16.
     """
 
     def __init__(self, network: nn.Module, objective: ScoreMatching, half: bool = False) -> None:

@@ -35,18 +35,11 @@ _MARGIN = 16  # pixels around the box into which the lens spreads a projection
 class Match:
     """What a bank says about patches.
 
-    Attributes
-    ----------
-    guess : Tensor
-        ``(n, box, box)``, the mixture of targets, moved to where the particle is.
-    confidence : Tensor
-        ``(n,)`` c in [0, 1].
-    similarity : Tensor
-        ``(n,)`` the largest cosine.
-    shifts : Tensor
-        ``(n, 2)`` pixels (y, x) from the patch's centre to the particle.
-    best : Tensor
-        ``(n,)`` number of the best target.
+    * `guess`: ``(n, box, box)``, the mixture of targets, moved to where the particle is.
+    * `confidence`: ``(n,)`` c in [0, 1].
+    * `similarity`: ``(n,)`` the largest cosine.
+    * `shifts`: ``(n, 2)`` pixels (y, x) from the patch's centre to the particle.
+    * `best`: ``(n,)`` number of the best target.
     """
 
     guess: Tensor
@@ -59,14 +52,8 @@ class Match:
 class TargetBank:
     """Projections of a reference volume over viewing directions and in-plane angles.
 
-    Parameters
-    ----------
-    projections : Tensor
-        ``(directions, box, box)``, low-passed, in any units.
-    angles : int
-        In-plane angles, evenly spread over the circle.
-    pixel_size_angstrom : float
-        Of the projections and of the patches.
+    `projections`: ``(directions, box, box)``, low-passed, in any units. `angles`: In-plane angles,
+    evenly spread over the circle. `pixel_size_angstrom`: Of the projections and of the patches.
     """
 
     def __init__(self, projections: Tensor, angles: int, pixel_size_angstrom: float) -> None:
@@ -93,12 +80,8 @@ class TargetBank:
     ) -> TargetBank:
         """Project a volume along directions spread evenly over the sphere.
 
-        Parameters
-        ----------
-        volume : Tensor
-            ``(n, n, n)``, matter positive.
-        low_pass_angstrom : float
-            Resolution that the reference is cut to; what is finer guides nobody.
+        `volume`: ``(n, n, n)``, matter positive. `low_pass_angstrom`: Resolution that the reference
+        is cut to; what is finer guides nobody.
         """
         if directions < 1 or low_pass_angstrom <= 0:
             raise InputError("a target bank needs a direction and a low-pass in angstrom")
@@ -127,11 +110,8 @@ class TargetBank:
     def through(self, transfer: Callable[[tuple[int, int]], Tensor], numbers: Tensor) -> Tensor:
         """Targets seen through a lens.
 
-        Parameters
-        ----------
-        transfer : callable
-            Takes a shape and gives the lens in the layout of `torch.fft.rfft2`, see
-            `emlab.physics.micrograph.config_transfer`.
+        `transfer`: Takes a shape and gives the lens in the layout of `torch.fft.rfft2`, see
+        `emlab.physics.micrograph.config_transfer`.
         """
         side = self.box + 2 * _MARGIN
         lens = transfer((side, side))
@@ -153,16 +133,10 @@ class TargetBank:
     ) -> Matcher:
         """Bank seen through one lens, ready to be compared with patches.
 
-        Parameters
-        ----------
-        temperature : float
-            tau.
-        rank : int
-            Dimensions of the span of the targets that :math:`B_T` keeps.
-        radius_angstrom : float, optional
-            Of the disc that is compared; default: where the projections are.
-        features : callable, optional
-            psi: ``(n, box, box)`` to ``(n, k)``; default the pixels, twice as coarse.
+        * `temperature`: tau.
+        * `rank`: Dimensions of the span of the targets that :math:`B_T` keeps.
+        * `radius_angstrom`: Of the disc that is compared; default: where the projections are.
+        * `features`: psi: ``(n, box, box)`` to ``(n, k)``; default the pixels, twice as coarse.
         """
         if temperature <= 0 or rank < 1:
             raise InputError("matching needs a temperature > 0 and a rank of at least 1")
@@ -212,10 +186,8 @@ class Matcher:
     def align(self, patches: Tensor, reach: int = 3) -> Tensor:
         """Where in patches ``(n, box, box)`` the best target lies: ``(n, 2)`` pixels (y, x).
 
-        Parameters
-        ----------
-        reach : int
-            Largest shift in coarse pixels; a parabola through the peak gives fractions of them.
+        `reach`: Largest shift in coarse pixels; a parabola through the peak gives fractions of
+        them.
         """
         side, wide = self.bank.box // _COARSE, 2 * reach + 3
         keys = torch.fft.rfft2(self.templates.reshape(-1, side, side)).conj()
@@ -234,10 +206,7 @@ class Matcher:
     def __call__(self, patches: Tensor, keep: int = 16) -> Match:
         """Compare patches ``(n, box, box)`` with all targets, moved to where the best one fits.
 
-        Parameters
-        ----------
-        keep : int
-            Targets that the mixture is made of, the heaviest.
+        `keep`: Targets that the mixture is made of, the heaviest.
         """
         shifts = self.align(patches)
         cosines = self.cosines(shift(patches, -shifts))

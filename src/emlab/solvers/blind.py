@@ -38,23 +38,14 @@ from emlab.solvers.sampling import noise_levels
 class BlindConfig:
     """Settings of `blind_deblur`.
 
-    Attributes
-    ----------
-    size : int
-        Odd side of the kernel, 33 as published.
-    steps : int
-        Noise levels of the search; each is one network evaluation.
-    sigma_max, sigma_min : float
-        First and last level of the search, in units of the image.
-    memory : float
-        Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
-    trust : float
-        As in `RestoreConfig`, for the search.
-    window : int
-        The kernel is searched for on a central square of at most this side, in pixels.
-    restoration : HalfQuadraticConfig or RestoreConfig
-        How the image is restored once the kernel is found: one image near the posterior mean, or
-        samples.
+    * `size`: Odd side of the kernel, 33 as published.
+    * `steps`: Noise levels of the search; each is one network evaluation.
+    * `sigma_max`, `sigma_min`: First and last level of the search, in units of the image.
+    * `memory`: Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
+    * `trust`: As in `RestoreConfig`, for the search.
+    * `window`: The kernel is searched for on a central square of at most this side, in pixels.
+    * `restoration`: How the image is restored once the kernel is found: one image near the
+      posterior mean, or samples.
     """
 
     size: int = 33
@@ -92,19 +83,9 @@ def blind_deblur(
 ) -> tuple[Samples, Tensor]:
     """Find the kernel, then restore the image with it.
 
-    Parameters
-    ----------
-    measurement : Tensor
-        ``(H, W)``, blurred and noisy, in the prior's units.
-    samples : int
-        Restored images to draw, with a `RestoreConfig`; the kernel is the same for all.
-
-    Returns
-    -------
-    Samples
-        As from the restoration; the evaluations count those of the search.
-    Tensor
-        The kernel ``(size, size)``.
+    `measurement`: ``(H, W)``, blurred and noisy, in the prior's units. `samples`: Restored images
+    to draw, with a `RestoreConfig`; the kernel is the same for all. Returns as from the
+    restoration; the evaluations count those of the search; the kernel ``(size, size)``.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(

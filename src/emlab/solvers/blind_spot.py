@@ -38,22 +38,13 @@ MINIMUM = 16
 class BlindSpotConfig:
     """Settings of `denoise_blind_spot`.
 
-    Attributes
-    ----------
-    kind : str
-        ``noise2void`` or ``noise2self``.
-    steps : int
-        Of Adam, with a cosine that ends at zero.
-    batch, crop : int
-        Patches a step, and their side in pixels.
-    width : int
-        Channels of the first level of the network; the second has twice as many.
-    share : float
-        Of the pixels of a patch that are hidden, Noise2Void.
-    radius : int
-        Half the side of the neighbourhood that a replacement comes from, Noise2Void.
-    grid : int
-        Side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
+    * `kind`: ``noise2void`` or ``noise2self``.
+    * `steps`: Of Adam, with a cosine that ends at zero.
+    * `batch`, `crop`: Patches a step, and their side in pixels.
+    * `width`: Channels of the first level of the network; the second has twice as many.
+    * `share`: Of the pixels of a patch that are hidden, Noise2Void.
+    * `radius`: Half the side of the neighbourhood that a replacement comes from, Noise2Void.
+    * `grid`: Side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
     """
 
     kind: Kind = "noise2void"
@@ -133,15 +124,8 @@ def hide_random(
 ) -> tuple[Tensor, Tensor]:
     """Noise2Void: replace random pixels by another one of their neighbourhood.
 
-    Parameters
-    ----------
-    patches : Tensor
-        ``(n, H, W)``.
-
-    Returns
-    -------
-    tuple of Tensor
-        Patches with hidden pixels, and where they are, ``(n, H, W)`` bool.
+    `patches`: ``(n, H, W)``. Returns patches with hidden pixels, and where they are, ``(n, H, W)``
+    bool.
     """
     height, width = patches.shape[-2:]
     hidden = torch.rand(patches.shape, generator=generator) < share
@@ -160,12 +144,7 @@ def hide_random(
 def hide_grid(patches: Tensor, grid: int, position: int) -> tuple[Tensor, Tensor]:
     """Noise2Self: replace one pixel of every cell by the weighted mean of its eight neighbours.
 
-    Parameters
-    ----------
-    patches : Tensor
-        ``(n, H, W)``.
-    position : int
-        From 0 to ``grid**2 - 1``: which pixel of a cell.
+    `patches`: ``(n, H, W)``. `position`: From 0 to ``grid**2 - 1``: which pixel of a cell.
     """
     hidden = torch.zeros(patches.shape[-2:], dtype=torch.bool, device=patches.device)
     hidden[position // grid :: grid, position % grid :: grid] = True

@@ -38,15 +38,10 @@ SMALLEST_LOG_WEIGHT = -60.0  # exp(-60) is still a normal float32; denormals are
 class Statistics:
     """What the M-step needs of the posterior over states, for B images at once.
 
-    Attributes
-    ----------
-    numerator, denominator : Tensor
-        ``(B, K, L, L)``: weighted sums of the patches, and of their visibility, in the frame of
-        each rotated image.
-    log_likelihood : Tensor
-        ``(B,)``, natural logarithm of the density of all patches.
-    occupancy : Tensor
-        ``(B,)``, mean posterior probability that a patch sees some part of a copy.
+    `numerator`, `denominator`: ``(B, K, L, L)``: weighted sums of the patches, and of their
+    visibility, in the frame of each rotated image. `log_likelihood`: ``(B,)``, natural logarithm of
+    the density of all patches. `occupancy`: ``(B,)``, mean posterior probability that a patch sees
+    some part of a copy.
     """
 
     numerator: Tensor
@@ -58,22 +53,15 @@ class Statistics:
 class ExpectationStep:
     """Posterior over shifts and rotations of every patch, summed into M-step statistics.
 
-    Parameters
-    ----------
-    patches : Tensor
-        ``(D, L, L)``, see `emlab.physics.mtd.cut_patches`.
-    rotations : Rotations
-        The K rotations of an L x L image, same dtype and device as the patches.
-    sigma : float
-        Standard deviation of the noise, positive.
-    coverage : float
-        How many times the patches cover each pixel of the field, at least 1. Statistics and
-        likelihood are divided by it: with overlapping grids they are averages over grids (a
-        composite likelihood), not new data.
-    memory_mb : float
-        Bound on the working memory beyond the patches' spectra; patches are processed in chunks
-        of that size (at least one patch). Results do not depend on it beyond rounding; the small
-        default keeps a chunk in the processor's cache.
+    * `patches`: ``(D, L, L)``, see `emlab.physics.mtd.cut_patches`.
+    * `rotations`: The K rotations of an L x L image, same dtype and device as the patches.
+    * `sigma`: Standard deviation of the noise, positive.
+    * `coverage`: How many times the patches cover each pixel of the field, at least 1. Statistics
+      and likelihood are divided by it: with overlapping grids they are averages over grids (a
+      composite likelihood), not new data.
+    * `memory_mb`: Bound on the working memory beyond the patches' spectra; patches are processed in
+      chunks of that size (at least one patch). Results do not depend on it beyond rounding; the
+      small default keeps a chunk in the processor's cache.
     """
 
     def __init__(
@@ -116,14 +104,9 @@ class ExpectationStep:
     def __call__(self, images: Tensor, occupancy: Tensor | float | None = None) -> Statistics:
         """Run the E-step.
 
-        Parameters
-        ----------
-        images : Tensor
-            ``(B, L, L)``, current estimates (several starts share the patches).
-        occupancy : Tensor or float, optional
-            Prior probability that a patch sees part of a copy, in (0, 1), one for all or ``(B,)``.
-            All visible shifts share it equally, the empty ones share the rest. Default: all
-            shifts equal.
+        `images`: ``(B, L, L)``, current estimates (several starts share the patches). `occupancy`:
+        Prior probability that a patch sees part of a copy, in (0, 1), one for all or ``(B,)``. All
+        visible shifts share it equally, the empty ones share the rest. Default: all shifts equal.
         """
         shape = (len(images), self.rotations.count)
         visits = images.new_zeros(*shape, *self.grid)
@@ -203,28 +186,20 @@ M_STEPS = ("gradient", "closed_form", "map", "proximal")
 class EMConfig:
     """Settings of `approximate_em`.
 
-    Attributes
-    ----------
-    iterations : int
-        Largest number of iterations.
-    m_step : str
-        ``"gradient"``, ``"closed_form"``, ``"map"`` or ``"proximal"``.
-    step_size : float
-        mu of the gradient step.
-    prior_weight : float
-        gamma; for ``proximal`` the factor on the noise variance handed to the denoiser.
-    prior_schedule : str
-        ``"constant"`` or ``"linear"`` (gamma grows from 0 at the first to its value at the last
-        iteration, as the paper does on MNIST).
-    score_sigma : float
-        Noise level at which the score is taken by ``gradient`` and ``map``. The paper's t = 0.01
-        is 0.0446; a score of clean images takes 0.
-    prior_precision : float
-        Curvature of the negative log prior assumed by ``map``: 1/variance of a pixel.
-    learn_occupancy : bool
-        Estimate how often a patch sees a copy (exact M-step) instead of assuming all shifts equal.
-    tolerance : float
-        Stop when no image changes by more than this fraction of its norm. 0: never.
+    * `iterations`: Largest number of iterations.
+    * `m_step`: ``"gradient"``, ``"closed_form"``, ``"map"`` or ``"proximal"``.
+    * `step_size`: mu of the gradient step.
+    * `prior_weight`: gamma; for ``proximal`` the factor on the noise variance handed to the
+      denoiser.
+    * `prior_schedule`: ``"constant"`` or ``"linear"`` (gamma grows from 0 at the first to its value
+      at the last iteration, as the paper does on MNIST).
+    * `score_sigma`: Noise level at which the score is taken by ``gradient`` and ``map``. The
+      paper's t = 0.01 is 0.0446; a score of clean images takes 0.
+    * `prior_precision`: Curvature of the negative log prior assumed by ``map``: 1/variance of a
+      pixel.
+    * `learn_occupancy`: Estimate how often a patch sees a copy (exact M-step) instead of assuming
+      all shifts equal.
+    * `tolerance`: Stop when no image changes by more than this fraction of its norm. 0: never.
     """
 
     iterations: int = 100
@@ -263,18 +238,11 @@ class EMConfig:
 class EMResult:
     """Estimates of all starts.
 
-    Attributes
-    ----------
-    images : Tensor
-        ``(B, L, L)``, one per start.
-    log_likelihood : Tensor
-        ``(B,)`` float64, of the final images.
-    trace : Tensor
-        ``(iterations + 1, B)`` float64, log-likelihood before each iteration and at the end.
-    occupancy : Tensor
-        ``(B,)``, estimated probability that a patch sees part of a copy.
-    statistics : Statistics
-        E-step at the final images.
+    * `images`: ``(B, L, L)``, one per start.
+    * `log_likelihood`: ``(B,)`` float64, of the final images.
+    * `trace`: ``(iterations + 1, B)`` float64, log-likelihood before each iteration and at the end.
+    * `occupancy`: ``(B,)``, estimated probability that a patch sees part of a copy.
+    * `statistics`: E-step at the final images.
     """
 
     images: Tensor
@@ -298,14 +266,8 @@ def approximate_em(
 ) -> EMResult:
     """Run expectation-maximisation from each start.
 
-    Parameters
-    ----------
-    starts : Tensor
-        ``(B, L, L)``.
-    prior : Prior, optional
-        Needed by ``map`` and ``proximal``; ``gradient`` uses it if given.
-    progress : callable, optional
-        Called with the iteration and the log-likelihoods ``(B,)``.
+    `starts`: ``(B, L, L)``. `prior`: Needed by ``map`` and ``proximal``; ``gradient`` uses it if
+    given. `progress`: Called with the iteration and the log-likelihoods ``(B,)``.
     """
     size = expectation.size
     if starts.ndim != 3 or starts.shape[1:] != (size, size) or not torch.isfinite(starts).all():

@@ -34,12 +34,8 @@ from emlab.solvers.sampling import noise_levels
 class PlanesPrior:
     """A prior of planes applied to volumes: every plane across one axis is one image.
 
-    Parameters
-    ----------
-    prior : Prior
-        Denoises ``(..., H, W)``.
-    axis : int
-        The axis that the planes are stacked along: -3 for xy, -2 for xz and -1 for yz planes.
+    `prior`: Denoises ``(..., H, W)``. `axis`: The axis that the planes are stacked along: -3 for
+    xy, -2 for xz and -1 for yz planes.
     """
 
     def __init__(self, prior: Prior, axis: int) -> None:
@@ -65,12 +61,8 @@ def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
 class PlugAndPlayConfig:
     """Settings of the published scheme.
 
-    Attributes
-    ----------
-    steps : int
-        Times between noise (t = 0) and data (t = 1).
-    alpha : float
-        Exponent of the data step's weight ``(1-t)**alpha``, in [0, 1].
+    `steps`: Times between noise (t = 0) and data (t = 1). `alpha`: Exponent of the data step's
+    weight ``(1-t)**alpha``, in [0, 1].
     """
 
     steps: int = 100
@@ -121,22 +113,15 @@ def plug_and_play_flow(
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    r"""Settings of `restore`.
+    """Settings of `restore`.
 
-    Attributes
-    ----------
-    steps : int
-        Noise levels.
-    sigma_max, sigma_min : float
-        First and last level, in units of the image. The first need only drown what is wrong with
-        the start, not the start itself.
-    curvature : float
-        Spacing of the levels, see `noise_levels`.
-    trust : float
-        Standard deviation of the prior's answer around the truth, as a share of the noise level;
-        larger values follow the measurement sooner.
-    iterations : int
-        Conjugate-gradient iterations of a data step.
+    * `steps`: Noise levels.
+    * `sigma_max`, `sigma_min`: First and last level, in units of the image. The first need only
+      drown what is wrong with the start, not the start itself.
+    * `curvature`: Spacing of the levels, see `noise_levels`.
+    * `trust`: Standard deviation of the prior's answer around the truth, as a share of the noise
+      level; larger values follow the measurement sooner.
+    * `iterations`: Conjugate-gradient iterations of a data step.
     """
 
     steps: int = 20
@@ -227,21 +212,14 @@ def data_step(
 class HalfQuadraticConfig:
     """Settings of `half_quadratic`.
 
-    Attributes
-    ----------
-    steps : int
-        Denoising steps.
-    sigma_max, sigma_min : float
-        First and last noise level, in units of the image, geometrically spaced. The first is the
-        error of the start, the last about that of the result.
-    weight : float
-        Trust in the denoiser against the measurement: its answer counts as accurate to
-        ``sigma / sqrt(weight)``.
-    iterations : int
-        Conjugate-gradient iterations of a data step.
-    last : str
-        What is returned: ``"data"``, a last data step, so that the result agrees with the
-        measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
+    * `steps`: Denoising steps.
+    * `sigma_max`, `sigma_min`: First and last noise level, in units of the image, geometrically
+      spaced. The first is the error of the start, the last about that of the result.
+    * `weight`: Trust in the denoiser against the measurement: its answer counts as accurate to
+      ``sigma / sqrt(weight)``.
+    * `iterations`: Conjugate-gradient iterations of a data step.
+    * `last`: What is returned: ``"data"``, a last data step, so that the result agrees with the
+      measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
     """
 
     steps: int = 8

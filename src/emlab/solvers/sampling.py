@@ -47,19 +47,8 @@ def sample_prior(
 ) -> Tensor:
     """Draw images from a prior by the probability-flow equation (Heun's second-order steps).
 
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(n, H, W)``.
-    steps : int
-        Noise levels; two denoisings each.
-    sigma_max : float
-        First level; well above the spread of the images.
-
-    Returns
-    -------
-    Tensor
-        ``(n, H, W)``.
+    `shape`: ``(n, H, W)``. `steps`: Noise levels; two denoisings each. `sigma_max`: First level;
+    well above the spread of the images. Returns ``(n, H, W)``.
     """
     levels = noise_levels(steps, sigma_max, sigma_min)
     x = sigma_max * torch.randn(shape, generator=generator, dtype=dtype).to(device)
@@ -77,14 +66,8 @@ def sample_prior(
 class PosteriorConfig:
     """Settings of `sample_posterior`.
 
-    Attributes
-    ----------
-    prior_std : float
-        Standard deviation of a pixel under the prior.
-    steps : int
-        Noise levels.
-    sigma_max, sigma_min : float
-        First and last of them, in units of the image.
+    `prior_std`: Standard deviation of a pixel under the prior. `steps`: Noise levels. `sigma_max`,
+    `sigma_min`: First and last of them, in units of the image.
     """
 
     prior_std: float = 1.0
@@ -151,20 +134,14 @@ def sample_posterior(
 class DPSConfig:
     """Settings of `dps`.
 
-    Attributes
-    ----------
-    steps : int
-        Sampling steps, at most those of `schedule`. With a stride of k (``steps = T/k``) every
-        pull is k times as long, so that the pulls add up to what they are with all steps.
-    step_size : float
-        gamma, not negative: the length of a pull on one patch. 0 samples the prior.
-    patch : int or None
-        Side in pixels of the patch that `step_size` is meant for. The pull is divided by the
-        squared misfit, which grows with the image; on another size gamma is scaled by
-        pixels/patch^2, so that every pixel is pulled as in the published 128. None: the image
-        itself is the patch, whatever its size.
-    schedule : DDPMSchedule
-        Noise levels; T = 1000 steps by default.
+    * `steps`: Sampling steps, at most those of `schedule`. With a stride of k (``steps = T/k``)
+      every pull is k times as long, so that the pulls add up to what they are with all steps.
+    * `step_size`: gamma, not negative: the length of a pull on one patch. 0 samples the prior.
+    * `patch`: Side in pixels of the patch that `step_size` is meant for. The pull is divided by the
+      squared misfit, which grows with the image; on another size gamma is scaled by pixels/patch^2,
+      so that every pixel is pulled as in the published 128. None: the image itself is the patch,
+      whatever its size.
+    * `schedule`: Noise levels; T = 1000 steps by default.
     """
 
     steps: int = 1000

@@ -15,15 +15,9 @@ from emlab.priors.base import Prior
 def tile_positions(length: int, tile: int, overlap: int) -> list[int]:
     """Return where tiles start along an axis so that they cover it and overlap enough.
 
-    Parameters
-    ----------
-    length : int
-        Size of the axis, at least 1.
-    tile : int
-        Size of a tile; an axis no longer than that has one tile, at 0.
-    overlap : int
-        Pixels that neighbours share at least, from 0 to ``tile - 1``. The tiles are spread evenly
-        over the axis, so they usually share a little more.
+    `length`: Size of the axis, at least 1. `tile`: Size of a tile; an axis no longer than that has
+    one tile, at 0. `overlap`: Pixels that neighbours share at least, from 0 to ``tile - 1``. The
+    tiles are spread evenly over the axis, so they usually share a little more.
     """
     if length < 1 or not 0 <= overlap < tile:
         raise InputError(
@@ -40,19 +34,8 @@ def blend_weights(positions: Sequence[int], tile: int) -> Tensor:
     r"""Return the weight of each tile at each of its pixels; at every pixel they sum to one.
 
     A tile rises as :math:`\sin^2` over the pixels that all neighbours share, so that no step is
-    left where one tile takes over from the next.
-
-    Parameters
-    ----------
-    positions : sequence of int
-        Starts of the tiles, rising, from 0, without gaps.
-    tile : int
-        Size of a tile.
-
-    Returns
-    -------
-    Tensor
-        ``(len(positions), tile)`` float32 in [0, 1].
+    left where one tile takes over from the next. `positions`: Starts of the tiles, rising, from 0,
+    without gaps. `tile`: Size of a tile. Returns ``(len(positions), tile)`` float32 in [0, 1].
     """
     starts = torch.as_tensor(positions)
     widest = int(starts.diff().max()) if len(starts) > 1 else tile
@@ -78,19 +61,13 @@ class TiledPrior:
     sides and the answer cropped. Memory beyond the image, its answer and one padded copy is that of
     ``batch`` tiles in the network.
 
-    Parameters
-    ----------
-    prior : Prior
-        Answers ``(n, tile, tile)``.
-    tile : int
-        Side of a tile in pixels.
-    overlap : int
-        Pixels that neighbouring tiles share at least, smaller than the tile.
-    batch : int
-        Tiles given to the prior at once.
-    smallest : int, optional
-        Shorter axes are padded to this; the tile by default. Networks that take any size lose less
-        time with a smaller value, and axes from `smallest` to `tile` are then one shorter tile.
+    * `prior`: Answers ``(n, tile, tile)``.
+    * `tile`: Side of a tile in pixels.
+    * `overlap`: Pixels that neighbouring tiles share at least, smaller than the tile.
+    * `batch`: Tiles given to the prior at once.
+    * `smallest`: Shorter axes are padded to this; the tile by default. Networks that take any size
+      lose less time with a smaller value, and axes from `smallest` to `tile` are then one shorter
+      tile.
     """
 
     def __init__(
@@ -156,12 +133,8 @@ def apply_tiled(
 ) -> Tensor:
     """Answers ``(outputs, H, W)`` of a network for an image ``(H, W)``, blended over tiles.
 
-    Parameters
-    ----------
-    network : callable
-        Maps ``(1, h, w)`` to ``(1, outputs, h, w)``; sees an image no larger than a tile whole.
-    tile, overlap : int
-        Side of a tile and pixels that neighbours share at least.
+    `network`: Maps ``(1, h, w)`` to ``(1, outputs, h, w)``; sees an image no larger than a tile
+    whole. `tile`, `overlap`: Side of a tile and pixels that neighbours share at least.
     """
     if image.ndim != 2 or image.numel() == 0:
         raise InputError(f"tiles are cut from an image (H, W), got shape {tuple(image.shape)}")
