@@ -39,8 +39,7 @@ def blurs(draw: st.DrawFn) -> Case:
     else:
         make = gaussian_kernel if kind == "gaussian" else defocus_kernel
         kernel = make(draw(st.floats(0.1, 3))).double()
-    boundary = draw(st.sampled_from(["reflect", "periodic"]))
-    return Blur(kernel, boundary), (draw(SIDES), draw(SIDES))
+    return Blur(kernel), (draw(SIDES), draw(SIDES))
 
 
 @st.composite

@@ -18,8 +18,8 @@ from emlab.physics.micrograph import Micrograph
 class RingSums:
     """Sums over rings of two stacks of images, kept apart so that images can be resampled.
 
-    `frequency`: ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist.
-    `cross`, `first`, `second`: ``(n, rings)``: real part of the cross spectrum, and both powers.
+    `frequency` ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist;
+    `cross`, the real part of the cross spectrum, and both powers, ``(n, rings)``.
     """
 
     frequency: np.ndarray
@@ -41,30 +41,20 @@ class RingSums:
 def ring_sums(first: Image, second: Image, where: Image | None = None) -> RingSums:
     """Sums of the Fourier ring correlation, also in a part of the coefficients only.
 
-    `first`, `second`: ``(n, H, W)``. No window: meant for objects that end before the border.
-    `where`: ``(n, H, W // 2 + 1)`` booleans, coefficients of `rfft2` that count. Raises
-    `InputError`: shapes that do not fit, or values that are not finite.
+    Images are ``(n, H, W)``. No window: meant for objects that end before the border. `where` ``(n,
+    H, W // 2 + 1)``: booleans, coefficients of `rfft2` that count.
     """
     pair = as_pair(first, second, 2)
     if pair[0].ndim != 3:
         raise InputError(f"give stacks (n, H, W), not {pair[0].shape}")
     shape = pair[0].shape[-2:]
-    weights = np.broadcast_to(
-        half_spectrum_multiplicity(shape[-1]), (*shape[:1], shape[1] // 2 + 1)
-    )
-    if where is None:
-        counted = np.broadcast_to(weights, (len(pair[0]), *weights.shape))
-    else:
-        counted = weights * as_array(where, 2)
+    inside = np.ones((shape[0], 1)) if where is None else as_array(where, 2)
+    counted = half_spectrum_multiplicity(shape[-1]) * inside
     rings = np.rint(radial_frequency(shape) * min(shape)).astype(np.intp)
     kept = min(shape) // 2
     spectra = [np.fft.rfft2(image) for image in pair]
-    sums = [
-        _by_ring(values * counted, rings, kept)
-        for values in (
-            (spectra[0] * spectra[1].conj()).real, *(np.abs(s) ** 2 for s in spectra)
-        )
-    ]  # fmt: skip
+    products = [(spectra[0] * spectra[1].conj()).real, *(np.abs(s) ** 2 for s in spectra)]
+    sums = [_by_ring(values * counted, rings, kept) for values in products]
     return RingSums(np.arange(1, kept + 1) / min(shape), *sums)
 
 
@@ -89,11 +79,10 @@ def falls_below(frequency: np.ndarray, correlation: np.ndarray, threshold: float
 def band_averages(images: Image, rings: int = 8, sectors: int = 4) -> np.ndarray:
     """Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
 
-    A band is a ring's sector. The phase of a coefficient is counted from the image's centre, where
-    the object is: neighbouring coefficients then add up instead of cancelling.
-
-    `images`: ``(..., H, W)``. `rings`: From the mean, which no band holds, to Nyquist. `sectors`:
-    Of half a turn. Returns ``(..., rings * sectors, 2)``: real and imaginary parts.
+    A band is a ring's sector: of `rings` from the mean, which no band holds, to Nyquist, and
+    `sectors` of half a turn. The phase of a coefficient is counted from the centre of ``(..., H,
+    W)``, where the object is: neighbouring coefficients then add up instead of cancelling. Returns
+    ``(..., rings * sectors, 2)``, real and imaginary parts.
     """
     values = as_array(images, 2)
     height, width = values.shape[-2:]
@@ -143,8 +132,6 @@ def band_pass(image: Tensor, pixel_size_angstrom: float, band: tuple[float, floa
 def band_correlations(
     denoised: Tensor | np.ndarray,
     micrograph: Micrograph,
-    bands: dict[str, tuple[float, float]] = BANDS_ANGSTROM,
-    radius_angstrom: float = RADIUS_ANGSTROM,
 ) -> dict[str, float]:
     """Correlation with the clean image within the particles, a band at a time, and their mean.
 
@@ -152,18 +139,17 @@ def band_correlations(
     what particles look like, and a filter that follows the rings of the lens, for at its zeros a
     band holds noise alone (`emlab.chapters.tsm.peers.wiener` gains that way).
 
-    `denoised`: ``(H, W)`` of the micrograph's shape, any grey range. `radius_angstrom`: Of the
-    discs about the true centres that count. Returns by band (the keys of `bands`), and ``mean``.
-    Raises `InputError`: another shape, or a micrograph without particles.
+    `denoised` ``(H, W)`` has any grey range. Returns the correlation by band (the keys of
+    `BANDS_ANGSTROM`), and ``mean``; without particles an `InputError`.
     """
     image = torch.as_tensor(np.asarray(denoised), dtype=torch.float32)
     if image.shape != micrograph.clean.shape:
         raise InputError(f"the denoised image is {tuple(image.shape)}, the micrograph is not")
-    inside = micrograph.mask(radius_angstrom)
+    inside = micrograph.mask(RADIUS_ANGSTROM)
     if not inside.any():
         raise InputError("there are no particles to judge by; take a micrograph that has some")
     found = {}
-    for name, band in bands.items():
+    for name, band in BANDS_ANGSTROM.items():
         pair = [
             band_pass(values, micrograph.pixel_size_angstrom, band)[inside].double()
             for values in (image, micrograph.clean)

@@ -16,22 +16,15 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
     r"""Share of pixels whose truth lies in the central interval of the samples there.
 
     Calibrated samples and the truth are draws of one distribution, and the result is the level
-    whatever the number :math:`n` of samples: ``quantile`` takes order statistics at
-    :math:`p (n + 1)`, of which the outermost hold :math:`(n - 1) / (n + 1)`; ``normal`` is the
-    prediction interval of a Gaussian, mean :math:`\pm\, t_{n-1}\, s \sqrt{1 + 1/n}`.
+    whatever the number :math:`n` of samples: ``quantile`` takes order statistics at :math:`p (n +
+    1)`, of which the outermost hold :math:`(n - 1) / (n + 1)`; ``normal`` is the prediction
+    interval of a Gaussian, mean :math:`\pm\, t_{n-1}\, s \sqrt{1 + 1/n}`.
 
-    * `samples`: ``(n, ...)``.
-    * `truth`: ``(...)``, the same value range.
-    * `level`: Inside (0, 1).
-    * `interval`: ``quantile`` assumes nothing and needs :math:`2 / (1 - \mathrm{level}) - 1`
-      samples (19 for .9); ``normal`` needs two and posteriors of about Gaussian shape.
-
-    Raises `InputError`: shapes that do not fit, too few samples, values that are not finite, a
-    level outside (0, 1) or an unknown interval.
+    Samples are ``(n, ...)`` of a truth ``(...)``. ``quantile`` assumes nothing and needs :math:`2 /
+    (1 - \mathrm{level}) - 1` samples (19 for .9); ``normal`` needs two and posteriors of about
+    Gaussian shape. Fewer are an `InputError`.
     """
-    drawn, actual = as_array(samples, 1), as_array(truth, 0)
-    if drawn.shape[1:] != actual.shape:
-        raise InputError(f"pass samples (n, {actual.shape}) to compare with a truth of that shape")
+    drawn, actual = _pair(samples, truth)
     if not 0 < level < 1:
         raise InputError(f"the level must lie between 0 and 1, got {level}")
     if interval not in ("quantile", "normal"):
@@ -57,8 +50,7 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
 class Reliability:
     """Error of the pixels of similar spread; calibrated where the two are equal.
 
-    `spread`, `error`: ``(bins,)`` root mean square of spread and error of each bin's pixels, by
-    rising spread. `counts`: ``(bins,)`` pixels in each bin.
+    Root mean square of `spread` and `error` of each bin's pixels, by rising spread, and how many.
     """
 
     spread: np.ndarray
@@ -75,11 +67,9 @@ class Reliability:
 def error_against_spread(mean: Image, spread: Image, truth: Image, bins: int = 10) -> Reliability:
     r"""Root mean square error of pixels sorted by their spread into bins of equal counts.
 
-    `mean`: Posterior mean, any shape and value range. The mean of :math:`n` samples has itself an
-    error: calibrated errors are then :math:`\sqrt{1 + 1/n}` times the spread. `spread`: Posterior
-    standard deviation of each pixel, not negative. `bins`: From 1 to the number of pixels. Raises
-    `InputError`: different shapes, a negative spread, values that are not finite, or bins that stay
-    empty.
+    The mean of :math:`n` samples has itself an error: calibrated errors are then :math:`\sqrt{1 +
+    1/n}` times the spread, the posterior standard deviation of each pixel. Images have any shape
+    and value range.
     """
     middle, actual = as_pair(mean, truth, 0)
     width, _ = as_pair(spread, truth, 0)
@@ -95,12 +85,12 @@ def error_against_spread(mean: Image, spread: Image, truth: Image, bins: int = 1
 
 
 def crps(samples: Image, truth: Image) -> np.ndarray:
-    r"""Continuous ranked probability score, smaller is better, in the units of the truth.
+    r"""Continuous ranked probability score ``(...)``, smaller is better, in the units of the truth.
 
     .. math:: \frac1n\sum_i |x_i - y| - \frac1{2n(n-1)}\sum_{ij} |x_i - x_j|
 
-    The fair estimate (Ferro 2014), whose mean does not depend on the number of samples. Of a single
-    answer it is the absolute error. `samples`: ``(n, ...)``. `truth`: ``(...)``. Returns ``(...)``.
+    The fair estimate (Ferro 2014) of samples ``(n, ...)``, whose mean does not depend on their
+    number. Of a single answer it is the absolute error.
     """
     drawn, actual = _pair(samples, truth)
     count = len(drawn)
@@ -143,6 +133,4 @@ def _pair(samples: Image, truth: Image) -> tuple[np.ndarray, np.ndarray]:
     drawn, actual = as_array(samples, 1), as_array(truth, 0)
     if drawn.shape[1:] != actual.shape:
         raise InputError(f"pass samples (n, {actual.shape}) to compare with a truth of that shape")
-    if not math.isfinite(float(drawn.sum())):
-        raise InputError("samples hold values that are not finite")
     return drawn, actual

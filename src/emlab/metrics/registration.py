@@ -21,11 +21,9 @@ class Registered:
     """An image that was moved onto another, and how.
 
     * `image`: ``(H, W)`` float64 in the grey levels of the moving image.
-    * `shift`: ``(2,)`` rows and columns in pixels by which the moving image was displaced; a
-      positive shift moves it down and to the right.
+    * `shift`: ``(2,)`` rows and columns in pixels; a positive shift moves it down and to the right.
     * `flow`: ``(2, H, W)`` what was displaced on top of the shift, same sign; zeros without flow.
-    * `valid`: ``(H, W)`` False where the pixel comes from outside of the moving image: score the
-      others.
+    * `valid`: ``(H, W)`` False where the pixel comes from outside: score the others.
     * `matches`: SIFT matches that agree with the shift.
     """
 
@@ -42,13 +40,10 @@ def register(moving: Image, fixed: Image, *, flow: bool = True) -> Registered:
     SIFT (Lowe, 2004) with scikit-image's settings, without doubling the image first; only matches
     whose second best is at least a quarter further away; the shift is the median of the largest
     group that agrees within 2 pixels. Iterative Lucas-Kanade flow (Le Besnerais and Champagnat,
-    2005) over windows of 16 pixels radius. Both are applied in one cubic interpolation. Meant for
-    *restored* images: of a raw one it would smooth the noise.
-
-    `moving`, `fixed`: ``(H, W)``, any grey levels, each side at least 64 pixels. `flow`: False
-    leaves it at the shift: a rigid answer, which cannot fit itself to the noise of the fixed image.
-    Raises `InputError`: different or too small images, values that are not finite, no contrast, or
-    fewer than 8 matches that agree.
+    2005) over windows of 16 pixels radius; without `flow` the answer is rigid, and cannot fit
+    itself to the noise of the fixed image. Both are applied in one cubic interpolation. Meant for
+    *restored* images ``(H, W)``, each side at least 64 pixels: of a raw one it would smooth the
+    noise. Fewer than 8 matches that agree are an `InputError`.
     """
     pair = [as_array(image, 2, 2) for image in (moving, fixed)]
     if pair[0].shape != pair[1].shape or min(pair[0].shape) < 64:

@@ -14,9 +14,8 @@ _NETWORKS = {"mlp": MLP, "residual_unet": ResidualUNet, "turns": TurnsNet, "unet
 def build(specification: dict) -> MLP | ResidualUNet | TurnsNet | UNet:
     """Build a network from the ``[model]`` table of a weights card or a training recipe.
 
-    `specification`: ``{"kind": "unet" | "residual_unet" | "mlp", ...}``; the other keys are the
-    class's arguments. Raises `InputError`: if the kind is unknown, or an argument does not exist or
-    has an impossible value.
+    ``{"kind": "unet" | "residual_unet" | "mlp", ...}``; the other keys are the class's arguments.
+    What does not exist or has an impossible value is an `InputError`.
     """
     arguments = dict(specification)
     kind = arguments.pop("kind", None)

@@ -32,10 +32,7 @@ class Poisson:
     r"""Independent electrons, :math:`\ell = y\ln\lambda - \lambda - \ln y!`."""
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw counts, whole numbers in the dtype of `clean`.
-
-        Raises `InputError`: negative expected counts.
-        """
+        """Draw counts, whole numbers in the dtype of `clean`, which must not be negative."""
         if bool((clean < 0).any()):
             raise InputError("expected counts must not be negative; use ExitWave, not WeakPhase")
         counts = torch.poisson(clean.to(generator.device), generator=generator)
@@ -58,8 +55,8 @@ class Poisson:
 class GaussianCounts:
     """Many electrons: normal noise of a known variance, for counts that need not be whole.
 
-    `variance`: Of each pixel, positive; broadcasts against the counts. The expected counts without
-    any specimen are a good one.
+    The variance of each pixel broadcasts against the counts; the expected counts without any
+    specimen are a good one.
     """
 
     def __init__(self, variance: float | Tensor) -> None:
@@ -88,11 +85,10 @@ class GaussianCounts:
 
 
 def fit_gain_offset(expected: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
-    """Least-squares gain and offset of ``measurement = gain * expected + offset``.
+    """Least-squares gain and offset ``(..., 1, 1)`` of ``measurement = gain * expected + offset``.
 
-    `expected`, `measurement`: ``(..., H, W)``. The gain is negative where the contrast was
-    inverted. Returns `gain`, `offset`, ``(..., 1, 1)``. Raises `InputError`: an expectation without
-    contrast.
+    Images are ``(..., H, W)``. The gain is negative where the contrast was inverted; an expectation
+    without contrast is an `InputError`.
     """
     mean, level = expected.mean((-2, -1), keepdim=True), measurement.mean((-2, -1), keepdim=True)
     centred = expected - mean
@@ -108,15 +104,12 @@ def counts_from_normalised(
 ) -> Tensor:
     r"""Give extracted particles, normalised to background 0 +- 1, the units of counts.
 
-    Where there is no particle the mean is N and the noise :math:`\sqrt N`, so that
-    :math:`y = N \mp \sqrt N (z - \bar z)/s` with mean and standard deviation of the background.
+    Where there is no particle the mean is N and the noise :math:`\sqrt N`, so that :math:`y = N \mp
+    \sqrt N (z - \bar z)/s` with mean and standard deviation of the background.
 
-    * `images`: ``(..., H, W)``.
-    * `counts_per_pixel`: N, dose times pixel area, positive; broadcasts.
-    * `radius`: The background is what lies further than this from the centre, in pixels.
-    * `inverted`: Matter is bright, as in most particle stacks.
-
-    Raises `InputError`: A circle that leaves too little background, or a background without noise.
+    `counts_per_pixel` is N, dose times pixel area; background is what lies further than `radius`
+    pixels from the centre; `inverted`: matter is bright, as in most particle stacks. Too little
+    background, or one without noise, is an `InputError`.
     """
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) - height / 2
@@ -138,15 +131,19 @@ def counts_from_normalised(
 
 @dataclass(frozen=True)
 class Detector:
-    """Efficiency and blur of a detector, both of parabolic shape.
+    r"""Efficiency and blur of a counting detector, both of parabolic shape.
 
-    The defaults are near those of a K2 Summit that counts at 300 kV (Ruskin et al. 2013, J.
-    Struct. Biol. 184, 385).
+    Electrons are counted with an efficiency that falls with the spatial frequency f, and the counts
+    are blurred once more by the readout (Vulovic et al. 2013, J. Struct. Biol. 183, 19, eq. 22):
 
-    `dqe_zero`, `dqe_nyquist`: Detective quantum efficiency at zero and at the physical Nyquist
-    frequency, in (0, 1]. `ntf_nyquist`: Transfer of the noise at the physical Nyquist frequency, in
-    (0, 1]; 1 is white noise. `binning`: How many physical pixels a pixel of the image is wide
-    (Fourier cropping), at least 1.
+    .. math:: y = h_N * \mathrm{Poisson}\left(N \, D_0 \, h_D * I\right), \qquad
+              \hat h_D = \sqrt{D(f) / D_0}, \; \hat h_N = \mathrm{NTF}(f),
+
+    with N electrons a pixel and I the relative intensity; D is the detective quantum efficiency, in
+    (0, 1], and the modulation transfer function is :math:`\hat h_D \hat h_N`. A transfer of the
+    noise of 1 is white noise. Both are given at the physical Nyquist frequency; a pixel of the
+    image is `binning` physical pixels wide (Fourier cropping). The defaults are near those of a K2
+    Summit that counts at 300 kV (Ruskin et al. 2013, J. Struct. Biol. 184, 385).
     """
 
     dqe_zero: float = 0.85
@@ -180,11 +177,7 @@ class Detector:
         return _filtered(counts, transfer)
 
     def sample(self, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw an image.
-
-        `counts`: ``(..., H, W)`` electrons a pixel that arrive on average, not negative. Raises
-        `InputError`: negative expected counts.
-        """
+        """Draw an image of ``(..., H, W)`` electrons a pixel that arrive on average, from 0 on."""
         if bool((counts < 0).any()):
             raise InputError("expected counts must not be negative")
         relative = (self.efficiency(counts.shape) / self.dqe_zero).sqrt()

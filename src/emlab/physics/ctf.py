@@ -34,17 +34,14 @@ def wavelength_angstrom(voltage_kv: float) -> float:
 class ComplexCTF:
     """The transfer of one image, or of n images at once.
 
-    * `defocus_u_angstrom`, `defocus_v_angstrom`: Largest and smallest defocus, positive is
+    * `defocus_u_angstrom`, `defocus_v_angstrom`: largest and smallest defocus, positive is
       underfocus; one number or ``(n,)``. Without the second there is no astigmatism.
-    * `astigmatism_deg`: Direction of the first, from the columns' axis towards higher row numbers.
-    * `cs_mm`: Spherical aberration.
+    * `astigmatism_deg`: direction of the first, from the columns' axis towards higher row numbers.
     * `amplitude_contrast`: Q in [0, 1): share of the contrast that the exit wave loses in
       amplitude, see `kappa`.
-    * `phase_shift_deg`: Of a phase plate, between scattered waves and the unscattered one.
-    * `b_factor_angstrom2`: Envelope ``exp(-B k^2 / 4)``. It damps the wave; that this damps the
+    * `phase_shift_deg`: of a phase plate, between scattered waves and the unscattered one.
+    * `b_factor_angstrom2`: envelope ``exp(-B k^2 / 4)``. It damps the wave; that this damps the
       image in the same way is true of weak phases only.
-
-    Raises `InputError`: numbers out of range, among them a defocus in another unit than angstrom.
     """
 
     voltage_kv: float

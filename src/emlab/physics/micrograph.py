@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,9 +34,8 @@ _HOLE_PIXELS = 2300.0  # a hole of 1.2 micrometres seen at 2.6 A a pixel
 
 
 def power_law_field(shape: tuple[int, int], exponent: float, generator: torch.Generator) -> Tensor:
-    """Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`.
-
-    `exponent`: p; 0 is white, the larger the smoother.
+    """Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`; p = 0 is
+    white.
     """
     spectrum = torch.fft.rfft2(torch.randn(shape, generator=generator))
     rows, columns = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
@@ -48,11 +48,10 @@ def power_law_field(shape: tuple[int, int], exponent: float, generator: torch.Ge
 def hole_edge(
     shape: tuple[int, int], share: float, border: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Carbon film beside a round hole.
+    """Carbon film beside a round hole, over a share of the field in [0, 1).
 
-    `share`: Of the field that the film covers, in [0, 1); 0 is no film at all. `border`: Pixels
-    around the field that do not count in the share. Returns `film`, `phase`, ``(H, W)`` in {0, 1};
-    and the same with a soft edge and without its mean, for the fringe.
+    `border` pixels around the field do not count in the share. Returns the film, ``(H, W)`` in {0,
+    1}, and the same with a soft edge and without its mean, for the fringe.
     """
     if not 0 <= share < 1:
         raise InputError(f"the share of carbon must be in [0, 1), got {share}")
@@ -78,8 +77,7 @@ def blobs(
 ) -> Tensor:
     """Height in angstrom of ice crystals on the surface: clusters of flattened balls.
 
-    `count`: Crystals, 150 to 500 A across, centred on the field. `border`: Pixels around the field
-    in which no crystal is centred.
+    They are 150 to 500 A across; none is centred within `border` pixels of the edge.
     """
     height = torch.zeros(shape)
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in shape)
@@ -236,9 +234,9 @@ def simulate_micrograph(
 ) -> Micrograph:
     """Draw a micrograph of a particle at random places, depths and orientations.
 
-    `volume`: ``(n, n, n)`` potential in volts against ice, n even, voxels as large as the pixels;
-    see `emlab.data.phase_maps.specimen_volume`. Raises `InputError`: A volume that is no cube, or
-    torch-fourier-slice is missing (``pip install 'emlab-book[cryoem]'``).
+    The volume ``(n, n, n)`` is a potential in volts against ice, n even, voxels as large as the
+    pixels; see `emlab.data.phase_maps.specimen_volume`. Without torch-fourier-slice (``pip install
+    'emlab-book[cryoem]'``) this is an `InputError`.
     """
     if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] % 2:
         raise InputError(f"a micrograph needs a cubic volume of even side, got {volume.shape}")
@@ -260,7 +258,8 @@ def simulate_micrograph(
     level = math.exp(-config.ice_angstrom / path)
     counts = config.dose_per_angstrom2 * config.pixel_size_angstrom**2
     lens = config_transfer(full)
-    noise = torch.randn(full.shape, generator=generator) * _spread(full, film, thickness)
+    amorphous = full.ice_phase**2 * thickness / full.ice_angstrom + full.carbon_phase**2 * film
+    noise = torch.randn(full.shape, generator=generator) * amorphous.sqrt()
     fringe = sigma_e(config.voltage_kv) * (
         _CARBON_VOLTS * 150 * edge + _ICE_CRYSTAL_VOLTS * crystals
     )
@@ -287,15 +286,8 @@ def simulate_micrograph(
     clean = noisy - expected["shot"] - expected["structure"]
     places = centres.numpy() - pad
     inside = ((places >= 0) & (places < np.array(config.shape))).all(1)
-    return Micrograph(
-        noisy,
-        clean,
-        expected,
-        places[inside],
-        rotations.numpy()[inside],
-        depths.numpy()[inside],
-        config,
-    )
+    turned, deep = rotations.numpy()[inside], depths.numpy()[inside]
+    return Micrograph(noisy, clean, expected, places[inside], turned, deep, config)
 
 
 def config_transfer(config: MicrographConfig, depth_angstrom: float = 0.0) -> Tensor:
@@ -364,12 +356,6 @@ def _thickness(full: MicrographConfig, generator: torch.Generator) -> Tensor:
     return full.ice_angstrom * (1 + full.gradient * slope + waves).clamp_min(0.2)
 
 
-def _spread(full: MicrographConfig, film: Tensor, thickness: Tensor) -> Tensor:
-    """Standard deviation of the phases of amorphous matter in rad."""
-    ice = full.ice_phase**2 * thickness / full.ice_angstrom
-    return (ice + full.carbon_phase**2 * film).sqrt()
-
-
 def _filter(image: Tensor, transfer: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(image.float()) * transfer, s=image.shape)
 
@@ -380,11 +366,7 @@ def _uniform(n: int, generator: torch.Generator) -> Tensor:
 
 def _fast(size: int) -> int:
     """The next even length of factors 2, 3 and 5."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and size % 2 == 0:
-            return size
-        size += 1
+    size += size % 2
+    while scipy.fft.next_fast_len(size, real=True) != size:
+        size += 2
+    return size

@@ -19,14 +19,12 @@ from emlab.errors import InputError
 
 
 class Rotations:
-    """The K rotations by multiples of 360/K degrees about the image centre, counter-clockwise.
+    """The K rotations of ``(L, L)`` by multiples of 360/K degrees about its centre,
+    counter-clockwise.
 
-    Quarter turns are exact permutations of the pixels. Other angles interpolate bilinearly and
-    lose what leaves the square; their adjoint is the transpose of the same sparse matrix, not the
+    Quarter turns are exact permutations of the pixels. Other angles interpolate bilinearly and lose
+    what leaves the square; their adjoint is the transpose of the same sparse matrix, not the
     rotation back.
-
-    `count`: K, at least 1. `size`: L, the side of the image in pixels. Raises `InputError`: if
-    `count` or `size` is smaller than 1.
     """
 
     def __init__(
@@ -107,9 +105,8 @@ def _rotation_matrix(angle: float, size: int, dtype: torch.dtype) -> Tensor:
 class MTDOperator:
     """The noise-free field of an image, for known positions and rotations.
 
-    `positions`: ``(p, 2)`` int64, row and column of the top-left corner of each copy. `turns`:
-    ``(p,)`` int64 in 0..K-1, rotation number of each copy. `field_size`: N, the side of the field
-    in pixels.
+    `positions` ``(p, 2)`` int64: row and column of the top-left corner of each copy; `turns`
+    ``(p,)``: its rotation number in 0..K-1.
     """
 
     positions: Tensor
@@ -128,12 +125,11 @@ class MTDOperator:
 
     def A(self, image: Tensor) -> Tensor:
         """Place the copies: ``(L, L)`` to ``(N, N)``; overlapping copies add up."""
+        size = self.rotations.size
         field = image.new_zeros(self.field_size, self.field_size)
         stack = self.rotations.A(image)
         for (row, column), k in zip(self.positions.tolist(), self.turns.tolist(), strict=True):
-            field[row : row + self.rotations.size, column : column + self.rotations.size] += stack[
-                k
-            ]
+            field[row : row + size, column : column + size] += stack[k]
         return field
 
     def A_adjoint(self, field: Tensor) -> Tensor:
@@ -147,11 +143,7 @@ class MTDOperator:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A field and how it was made.
-
-    `field`: ``(N, N)``, noisy. `clean`: ``(N, N)``, without noise. `sigma`: Standard deviation of
-    the noise.
-    """
+    """A field ``(N, N)``, noisy and clean, and how it was made."""
 
     field: Tensor
     clean: Tensor
@@ -169,18 +161,15 @@ def simulate_measurement(
     rotations: int = 4,
     separation: int | None = None,
 ) -> Measurement:
-    """Draw a field of randomly placed and rotated copies.
+    """Draw a field of randomly placed and rotated copies of an image ``(L, L)``, any range.
 
-    * `image`: ``(L, L)``, any range.
     * `snr`: ``|F|^2 / (L^2 sigma^2)``, positive.
-    * `field_size`: N; 11 L by default, as in the paper.
-    * `density`: Fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 /
+    * `field_size`, `rotations`: N, 11 L by default as in the paper; K.
+    * `density`: fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 /
       L^2)`` copies are placed (at least one).
-    * `rotations`: K.
-    * `separation`: Corners of two copies differ by at least this many pixels in rows or in columns.
+    * `separation`: corners of two copies differ by at least this many pixels in rows or in columns.
       2 L by default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
-
-    Raises `InputError`: bad ranges, or no room for that many copies at that separation.
+      `InputError` where there is no room for that.
     """
     size = image.shape[-1]
     if image.shape != (size, size):
@@ -221,12 +210,12 @@ def _draw_positions(
 
 
 def cut_patches(field: Tensor, size: int, grids: int = 1) -> Tensor:
-    """Cut a field ``(N, N')`` into patches ``(D, L, L)``.
+    """Cut a field ``(N, N')`` into patches ``(D, L, L)``, L = `size`, by which its sides must
+    divide.
 
-    `size`: L. `grids`: 1: one grid of non-overlapping patches, as in the paper. G: also the grids
-    shifted by multiples of L/G along both axes, G^2 in all; a copy that one grid cuts in four is
-    whole, or nearly, in another. Raises `InputError`: not 2-D, not finite, smaller than a patch, a
-    side that L does not divide, or more grids than pixels.
+    With `grids` = 1 they do not overlap, as in the paper. G: also the grids shifted by multiples of
+    L/G along both axes, G^2 in all; a copy that one grid cuts in four is whole, or nearly, in
+    another.
     """
     if field.ndim != 2:
         raise InputError(f"a field must be one image (H, W), got shape {tuple(field.shape)}")

@@ -21,10 +21,9 @@ class Prior(Protocol):
     """
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean of clean images given ``x = clean + sigma * noise``.
+        """Posterior mean of clean images ``(..., H, W)`` given ``x = clean + sigma * noise``.
 
-        `x`: ``(..., H, W)``. `sigma`: Standard deviation of the noise, in the units of `x`;
-        broadcast against ``(...)``.
+        `sigma` is in the units of `x` and broadcast against ``(...)``.
         """
         ...
 
@@ -49,8 +48,8 @@ class FromDenoiser(ABC):
 class ScaledPrior:
     """A prior of ``(image - shift) / scale``, seen as a prior of the image.
 
-    `prior`: In the units that it was trained in. `scale`: What one unit is, positive, for example
-    radians. `shift`: The image where the prior sees zero.
+    `scale` is what one unit of the prior is, for example radians; `shift` the image where it sees
+    zero.
     """
 
     def __init__(self, prior: Prior, scale: float, shift: float = 0.0) -> None:
@@ -68,15 +67,13 @@ class ScaledPrior:
         return self.prior.score((x - self.shift) / self.scale, sigma / self.scale) / self.scale
 
 
-class EquivariantPrior:
-    """A prior asked about a randomly flipped and turned image, its answer turned back.
+class EquivariantPrior(FromDenoiser):
+    """A prior asked about an image that is flipped and turned at random, its answer turned back.
 
-    Tissue looks the same from all sides, a trained network's errors do not. Averaged over the
-    steps of a sampler the random turn removes the part of the error that depends on orientation,
-    at no cost (Terris et al. 2024, "Equivariant plug-and-play", algorithm 1).
-
-    `prior`: Of images ``(..., H, W)`` of any shape. `generator`: Draws one of the eight flips and
-    turns at every call.
+    Tissue looks the same from all sides, a trained network's errors do not. Averaged over the steps
+    of a sampler the random turn, one of eight at every call, removes the part of the error that
+    depends on orientation, at no cost (Terris et al. 2024, "Equivariant plug-and-play", algorithm
+    1).
     """
 
     def __init__(self, prior: Prior, generator: torch.Generator) -> None:
@@ -87,11 +84,6 @@ class EquivariantPrior:
         """Posterior mean; see `Prior.denoise`."""
         element = int(torch.randint(8, (), generator=self.generator))
         return turn_back(self.prior.denoise(turn(x, element), sigma), element)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Score; see `Prior.score`."""
-        element = int(torch.randint(8, (), generator=self.generator))
-        return turn_back(self.prior.score(turn(x, element), sigma), element)
 
 
 def turn(x: Tensor, element: int) -> Tensor:

@@ -22,7 +22,8 @@ from emlab.physics.micrograph import (
     config_transfer,
     simulate_micrograph,
 )
-from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.priors.networks import ScorePrior
+from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import Features, Matcher, TargetBank
 from emlab.recipes.lesson import Lesson
 from emlab.solvers.tiling import TiledPrior

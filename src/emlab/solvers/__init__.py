@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emlab.errors import InputError
+from emlab.solvers import flowdps, guided_phase, one_step, plug_and_play, sampling
 from emlab.solvers.contract import Samples, Solver
 from emlab.solvers.expectation_maximization import (
     EMConfig,
@@ -14,25 +15,7 @@ from emlab.solvers.expectation_maximization import (
     Statistics,
     approximate_em,
 )
-from emlab.solvers.flowdps import FlowDPSConfig, flowdps
-from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
-from emlab.solvers.one_step import (
-    DiffuseBackConfig,
-    IterationConfig,
-    OneStepConfig,
-    diffuse_back,
-    iterate,
-    one_step,
-)
-from emlab.solvers.plug_and_play import (
-    HalfQuadraticConfig,
-    PlugAndPlayConfig,
-    RestoreConfig,
-    half_quadratic,
-    plug_and_play_flow,
-    restore,
-)
-from emlab.solvers.sampling import DPSConfig, PosteriorConfig, dps, sample_posterior, sample_prior
+from emlab.solvers.sampling import PosteriorConfig, sample_posterior, sample_prior
 
 __all__ = [
     "ONE_ESTIMATE",
@@ -51,19 +34,23 @@ __all__ = [
 ]
 
 SOLVERS: Mapping[type, Solver] = {
-    OneStepConfig: one_step,
-    DiffuseBackConfig: diffuse_back,
-    HalfQuadraticConfig: half_quadratic,
-    RestoreConfig: restore,
-    PlugAndPlayConfig: plug_and_play_flow,
-    DPSConfig: dps,
+    one_step.OneStepConfig: one_step.one_step,
+    one_step.DiffuseBackConfig: one_step.diffuse_back,
+    one_step.IterationConfig: one_step.iterate,
+    plug_and_play.HalfQuadraticConfig: plug_and_play.half_quadratic,
+    plug_and_play.RestoreConfig: plug_and_play.restore,
+    plug_and_play.PlugAndPlayConfig: plug_and_play.plug_and_play_flow,
+    sampling.DPSConfig: sampling.dps,
     PosteriorConfig: sample_posterior,
-    GuidedPhaseConfig: guided_phase,
-    FlowDPSConfig: flowdps,
-    IterationConfig: iterate,
+    guided_phase.GuidedPhaseConfig: guided_phase.guided_phase,
+    flowdps.FlowDPSConfig: flowdps.flowdps,
 }
 # Solvers that return one estimate and draw no samples.
-ONE_ESTIMATE = (OneStepConfig, HalfQuadraticConfig, IterationConfig)
+ONE_ESTIMATE = (
+    one_step.OneStepConfig,
+    one_step.IterationConfig,
+    plug_and_play.HalfQuadraticConfig,
+)
 
 
 def solver_of(config: Any) -> Solver:

@@ -22,6 +22,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
@@ -38,14 +39,12 @@ from emlab.solvers.sampling import noise_levels
 class BlindConfig:
     """Settings of `blind_deblur`.
 
-    * `size`: Odd side of the kernel, 33 as published.
-    * `steps`: Noise levels of the search; each is one network evaluation.
-    * `sigma_max`, `sigma_min`: First and last level of the search, in units of the image.
-    * `memory`: Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
-    * `trust`: As in `RestoreConfig`, for the search.
-    * `window`: The kernel is searched for on a central square of at most this side, in pixels.
-    * `restoration`: How the image is restored once the kernel is found: one image near the
-      posterior mean, or samples.
+    * `size`: odd side of the kernel, 33 as published.
+    * `steps`, `sigma_max`, `sigma_min`: noise levels of the search, each one network evaluation.
+    * `memory`: weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
+    * `trust`: as in `RestoreConfig`, for the search.
+    * `window`: the kernel is searched for on a central square of at most this side, in pixels.
+    * `restoration`: of the image once the kernel is found: one near the posterior mean, or samples.
     """
 
     size: int = 33
@@ -81,11 +80,10 @@ def blind_deblur(
     samples: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Samples, Tensor]:
-    """Find the kernel, then restore the image with it.
+    """Find the kernel of ``(H, W)`` in the prior's units, then restore the image with it.
 
-    `measurement`: ``(H, W)``, blurred and noisy, in the prior's units. `samples`: Restored images
-    to draw, with a `RestoreConfig`; the kernel is the same for all. Returns as from the
-    restoration; the evaluations count those of the search; the kernel ``(size, size)``.
+    Returns the restoration, whose evaluations count those of the search, and the kernel ``(size,
+    size)``, the same for all samples.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(
@@ -147,13 +145,7 @@ def estimate_kernel(
 def kernel_atoms(size: int) -> Tensor:
     """Discs ``(m, size, size)`` of sum 1, the narrowest first."""
     discs = [defocus_kernel(float(radius)) for radius in range(size // 2 + 1)]
-    margins = [(size - len(disc)) // 2 for disc in discs]
-    return torch.stack(
-        [
-            torch.nn.functional.pad(disc, (margin,) * 4)
-            for disc, margin in zip(discs, margins, strict=True)
-        ]
-    )
+    return torch.stack([functional.pad(disc, ((size - len(disc)) // 2,) * 4) for disc in discs])
 
 
 def fit_on_simplex(gram: Tensor, target: Tensor, start: Tensor, iterations: int = 100) -> Tensor:

@@ -18,11 +18,9 @@ NoiseSource = Callable[[int, tuple[int, ...]], Tensor]  # standard normal, of a 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a solver returns.
-
-    `images`: ``(samples, ..., H, W)``, one restored image or volume a sample. `evaluations`: Steps
-    times samples: how often the prior saw the whole image. `trace`: Root mean square of the misfit
-    to the measurement at each step.
+    """What a solver returns: `images` ``(samples, ..., H, W)``, how often the prior saw the whole
+    image (steps times samples), and the root mean square of the misfit to the measurement at each
+    step.
     """
 
     images: Tensor
@@ -106,11 +104,10 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve ``matrix(x) = target`` from zero, each item of a batch by itself.
 
-    * `matrix`: Symmetric and positive; where rounding or a network makes it otherwise, the item
-      keeps what it has.
-    * `tolerance`: Stop when this share of every item's squared residual is left.
-    * `dims`: Axes of one item; default: all but the first.
-    * `precondition`: About the inverse of `matrix`, symmetric and positive.
+    The matrix is symmetric and positive; where rounding or a network makes it otherwise, the item
+    keeps what it has. Stops when the share `tolerance` of every item's squared residual is left.
+    `dims` are the axes of one item, all but the first by default; `precondition` is about the
+    inverse of the matrix, symmetric and positive.
     """
     dims = tuple(range(1, target.ndim)) if dims is None else dims
     solution, residual = torch.zeros_like(target), target

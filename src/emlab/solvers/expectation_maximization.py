@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,10 +39,9 @@ SMALLEST_LOG_WEIGHT = -60.0  # exp(-60) is still a normal float32; denormals are
 class Statistics:
     """What the M-step needs of the posterior over states, for B images at once.
 
-    `numerator`, `denominator`: ``(B, K, L, L)``: weighted sums of the patches, and of their
-    visibility, in the frame of each rotated image. `log_likelihood`: ``(B,)``, natural logarithm of
-    the density of all patches. `occupancy`: ``(B,)``, mean posterior probability that a patch sees
-    some part of a copy.
+    `numerator` and `denominator` ``(B, K, L, L)``: weighted sums of the patches, and of their
+    visibility, in the frame of each rotated image. ``(B,)``: the logarithm of the density of all
+    patches, and the mean posterior probability that a patch sees some part of a copy.
     """
 
     numerator: Tensor
@@ -51,17 +51,26 @@ class Statistics:
 
 
 class ExpectationStep:
-    """Posterior over shifts and rotations of every patch, summed into M-step statistics.
+    r"""Posterior over shifts and rotations of every patch, summed into M-step statistics.
 
-    * `patches`: ``(D, L, L)``, see `emlab.physics.mtd.cut_patches`.
-    * `rotations`: The K rotations of an L x L image, same dtype and device as the patches.
-    * `sigma`: Standard deviation of the noise, positive.
-    * `coverage`: How many times the patches cover each pixel of the field, at least 1. Statistics
+    A patch P of L x L pixels sees the part of a copy that falls inside it: P = C T_s Z R_k F +
+    noise, where Z pads the image to 2L x 2L with zeros, T_s shifts it cyclically and C crops the
+    first L x L pixels. The (2L)^2 shifts include 4L - 1 that leave the patch empty. With the
+    visible energy :math:`e_{ks} = \|C T_s Z R_k F\|^2` the log posterior of a state is, up to a
+    constant,
+
+    .. math:: \log w_{dks} = \frac{\langle P_d, C T_s Z R_k F\rangle - e_{ks}/2}{\sigma^2}
+              + \log\rho_s .
+
+    All inner products are one batch of FFTs of 2L x 2L; so are the sums over shifts.
+
+    * `patches`: ``(D, L, L)``, see `emlab.physics.mtd.cut_patches`; dtype and device as
+      `rotations`.
+    * `coverage`: how many times the patches cover each pixel of the field, at least 1. Statistics
       and likelihood are divided by it: with overlapping grids they are averages over grids (a
       composite likelihood), not new data.
-    * `memory_mb`: Bound on the working memory beyond the patches' spectra; patches are processed in
-      chunks of that size (at least one patch). Results do not depend on it beyond rounding; the
-      small default keeps a chunk in the processor's cache.
+    * `memory_mb`: bound on the working memory beyond the patches' spectra; results do not depend on
+      it beyond rounding; the small default keeps a chunk in the processor's cache.
     """
 
     def __init__(
@@ -102,11 +111,11 @@ class ExpectationStep:
         return 1 - self.empty.double().mean().item()
 
     def __call__(self, images: Tensor, occupancy: Tensor | float | None = None) -> Statistics:
-        """Run the E-step.
+        """Run the E-step on images ``(B, L, L)``; several starts share the patches.
 
-        `images`: ``(B, L, L)``, current estimates (several starts share the patches). `occupancy`:
-        Prior probability that a patch sees part of a copy, in (0, 1), one for all or ``(B,)``. All
-        visible shifts share it equally, the empty ones share the rest. Default: all shifts equal.
+        `occupancy` is the prior probability that a patch sees part of a copy, in (0, 1), one for
+        all or ``(B,)``. All visible shifts share it equally, the empty ones the rest; by default
+        all are equal.
         """
         shape = (len(images), self.rotations.count)
         visits = images.new_zeros(*shape, *self.grid)
@@ -179,31 +188,25 @@ class ExpectationStep:
         return max(1, min(self.count, int(self.memory_mb * 2**20 / bytes_per_patch)))
 
 
-M_STEPS = ("gradient", "closed_form", "map", "proximal")
-
-
 @dataclass(frozen=True)
 class EMConfig:
     """Settings of `approximate_em`.
 
-    * `iterations`: Largest number of iterations.
-    * `m_step`: ``"gradient"``, ``"closed_form"``, ``"map"`` or ``"proximal"``.
     * `step_size`: mu of the gradient step.
-    * `prior_weight`: gamma; for ``proximal`` the factor on the noise variance handed to the
-      denoiser.
-    * `prior_schedule`: ``"constant"`` or ``"linear"`` (gamma grows from 0 at the first to its value
-      at the last iteration, as the paper does on MNIST).
-    * `score_sigma`: Noise level at which the score is taken by ``gradient`` and ``map``. The
+    * `prior_weight`: gamma; for ``proximal`` the factor on the noise variance for the denoiser.
+    * `prior_schedule`: ``"linear"``: gamma grows from 0 at the first to its value at the last
+      iteration, as the paper does on MNIST.
+    * `score_sigma`: noise level at which the score is taken by ``gradient`` and ``map``. The
       paper's t = 0.01 is 0.0446; a score of clean images takes 0.
-    * `prior_precision`: Curvature of the negative log prior assumed by ``map``: 1/variance of a
+    * `prior_precision`: curvature of the negative log prior assumed by ``map``: 1/variance of a
       pixel.
-    * `learn_occupancy`: Estimate how often a patch sees a copy (exact M-step) instead of assuming
-      all shifts equal.
-    * `tolerance`: Stop when no image changes by more than this fraction of its norm. 0: never.
+    * `learn_occupancy`: estimate how often a patch sees a copy instead of assuming all shifts
+      equal.
+    * `tolerance`: stop when no image changes by more than this fraction of its norm. 0: never.
     """
 
     iterations: int = 100
-    m_step: str = "closed_form"
+    m_step: Literal["gradient", "closed_form", "map", "proximal"] = "closed_form"
     step_size: float = 1e-3
     prior_weight: float = 1.0
     prior_schedule: str = "constant"
@@ -216,8 +219,6 @@ class EMConfig:
         check_fields(self)
         if self.iterations < 1:
             raise InputError(f"iterations must be at least 1, got {self.iterations}")
-        if self.m_step not in M_STEPS:
-            raise InputError(f"unknown m_step {self.m_step!r}; choose one of {', '.join(M_STEPS)}")
         if self.prior_schedule not in ("constant", "linear"):
             raise InputError("prior_schedule must be 'constant' or 'linear'")
         for name in ("step_size", "prior_precision"):
@@ -238,11 +239,9 @@ class EMConfig:
 class EMResult:
     """Estimates of all starts.
 
-    * `images`: ``(B, L, L)``, one per start.
-    * `log_likelihood`: ``(B,)`` float64, of the final images.
-    * `trace`: ``(iterations + 1, B)`` float64, log-likelihood before each iteration and at the end.
-    * `occupancy`: ``(B,)``, estimated probability that a patch sees part of a copy.
-    * `statistics`: E-step at the final images.
+    `images` ``(B, L, L)`` with `log_likelihood` (float64), `occupancy` and the E-step's
+    `statistics`; `trace` ``(iterations + 1, B)``, the log-likelihood before each iteration and at
+    the end.
     """
 
     images: Tensor
@@ -264,10 +263,10 @@ def approximate_em(
     prior: Prior | None = None,
     progress: Callable[[int, Tensor], None] | None = None,
 ) -> EMResult:
-    """Run expectation-maximisation from each start.
+    """Run expectation-maximisation from each start ``(B, L, L)``.
 
-    `starts`: ``(B, L, L)``. `prior`: Needed by ``map`` and ``proximal``; ``gradient`` uses it if
-    given. `progress`: Called with the iteration and the log-likelihoods ``(B,)``.
+    ``map`` and ``proximal`` need a prior; ``gradient`` uses it if given. `progress` is called with
+    the iteration and the log-likelihoods ``(B,)``.
     """
     size = expectation.size
     if starts.ndim != 3 or starts.shape[1:] != (size, size) or not torch.isfinite(starts).all():
@@ -309,15 +308,12 @@ def maximization_step(
     """New images ``(B, L, L)`` from the E-step's statistics; see the module's docstring."""
     rotations, variance = expectation.rotations, expectation.sigma**2
     weight = config.prior_weight_at(iteration)
-    if config.m_step == "gradient":
-        step = likelihood_gradient(images, statistics, rotations, variance)
-        if prior is not None:
-            step = step + weight * prior.score(images, config.score_sigma)
-        return images + config.step_size * step
-    if config.m_step == "map":
-        assert prior is not None
+    if config.m_step in ("gradient", "map"):
         gradient = likelihood_gradient(images, statistics, rotations, variance)
-        gradient = gradient + weight * prior.score(images, config.score_sigma)
+        if prior is not None:
+            gradient = gradient + weight * prior.score(images, config.score_sigma)
+        if config.m_step == "gradient":
+            return images + config.step_size * gradient
         visibility = aligned_visibility(statistics, rotations)
         return images + gradient / (visibility / variance + weight * config.prior_precision)
     average, visibility = aligned_average(images, statistics, rotations)

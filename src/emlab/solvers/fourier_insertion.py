@@ -28,16 +28,15 @@ def insert_slices(
     snr: float = 0.1,
     padding: float = 2.0,
 ) -> Tensor:
-    """Reconstruct a volume.
+    """Reconstruct a volume ``(h, h, h)`` float32, axes (z, y, x), protein bright.
 
     * `images`: ``(n, h, h)`` relative contrast of centred particles, protein dark as the microscope
       shows it, mean 0; h even.
     * `rotations`: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    * `lens`: Of n images, or of all of them.
-    * `snr`: Signal-to-noise ratio of a coefficient of one image; larger is sharper and noisier.
+    * `lens`: of n images, or of all of them.
+    * `snr`: signal-to-noise ratio of a coefficient of one image; larger is sharper and noisier.
 
-    Returns ``(h, h, h)`` float32, axes (z, y, x), protein bright. Raises `InputError`: shapes that
-    do not belong together, or torch-fourier-slice is missing (``pip install
+    `InputError` for other shapes, or where torch-fourier-slice is missing (``pip install
     'emlab-book[cryoem]'``).
     """
     try:

@@ -1,8 +1,9 @@
-r"""Plug-and-play restoration: a denoising step, a data step, fresh noise, less of it every time.
+"""Plug-and-play restoration: a denoising step, a data step, and less noise every time.
 
 `plug_and_play_flow` is the published scheme; `restore` replaces its gradient step on the data by
-the exact minimiser and its time schedule by noise levels. Both restore volumes with a prior of
-planes when they are given the prior once for each slicing axis (`across_axes`).
+the exact minimiser and its time schedule by noise levels; `half_quadratic` draws no noise. All
+restore volumes with a prior of planes when they are given the prior once for each slicing axis
+(`across_axes`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.operators import LinearOperator
-from emlab.priors.base import Prior
+from emlab.priors.base import FromDenoiser, Prior
 from emlab.solvers.contract import (
     NoiseSource,
     Progress,
@@ -31,11 +33,11 @@ from emlab.solvers.contract import (
 from emlab.solvers.sampling import noise_levels
 
 
-class PlanesPrior:
-    """A prior of planes applied to volumes: every plane across one axis is one image.
+class PlanesPrior(FromDenoiser):
+    """A prior of images ``(..., H, W)`` applied to volumes: every plane across one axis is one
+    image.
 
-    `prior`: Denoises ``(..., H, W)``. `axis`: The axis that the planes are stacked along: -3 for
-    xy, -2 for xz and -1 for yz planes.
+    The planes are stacked along `axis`: -3 for xy, -2 for xz and -1 for yz planes.
     """
 
     def __init__(self, prior: Prior, axis: int) -> None:
@@ -47,10 +49,6 @@ class PlanesPrior:
         """Posterior mean of volumes ``(..., D, H, W)``, plane by plane."""
         return self.prior.denoise(x.movedim(self.axis, -3), sigma).movedim(-3, self.axis)
 
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Score of volumes, plane by plane."""
-        return self.prior.score(x.movedim(self.axis, -3), sigma).movedim(-3, self.axis)
-
 
 def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
     """The prior of planes for xy, xz and yz planes, in the order in which steps cycle."""
@@ -59,10 +57,8 @@ def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
 
 @dataclass(frozen=True)
 class PlugAndPlayConfig:
-    """Settings of the published scheme.
-
-    `steps`: Times between noise (t = 0) and data (t = 1). `alpha`: Exponent of the data step's
-    weight ``(1-t)**alpha``, in [0, 1].
+    """Settings of the published scheme: steps from noise (t = 0) to data (t = 1), and the exponent
+    of the data step's weight ``(1-t)**alpha``, in [0, 1].
     """
 
     steps: int = 100
@@ -113,15 +109,13 @@ def plug_and_play_flow(
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """Settings of `restore`.
+    """Settings of `restore`; noise levels are in units of the image.
 
-    * `steps`: Noise levels.
-    * `sigma_max`, `sigma_min`: First and last level, in units of the image. The first need only
-      drown what is wrong with the start, not the start itself.
-    * `curvature`: Spacing of the levels, see `noise_levels`.
-    * `trust`: Standard deviation of the prior's answer around the truth, as a share of the noise
+    * `sigma_max`: need only drown what is wrong with the start, not the start itself.
+    * `curvature`: spacing of the levels, see `noise_levels`.
+    * `trust`: standard deviation of the prior's answer around the truth, as a share of the noise
       level; larger values follow the measurement sooner.
-    * `iterations`: Conjugate-gradient iterations of a data step.
+    * `iterations`: of conjugate gradients in a data step.
     """
 
     steps: int = 20
@@ -210,15 +204,13 @@ def data_step(
 
 @dataclass(frozen=True)
 class HalfQuadraticConfig:
-    """Settings of `half_quadratic`.
+    """Settings of `half_quadratic`; noise levels are in units of the image, geometrically spaced.
 
-    * `steps`: Denoising steps.
-    * `sigma_max`, `sigma_min`: First and last noise level, in units of the image, geometrically
-      spaced. The first is the error of the start, the last about that of the result.
-    * `weight`: Trust in the denoiser against the measurement: its answer counts as accurate to
+    * `sigma_max`, `sigma_min`: the error of the start, and about that of the result.
+    * `weight`: trust in the denoiser against the measurement: its answer counts as accurate to
       ``sigma / sqrt(weight)``.
-    * `iterations`: Conjugate-gradient iterations of a data step.
-    * `last`: What is returned: ``"data"``, a last data step, so that the result agrees with the
+    * `iterations`: of conjugate gradients in a data step.
+    * `last`: what is returned: ``"data"``, a last data step, so that the result agrees with the
       measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
     """
 
@@ -227,7 +219,7 @@ class HalfQuadraticConfig:
     sigma_min: float = 0.04
     weight: float = 0.23
     iterations: int = 20
-    last: str = "data"
+    last: Literal["data", "prior"] = "data"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -235,8 +227,6 @@ class HalfQuadraticConfig:
             raise InputError("half-quadratic splitting needs steps >= 2, 0 < sigma_min < sigma_max")
         if self.weight <= 0 or self.iterations < 1:
             raise InputError("half-quadratic splitting needs weight > 0 and iterations >= 1")
-        if self.last not in ("data", "prior"):
-            raise InputError(f"last must be 'data' or 'prior', got {self.last!r}")
 
 
 def half_quadratic(
@@ -261,6 +251,10 @@ def half_quadratic(
 
     and, with ``last="data"``, a data step at the end. Of several priors the first is left out: the
     planes that it knows are those which the coarse axis leaves intact.
+
+    Where a sampler draws the fine texture that the measurement leaves open, this averages it out.
+    It is no posterior mean (its fixed points are a compromise of their own), but near enough to be
+    the better estimate than the mean of a few samples, at a tenth of the evaluations.
     """
     if samples > 1:
         raise InputError(

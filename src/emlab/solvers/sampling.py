@@ -45,10 +45,8 @@ def sample_prior(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw images from a prior by the probability-flow equation (Heun's second-order steps).
-
-    `shape`: ``(n, H, W)``. `steps`: Noise levels; two denoisings each. `sigma_max`: First level;
-    well above the spread of the images. Returns ``(n, H, W)``.
+    """Draw images ``(n, H, W)`` from a prior by the probability-flow equation (Heun's second-order
+    steps, two denoisings each); `sigma_max` is well above the spread of the images.
     """
     levels = noise_levels(steps, sigma_max, sigma_min)
     x = sigma_max * torch.randn(shape, generator=generator, dtype=dtype).to(device)
@@ -64,10 +62,8 @@ def sample_prior(
 
 @dataclass(frozen=True)
 class PosteriorConfig:
-    """Settings of `sample_posterior`.
-
-    `prior_std`: Standard deviation of a pixel under the prior. `steps`: Noise levels. `sigma_max`,
-    `sigma_min`: First and last of them, in units of the image.
+    """Settings of `sample_posterior`: the standard deviation of a pixel under the prior, and the
+    noise levels in units of the image.
     """
 
     prior_std: float = 1.0
@@ -134,14 +130,12 @@ def sample_posterior(
 class DPSConfig:
     """Settings of `dps`.
 
-    * `steps`: Sampling steps, at most those of `schedule`. With a stride of k (``steps = T/k``)
-      every pull is k times as long, so that the pulls add up to what they are with all steps.
-    * `step_size`: gamma, not negative: the length of a pull on one patch. 0 samples the prior.
-    * `patch`: Side in pixels of the patch that `step_size` is meant for. The pull is divided by the
+    * `steps`: at most those of `schedule`. With a stride of k (``steps = T/k``) every pull is k
+      times as long, so that the pulls add up to what they are with all steps.
+    * `step_size`: gamma, the length of a pull on one patch. 0 samples the prior.
+    * `patch`: side in pixels of the patch that `step_size` is meant for. The pull is divided by the
       squared misfit, which grows with the image; on another size gamma is scaled by pixels/patch^2,
-      so that every pixel is pulled as in the published 128. None: the image itself is the patch,
-      whatever its size.
-    * `schedule`: Noise levels; T = 1000 steps by default.
+      so that every pixel is pulled as in the published 128. None: the image itself is the patch.
     """
 
     steps: int = 1000
@@ -178,16 +172,17 @@ def dps(
 ) -> Samples:
     r"""Draw restored images by diffusion posterior sampling (Chung et al. 2023, algorithm 1).
 
-    With :math:`\hat\epsilon` the noise predicted in :math:`x_k`, :math:`\hat x_0` the image that
-    it leaves and :math:`r = y - A\hat x_0`, each image of the batch by itself,
+    As EM Generalist publishes it for its DDPM prior: each step denoises, pulls the noisy image
+    towards the measurement by a gradient *through* the network, and takes one ancestral step with
+    the noise predicted before the pull. With :math:`\hat\epsilon` that noise, :math:`\hat x_0` the
+    image that it leaves and :math:`r = y - A\hat x_0`, each image of the batch by itself,
 
     .. math:: x_k \leftarrow x_k - \frac{\gamma}{\|r\|}\nabla_{x_k}\|r\|, \qquad
               x_{k-1} \sim p(x_{k-1} \mid x_k, \hat\epsilon),
 
-    the latter with the posterior variance of Ho et al. 2020 (eq. 7). The step length knows
-    nothing of the noise: gamma alone decides how closely the measurement is followed. A `Solver`;
-    a step is one pass through a differentiable prior and one back. Of several priors the first
-    takes no pull, as in `plug_and_play_flow`.
+    the latter with the posterior variance of Ho et al. 2020 (eq. 7). The step length knows nothing
+    of the noise: gamma alone decides how closely the measurement is followed. A `Solver`; of
+    several priors the first takes no pull, as in `plug_and_play_flow`.
     """
     views = [DDPMView(each, config.schedule) for each in views_of(prior)]
     size = (samples, *(measurement.shape if shape is None else shape))

@@ -15,9 +15,8 @@ from emlab.priors.base import Prior
 def tile_positions(length: int, tile: int, overlap: int) -> list[int]:
     """Return where tiles start along an axis so that they cover it and overlap enough.
 
-    `length`: Size of the axis, at least 1. `tile`: Size of a tile; an axis no longer than that has
-    one tile, at 0. `overlap`: Pixels that neighbours share at least, from 0 to ``tile - 1``. The
-    tiles are spread evenly over the axis, so they usually share a little more.
+    Neighbours share at least `overlap` pixels, from 0 to ``tile - 1``; the tiles are spread evenly
+    over the axis, so they usually share a little more. An axis no longer than a tile has one, at 0.
     """
     if length < 1 or not 0 <= overlap < tile:
         raise InputError(
@@ -34,8 +33,8 @@ def blend_weights(positions: Sequence[int], tile: int) -> Tensor:
     r"""Return the weight of each tile at each of its pixels; at every pixel they sum to one.
 
     A tile rises as :math:`\sin^2` over the pixels that all neighbours share, so that no step is
-    left where one tile takes over from the next. `positions`: Starts of the tiles, rising, from 0,
-    without gaps. `tile`: Size of a tile. Returns ``(len(positions), tile)`` float32 in [0, 1].
+    left where one tile takes over from the next. `positions` rise from 0 without gaps. Returns
+    ``(len(positions), tile)`` float32 in [0, 1].
     """
     starts = torch.as_tensor(positions)
     widest = int(starts.diff().max()) if len(starts) > 1 else tile
@@ -54,20 +53,17 @@ def blend_weights(positions: Sequence[int], tile: int) -> Tensor:
 class TiledPrior:
     """A prior of small patches, made a prior of images of any size.
 
-    Every answer (posterior mean, score) is that of overlapping tiles, blended with
-    weights that sum to one. A sampler that asks this prior at every step thereby moves *one* image
-    with *one* noise, and the tiles agree where they overlap (Bar-Tal et al. 2023, "MultiDiffusion",
-    equation 5, with smooth weights). An image smaller than a tile is padded by reflection on both
-    sides and the answer cropped. Memory beyond the image, its answer and one padded copy is that of
-    ``batch`` tiles in the network.
+    Every answer (posterior mean, score) is that of overlapping tiles, blended with weights that sum
+    to one. A sampler that asks this prior at every step thereby moves *one* image with *one* noise,
+    and the tiles agree where they overlap (Bar-Tal et al. 2023, "MultiDiffusion", equation 5, with
+    smooth weights). An image smaller than a tile is padded by reflection on both sides and the
+    answer cropped. Memory beyond the image, its answer and one padded copy is that of ``batch``
+    tiles in the network.
 
-    * `prior`: Answers ``(n, tile, tile)``.
-    * `tile`: Side of a tile in pixels.
-    * `overlap`: Pixels that neighbouring tiles share at least, smaller than the tile.
-    * `batch`: Tiles given to the prior at once.
-    * `smallest`: Shorter axes are padded to this; the tile by default. Networks that take any size
-      lose less time with a smaller value, and axes from `smallest` to `tile` are then one shorter
-      tile.
+    Neighbouring tiles of side `tile` share at least `overlap` pixels, and the prior, of ``(n, tile,
+    tile)``, is given `batch` of them at once. Shorter axes are padded to `smallest`, the tile by
+    default. Networks that take any size lose less time with a smaller value, and axes from
+    `smallest` to `tile` are then one shorter tile.
     """
 
     def __init__(
@@ -133,8 +129,8 @@ def apply_tiled(
 ) -> Tensor:
     """Answers ``(outputs, H, W)`` of a network for an image ``(H, W)``, blended over tiles.
 
-    `network`: Maps ``(1, h, w)`` to ``(1, outputs, h, w)``; sees an image no larger than a tile
-    whole. `tile`, `overlap`: Side of a tile and pixels that neighbours share at least.
+    The network maps ``(1, h, w)`` to ``(1, outputs, h, w)``; it sees an image no larger than a tile
+    whole.
     """
     if image.ndim != 2 or image.numel() == 0:
         raise InputError(f"tiles are cut from an image (H, W), got shape {tuple(image.shape)}")

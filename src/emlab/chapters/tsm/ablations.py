@@ -21,7 +21,8 @@ from emlab.methods.tsm import Config, denoise
 from emlab.methods.tsm_guidance import Guides, standardise
 from emlab.metrics.bands import band_correlations
 from emlab.models import build
-from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.priors.networks import ScorePrior
+from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
 from emlab.settings import read_settings
