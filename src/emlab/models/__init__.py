@@ -14,7 +14,7 @@ _NETWORKS = {"mlp": MLP, "residual_unet": ResidualUNet, "turns": TurnsNet, "unet
 def build(specification: dict) -> MLP | ResidualUNet | TurnsNet | UNet:
     """Build a network from the ``[model]`` table of a weights card or a training recipe.
 
-    ``{"kind": "unet" | "residual_unet" | "mlp", ...}``; the other keys are the class's arguments.
+    ``{"kind": "unet" | "residual_unet" | "mlp" | "turns", ...}`` and the arguments of the class.
     What does not exist or has an impossible value is an `InputError`.
     """
     arguments = dict(specification)
