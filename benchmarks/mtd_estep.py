@@ -27,10 +27,9 @@ from pathlib import Path
 import torch
 from torch.fft import irfft2, rfft2
 
-from emlab.physics.mtd import cut_patches
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Rotations, cut_patches
 from emlab.runtime import Stopwatch, choose_threads, environment_stamp
-from emlab.solvers.expectation_step import ExpectationStep
+from emlab.solvers.expectation_maximization import ExpectationStep
 
 BOUND = 4.0
 REGRESSED = 4

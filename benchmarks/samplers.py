@@ -12,7 +12,7 @@ from benchmarks.measuring import Row, in_turn
 from emlab.data.metadata import Metadata
 from emlab.methods import flowdps, generalist, mtd
 from emlab.methods.generalist import TimedPrior
-from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.operators import gaussian_kernel
 from emlab.priors.networks import load_prior
 from emlab.runtime import Stopwatch, make_generator
 

@@ -17,7 +17,7 @@ from emlab.chapters.tsm.cases import Method
 from emlab.chapters.tsm.study import run_study
 from emlab.methods import generalist
 from emlab.methods.cellpose3 import load_restorer
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.recipes.particles import RESTORER, SQUARES
 from emlab.recipes.tsm import frames
 from emlab.runtime import atomic_path

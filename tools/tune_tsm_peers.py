@@ -15,7 +15,7 @@ import tomli_w
 from emlab.chapters.tsm import cases as tsm_chapter
 from emlab.chapters.tsm.study import run_study
 from emlab.methods.tsm import load_denoiser
-from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
+from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations
 from emlab.recipes.tsm import frames
 from emlab.runtime import atomic_path
 

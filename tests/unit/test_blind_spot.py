@@ -8,7 +8,6 @@ import torch
 
 from emlab.errors import InputError
 from emlab.solvers.blind_spot import (
-    KINDS,
     BlindSpotConfig,
     _answer,
     denoise_blind_spot,
@@ -29,7 +28,7 @@ def noisy(seed: int = 0, sigma: float = 0.6) -> torch.Tensor:
     return clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["noise2void", "noise2self"])
 def test_independent_noise_is_removed_without_a_clean_image(kind):
     config = BlindSpotConfig(kind=kind, **QUICK)
     found = denoise_blind_spot(noisy(), config, torch.Generator().manual_seed(1))

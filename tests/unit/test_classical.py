@@ -9,8 +9,7 @@ import torch
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
 from emlab.metrics import psnr
-from emlab.physics.kernels import gaussian_kernel
-from emlab.physics.operators import Axial, Blur, Downsample
+from emlab.physics.operators import Axial, Blur, Downsample, gaussian_kernel
 from emlab.solvers import classical
 
 

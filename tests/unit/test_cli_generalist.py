@@ -16,9 +16,8 @@ from emlab.io.volumes import create_volume, open_volume
 from emlab.methods import generalist
 from emlab.methods.generalist import load_config
 from emlab.models import build
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig
-from emlab.solvers.plug_and_play import RestoreConfig
+from emlab.solvers.plug_and_play import HalfQuadraticConfig, RestoreConfig
 
 ITERATIVE = RestoreConfig | HalfQuadraticConfig | DiffuseBackConfig
 

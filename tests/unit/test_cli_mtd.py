@@ -19,8 +19,7 @@ from emlab.methods.mtd_field import (
 )
 from emlab.metrics import relative_error
 from emlab.physics.mtd import cut_patches, simulate_measurement
-from emlab.solvers.expectation_maximization import EMConfig
-from emlab.solvers.expectation_step import ExpectationStep
+from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep
 
 SIZE = 5
 TRUTH = torch.tensor(np.random.default_rng(4).integers(0, 5, (SIZE, SIZE)), dtype=torch.float32)

@@ -8,7 +8,7 @@ from emlab.errors import InputError
 from emlab.physics.operators import Downsample, Identity
 from emlab.priors import GaussianPrior
 from emlab.priors.diffusion import DDPMSchedule, DDPMView
-from emlab.solvers.dps import DPSConfig, ancestral_step, dps
+from emlab.solvers.sampling import DPSConfig, ancestral_step, dps
 
 PATCH, STD, RANGE, NOISE = 128, 0.2, 2.0, 0.2  # noise of .1 of the range [-1, 1]
 SHORT = DDPMSchedule(steps=2, beta_first=0.3, beta_last=0.6)

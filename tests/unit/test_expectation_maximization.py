@@ -7,19 +7,17 @@ import torch
 from drawing import draw, generator
 
 from emlab.errors import InputError
-from emlab.physics.mtd import cut_patches, simulate_measurement
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Rotations, cut_patches, simulate_measurement
 from emlab.priors.gaussian import GaussianPrior
 from emlab.solvers.expectation_maximization import (
-    M_STEPS,
     EMConfig,
+    ExpectationStep,
     aligned_average,
     approximate_em,
     estimate_noise,
     likelihood_gradient,
     maximization_step,
 )
-from emlab.solvers.expectation_step import ExpectationStep
 
 SIZE = 5
 
@@ -106,7 +104,7 @@ def test_learning_the_occupancy_fits_better_and_finds_it():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("m_step", M_STEPS)
+@pytest.mark.parametrize("m_step", ["gradient", "closed_form", "map", "proximal"])
 @pytest.mark.parametrize("snr", [1e-3, 1e4])
 def test_no_m_step_breaks_at_extreme_noise(snr, m_step, dtype):
     truth, expectation = problem(snr=snr, dtype=dtype)
@@ -274,7 +272,7 @@ def test_the_noise_level_is_estimated_at_the_truth(count, snr, grids):
     ("change", "message"),
     [
         ({"iterations": 0}, "iterations must be at least 1"),
-        ({"m_step": "newton"}, "unknown m_step 'newton'; choose one of gradient, closed_form"),
+        ({"m_step": "newton"}, "m_step must be 'gradient' or 'closed_form'"),
         ({"prior_schedule": "cosine"}, "'constant' or 'linear'"),
         ({"step_size": 0.0}, "step_size must be positive"),
         ({"step_size": math.nan}, "step_size must be a finite number"),

@@ -11,10 +11,8 @@ from drawing import draw, generator
 from scipy import ndimage
 
 from emlab.errors import InputError
-from emlab.physics.mtd import cut_patches, simulate_measurement
-from emlab.physics.rotations import Rotations
-from emlab.solvers.expectation_maximization import likelihood_gradient
-from emlab.solvers.expectation_step import ExpectationStep
+from emlab.physics.mtd import Rotations, cut_patches, simulate_measurement
+from emlab.solvers.expectation_maximization import ExpectationStep, likelihood_gradient
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

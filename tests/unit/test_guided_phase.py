@@ -11,7 +11,7 @@ from emlab.physics.counting import GaussianCounts, Poisson
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.exit_wave import ExitWave
 from emlab.priors import GaussianPrior
-from emlab.priors.scaled import ScaledPrior
+from emlab.priors.base import ScaledPrior
 from emlab.solvers.denoiser_spread import (
     MeasuredSpread,
     WienerSpread,

@@ -6,8 +6,8 @@ import pytest
 from emlab import metrics
 from emlab.errors import InputError
 from emlab.metrics.bands import band_averages, falls_below, ring_sums
+from emlab.metrics.calibration import auc, crps, rank_deviation, ranks
 from emlab.metrics.intervals import bootstrap, paired_ratio
-from emlab.metrics.sampled import auc, crps, rank_deviation, ranks
 
 RNG = np.random.default_rng
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.metrics.decorrelation import decorrelation_resolution
+from emlab.metrics.fourier import decorrelation_resolution
 
 
 def spectrum_of(gain, shape=(256, 256), noise=0.05, seed=0):

@@ -94,8 +94,7 @@ def test_apodisation_removes_the_agreement_of_borders():
     pair = [slope + noise((128, 128), seed) for seed in (0, 1)]
     high = slice(40, None)
     assert fourier_ring_correlation(*pair, window="none").correlation[high].mean() > 0.3
-    for window in ("hann", "tukey"):
-        assert fourier_ring_correlation(*pair, window=window).correlation[high].mean() < 0.1
+    assert fourier_ring_correlation(*pair).correlation[high].mean() < 0.1
 
 
 def test_rings_hold_every_coefficient_once():
@@ -135,14 +134,14 @@ def test_the_crossing_is_read_between_rings():
 
 
 def test_windows_are_symmetric_and_between_zero_and_one():
-    for name in ("hann", "tukey", "none"):
+    for name in ("hann", "none"):
         window = apodisation((9, 16), name)
         assert window.shape == (9, 16)
         np.testing.assert_allclose(window, window[::-1, ::-1])
         assert window.min() >= 0
         assert window.max() <= 1
     assert apodisation((9, 16), "none").min() == 1
-    assert apodisation((64,), "tukey")[16:48].min() > 0.99 > apodisation((64,), "hann")[20]
+    assert apodisation((64,), reach=4)[4:60].min() > 0.99 > apodisation((64,))[20]
 
 
 def test_tensors_are_taken():
@@ -157,7 +156,7 @@ def test_tensors_are_taken():
         (np.eye(8), np.eye(9), {}, "one shape"),
         (np.eye(3), np.eye(3), {}, "at least 4"),
         (np.eye(8), np.ones((8, 8)), {}, "constant image"),
-        (np.eye(8), np.eye(8), {"window": "welch"}, "hann, tukey or none"),
+        (np.eye(8), np.eye(8), {"window": "welch"}, "hann or none"),
         (np.eye(8), np.eye(8), {"pixel_size_nm": 0}, "pixel size"),
         (np.eye(8)[0], np.eye(8)[0], {}, "at least 2 axes"),
     ],

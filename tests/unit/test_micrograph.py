@@ -9,14 +9,16 @@ from drawing import generator
 
 from emlab.data.potentials import barrel
 from emlab.errors import InputError
-from emlab.physics.detector import Detector
+from emlab.physics.counting import Detector
 from emlab.physics.micrograph import (
     MicrographConfig,
+    blobs,
     config_transfer,
+    hole_edge,
+    power_law_field,
     random_rotations,
     simulate_micrograph,
 )
-from emlab.physics.scenery import blobs, hole_edge, power_law_field
 
 SMALL = MicrographConfig(
     size=(160, 128), pixel_size_angstrom=5.3, particles=6, contaminants=0, distance_angstrom=160

@@ -12,8 +12,7 @@ from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.methods.mtd import Config, align_to_prior, draw_starts, estimate_noise_level, recover
 from emlab.metrics import relative_error
-from emlab.physics.mtd import simulate_measurement
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Rotations, simulate_measurement
 from emlab.priors.gaussian import GaussianMixturePrior, gaussian_prior
 from emlab.priors.networks import load_prior
 from emlab.settings import read_settings

@@ -8,8 +8,7 @@ import torch
 from drawing import draw, generator
 
 from emlab.errors import InputError
-from emlab.physics.mtd import MTDOperator, cut_patches, simulate_measurement
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import MTDOperator, Rotations, cut_patches, simulate_measurement
 
 
 def operator(count, size=5, field_size=20, copies=7, seed=3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings, strategies as st
 
-from emlab.physics.kernels import defocus_kernel, gaussian_kernel
+from emlab.physics.mtd import Rotations
 from emlab.physics.operators import (
     Axial,
     Blur,
@@ -15,8 +15,9 @@ from emlab.physics.operators import (
     Mask,
     Scaled,
     ShapedOperator,
+    defocus_kernel,
+    gaussian_kernel,
 )
-from emlab.physics.rotations import Rotations
 
 Case = tuple[ShapedOperator, tuple[int, ...]]
 SEEDS = st.integers(0, 2**31)
@@ -38,8 +39,7 @@ def blurs(draw: st.DrawFn) -> Case:
     else:
         make = gaussian_kernel if kind == "gaussian" else defocus_kernel
         kernel = make(draw(st.floats(0.1, 3))).double()
-    boundary = draw(st.sampled_from(["reflect", "periodic"]))
-    return Blur(kernel, boundary), (draw(SIDES), draw(SIDES))
+    return Blur(kernel), (draw(SIDES), draw(SIDES))
 
 
 @st.composite

@@ -11,7 +11,6 @@ from drawing import generator
 from scipy import ndimage
 
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel, delta_kernel, gaussian_kernel
 from emlab.physics.operators import (
     Axial,
     Blur,
@@ -20,8 +19,10 @@ from emlab.physics.operators import (
     Identity,
     LinearOperator,
     Mask,
+    defocus_kernel,
     extend,
     fold,
+    gaussian_kernel,
     operator_norm,
 )
 from emlab.solvers import sampling
@@ -44,9 +45,7 @@ IMAGE, VOLUME = (2, 12, 18), (2, 12, 6, 18)
 OPERATORS = {
     "identity": (Identity(), IMAGE),
     "blur": (Blur(lopsided()), IMAGE),
-    "blur periodic": (Blur(lopsided(), "periodic"), IMAGE),
     "blur wider than the image": (Blur(lopsided(41)), IMAGE),
-    "blur wider, periodic": (Blur(lopsided(41), "periodic"), IMAGE),
     "gaussian": (Blur(gaussian_kernel(2.0)), IMAGE),
     "defocus": (Blur(defocus_kernel(3.3)), VOLUME),
     "average": (Downsample(3), IMAGE),
@@ -63,7 +62,7 @@ OPERATORS = {
     "mask": (Mask(half_mask(12, 18)), IMAGE),
     "missing slices": (Mask(half_mask(12, 1, 1)), VOLUME),
     "blur, then average": (Compose(Downsample(2), Blur(lopsided())), IMAGE),
-    "average, then blur": (Compose(Blur(lopsided(), "periodic"), Downsample(3)), IMAGE),
+    "average, then blur": (Compose(Blur(lopsided()), Downsample(3)), IMAGE),
     "three": (Compose(Mask(half_mask(3, 1, 1)), Axial(4, thickness=6.0), Blur(lopsided())), VOLUME),
 }
 CASES = pytest.mark.parametrize(("operator", "shape"), OPERATORS.values(), ids=OPERATORS)
@@ -120,19 +119,17 @@ def test_input_is_left_as_it_was(operator, shape):
     assert torch.equal(y, kept_y)
 
 
-@pytest.mark.parametrize("boundary", ["reflect", "periodic"])
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (2, 0), (0, 3), (4, 4), (23, 17)])
-def test_folding_is_the_transpose_of_extending(boundary, low, high):
+def test_folding_is_the_transpose_of_extending(low, high):
     identity = torch.eye(5, dtype=torch.float64)
-    extending = extend(identity, -1, low, high, boundary)
+    extending = extend(identity, -1, low, high)
     other = torch.eye(5 + low + high, dtype=torch.float64)
-    assert torch.equal(extending.T, fold(other, -1, low, high, boundary))
+    assert torch.equal(extending.T, fold(other, -1, low, high))
 
 
-def test_extending_mirrors_or_repeats():
+def test_extending_mirrors():
     row = torch.tensor([1.0, 2.0, 3.0])
-    assert extend(row, -1, 2, 4, "reflect").tolist() == [2, 1, 1, 2, 3, 3, 2, 1, 1]
-    assert extend(row, -1, 2, 4, "periodic").tolist() == [2, 3, 1, 2, 3, 1, 2, 3, 1]
+    assert extend(row, -1, 2, 4).tolist() == [2, 1, 1, 2, 3, 3, 2, 1, 1]
 
 
 def test_samplers_take_the_same_protocol():
@@ -142,12 +139,11 @@ def test_samplers_take_the_same_protocol():
 # Blur
 
 
-@pytest.mark.parametrize(("boundary", "mode"), [("reflect", "reflect"), ("periodic", "wrap")])
 @pytest.mark.parametrize("size", [1, 3, 7, 15])
-def test_blur_is_convolution_as_scipy_does_it(boundary, mode, size):
+def test_blur_is_convolution_as_scipy_does_it(size):
     x, kernel = normal(10, 13), lopsided(size)
-    expected = ndimage.convolve(x.numpy(), kernel.numpy(), mode=mode)
-    np.testing.assert_allclose(Blur(kernel, boundary).A(x), expected, atol=1e-12)
+    expected = ndimage.convolve(x.numpy(), kernel.numpy(), mode="reflect")
+    np.testing.assert_allclose(Blur(kernel).A(x), expected, atol=1e-12)
 
 
 def test_a_point_becomes_the_kernel_and_not_its_mirror_image():
@@ -157,11 +153,10 @@ def test_a_point_becomes_the_kernel_and_not_its_mirror_image():
     assert torch.allclose(blurred[3:8, 3:8], lopsided(), atol=1e-14)
 
 
-@pytest.mark.parametrize("boundary", ["reflect", "periodic"])
-def test_blur_keeps_a_constant_and_the_delta_keeps_everything(boundary):
-    assert torch.allclose(Blur(lopsided(), boundary).A(torch.full((9, 9), 3.0)), torch.tensor(3.0))
+def test_blur_keeps_a_constant_and_the_delta_keeps_everything():
+    assert torch.allclose(Blur(lopsided()).A(torch.full((9, 9), 3.0)), torch.tensor(3.0))
     x = normal(9, 8)
-    assert torch.allclose(Blur(delta_kernel(5), boundary).A(x), x, atol=1e-14)
+    assert torch.allclose(Blur(gaussian_kernel(0, 5)).A(x), x, atol=1e-14)
 
 
 def test_blur_damps_a_cosine_as_its_transfer_function_says():
@@ -198,11 +193,6 @@ def test_blur_is_differentiable_in_its_kernel():
 def test_bad_kernels_are_refused(kernel, message):
     with pytest.raises(InputError, match=message):
         Blur(kernel)
-
-
-def test_unknown_boundary_is_refused():
-    with pytest.raises(InputError, match="periodic"):
-        Blur(delta_kernel(), "zero")
 
 
 # Sampling
@@ -350,16 +340,14 @@ def test_norms_in_closed_form(operator, shape, expected):
     assert operator_norm(operator, shape, iterations=100) == pytest.approx(expected, abs=2e-3)
 
 
-@pytest.mark.parametrize("boundary", ["reflect", "periodic"])
-def test_norm_is_the_largest_singular_value(boundary):
+def test_norm_is_the_largest_singular_value():
     kernel = torch.zeros(3, 3, dtype=torch.float64)
     kernel[0, 0], kernel[1, 1] = 0.7, 0.3
-    blur = Blur(kernel, boundary)
+    blur = Blur(kernel)
     matrix = blur.A(torch.eye(36, dtype=torch.float64).reshape(36, 6, 6)).reshape(36, 36)
     largest = float(torch.linalg.matrix_norm(matrix, 2))
     assert operator_norm(blur, (6, 6), iterations=300) == pytest.approx(largest, rel=1e-3)
-    assert largest < 2
-    assert (largest > 1.01) == (boundary == "reflect")
+    assert 1.01 < largest < 2
 
 
 # Kernels
@@ -367,7 +355,7 @@ def test_norm_is_the_largest_singular_value(boundary):
 
 @pytest.mark.parametrize(
     "kernel",
-    [delta_kernel(5), gaussian_kernel(0.4), gaussian_kernel(3.0), defocus_kernel(0.3)]
+    [gaussian_kernel(0, 5), gaussian_kernel(0.4), gaussian_kernel(3.0), defocus_kernel(0.3)]
     + [defocus_kernel(radius) for radius in (0.5, 1.0, 2.5, 7.9)],
 )
 def test_kernels_are_what_blur_takes(kernel):
@@ -404,7 +392,7 @@ def test_disc_weighs_the_area_of_the_circle_in_each_column(radius):
 
 
 def test_no_blur_is_the_delta():
-    assert gaussian_kernel(0, 3).tolist() == delta_kernel(3).tolist()
+    assert gaussian_kernel(0, 3).flatten().tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
     assert defocus_kernel(0).tolist() == [[1.0]]
     assert gaussian_kernel(1.0, 9).shape == (9, 9)
 
@@ -412,8 +400,8 @@ def test_no_blur_is_the_delta():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: delta_kernel(4),
-        lambda: delta_kernel(-1),
+        lambda: gaussian_kernel(0, 4),
+        lambda: gaussian_kernel(0, -1),
         lambda: gaussian_kernel(-1.0),
         lambda: gaussian_kernel(math.nan),
         lambda: gaussian_kernel(1.0, 6),

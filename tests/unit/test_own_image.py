@@ -24,7 +24,7 @@ from emlab.app.own_image.entrants import choose, peers, stein_width
 from emlab.app.own_image.page import Comparison, as_json, page
 from emlab.app.own_image.scores import error_left, remarks, score, score_untouched
 from emlab.errors import InputError
-from emlab.physics.kernels import gaussian_kernel
+from emlab.physics.operators import gaussian_kernel
 from emlab.solvers import classical
 
 SIDE = 96

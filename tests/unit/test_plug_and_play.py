@@ -5,9 +5,8 @@ import torch
 from drawing import draw, generator
 
 from emlab.errors import InputError
-from emlab.physics.kernels import gaussian_kernel
 from emlab.physics.noise import GaussianNoise
-from emlab.physics.operators import Axial, Blur, Downsample, Identity
+from emlab.physics.operators import Axial, Blur, Downsample, Identity, gaussian_kernel
 from emlab.priors import GaussianPrior
 from emlab.solvers.plug_and_play import (
     PlanesPrior,

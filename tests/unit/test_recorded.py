@@ -29,7 +29,7 @@ def aside(x):
     return x
 TABLE["twice"] = helper
 def measure(settings):
-    from emlab.physics.kernels import gaussian_kernel
+    from emlab.physics.operators import gaussian_kernel
     return {"row": [Row().score(settings["x"])], "mean": mean_interval([1.0, 2.0]).mean}
 '''
 

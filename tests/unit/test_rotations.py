@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from emlab.errors import InputError
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Rotations
 
 COUNTS = (1, 2, 3, 4, 8)
 

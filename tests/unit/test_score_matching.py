@@ -8,12 +8,10 @@ from drawing import generator
 from torch import nn
 
 from emlab.errors import InputError
-from emlab.priors.networks import wrap
+from emlab.priors.networks import ScorePrior, wrap
 from emlab.priors.score_matching import (
     Guidance,
-    Preconditioning,
     ScoreMatching,
-    ScorePrior,
     centred_target,
     dsm_target,
     literal_target,
@@ -49,7 +47,7 @@ def unit_target(wrapped, clean, x, v):
 @pytest.mark.parametrize("v", [1.02, 1.4, 5.0])
 def test_input_and_target_of_the_network_have_unit_variance(v):
     clean, x = noisy_pair(v)
-    wrapped = Preconditioning(DATA)
+    wrapped = ScoreMatching(DATA)
     level = torch.full((len(x),), v)
     assert (x / wrapped.radius(torch.tensor(v))).var().item() == pytest.approx(1, abs=0.02)
     target = unit_target(wrapped, clean, x, level)
@@ -61,7 +59,7 @@ def test_input_and_target_of_the_network_have_unit_variance(v):
 def test_unit_target_is_what_the_network_must_return():
     clean, x = noisy_pair(1.3, 50)
     level = torch.full((len(x),), 1.3)
-    wrapped = Preconditioning(DATA)
+    wrapped = ScoreMatching(DATA)
     target = unit_target(wrapped, clean, x, level)
     model = lambda _, condition: target[:, None]  # noqa: E731
     torch.testing.assert_close(wrapped.denoise(model, x, level), clean)
@@ -92,7 +90,7 @@ def test_residual_form_is_a_weighted_regression_on_that_target():
     u = torch.randn(x.shape, generator=twin)
     v = (1 + sigma_a**2).sqrt()
     mixed = x + sigma_a[:, None, None] * u
-    denoised = objective.preconditioning.denoise(model, mixed, v)
+    denoised = objective.denoise(model, mixed, v)
     score = (denoised - mixed) / v[:, None, None] ** 2
     residual = (sigma_a[:, None, None] * score + u).square().mean()
     torch.testing.assert_close(found, residual)
@@ -191,7 +189,7 @@ def test_prior_is_the_gaussian_one_and_scales():
     [
         lambda: ScoreMatching(sigma_min=0.0),
         lambda: ScoreMatching(sigma_start=0.5, sigma_end=1.0),
-        lambda: Preconditioning(0.0),
+        lambda: ScoreMatching(0.0),
         lambda: Guidance(weight=1.5),
         lambda: Guidance(start=0.5, full=0.2),
         lambda: Guidance(variant="free"),

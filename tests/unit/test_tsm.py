@@ -11,13 +11,13 @@ from emlab.data.potentials import barrel
 from emlab.errors import InputError
 from emlab.methods.tsm import Config, denoise, resize, to_working_size
 from emlab.methods.tsm_guidance import guide, standardise
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import BankConfig, GuidedLoss, make_matchers
 from emlab.recipes.tsm_own import Optics, load_trained, read_reference, train_on
-from emlab.solvers.tweedie import IterationConfig
+from emlab.solvers.one_step import IterationConfig
 
 PIXEL = 5.26
 CONFIG = MicrographConfig(

@@ -8,7 +8,7 @@ import torch
 from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
-from emlab.solvers.tweedie import IterationConfig, iterate, tweedie
+from emlab.solvers.one_step import IterationConfig, iterate, tweedie
 
 
 class Gaussian:
@@ -42,18 +42,19 @@ def test_one_step_is_the_posterior_mean():
 
 def test_exact_iteration_multiplies_white_noise_by_the_stated_gain():
     config = IterationConfig(b=0.0)
-    assert config.gain == pytest.approx(-1.19, abs=0.01)
+    gain = 1 - (config.a / config.noise) ** 2
+    assert gain == pytest.approx(-1.19, abs=0.01)
     x = 2.0 * noise()
     for number in range(1, 6):
         found = iterated(Gaussian(0.0), x, 2.0, replace(config, steps=number))
-        torch.testing.assert_close(found, x * config.gain**number, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, x * gain**number, rtol=1e-4, atol=1e-4)
     assert found.std() > 2 * x.std()
 
 
 def test_small_steps_do_not_diverge_but_go_past_the_posterior_mean():
     x = noise()
     config = IterationConfig(a=0.2, b=0.0, steps=40)
-    assert abs(config.gain) < 1
+    assert abs(1 - (config.a / config.noise) ** 2) < 1
     last = iterated(Gaussian(0.5), x, 1.0, config)
     assert last.std() < 0.1 * tweedie(Gaussian(0.5), x, 1.0).std()
 

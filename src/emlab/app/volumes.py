@@ -28,9 +28,9 @@ from emlab.physics.noise_estimation import (
 from emlab.priors import Prior
 from emlab.priors.networks import load_prior
 from emlab.runtime import choose_device, has_fast_bfloat16, make_generator
+from emlab.solvers import ONE_ESTIMATE
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import RestoreConfig
-from emlab.solvers.table import ONE_ESTIMATE
 
 # Fine pixels at each face of a block whose result is thrown away, and over which blocks blend.
 MARGIN = 16

@@ -47,10 +47,10 @@ from emlab.methods.flowdps_observation import (
 )
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
+from emlab.solvers import solver_of
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import FlowDPSConfig
-from emlab.solvers.table import solver_of
 
 __all__ = [
     "Config",

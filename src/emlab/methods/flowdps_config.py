@@ -21,7 +21,7 @@ from emlab.data import cache_folder
 from emlab.data.phase_maps import FIELD
 from emlab.errors import InputError
 from emlab.priors import Prior, load_prior
-from emlab.priors.scaled import ScaledPrior
+from emlab.priors.base import ScaledPrior
 from emlab.recorded import kept
 from emlab.runtime import atomic_path, has_fast_bfloat16, make_generator
 from emlab.settings import read_settings

@@ -37,14 +37,18 @@ from emlab.physics.operators import (
 from emlab.priors import DepthPrior, EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
 from emlab.settings import read_settings
+from emlab.solvers import solver_of
 from emlab.solvers.blind import BlindConfig, blind_deblur
 from emlab.solvers.classical import cubic_axial, cubic_upsample
 from emlab.solvers.contract import NoiseSource, Progress, Samples
-from emlab.solvers.dps import DPSConfig
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
-from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig, across_axes
-from emlab.solvers.table import solver_of
+from emlab.solvers.plug_and_play import (
+    HalfQuadraticConfig,
+    PlugAndPlayConfig,
+    RestoreConfig,
+    across_axes,
+)
+from emlab.solvers.sampling import DPSConfig
 from emlab.solvers.tiling import TiledPrior
 
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")

@@ -22,12 +22,15 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
 from emlab.models import build
-from emlab.physics.mtd import cut_patches
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Rotations, cut_patches
 from emlab.priors.base import Prior
 from emlab.settings import read_settings
-from emlab.solvers.expectation_maximization import EMConfig, approximate_em, estimate_noise
-from emlab.solvers.expectation_step import ExpectationStep
+from emlab.solvers.expectation_maximization import (
+    EMConfig,
+    ExpectationStep,
+    approximate_em,
+    estimate_noise,
+)
 from emlab.solvers.sampling import sample_prior
 
 STARTS = ("uniform", "prior_mean", "prior_samples")

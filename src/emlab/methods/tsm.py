@@ -25,12 +25,11 @@ from emlab.methods.tsm_guidance import standardise
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
-from emlab.priors.networks import load_prior
-from emlab.priors.score_matching import ScorePrior
+from emlab.priors.networks import ScorePrior, load_prior
 from emlab.runtime import has_fast_bfloat16
 from emlab.solvers.contract import Progress
+from emlab.solvers.one_step import IterationConfig, iterate, tweedie
 from emlab.solvers.tiling import TiledPrior
-from emlab.solvers.tweedie import IterationConfig, iterate, tweedie
 
 NAMES = {"tsm": "tsm_tsm", "dsm": "tsm_dsm"}
 _RESCALED_FROM = 1.1  # ratio of pixel sizes above which a micrograph is made coarser first

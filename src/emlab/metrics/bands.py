@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.metrics.arrays import Image, as_array, as_pair
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
+from emlab.metrics.image import Image, as_array, as_pair
+from emlab.physics.micrograph import Micrograph
 
 
 @dataclass(frozen=True)
 class RingSums:
     """Sums over rings of two stacks of images, kept apart so that images can be resampled.
 
-    Attributes
-    ----------
-    frequency : ndarray
-        ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist.
-    cross, first, second : ndarray
-        ``(n, rings)``: real part of the cross spectrum, and both powers.
+    `frequency` ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist;
+    `cross`, the real part of the cross spectrum, and both powers, ``(n, rings)``.
     """
 
     frequency: np.ndarray
@@ -42,38 +41,20 @@ class RingSums:
 def ring_sums(first: Image, second: Image, where: Image | None = None) -> RingSums:
     """Sums of the Fourier ring correlation, also in a part of the coefficients only.
 
-    Parameters
-    ----------
-    first, second : ndarray or Tensor
-        ``(n, H, W)``. No window: meant for objects that end before the border.
-    where : ndarray or Tensor, optional
-        ``(n, H, W // 2 + 1)`` booleans, coefficients of `rfft2` that count.
-
-    Raises
-    ------
-    InputError
-        Shapes that do not fit, or values that are not finite.
+    Images are ``(n, H, W)``. No window: meant for objects that end before the border. `where` ``(n,
+    H, W // 2 + 1)``: booleans, coefficients of `rfft2` that count.
     """
     pair = as_pair(first, second, 2)
     if pair[0].ndim != 3:
         raise InputError(f"give stacks (n, H, W), not {pair[0].shape}")
     shape = pair[0].shape[-2:]
-    weights = np.broadcast_to(
-        half_spectrum_multiplicity(shape[-1]), (*shape[:1], shape[1] // 2 + 1)
-    )
-    if where is None:
-        counted = np.broadcast_to(weights, (len(pair[0]), *weights.shape))
-    else:
-        counted = weights * as_array(where, 2)
+    inside = np.ones((shape[0], 1)) if where is None else as_array(where, 2)
+    counted = half_spectrum_multiplicity(shape[-1]) * inside
     rings = np.rint(radial_frequency(shape) * min(shape)).astype(np.intp)
     kept = min(shape) // 2
     spectra = [np.fft.rfft2(image) for image in pair]
-    sums = [
-        _by_ring(values * counted, rings, kept)
-        for values in (
-            (spectra[0] * spectra[1].conj()).real, *(np.abs(s) ** 2 for s in spectra)
-        )
-    ]  # fmt: skip
+    products = [(spectra[0] * spectra[1].conj()).real, *(np.abs(s) ** 2 for s in spectra)]
+    sums = [_by_ring(values * counted, rings, kept) for values in products]
     return RingSums(np.arange(1, kept + 1) / min(shape), *sums)
 
 
@@ -96,24 +77,12 @@ def falls_below(frequency: np.ndarray, correlation: np.ndarray, threshold: float
 
 
 def band_averages(images: Image, rings: int = 8, sectors: int = 4) -> np.ndarray:
-    r"""Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
+    """Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
 
-    A band is a ring's sector. The phase of a coefficient is counted from the image's centre, where
-    the object is: neighbouring coefficients then add up instead of cancelling.
-
-    Parameters
-    ----------
-    images : ndarray or Tensor
-        ``(..., H, W)``.
-    rings : int
-        From the mean, which no band holds, to Nyquist.
-    sectors : int
-        Of half a turn.
-
-    Returns
-    -------
-    ndarray
-        ``(..., rings * sectors, 2)``: real and imaginary parts.
+    A band is a ring's sector: of `rings` from the mean, which no band holds, to Nyquist, and
+    `sectors` of half a turn. The phase of a coefficient is counted from the centre of ``(..., H,
+    W)``, where the object is: neighbouring coefficients then add up instead of cancelling. Returns
+    ``(..., rings * sectors, 2)``, real and imaginary parts.
     """
     values = as_array(images, 2)
     height, width = values.shape[-2:]
@@ -136,3 +105,56 @@ def _by_ring(values: np.ndarray, rings: np.ndarray, kept: int) -> np.ndarray:
     flat = values.reshape(len(values), -1)
     sums = [np.bincount(rings.ravel(), row, minlength=kept + 1)[1 : kept + 1] for row in flat]
     return np.array(sums)
+
+
+BANDS_ANGSTROM = {
+    "80_40": (80.0, 40.0),
+    "40_25": (40.0, 25.0),
+    "25_16": (25.0, 16.0),
+    "16_10": (16.0, 10.0),
+}
+RADIUS_ANGSTROM = 70.0
+
+
+def band_pass(image: Tensor, pixel_size_angstrom: float, band: tuple[float, float]) -> Tensor:
+    """An image ``(H, W)`` between two resolutions in angstrom, edges half a ring wide."""
+    height, width = image.shape
+    rows = torch.fft.fftfreq(height, pixel_size_angstrom)[:, None]
+    frequency = torch.hypot(rows, torch.fft.rfftfreq(width, pixel_size_angstrom))
+    low, high = 1 / band[0], 1 / band[1]
+    if not 0 < low < high:
+        raise InputError(f"a band is (coarse, fine) in angstrom, got {band}")
+    soft = 0.1 * (high - low)
+    gain = torch.sigmoid((frequency - low) / soft) * torch.sigmoid((high - frequency) / soft)
+    return torch.fft.irfft2(torch.fft.rfft2(image) * gain, s=image.shape)
+
+
+def band_correlations(
+    denoised: Tensor | np.ndarray,
+    micrograph: Micrograph,
+) -> dict[str, float]:
+    """Correlation with the clean image within the particles, a band at a time, and their mean.
+
+    A smooth low-pass hardly moves these: within a band it only scales. Two things do: knowledge of
+    what particles look like, and a filter that follows the rings of the lens, for at its zeros a
+    band holds noise alone (`emlab.chapters.tsm.peers.wiener` gains that way).
+
+    `denoised` ``(H, W)`` has any grey range. Returns the correlation by band (the keys of
+    `BANDS_ANGSTROM`), and ``mean``; without particles an `InputError`.
+    """
+    image = torch.as_tensor(np.asarray(denoised), dtype=torch.float32)
+    if image.shape != micrograph.clean.shape:
+        raise InputError(f"the denoised image is {tuple(image.shape)}, the micrograph is not")
+    inside = micrograph.mask(RADIUS_ANGSTROM)
+    if not inside.any():
+        raise InputError("there are no particles to judge by; take a micrograph that has some")
+    found = {}
+    for name, band in BANDS_ANGSTROM.items():
+        pair = [
+            band_pass(values, micrograph.pixel_size_angstrom, band)[inside].double()
+            for values in (image, micrograph.clean)
+        ]
+        pair = [values - values.mean() for values in pair]
+        scale = (pair[0].square().sum() * pair[1].square().sum()).sqrt()
+        found[name] = float((pair[0] * pair[1]).sum() / scale) if scale > 0 else 0.0
+    return found | {"mean": sum(found.values()) / len(found)}

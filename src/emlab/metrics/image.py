@@ -6,35 +6,54 @@ import math
 
 import numpy as np
 import skimage
+from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.metrics.arrays import Image, as_pair
+
+Image = np.ndarray | Tensor
+
+
+def as_array(image: Image, least: int, most: int | None = None) -> np.ndarray:
+    """Image as float64 array, from NumPy or from torch on any device.
+
+    It has `least` to `most` axes (any number above by default), at least one pixel, and finite
+    values; all else is an `InputError`.
+    """
+    values = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if not least <= values.ndim <= (values.ndim if most is None else most):
+        wanted = f"at least {least}" if most is None else " or ".join(map(str, {least, most}))
+        raise InputError(f"pass an image of {wanted} axes instead of shape {values.shape}")
+    values = values.astype(np.float64)
+    if not values.size or not np.isfinite(values).all():
+        raise InputError("pass an image without NaN or infinity that has at least one pixel")
+    return values
+
+
+def as_pair(first: Image, second: Image, least: int, most: int | None = None) -> list[np.ndarray]:
+    """Two images of one shape as float64 arrays; raises as `as_array` does."""
+    pair = [as_array(image, least, most) for image in (first, second)]
+    if pair[0].shape != pair[1].shape:
+        raise InputError(f"pass images of one shape instead of {pair[0].shape}, {pair[1].shape}")
+    return pair
+
 
 WINDOW = 11  # pixels across which SSIM looks: 3.5 standard deviations of 1.5 pixels each way
+
+
+def check_positive(value: float, name: str = "data_range") -> None:
+    """Raise `InputError` for what is not a positive finite number."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a positive number, got {value}")
 
 
 def psnr(estimate: Image, truth: Image, data_range: float) -> float:
     r"""Peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / \mathrm{MSE})` in decibels.
 
-    Parameters
-    ----------
-    estimate, truth : ndarray or Tensor
-        One shape, any value range; the error is averaged over all axes.
-    data_range : float
-        :math:`R`, the width of the range that grey levels may take (255 for 8 bits): not taken
-        from the images, so that numbers of different images compare.
-
-    Returns
-    -------
-    float
-        Infinity for a perfect estimate.
-
-    Raises
-    ------
-    InputError
-        Different shapes, values that are not finite, or a range that is not positive.
+    The error is averaged over all axes; infinity for a perfect estimate. :math:`R` = `data_range`,
+    the width of the range that grey levels may take (255 for 8 bits), is not taken from the images,
+    so that numbers of different images compare.
     """
-    _check_range(data_range)
+    check_positive(data_range)
     first, second = as_pair(estimate, truth, 1)
     error = float(np.mean((first - second) ** 2))
     return 10 * math.log10(data_range**2 / error) if error else math.inf
@@ -43,25 +62,15 @@ def psnr(estimate: Image, truth: Image, data_range: float) -> float:
 def ssim(estimate: Image, truth: Image, data_range: float) -> float:
     """Mean structural similarity, at most 1.
 
-    The setting of Wang, Bovik, Sheikh and Simoncelli (2004, section III-C): Gaussian weights of
-    1.5 pixels standard deviation, constants .01 and .03, population covariance. In scikit-image:
+    The setting of Wang, Bovik, Sheikh and Simoncelli (2004, section III-C): Gaussian weights of 1.5
+    pixels standard deviation, constants .01 and .03, population covariance. In scikit-image:
     ``structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)``. The
     mean leaves out the border of 5 pixels where a window would reach outside.
 
-    Parameters
-    ----------
-    estimate, truth : ndarray or Tensor
-        An image ``(H, W)``, or a volume ``(D, H, W)`` whose windows are three-dimensional; every
-        side at least 11 pixels.
-    data_range : float
-        Width of the range that grey levels may take.
-
-    Raises
-    ------
-    InputError
-        Other or different shapes, values that are not finite, or a range that is not positive.
+    Images ``(H, W)``, or volumes ``(D, H, W)`` whose windows are three-dimensional; every side at
+    least 11 pixels. `data_range` as in `psnr`.
     """
-    _check_range(data_range)
+    check_positive(data_range)
     first, second = as_pair(estimate, truth, 2, 3)
     if min(first.shape) < WINDOW:
         raise InputError(f"SSIM needs sides of {WINDOW} pixels or more: pass a larger image")
@@ -80,18 +89,9 @@ def ssim(estimate: Image, truth: Image, data_range: float) -> float:
 def relative_error(estimate: np.ndarray, truth: np.ndarray, max_shift: int = 0) -> float:
     r"""Smallest :math:`\|S_a R_k \hat F - F\| / \|F\|` over quarter turns and shifts.
 
-    Parameters
-    ----------
-    estimate, truth : ndarray
-        ``(L, L)``, any range.
-    max_shift : int
-        Largest shift along rows and columns in pixels; what leaves the frame is lost, zeros come
-        in. 0 is the error of Zabatani, Kreymer and Bendory (2023, eq. 20): rotation only.
-
-    Raises
-    ------
-    InputError
-        Different or non-square shapes, values that are not finite, or a truth of zeros.
+    `max_shift` is the largest shift of ``(L, L)`` along rows and columns in pixels; what leaves the
+    frame is lost, zeros come in. 0 is the error of Zabatani, Kreymer and Bendory (2023, eq. 20):
+    rotation only. Images that are not square, or a truth of zeros, are an `InputError`.
     """
     if estimate.shape != truth.shape or truth.ndim != 2 or truth.shape[0] != truth.shape[1]:
         raise InputError(f"need two square images, got {estimate.shape} and {truth.shape}")
@@ -108,8 +108,3 @@ def relative_error(estimate: np.ndarray, truth: np.ndarray, max_shift: int = 0) 
         distances = np.linalg.norm(windows - truth, axis=(-2, -1))
         smallest = min(smallest, float(distances.min()))
     return smallest / norm
-
-
-def _check_range(data_range: float) -> None:
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise InputError(f"data_range must be a positive number, got {data_range}")

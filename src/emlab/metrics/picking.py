@@ -19,12 +19,8 @@ Places = NDArray[np.float64]
 class Matched:
     """Picks of one micrograph beside its true places.
 
-    Attributes
-    ----------
-    pick_to_truth : ndarray
-        ``(picks,)`` place in the list of true ones that a pick was given, or -1.
-    distances : ndarray
-        ``(picks,)`` pixels to it; infinity for a pick without one.
+    `pick_to_truth` ``(picks,)``: place in the list of true ones that a pick was given, or -1;
+    `distances`: pixels to it, infinity for a pick without one.
     """
 
     pick_to_truth: NDArray[np.int64]
@@ -79,21 +75,10 @@ class Counts:
 def match(picks: Places, truth: Places, radius: float) -> Matched:
     """Give each pick at most one true place within a radius, and each place at most one pick.
 
-    Of all such assignments the one with the most pairs, and of those the one with the smallest
-    sum of distances (Hungarian algorithm). Nearest-first assignments count fewer hits where
-    particles touch, and many-to-one ones reward several picks on one particle.
-
-    Parameters
-    ----------
-    picks, truth : ndarray
-        ``(n, 2)`` and ``(m, 2)`` in pixels.
-    radius : float
-        Largest distance of a hit, positive.
-
-    Raises
-    ------
-    InputError
-        Other shapes, or a radius that is not positive.
+    Of all such assignments of ``(n, 2)`` and ``(m, 2)`` in pixels the one with the most pairs, and
+    of those the one with the smallest sum of distances (Hungarian algorithm). Nearest-first
+    assignments count fewer hits where particles touch, and many-to-one ones reward several picks on
+    one particle.
     """
     picks, truth = (np.asarray(places, float).reshape(-1, 2) for places in (picks, truth))
     if not radius > 0:
@@ -121,21 +106,14 @@ def count(
     radius: float,
     threshold: float = -np.inf,
 ) -> Counts:
-    """Counts of several micrographs, of the picks that score at least a threshold.
-
-    Raises
-    ------
-    InputError
-        Lists of different lengths.
-    """
+    """Counts of several micrographs, of the picks that score at least a threshold."""
     if not len(picks) == len(scores) == len(truth):
         raise InputError("give picks, scores and true places of the same micrographs")
     rows = []
     for places, sure, true in zip(picks, scores, truth, strict=True):
         kept = np.asarray(places).reshape(-1, 2)[np.asarray(sure) >= threshold]
         rows.append((match(kept, true, radius).hits, len(kept), len(true)))
-    hits, found, there = np.array(rows, np.int64).reshape(-1, 3).T
-    return Counts(hits, found, there)
+    return Counts(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 def chance(
@@ -149,14 +127,7 @@ def chance(
 
     Where particles cover much of a field, places drawn blindly hit many of them: an F1 says
     something only beside this one. As a picker keeps picks apart, so do these, by 2/3 of `radius`
-    (fewer where no more fit).
-
-    Parameters
-    ----------
-    truth : sequence of ndarray
-        ``(n, 2)`` (y, x) in pixels, one a micrograph.
-    shapes : sequence of (int, int)
-        Of the micrographs.
+    (fewer where no more fit). Truth is ``(n, 2)`` (y, x) in pixels, one a micrograph.
     """
     generator = np.random.default_rng(seed)
     rows = []
@@ -169,8 +140,7 @@ def chance(
                 if not (np.hypot(*(picks - place).T) < 2 * radius / 3).any():
                     picks = np.vstack([picks, place])
             rows.append((match(picks, places, radius).hits, len(picks), len(places)))
-    hits, found, there = np.array(rows, np.int64).reshape(-1, 3).T
-    return Counts(hits, found, there)
+    return Counts(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 @dataclass(frozen=True)
@@ -202,15 +172,8 @@ def curve(
 ) -> Curve:
     """Precision-recall curve over thresholds; picks are matched anew at each.
 
-    Parameters
-    ----------
-    levels : int
-        Thresholds; denser among the best picks, where precision and recall trade.
-
-    Raises
-    ------
-    InputError
-        Not a single pick, or lists of different lengths.
+    Thresholds are denser among the best picks, where precision and recall trade. Not a single pick
+    is an `InputError`.
     """
     together = np.concatenate([np.asarray(values, float) for values in scores] or [np.zeros(0)])
     if not together.size:
@@ -219,9 +182,5 @@ def curve(
         np.quantile(together, 1 - np.linspace(0, 1, levels) ** 2, method="nearest")
     )[::-1]
     found = [count(picks, scores, truth, radius, float(t)) for t in thresholds]
-    return Curve(
-        thresholds,
-        np.array([each.precision() for each in found]),
-        np.array([each.recall() for each in found]),
-        np.array([each.f1() for each in found]),
-    )
+    numbers = np.array([(each.precision(), each.recall(), each.f1()) for each in found])
+    return Curve(thresholds, *numbers.T)

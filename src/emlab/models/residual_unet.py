@@ -16,12 +16,8 @@ from emlab.errors import InputError
 class Features:
     """What the encoder saw.
 
-    Attributes
-    ----------
-    maps : list of Tensor
-        ``(n, width, H / 2^k, W / 2^k)`` of each level k, after the residual sum and before pooling.
-    style : Tensor
-        ``(n, widths[-1])``, the mean of the deepest map over space, of length one.
+    `maps` ``(n, width, H / 2^k, W / 2^k)`` of each level k, after the residual sum and before
+    pooling; `style` ``(n, widths[-1])``, the mean of the deepest map over space, of length one.
     """
 
     maps: list[Tensor]
@@ -32,24 +28,15 @@ class ResidualUNet(nn.Module):
     """Residual U-Net with skips that are added and a style vector given to every decoder block.
 
     Four convolutions 3 x 3 a level and direction, each after batch normalisation and ReLU; maximum
-    pooling down, nearest neighbours up (Stringer et al. 2021, Cellpose, figure 1d and methods).
-
-    Parameters
-    ----------
-    widths : sequence of int
-        Channels at each resolution; every further entry halves the image.
-    outputs : int
-        Output channels: 3 for a segmenter (flows in y and x, logit of "cell"), 1 for a restorer.
-    style : bool
-        Whether the decoder gets the style vector (otherwise zeros, and its layers idle).
-    channels : int
-        Channels that the first layer takes; those after the first are zeros. The segmenters that
-        the authors of Cellpose released take two, for networks of ours it is one.
-
-    Notes
-    -----
-    Any image size is accepted: the input is padded by its edge to the next multiple and the output
+    pooling down, nearest neighbours up (Stringer et al. 2021, Cellpose, figure 1d and methods). Any
+    image size is accepted: the input is padded by its edge to the next multiple and the output
     cropped. There is no skip from input to output and no activation at the end.
+
+    * `widths`: channels at each resolution; every further entry halves the image.
+    * `outputs`: 3 for a segmenter (flows in y and x, logit of "cell"), 1 for a restorer.
+    * `style`: whether the decoder gets the style vector (otherwise zeros, and its layers idle).
+    * `channels`: of the input; those after the first are zeros. The segmenters that the authors of
+      Cellpose released take two, for networks of ours it is one.
     """
 
     def __init__(
@@ -114,15 +101,11 @@ class ResidualUNet(nn.Module):
 class Encode(nn.Module):
     """Two residual units; the first one changes the number of channels."""
 
-    def __init__(self, width: int, next_width: int) -> None:
+    def __init__(self, width: int, after: int) -> None:
         super().__init__()
-        self.skip = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, next_width, 1))
-        self.unit1 = nn.Sequential(
-            _activated(width, next_width), _activated(next_width, next_width)
-        )
-        self.unit2 = nn.Sequential(
-            _activated(next_width, next_width), _activated(next_width, next_width)
-        )
+        self.skip = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, after, 1))
+        self.unit1 = nn.Sequential(_activated(width, after), _activated(after, after))
+        self.unit2 = nn.Sequential(_activated(after, after), _activated(after, after))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps ``(n, out, H, W)`` of maps ``(n, in, H, W)``."""

@@ -13,29 +13,16 @@ from emlab.errors import InputError
 class UNet(nn.Module):
     """Residual U-Net conditioned on one scalar per image (a time or a log noise level).
 
-    Parameters
-    ----------
-    channels : int
-        Image channels, in and out.
-    widths : sequence of int
-        Channels at each resolution; every further entry halves the image. Multiples of 8.
-    blocks : int
-        Residual blocks per resolution and direction.
-    attention : sequence of int
-        Indices into `widths` of the resolutions that get self-attention.
-    dropout : float
-        Dropout probability inside the residual blocks, in [0, 1).
-    embedding : int
-        Length of the embedding of the scalar.
-    patch : int
-        Fold blocks of ``patch x patch`` pixels into channels first (and unfold them last): for 2
-        the whole network works on half the width and height, at about a third of the cost.
-
-    Notes
-    -----
     The last convolution starts at zero, so an untrained network returns zeros. Any image size is
     accepted: the input is padded by reflection (images too small for that by their edge) to the
     next multiple and the output cropped.
+
+    * `widths`: channels at each resolution, multiples of 8; every further entry halves the image.
+    * `blocks`: residual blocks per resolution and direction.
+    * `attention`: indices into `widths` of the resolutions that get self-attention.
+    * `embedding`: length of the embedding of the scalar.
+    * `patch`: fold blocks of ``patch x patch`` pixels into channels first (and unfold them last):
+      for 2 the whole network works on half the width and height, at about a third of the cost.
     """
 
     def __init__(
@@ -69,26 +56,19 @@ class UNet(nn.Module):
                 self.down.append(Downsample(width))
                 skips.append(width)
             for _ in range(blocks):
-                self.down.append(
-                    Stage(width, next_width, embedding, dropout, attend=level in attention)
-                )
+                self.down.append(Stage(width, next_width, embedding, dropout, level in attention))
                 width = next_width
                 skips.append(width)
 
         self.middle = nn.ModuleList(
-            [
-                Stage(width, width, embedding, dropout, attend=bool(attention)),
-                Stage(width, width, embedding, dropout, attend=False),
-            ]
+            Stage(width, width, embedding, dropout, attend) for attend in (bool(attention), False)
         )
 
         self.up = nn.ModuleList()
         for level, next_width in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
                 joined = width + skips.pop()
-                self.up.append(
-                    Stage(joined, next_width, embedding, dropout, attend=level in attention)
-                )
+                self.up.append(Stage(joined, next_width, embedding, dropout, level in attention))
                 width = next_width
             if level:
                 self.up.append(Upsample(width))
@@ -181,9 +161,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = next(
-            heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0
-        )
+        self.heads = next(n for n in range(max(1, width // 32), 0, -1) if width % n == 0)
         self.norm = nn.GroupNorm(8, width)
         self.to_qkv = nn.Conv2d(width, 3 * width, 1)
         self.leave = nn.Conv2d(width, width, 1)

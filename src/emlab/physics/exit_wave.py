@@ -37,10 +37,7 @@ class Tangent(Protocol):
 class Instrument(Protocol):
     """What the samplers need of an instrument that need not be linear.
 
-    Attributes
-    ----------
-    counts : Tensor
-        Electrons per pixel without a specimen; broadcasts against the measurement.
+    `counts`: electrons per pixel without a specimen; broadcasts against the measurement.
     """
 
     counts: Tensor
@@ -58,23 +55,10 @@ class Instrument(Protocol):
 class ExitWave:
     """Expected electrons per pixel of a phase.
 
-    Parameters
-    ----------
-    ctf : ComplexCTF
-        Of one image or of n.
-    dose_per_angstrom2 : float or Tensor
-        Electrons per square angstrom, one number or ``(n,)``.
-    field : int
-        Side of the specimen in pixels.
-    window : int, optional
-        Side of the detector's window, with the same centre; the field's by default.
-    padded : int, optional
-        Side of the periodic square in which the wave travels; twice the larger of the two.
-
-    Raises
-    ------
-    InputError
-        Sizes that do not fit, or a dose that is not positive.
+    The lens and the dose, in electrons per square angstrom, are of one image or of n. `field` is
+    the side of the specimen in pixels, `window` that of the detector's window, with the same centre
+    (the field's by default), `padded` that of the periodic square in which the wave travels (twice
+    the larger of the two).
     """
 
     def __init__(
@@ -149,15 +133,11 @@ class ExitWave:
         return self._cast[key]
 
     def sensitivity(self) -> Tensor:
-        r"""About the diagonal of :math:`J^\top J` of weak phases in Fourier space.
+        r"""About the diagonal of :math:`J^\top J` of weak phases in Fourier space, float32.
 
         :math:`4N^2c^2` is a constant and a part that oscillates with the frequency. The edges of
-        the field average the latter; the window misses its share of the former.
-
-        Returns
-        -------
-        Tensor
-            ``(..., field, field // 2 + 1)`` float32, layout of `torch.fft.rfft2`.
+        the field average the latter; the window misses its share of the former. ``(..., field,
+        field // 2 + 1)``, layout of `torch.fft.rfft2`.
         """
         squared = self.ctf.weak_phase((self.padded, self.padded)).square()
         kernel = torch.fft.ifft2(squared).real
@@ -190,13 +170,7 @@ class ExitWave:
 
 
 class LinearisedExitWave:
-    """The derivative of an `ExitWave` at an image, and its transpose.
-
-    Attributes
-    ----------
-    expected : Tensor
-        Counts of that image.
-    """
+    """The derivative of an `ExitWave` at an image, and its transpose; `expected` are its counts."""
 
     def __init__(self, instrument: ExitWave, image: Tensor) -> None:
         self.instrument = instrument

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,9 +27,72 @@ from torch.nn import functional
 from emlab.checks import check_fields
 from emlab.data.phase_maps import project, sigma_e
 from emlab.errors import InputError
+from emlab.physics.counting import Detector
 from emlab.physics.ctf import ComplexCTF
-from emlab.physics.detector import Detector
-from emlab.physics.scenery import blobs, hole_edge, power_law_field
+
+_HOLE_PIXELS = 2300.0  # a hole of 1.2 micrometres seen at 2.6 A a pixel
+
+
+def power_law_field(shape: tuple[int, int], exponent: float, generator: torch.Generator) -> Tensor:
+    """Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`; p = 0 is
+    white.
+    """
+    spectrum = torch.fft.rfft2(torch.randn(shape, generator=generator))
+    rows, columns = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
+    frequency = torch.hypot(rows, columns)
+    frequency[0, 0] = math.inf
+    field = torch.fft.irfft2(spectrum * frequency ** -float(exponent), s=shape)
+    return (field - field.mean()) / field.std()
+
+
+def hole_edge(
+    shape: tuple[int, int], share: float, border: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Carbon film beside a round hole, over a share of the field in [0, 1).
+
+    `border` pixels around the field do not count in the share. Returns the film, ``(H, W)`` in {0,
+    1}, and the same with a soft edge and without its mean, for the fringe.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"the share of carbon must be in [0, 1), got {share}")
+    if share == 0:
+        return torch.zeros(shape), torch.zeros(shape)
+    angle = 2 * math.pi * torch.rand((), generator=generator).item()
+    rows, columns = (torch.arange(side) - side / 2 for side in shape)
+    y = rows[:, None] + _HOLE_PIXELS * math.sin(angle)
+    distance = torch.hypot(y, columns + _HOLE_PIXELS * math.cos(angle))
+    inner = distance[border : shape[0] - border, border : shape[1] - border]
+    edge = inner.flatten().sort().values[int((1 - share) * (inner.numel() - 1))]
+    film = (distance > edge).float()
+    soft = torch.sigmoid((distance - edge) / 1.5)
+    return film, soft - soft.mean()
+
+
+def blobs(
+    shape: tuple[int, int],
+    count: int,
+    border: int,
+    pixel_size_angstrom: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Height in angstrom of ice crystals on the surface: clusters of flattened balls.
+
+    They are 150 to 500 A across; none is centred within `border` pixels of the edge.
+    """
+    height = torch.zeros(shape)
+    rows, columns = (torch.arange(side, dtype=torch.float32) for side in shape)
+    for _ in range(count):
+        place = torch.rand(2, generator=generator)
+        centre = border + place * (torch.tensor(shape) - 2 * border)
+        radius = (75 + 175 * torch.rand((), generator=generator)) / pixel_size_angstrom
+        for _ in range(4):
+            y, x = centre + 0.5 * radius * torch.randn(2, generator=generator)
+            size = radius * (0.4 + 0.4 * torch.rand((), generator=generator))
+            square = ((rows[:, None] - y).square() + (columns - x).square()) / size**2
+            ball = (1 - square).clamp_min(0).sqrt() * size * pixel_size_angstrom
+            height = torch.maximum(height, ball)
+    return functional.avg_pool2d(height[None, None], 5, 1, 2, count_include_pad=False)[0, 0]
+
 
 _CARBON_VOLTS, _ICE_CRYSTAL_VOLTS = 9.0, 4.5
 _SLAB_ANGSTROM = 80.0
@@ -39,34 +103,23 @@ _TRIES = 200  # places tried for a particle before the ice counts as full
 class MicrographConfig:
     """What is imaged, and how.
 
-    Attributes
-    ----------
-    size : int or (int, int)
-        Pixels in y and x.
-    defocus_angstrom, astigmatism_angstrom, astigmatism_deg : float
-        Mean of the two defoci (positive is underfocus), their difference, direction of the first.
-    b_factor_angstrom2 : float
-        Envelope of the image of the specimen: motion, damage, coherence.
-    particles : int
-        How many are expected in the field (others lie beyond its border); fewer if the ice is
-        full. 0 is the no-particle control.
-    distance_angstrom : float
-        Smallest distance of two particles.
-    ice_angstrom, gradient : float
-        Mean thickness of the ice; its relative change across the field (0.3: 15 % up and down).
-    mean_free_path_angstrom : float
-        Of inelastic scattering, in ice and carbon.
-    contrast : float
-        Share of the particles' theoretical contrast that arrives; the missing half is lost in
-        real micrographs to inelastic scattering and motion (Vulovic et al. 2013).
-    ice_phase, carbon_phase : float
-        Standard deviation of the phases of amorphous ice and carbon in rad, a pixel.
-    background : float
-        Standard deviation of the structured background, relative intensity.
-    carbon : float
-        Share of the field that a carbon edge covers, in [0, 1).
-    contaminants : int
-        Ice crystals on the surface.
+    * `size`: Pixels in y and x.
+    * `defocus_angstrom`, `astigmatism_angstrom`, `astigmatism_deg`: Mean of the two defoci
+      (positive is underfocus), their difference, direction of the first.
+    * `b_factor_angstrom2`: Envelope of the image of the specimen: motion, damage, coherence.
+    * `particles`: How many are expected in the field (others lie beyond its border); fewer if the
+      ice is full. 0 is the no-particle control.
+    * `distance_angstrom`: Smallest distance of two particles.
+    * `ice_angstrom`, `gradient`: Mean thickness of the ice; its relative change across the field
+      (0.3: 15 % up and down).
+    * `mean_free_path_angstrom`: Of inelastic scattering, in ice and carbon.
+    * `contrast`: Share of the particles' theoretical contrast that arrives; the missing half is
+      lost in real micrographs to inelastic scattering and motion (Vulovic et al. 2013).
+    * `ice_phase`, `carbon_phase`: Standard deviation of the phases of amorphous ice and carbon in
+      rad, a pixel.
+    * `background`: Standard deviation of the structured background, relative intensity.
+    * `carbon`: Share of the field that a carbon edge covers, in [0, 1).
+    * `contaminants`: Ice crystals on the surface.
     """
 
     size: int | tuple[int, int] = 1024
@@ -130,23 +183,17 @@ class MicrographConfig:
 class Micrograph:
     """A simulated micrograph and all that went into it; images ``(H, W)`` float32 in counts.
 
-    Attributes
-    ----------
-    noisy : Tensor
-        What the detector gives.
-    clean : Tensor
-        Its expectation without ice and carbon structure: particles, gradient, background,
-        contaminants, carbon film, blurred by the detector.
-    noise_free_sources : dict of str to Tensor
-        Additive parts: ``level`` (ice of mean thickness), ``particles``, ``thickness``,
-        ``background``, ``carbon``, ``contaminants``; and the noises ``structure`` (amorphous ice
-        and carbon) and ``shot``. All of them add up to `noisy`; without the last two, to `clean`.
-    coordinates : ndarray
-        ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside the image.
-    rotations : ndarray
-        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    depths_angstrom : ndarray
-        ``(n,)`` above the middle of the ice; adds to the defocus.
+    * `noisy`: What the detector gives.
+    * `clean`: Its expectation without ice and carbon structure: particles, gradient, background,
+      contaminants, carbon film, blurred by the detector.
+    * `noise_free_sources`: Additive parts: ``level`` (ice of mean thickness), ``particles``,
+      ``thickness``, ``background``, ``carbon``, ``contaminants``; and the noises ``structure``
+      (amorphous ice and carbon) and ``shot``. All of them add up to `noisy`; without the last two,
+      to `clean`.
+    * `coordinates`: ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside
+      the image.
+    * `rotations`: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
+    * `depths_angstrom`: ``(n,)`` above the middle of the ice; adds to the defocus.
     """
 
     noisy: Tensor
@@ -187,17 +234,9 @@ def simulate_micrograph(
 ) -> Micrograph:
     """Draw a micrograph of a particle at random places, depths and orientations.
 
-    Parameters
-    ----------
-    volume : Tensor
-        ``(n, n, n)`` potential in volts against ice, n even, voxels as large as the pixels; see
-        `emlab.data.phase_maps.specimen_volume`.
-
-    Raises
-    ------
-    InputError
-        A volume that is no cube, or torch-fourier-slice is missing (``pip install
-        'emlab-book[cryoem]'``).
+    The volume ``(n, n, n)`` is a potential in volts against ice, n even, voxels as large as the
+    pixels; see `emlab.data.phase_maps.specimen_volume`. Without torch-fourier-slice (``pip install
+    'emlab-book[cryoem]'``) this is an `InputError`.
     """
     if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] % 2:
         raise InputError(f"a micrograph needs a cubic volume of even side, got {volume.shape}")
@@ -219,7 +258,8 @@ def simulate_micrograph(
     level = math.exp(-config.ice_angstrom / path)
     counts = config.dose_per_angstrom2 * config.pixel_size_angstrom**2
     lens = config_transfer(full)
-    noise = torch.randn(full.shape, generator=generator) * _spread(full, film, thickness)
+    amorphous = full.ice_phase**2 * thickness / full.ice_angstrom + full.carbon_phase**2 * film
+    noise = torch.randn(full.shape, generator=generator) * amorphous.sqrt()
     fringe = sigma_e(config.voltage_kv) * (
         _CARBON_VOLTS * 150 * edge + _ICE_CRYSTAL_VOLTS * crystals
     )
@@ -246,15 +286,8 @@ def simulate_micrograph(
     clean = noisy - expected["shot"] - expected["structure"]
     places = centres.numpy() - pad
     inside = ((places >= 0) & (places < np.array(config.shape))).all(1)
-    return Micrograph(
-        noisy,
-        clean,
-        expected,
-        places[inside],
-        rotations.numpy()[inside],
-        depths.numpy()[inside],
-        config,
-    )
+    turned, deep = rotations.numpy()[inside], depths.numpy()[inside]
+    return Micrograph(noisy, clean, expected, places[inside], turned, deep, config)
 
 
 def config_transfer(config: MicrographConfig, depth_angstrom: float = 0.0) -> Tensor:
@@ -323,12 +356,6 @@ def _thickness(full: MicrographConfig, generator: torch.Generator) -> Tensor:
     return full.ice_angstrom * (1 + full.gradient * slope + waves).clamp_min(0.2)
 
 
-def _spread(full: MicrographConfig, film: Tensor, thickness: Tensor) -> Tensor:
-    """Standard deviation of the phases of amorphous matter in rad."""
-    ice = full.ice_phase**2 * thickness / full.ice_angstrom
-    return (ice + full.carbon_phase**2 * film).sqrt()
-
-
 def _filter(image: Tensor, transfer: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(image.float()) * transfer, s=image.shape)
 
@@ -339,11 +366,7 @@ def _uniform(n: int, generator: torch.Generator) -> Tensor:
 
 def _fast(size: int) -> int:
     """The next even length of factors 2, 3 and 5."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and size % 2 == 0:
-            return size
-        size += 1
+    size += size % 2
+    while scipy.fft.next_fast_len(size, real=True) != size:
+        size += 2
+    return size

@@ -16,21 +16,97 @@ import torch
 from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.physics.rotations import Rotations
+
+
+class Rotations:
+    """The K rotations of ``(L, L)`` by multiples of 360/K degrees about its centre,
+    counter-clockwise.
+
+    Quarter turns are exact permutations of the pixels. Other angles interpolate bilinearly and lose
+    what leaves the square; their adjoint is the transpose of the same sparse matrix, not the
+    rotation back.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if count < 1 or size < 1:
+            raise InputError(f"rotations need count >= 1 and size >= 1, got {count} and {size}")
+        self.count, self.size = count, size
+        self._matrices: dict[int, Tensor] = {}
+        for k in range(count):
+            if (4 * k) % count:
+                matrix = _rotation_matrix(2 * math.pi * k / count, size, dtype)
+                self._matrices[k] = matrix.to(device)
+
+    def rotate(self, image: Tensor, k: int) -> Tensor:
+        """Rotation number k of ``(..., L, L)``."""
+        if k in self._matrices:
+            return self._apply(self._matrices[k], image)
+        return torch.rot90(image, 4 * k // self.count, dims=(-2, -1))
+
+    def rotate_adjoint(self, image: Tensor, k: int) -> Tensor:
+        """Transpose of `rotate`, ``(..., L, L)`` to ``(..., L, L)``."""
+        if k in self._matrices:
+            return self._apply(self._matrices[k].t(), image)
+        return torch.rot90(image, -4 * k // self.count, dims=(-2, -1))
+
+    def A(self, image: Tensor) -> Tensor:
+        """All rotations of ``(..., L, L)``, as ``(..., K, L, L)``."""
+        return torch.stack([self.rotate(image, k) for k in range(self.count)], dim=-3)
+
+    def A_adjoint(self, stack: Tensor) -> Tensor:
+        """Transpose of `A`: ``(..., K, L, L)`` to ``(..., L, L)``."""
+        back = [self.rotate_adjoint(stack[..., k, :, :], k) for k in range(self.count)]
+        return torch.stack(back).sum(0)
+
+    def _apply(self, matrix: Tensor, image: Tensor) -> Tensor:
+        flat = image.reshape(-1, self.size**2)
+        return torch.sparse.mm(matrix, flat.T).T.reshape(image.shape)
+
+
+def _rotation_matrix(angle: float, size: int, dtype: torch.dtype) -> Tensor:
+    """Sparse ``(L*L, L*L)`` matrix of bilinear weights; row = pixel of the rotated image."""
+    centre = (size - 1) / 2
+    row, column = torch.meshgrid(
+        torch.arange(size, dtype=torch.float64),
+        torch.arange(size, dtype=torch.float64),
+        indexing="ij",
+    )
+    # Image rows point down: counter-clockwise on screen takes (row, column) from here.
+    source_row = centre + math.cos(angle) * (row - centre) + math.sin(angle) * (column - centre)
+    source_column = centre - math.sin(angle) * (row - centre) + math.cos(angle) * (column - centre)
+    low_row, low_column = source_row.floor(), source_column.floor()
+    indices, values = [], []
+    target = torch.arange(size * size)
+    for step_row in (0, 1):
+        for step_column in (0, 1):
+            r, c = low_row + step_row, low_column + step_column
+            weight = (1 - (source_row - r).abs()) * (1 - (source_column - c).abs())
+            inside = (r >= 0) & (r < size) & (c >= 0) & (c < size) & (weight > 1e-12)
+            source = (r * size + c).long().flatten()
+            keep = inside.flatten()
+            indices.append(torch.stack([target[keep], source[keep]]))
+            values.append(weight.flatten()[keep])
+    matrix = torch.sparse_coo_tensor(
+        torch.cat(indices, dim=1),
+        torch.cat(values).to(dtype),
+        (size * size, size * size),
+        check_invariants=True,
+    )
+    return matrix.coalesce()
 
 
 @dataclass(frozen=True)
 class MTDOperator:
     """The noise-free field of an image, for known positions and rotations.
 
-    Attributes
-    ----------
-    positions : Tensor
-        ``(p, 2)`` int64, row and column of the top-left corner of each copy.
-    turns : Tensor
-        ``(p,)`` int64 in 0..K-1, rotation number of each copy.
-    field_size : int
-        N, the side of the field in pixels.
+    `positions` ``(p, 2)`` int64: row and column of the top-left corner of each copy; `turns`
+    ``(p,)``: its rotation number in 0..K-1.
     """
 
     positions: Tensor
@@ -49,12 +125,11 @@ class MTDOperator:
 
     def A(self, image: Tensor) -> Tensor:
         """Place the copies: ``(L, L)`` to ``(N, N)``; overlapping copies add up."""
+        size = self.rotations.size
         field = image.new_zeros(self.field_size, self.field_size)
         stack = self.rotations.A(image)
         for (row, column), k in zip(self.positions.tolist(), self.turns.tolist(), strict=True):
-            field[row : row + self.rotations.size, column : column + self.rotations.size] += stack[
-                k
-            ]
+            field[row : row + size, column : column + size] += stack[k]
         return field
 
     def A_adjoint(self, field: Tensor) -> Tensor:
@@ -68,17 +143,7 @@ class MTDOperator:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A field and how it was made.
-
-    Attributes
-    ----------
-    field : Tensor
-        ``(N, N)``, noisy.
-    clean : Tensor
-        ``(N, N)``, without noise.
-    sigma : float
-        Standard deviation of the noise.
-    """
+    """A field ``(N, N)``, noisy and clean, and how it was made."""
 
     field: Tensor
     clean: Tensor
@@ -96,29 +161,15 @@ def simulate_measurement(
     rotations: int = 4,
     separation: int | None = None,
 ) -> Measurement:
-    """Draw a field of randomly placed and rotated copies.
+    """Draw a field of randomly placed and rotated copies of an image ``(L, L)``, any range.
 
-    Parameters
-    ----------
-    image : Tensor
-        ``(L, L)``, any range.
-    snr : float
-        ``|F|^2 / (L^2 sigma^2)``, positive.
-    field_size : int, optional
-        N; 11 L by default, as in the paper.
-    density : float
-        Fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 / L^2)``
-        copies are placed (at least one).
-    rotations : int
-        K.
-    separation : int, optional
-        Corners of two copies differ by at least this many pixels in rows or in columns. 2 L by
-        default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
-
-    Raises
-    ------
-    InputError
-        Bad ranges, or no room for that many copies at that separation.
+    * `snr`: ``|F|^2 / (L^2 sigma^2)``, positive.
+    * `field_size`, `rotations`: N, 11 L by default as in the paper; K.
+    * `density`: fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 /
+      L^2)`` copies are placed (at least one).
+    * `separation`: corners of two copies differ by at least this many pixels in rows or in columns.
+      2 L by default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
+      `InputError` where there is no room for that.
     """
     size = image.shape[-1]
     if image.shape != (size, size):
@@ -159,22 +210,12 @@ def _draw_positions(
 
 
 def cut_patches(field: Tensor, size: int, grids: int = 1) -> Tensor:
-    """Cut a field ``(N, N')`` into patches ``(D, L, L)``.
+    """Cut a field ``(N, N')`` into patches ``(D, L, L)``, L = `size`, by which its sides must
+    divide.
 
-    Parameters
-    ----------
-    size : int
-        L.
-    grids : int
-        1: one grid of non-overlapping patches, as in the paper. G: also the grids shifted by
-        multiples of L/G along both axes, G^2 in all; a copy that one grid cuts in four is whole,
-        or nearly, in another.
-
-    Raises
-    ------
-    InputError
-        Not 2-D, not finite, smaller than a patch, a side that L does not divide, or more grids
-        than pixels.
+    With `grids` = 1 they do not overlap, as in the paper. G: also the grids shifted by multiples of
+    L/G along both axes, G^2 in all; a copy that one grid cuts in four is whole, or nearly, in
+    another.
     """
     if field.ndim != 2:
         raise InputError(f"a field must be one image (H, W), got shape {tuple(field.shape)}")

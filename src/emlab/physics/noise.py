@@ -30,16 +30,11 @@ class Noise(Protocol):
 
 
 class GaussianNoise:
-    r"""White noise, :math:`y = m + \sigma n`.
-
-    Parameters
-    ----------
-    sigma : float
-        Standard deviation in the units of the image, positive.
-    """
+    r"""White noise, :math:`y = m + \sigma n`, of a standard deviation in the units of the image."""
 
     def __init__(self, sigma: float) -> None:
-        _check_positive("sigma", sigma)
+        if not 0 < sigma < math.inf:
+            raise InputError(f"sigma must be positive, got {sigma}")
         self.sigma = sigma
 
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -70,17 +65,9 @@ class ColouredGaussianNoise:
     The covariance :math:`C = F^{-1} \mathrm{diag}(P) F` is diagonal in Fourier space, so the noise
     wraps around the edges of the image.
 
-    Parameters
-    ----------
-    power_spectrum : Tensor or callable
-        P, positive: ``(H, W // 2 + 1)`` in the layout of `torch.fft.rfft2`, or a function that
-        gives it for a shape, such as `NoiseSpectrum`. Its mean over all frequencies is the
-        variance; white noise has ``sigma ** 2`` everywhere.
-
-    Raises
-    ------
-    InputError
-        A spectrum that is not positive, or, when applied, one of another shape than the image's.
+    `power_spectrum` is P, positive: ``(H, W // 2 + 1)`` in the layout of `torch.fft.rfft2`, or a
+    function that gives it for a shape, such as `NoiseSpectrum`. Its mean over all frequencies is
+    the variance; white noise has ``sigma ** 2`` everywhere.
     """
 
     def __init__(self, power_spectrum: Tensor | Callable[[tuple[int, ...]], Tensor]) -> None:
@@ -141,11 +128,6 @@ class ColouredGaussianNoise:
 def _white(like: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
     return noise.to(like.device)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{name} must be positive, got {value}")
 
 
 def _check_spectrum(power: Tensor) -> None:

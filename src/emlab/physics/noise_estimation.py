@@ -35,12 +35,9 @@ _OUTER = 0.35 * WINDOW  # noise rules above
 class NoiseSpectrum:
     """Power spectrum of stationary noise; called with ``(H, W)`` it gives that of such an image.
 
-    Attributes
-    ----------
-    power : Tensor
-        ``(n, n // 2 + 1)``, positive, in the layout of `torch.fft.rfft2`; grey levels squared.
-        Its mean over all n x n frequencies is the variance: white noise has ``sigma ** 2``
-        everywhere.
+    `power` ``(n, n // 2 + 1)`` is positive, in the layout of `torch.fft.rfft2`; grey levels
+    squared. Its mean over all n x n frequencies is the variance: white noise has ``sigma ** 2``
+    everywhere.
     """
 
     power: Tensor
@@ -86,19 +83,10 @@ class NoiseSpectrum:
 def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     """Estimate the power spectrum of stationary noise from a noisy image; see the module.
 
-    Good to a few per cent in sigma and a few hundredths in the correlation of neighbours, on
-    test images of tissue with noise from 2 to 25 % of the grey range. Noise that varies with the
+    Takes ``(..., H, W)``, any grey range, sides of at least 64 pixels, not constant; a stack is
+    pooled. Good to a few per cent in sigma and a few hundredths in the correlation of neighbours,
+    on test images of tissue with noise from 2 to 25 % of the grey range. Noise that varies with the
     grey level is averaged; noise below 0.14 periods a pixel (drift, charging) is not seen.
-
-    Parameters
-    ----------
-    image : Tensor or ndarray
-        ``(..., H, W)``, any grey range, sides of at least 64 pixels; a stack is pooled.
-
-    Raises
-    ------
-    InputError
-        An image that is too small, (nearly) constant or not finite.
     """
     power = _window_spectra(image)
     period = _periods()
@@ -133,17 +121,8 @@ def estimate_noise_sigma(image: Tensor | np.ndarray) -> float:
     """Standard deviation of white noise, from the highest frequencies of the quieter windows.
 
     Coloured noise is weak there and would be underestimated: use
-    ``estimate_noise_spectrum(image).sigma`` for it. A constant image gives 0.
-
-    Parameters
-    ----------
-    image : Tensor or ndarray
-        ``(..., H, W)``, any grey range, sides of at least 64 pixels; a stack is pooled.
-
-    Raises
-    ------
-    InputError
-        An image that is too small or not finite.
+    ``estimate_noise_spectrum(image).sigma``, which takes the same images, for it. A constant image
+    gives 0.
     """
     values = _doubles(image)
     if values.numel() and bool((values == values.flatten()[0]).all()):
@@ -153,14 +132,10 @@ def estimate_noise_sigma(image: Tensor | np.ndarray) -> float:
 
 
 def noise_correlation(residual: Tensor | np.ndarray) -> tuple[float, float]:
-    """Correlation of neighbouring pixels of a residual ``(..., H, W)``: in y, in x.
+    """Correlation of neighbouring pixels of a residual ``(..., H, W)``: in y, in x; (0, 0) for
+    white noise.
 
-    White noise gives (0, 0). The mean of each image is removed first.
-
-    Raises
-    ------
-    InputError
-        A constant residual.
+    The mean of each image is removed first.
     """
     values = _doubles(residual)
     values = values - values.mean((-2, -1), keepdim=True)

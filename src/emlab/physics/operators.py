@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from types import EllipsisType
 from typing import Literal, Protocol
 
@@ -19,7 +20,44 @@ from torch import Tensor
 from emlab.checks import check_fields
 from emlab.errors import InputError
 
-Boundary = Literal["reflect", "periodic"]
+
+def gaussian_kernel(sigma_px: float, size: int | None = None) -> Tensor:
+    """Gaussian of `sigma_px` sampled at the pixel centres, float32, sum 1; 0 gives no blur at all.
+
+    The side `size` is odd; four standard deviations to each side by default.
+    """
+    if not 0 <= sigma_px < math.inf:
+        raise InputError(f"the sigma of a blur must be 0 or more pixels, got {sigma_px}")
+    side = 2 * math.ceil(4 * sigma_px) + 1 if size is None else size
+    if side < 1 or side % 2 == 0:
+        raise InputError(f"a kernel has an odd number of pixels a side, got {side}")
+    offsets = torch.arange(side, dtype=torch.float64) - side // 2
+    profile = (-0.5 * (offsets / sigma_px).square()).exp() if sigma_px else (offsets == 0).double()
+    kernel = torch.outer(profile, profile)
+    return (kernel / kernel.sum()).float()
+
+
+def defocus_kernel(radius_px: float) -> Tensor:
+    """Disc of confusion of an out-of-focus lens: each pixel weighs its area inside the circle.
+
+    float32, sum 1, in the smallest odd square that holds the disc; the radius in pixels need not be
+    whole, and 0 gives no blur at all.
+    """
+    if not 0 <= radius_px < math.inf:
+        raise InputError(f"the radius of a defocus must be 0 or more pixels, got {radius_px}")
+    if radius_px == 0:
+        return torch.ones(1, 1)
+    reach, fine = max(math.ceil(radius_px - 0.5), 0), 128
+    pixels = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    # Exact down each of many thin columns, midpoint rule across them.
+    columns = pixels[:, None] + (torch.arange(fine, dtype=torch.float64) + 0.5) / fine - 0.5
+    half = (radius_px**2 - columns.square()).clamp(min=0).sqrt()[..., None]
+    inside = torch.minimum(half, pixels + 0.5) - torch.maximum(-half, pixels - 0.5)
+    area = inside.clamp(min=0).mean(1)
+    area = area + area.T
+    return (area / area.sum()).float()
+
+
 Sampling = Literal["average", "decimate"]
 Shape = tuple[int, ...]
 
@@ -41,7 +79,13 @@ class ShapedOperator(LinearOperator, Protocol):
         """Return the shape that the measurement of an image of this shape has."""
 
 
-class Identity:
+class _SameShape:
+    def measured_shape(self, shape: Shape) -> Shape:
+        """Return the shape itself."""
+        return tuple(shape)
+
+
+class Identity(_SameShape):
     """Denoising: the image itself is measured."""
 
     def A(self, image: Tensor) -> Tensor:
@@ -52,30 +96,16 @@ class Identity:
         """Return the measurement."""
         return measurement
 
-    def measured_shape(self, shape: Shape) -> Shape:
-        """Return the shape itself."""
-        return tuple(shape)
 
-
-class Blur:
+class Blur(_SameShape):
     r"""Convolution with a kernel; a point becomes the kernel, :math:`A\delta = k`.
 
-    Parameters
-    ----------
-    kernel : Tensor
-        ``(k, k)``, k odd, non-negative, sum 1. May require gradients.
-    boundary : str
-        ``reflect``: the image goes on as in a mirror at the outer edge of its last pixel
-        (``d c b a | a b c d``); ``periodic``: it repeats. The norm is 1 for a periodic boundary
-        and for kernels that are symmetric in each axis, and below 2 for any other.
-
-    Raises
-    ------
-    InputError
-        A kernel of another kind, or an unknown boundary.
+    The kernel ``(k, k)``, k odd, is non-negative with sum 1, and may require gradients. The image
+    goes on as in a mirror at the outer edge of its last pixel (``d c b a | a b c d``). The norm is
+    1 for kernels that are symmetric in each axis, and below 2 for any other.
     """
 
-    def __init__(self, kernel: Tensor, boundary: Boundary = "reflect") -> None:
+    def __init__(self, kernel: Tensor) -> None:
         if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
             raise InputError(f"a kernel must be square and odd, got shape {tuple(kernel.shape)}")
         values = kernel.detach()
@@ -83,9 +113,7 @@ class Blur:
             raise InputError("the kernel has negative or non-finite values; clip them at zero")
         if abs(float(values.double().sum()) - 1) > 1e-3:
             raise InputError(f"the kernel sums to {float(values.sum()):.4g}; divide it by its sum")
-        if boundary not in ("reflect", "periodic"):
-            raise InputError(f"the boundary is 'reflect' or 'periodic', not {boundary!r}")
-        self.kernel, self.boundary = kernel, boundary
+        self.kernel = kernel
 
     def A(self, image: Tensor) -> Tensor:
         """Return the blurred image ``(..., H, W)``."""
@@ -93,7 +121,7 @@ class Blur:
         k = self.kernel.shape[0]
         extended = image
         for axis in (-2, -1):
-            extended = extend(extended, axis, k // 2, k // 2, self.boundary)
+            extended = extend(extended, axis, k // 2, k // 2)
         sides = self._sides(height, width)
         spectrum = torch.fft.rfft2(extended, s=sides) * self._transfer(image, sides)
         full = torch.fft.irfft2(spectrum, s=sides)
@@ -108,12 +136,8 @@ class Blur:
         spectrum = torch.fft.rfft2(placed, s=sides) * self._transfer(measurement, sides).conj()
         full = torch.fft.irfft2(spectrum, s=sides)[..., : height + k - 1, : width + k - 1]
         for axis in (-2, -1):
-            full = fold(full, axis, k // 2, k // 2, self.boundary)
+            full = fold(full, axis, k // 2, k // 2)
         return full
-
-    def measured_shape(self, shape: Shape) -> Shape:
-        """Return the shape itself."""
-        return tuple(shape)
 
     def _sides(self, height: int, width: int) -> list[int]:
         k = self.kernel.shape[0]
@@ -125,31 +149,19 @@ class Blur:
 
 @dataclass(frozen=True)
 class Downsample:
-    r"""Fewer samples along some axes, each a weighted mean of the pixels near it.
+    """Fewer samples along some axes, each a weighted mean of the pixels near it.
 
     Fine pixel i reaches from i - 1/2 to i + 1/2. Sample j is the mean over a box of width
     `thickness` around ``centre(j)``; where the box leaves the image, the image is mirrored.
 
-    Attributes
-    ----------
-    factor : int
-        Fine pixels per sample.
-    axes : tuple of int
-        Negative axis numbers.
-    mode : str
-        ``average``: boxes around the middle of each group of `factor` pixels,
-        ``centre(j) = j factor + (factor - 1) / 2``, as wide as the group unless told otherwise
-        (detector binning, sections that touch). ``decimate``: boxes around one pixel of each
-        group, ``centre(j) = j factor + (factor - 1) // 2``, one pixel wide unless told otherwise
-        (thin optical sections with gaps).
-    thickness : float, optional
-        Width of the box in fine pixels, also wider than `factor` (a beam that sees deeper than
-        one slice) or not whole.
-
-    Raises
-    ------
-    InputError
-        Bad settings, or, when applied, a side that the factor does not divide.
+    * `factor`, `axes`: fine pixels per sample, by which sides must divide; negative axis numbers.
+    * `mode`: ``average``: boxes around the middle of each group of `factor` pixels, ``centre(j) = j
+      factor + (factor - 1) / 2``, as wide as the group unless told otherwise (detector binning,
+      sections that touch). ``decimate``: boxes around one pixel of each group, ``centre(j) = j
+      factor + (factor - 1) // 2``, one pixel wide unless told otherwise (thin optical sections with
+      gaps).
+    * `thickness`: in fine pixels, also wider than `factor` (a beam that sees deeper than one slice)
+      or not whole.
     """
 
     factor: int
@@ -159,12 +171,10 @@ class Downsample:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.factor != int(self.factor) or self.factor < 1:
+        if self.factor < 1:
             raise InputError(f"the factor must be a whole number from 1, got {self.factor}")
         if not self.axes or not set(self.axes) <= {-3, -2, -1}:
             raise InputError(f"axes are counted from the end, -1, -2 or -3; got {self.axes}")
-        if self.mode not in ("average", "decimate"):
-            raise InputError(f"the mode is 'average' or 'decimate', not {self.mode!r}")
         if self.thickness is not None and not 0 < self.thickness < math.inf:
             raise InputError(f"the thickness must be positive fine pixels, got {self.thickness}")
 
@@ -220,15 +230,12 @@ class Downsample:
     def _along(self, image: Tensor, axis: int) -> Tensor:
         count = image.shape[axis] // self.factor
         low, high, start = self._margins(count)
-        extended = extend(image, axis, low, high, "reflect")
+        extended = extend(image, axis, low, high)
         terms = (
             weight * extended[_every(axis, start + k, count, self.factor)]
             for k, weight in enumerate(self.box()[1])
         )
-        total = next(terms)
-        for term in terms:
-            total = total + term
-        return total
+        return reduce(torch.add, terms)
 
     def _along_adjoint(self, measurement: Tensor, axis: int) -> Tensor:
         count = measurement.shape[axis]
@@ -238,7 +245,7 @@ class Downsample:
         extended = measurement.new_zeros(sides)
         for k, weight in enumerate(self.box()[1]):
             extended[_every(axis, start + k, count, self.factor)] += weight * measurement
-        return fold(extended, axis, low, high, "reflect")
+        return fold(extended, axis, low, high)
 
 
 class Axial(Downsample):
@@ -253,16 +260,8 @@ class Axial(Downsample):
 class Mask:
     """Some pixels or slices are missing: they are measured as zero.
 
-    Parameters
-    ----------
-    mask : Tensor
-        Booleans, or zeros and ones; broadcasts against the image, for example ``(D, 1, 1)`` for
-        missing slices.
-
-    Raises
-    ------
-    InputError
-        Other values, or, when applied, a shape that does not fit the image.
+    Booleans, or zeros and ones; broadcast against the image, for example ``(D, 1, 1)`` for missing
+    slices.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -362,30 +361,27 @@ def operator_norm(
     return math.sqrt(value)
 
 
-def extend(image: Tensor, axis: int, low: int, high: int, boundary: Boundary) -> Tensor:
-    """Add `low` pixels before and `high` after an axis, of any width, by the boundary's rule."""
+def extend(image: Tensor, axis: int, low: int, high: int) -> Tensor:
+    """Add `low` pixels before and `high` after an axis, any number, as a mirror would."""
     if low == high == 0:
         return image
-    return image.index_select(axis, _sources(image, image.shape[axis], low, high, boundary))
+    return image.index_select(axis, _sources(image, image.shape[axis], low, high))
 
 
-def fold(extended: Tensor, axis: int, low: int, high: int, boundary: Boundary) -> Tensor:
+def fold(extended: Tensor, axis: int, low: int, high: int) -> Tensor:
     """Transpose of `extend`: what was added returns to the pixels that it was copied from."""
     if low == high == 0:
         return extended
     length = extended.shape[axis] - low - high
-    sources = _sources(extended, length, low, high, boundary)
+    sources = _sources(extended, length, low, high)
     image = extended.narrow(axis, low, length).clone()
     image.index_add_(axis, sources[:low], extended.narrow(axis, 0, low))
     return image.index_add_(axis, sources[low + length :], extended.narrow(axis, -high, high))
 
 
-def _sources(like: Tensor, length: int, low: int, high: int, boundary: Boundary) -> Tensor:
+def _sources(like: Tensor, length: int, low: int, high: int) -> Tensor:
     """Pixel from which each pixel of the extended axis is copied."""
-    places = torch.arange(-low, length + high, device=like.device)
-    if boundary == "periodic":
-        return places % length
-    places = places % (2 * length)
+    places = torch.arange(-low, length + high, device=like.device) % (2 * length)
     return torch.where(places < length, places, 2 * length - 1 - places)
 
 

@@ -1,8 +1,7 @@
 """Specimen priors: what an image looks like before any measurement."""
 
-from emlab.priors.base import Prior
+from emlab.priors.base import EquivariantPrior, Prior
 from emlab.priors.depth import DepthPrior
-from emlab.priors.equivariant import EquivariantPrior
 from emlab.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from emlab.priors.networks import EpsilonPrior, FlowPrior, VPPrior, load_prior
 

@@ -1,10 +1,14 @@
 """The one interface of all priors: the posterior mean under white noise."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from emlab.errors import InputError
 
 
 class Prior(Protocol):
@@ -17,14 +21,9 @@ class Prior(Protocol):
     """
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean of clean images given ``x = clean + sigma * noise``.
+        """Posterior mean of clean images ``(..., H, W)`` given ``x = clean + sigma * noise``.
 
-        Parameters
-        ----------
-        x : Tensor
-            ``(..., H, W)``.
-        sigma : float or Tensor
-            Standard deviation of the noise, in the units of `x`; broadcast against ``(...)``.
+        `sigma` is in the units of `x` and broadcast against ``(...)``.
         """
         ...
 
@@ -44,3 +43,56 @@ class FromDenoiser(ABC):
         """Gradient of the log density of the noisy images; see `Prior.score`."""
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         return (self.denoise(x, sigma) - x) / level.square()[..., None, None]
+
+
+class ScaledPrior:
+    """A prior of ``(image - shift) / scale``, seen as a prior of the image.
+
+    `scale` is what one unit of the prior is, for example radians; `shift` the image where it sees
+    zero.
+    """
+
+    def __init__(self, prior: Prior, scale: float, shift: float = 0.0) -> None:
+        if not scale > 0:
+            raise InputError(f"the scale of a prior must be positive, got {scale}")
+        self.prior, self.scale, self.shift = prior, scale, shift
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        inner = self.prior.denoise((x - self.shift) / self.scale, sigma / self.scale)
+        return self.scale * inner + self.shift
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Score; see `Prior.score`."""
+        return self.prior.score((x - self.shift) / self.scale, sigma / self.scale) / self.scale
+
+
+class EquivariantPrior(FromDenoiser):
+    """A prior asked about an image that is flipped and turned at random, its answer turned back.
+
+    Tissue looks the same from all sides, a trained network's errors do not. Averaged over the steps
+    of a sampler the random turn, one of eight at every call, removes the part of the error that
+    depends on orientation, at no cost (Terris et al. 2024, "Equivariant plug-and-play", algorithm
+    1).
+    """
+
+    def __init__(self, prior: Prior, generator: torch.Generator) -> None:
+        self.prior = prior
+        self.generator = generator
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean; see `Prior.denoise`."""
+        element = int(torch.randint(8, (), generator=self.generator))
+        return turn_back(self.prior.denoise(turn(x, element), sigma), element)
+
+
+def turn(x: Tensor, element: int) -> Tensor:
+    """Element 0 to 7 of the symmetries of the square, applied to ``(..., H, W)``."""
+    turned = torch.rot90(x, element % 4, (-2, -1))
+    return turned.flip(-1) if element >= 4 else turned
+
+
+def turn_back(x: Tensor, element: int) -> Tensor:
+    """Undo `turn`."""
+    unflipped = x.flip(-1) if element >= 4 else x
+    return torch.rot90(unflipped, -(element % 4), (-2, -1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from emlab.models import MLP, DepthUNet, build
 from emlab.priors.base import FromDenoiser
 from emlab.priors.depth import DepthMatching, DepthPrior, levels
 from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
-from emlab.priors.score_matching import ScoreMatching, ScorePrior
+from emlab.priors.score_matching import ScoreMatching
 
 
 class EpsilonPrior:
@@ -61,20 +63,15 @@ class VPPrior(FromDenoiser):
 class FlowPrior(FromDenoiser):
     r"""A velocity network trained by `FlowMatching`, or by `conditional_flow_matching`.
 
-    Noise of standard deviation ``sigma`` on an image is the straight path at the time
-    :math:`t = 1/(1+\sigma)`, seen through a lens of magnification :math:`1/t`: with
-    :math:`x_t = t\,x = t\,x_1 + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior
-    mean is :math:`E[x_1 \mid x_t] = x_t + (1-t)\,v`.
+    Noise of standard deviation ``sigma`` on an image is the straight path at the time :math:`t =
+    1/(1+\sigma)`, seen through a lens of magnification :math:`1/t`: with :math:`x_t = t\,x = t\,x_1
+    + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior mean is :math:`E[x_1 \mid x_t]
+    = x_t + (1-t)\,v`.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Takes ``(n, 1, H, W)`` and times ``(n,)``.
-    objective : FlowMatching, optional
-        What surrounds the network; without it the network returns the velocity itself.
-    half : bool
-        Evaluate the network's convolutions in bfloat16: about half the time where the processor
-        has such instructions (`emlab.runtime.has_fast_bfloat16`).
+    The network takes ``(n, 1, H, W)`` and times ``(n,)``; without an `objective`, which says what
+    surrounds it, it returns the velocity itself. `half` evaluates its convolutions in bfloat16:
+    about half the time where the processor has such instructions
+    (`emlab.runtime.has_fast_bfloat16`).
     """
 
     def __init__(
@@ -122,25 +119,42 @@ class MLPScore:
         return x + level.square()[..., None, None] * self.score(x)
 
 
+class ScorePrior(FromDenoiser):
+    """A network F trained by `ScoreMatching`, as a prior; `half` as in `FlowPrior`.
+
+    F takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
+    """
+
+    def __init__(self, network: nn.Module, objective: ScoreMatching, half: bool = False) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = objective
+        self.half = half
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Posterior mean of ``(..., H, W)``.
+
+        The network is asked at levels from 1, the microscope's noise without any other, which is
+        just below the lowest it was trained at, to the highest; images of other levels are scaled.
+        """
+        flat, level = _flatten(x, sigma)
+        highest = math.sqrt(1 + self.objective.sigma_start**2)
+        trained = level.clamp(1.0, highest)
+        scale = (trained / level)[:, None, None]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            found = self.objective.denoise(self.network, scale * flat, trained)
+        return (found / scale).reshape(x.shape)
+
+
 NetworkPrior = DepthPrior | EpsilonPrior | VPPrior | FlowPrior | MLPScore | ScorePrior
 
 
 def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False) -> NetworkPrior:
-    """Rebuild a shipped prior from its weights and card.
+    """Rebuild a shipped prior (`emlab weights list`) from its weights and card.
 
-    Parameters
-    ----------
-    name : str
-        A name of `emlab weights list`.
-    half : bool
-        Evaluate a flow or a score in bfloat16, see `FlowPrior`; others stay in float32.
-
-    Raises
-    ------
-    InputError
-        Unknown name, or a card whose objective is not a prior.
-    IntegrityError
-        The weights file does not match its card.
+    `half`: evaluate a flow or a score in bfloat16, see `FlowPrior`; others stay in float32. An
+    unknown name, or a card whose objective is not a prior, is an `InputError`; weights that do not
+    match their card are an `IntegrityError`.
     """
     tensors, card = weights.load(name)
     network = build(card.model)

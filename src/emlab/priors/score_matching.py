@@ -18,68 +18,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.priors.base import FromDenoiser
-
-VARIANTS = ("centred", "literal")
-
-
-@dataclass(frozen=True)
-class Preconditioning:
-    """The wrap around the network that gives it inputs and targets of unit variance.
-
-    Attributes
-    ----------
-    sigma_data : float
-        Standard deviation of the clean images, in units of the noise.
-    """
-
-    sigma_data: float = 0.3
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.sigma_data > 0:
-            raise InputError(f"sigma_data must be positive, got {self.sigma_data}")
-
-    def skip(self, v: Tensor) -> Tensor:
-        """Share of the input in the answer, the shape of `v`."""
-        return self.sigma_data**2 / (self.sigma_data**2 + v.square())
-
-    def output(self, v: Tensor) -> Tensor:
-        """What the network's output is multiplied by."""
-        return self.sigma_data * v / self.radius(v)
-
-    def radius(self, v: Tensor) -> Tensor:
-        """Standard deviation of a noisy image."""
-        return (self.sigma_data**2 + v.square()).sqrt()
-
-    def denoise(self, model: nn.Module, x: Tensor, v: Tensor) -> Tensor:
-        """D of images ``(n, H, W)`` with noise ``(n,)``."""
-        wide = v[:, None, None]
-        found = model((x / self.radius(wide))[:, None], v.log())[:, 0].float()
-        return self.skip(wide) * x + self.output(wide) * found
 
 
 def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
     r"""What D regresses on in denoising score matching: :math:`x - u\,\sigma_n^2/\sigma_a`.
 
-    The residual form :math:`\|\sigma_a s(x') + u\|^2` is
-    :math:`\frac{\sigma_a^2}{v^4} \|D - z\|^2` with this z. For Gaussian noise z and x' have
-    independent noises, so that D learns the clean image: the loss *is* Noise2Noise on a pair that
-    was recorrupted (Pang et al. 2021). But z holds noise of variance `target_variance`.
-
-    Parameters
-    ----------
-    x, auxiliary : Tensor
-        Noisy images ``(n, H, W)`` and u.
-    sigma_a : Tensor
-        ``(n,)``.
+    The residual form :math:`\|\sigma_a s(x') + u\|^2` is :math:`\frac{\sigma_a^2}{v^4} \|D - z\|^2`
+    with this z. For Gaussian noise z and x' have independent noises, so that D learns the clean
+    image: the loss *is* Noise2Noise on a pair that was recorrupted (Pang et al. 2021). But z holds
+    noise of variance `target_variance`.
     """
     return x - auxiliary / sigma_a[:, None, None]
 
@@ -98,14 +52,7 @@ def centred_target(x: Tensor, guess: Tensor, v: Tensor, sigma_r: float) -> Tenso
     .. math:: s^* = -\frac{x' - \tilde y}{\sigma_r^2 + v^2}, \qquad
               D^* = x' + v^2 s^* = \frac{\sigma_r^2 x' + v^2 \tilde y}{\sigma_r^2 + v^2}
 
-    Parameters
-    ----------
-    x, guess : Tensor
-        ``(n, H, W)``.
-    v : Tensor
-        ``(n,)``.
-    sigma_r : float
-        Standard deviation of what the guess gets wrong, in units of the noise.
+    :math:`\sigma_r` is the standard deviation of what the guess gets wrong, in units of the noise.
     """
     wide = v.square()[:, None, None]
     return (sigma_r**2 * x + wide * guess) / (sigma_r**2 + wide)
@@ -123,31 +70,24 @@ def literal_target(x: Tensor, guess: Tensor, v: Tensor, sigma_data: float) -> Te
 class Guidance:
     """How strongly the targets guide, over the training.
 
-    Attributes
-    ----------
-    weight : float
-        Largest weight of the guided term in [0, 1]; 0 is denoising score matching.
-    start, full : float
-        Share of the training before which the weight is 0, and from which it is `weight`; linear
-        in between.
-    sigma_r : float
-        See `centred_target`.
-    variant : str
-        ``"centred"`` or ``"literal"``.
+    * `weight`: largest weight of the guided term in [0, 1]; 0 is denoising score matching.
+    * `start`, `full`: share of the training before which the weight is 0, and from which it is
+      `weight`; linear in between.
+    * `sigma_r`: see `centred_target`.
     """
 
     weight: float = 1.0
     start: float = 0.1
     full: float = 0.3
     sigma_r: float = 0.1
-    variant: str = "centred"
+    variant: Literal["centred", "literal"] = "centred"
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not 0 <= self.weight <= 1 or not 0 <= self.start <= self.full <= 1:
             raise InputError("guidance needs a weight in [0, 1] and 0 <= start <= full <= 1")
-        if self.variant not in VARIANTS or self.sigma_r < 0:
-            raise InputError(f"guidance is {' or '.join(VARIANTS)}, with sigma_r >= 0")
+        if self.sigma_r < 0:
+            raise InputError(f"guidance needs sigma_r >= 0, got {self.sigma_r}")
 
     def at(self, progress: float) -> float:
         """Weight at a share of the training."""
@@ -177,13 +117,28 @@ class ScoreMatching:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.sigma_data > 0:
+            raise InputError(f"sigma_data must be positive, got {self.sigma_data}")
         if not 0 < self.sigma_min <= self.sigma_end <= self.sigma_start:
             raise InputError("auxiliary noise needs 0 < sigma_min <= sigma_end <= sigma_start")
 
-    @cached_property
-    def preconditioning(self) -> Preconditioning:
-        """The wrap around the network."""
-        return Preconditioning(self.sigma_data)
+    def skip(self, v: Tensor) -> Tensor:
+        """Share of the input in the answer, the shape of `v`."""
+        return self.sigma_data**2 / (self.sigma_data**2 + v.square())
+
+    def output(self, v: Tensor) -> Tensor:
+        """What the network's output is multiplied by."""
+        return self.sigma_data * v / self.radius(v)
+
+    def radius(self, v: Tensor) -> Tensor:
+        """Standard deviation of a noisy image."""
+        return (self.sigma_data**2 + v.square()).sqrt()
+
+    def denoise(self, model: nn.Module, x: Tensor, v: Tensor) -> Tensor:
+        """D of images ``(n, H, W)`` with noise ``(n,)``."""
+        wide = v[:, None, None]
+        found = model((x / self.radius(wide))[:, None], v.log())[:, 0].float()
+        return self.skip(wide) * x + self.output(wide) * found
 
     def draw(self, n: int, progress: float, generator: torch.Generator) -> Tensor:
         """Auxiliary noise levels ``(n,)``."""
@@ -204,20 +159,15 @@ class ScoreMatching:
     ) -> Tensor:
         r"""Loss of noisy images ``(n, H, W)`` whose noise has unit variance.
 
-        Parameters
-        ----------
-        guess, confidence : Tensor, optional
-            ``(n, H, W)``: the target :math:`\tilde y` and c in [0, 1].
-        guidance : Guidance, optional
-            Without it the loss is denoising score matching.
-        progress : float
-            Share of the training that is over.
+        `guess` and `confidence` ``(n, H, W)`` are the target :math:`\tilde y` and c in [0, 1];
+        without `guidance` the loss is denoising score matching. `progress`: share of the training
+        that is over.
         """
         sigma_a = self.draw(len(x), progress, generator).to(x.device)
         u = torch.randn(x.shape, generator=generator).to(x.device)
         v = (1 + sigma_a.square()).sqrt()
         mixed = x + sigma_a[:, None, None] * u
-        found = self.preconditioning.denoise(model, mixed, v)
+        found = self.denoise(model, mixed, v)
         error = (found - dsm_target(x, u, sigma_a)).square()
         share = 0.0 if guidance is None else guidance.at(progress)
         if guidance is not None and guess is not None and confidence is not None and share > 0:
@@ -228,39 +178,3 @@ class ScoreMatching:
             c = share * confidence
             error = c * (found - target).square() + (1 - c) * error
         return ((sigma_a.square() / v**4)[:, None, None] * error).mean()
-
-
-class ScorePrior(FromDenoiser):
-    """A network trained by `ScoreMatching`, as a prior; see `emlab.priors.base.Prior`.
-
-    Parameters
-    ----------
-    network : nn.Module
-        F; takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
-    half : bool
-        Evaluate the convolutions in bfloat16.
-    """
-
-    def __init__(self, network: nn.Module, objective: ScoreMatching, half: bool = False) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.objective = objective
-        self.half = half
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean of ``(..., H, W)``.
-
-        The network is asked at levels from 1, the microscope's noise without any other, which is
-        just below the lowest it was trained at, to the highest; images of other levels are scaled.
-        """
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        if bool((level <= 0).any()):
-            raise InputError(f"the noise level must be positive, got {level.min().item()}")
-        flat = x.reshape(-1, *x.shape[-2:])
-        level = level.expand(x.shape[:-2]).reshape(-1)
-        highest = math.sqrt(1 + self.objective.sigma_start**2)
-        trained = level.clamp(1.0, highest)
-        scale = (trained / level)[:, None, None]
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            found = self.objective.preconditioning.denoise(self.network, scale * flat, trained)
-        return (found / scale).reshape(x.shape)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,39 +36,20 @@ _MARGIN = 16  # pixels around the box into which the lens spreads a projection
 class Match:
     """What a bank says about patches.
 
-    Attributes
-    ----------
-    guess : Tensor
-        ``(n, box, box)``, the mixture of targets, moved to where the particle is.
-    confidence : Tensor
-        ``(n,)`` c in [0, 1].
-    similarity : Tensor
-        ``(n,)`` the largest cosine.
-    shifts : Tensor
-        ``(n, 2)`` pixels (y, x) from the patch's centre to the particle.
-    best : Tensor
-        ``(n,)`` number of the best target.
+    * `guess`: ``(n, box, box)``, the mixture of targets, moved to where the particle is.
+    * `confidence`: ``(n,)`` c in [0, 1].
+    * `similarity`: ``(n,)`` the largest cosine.
+    * `shifts`: ``(n, 2)`` pixels (y, x) from the patch's centre to the particle.
     """
 
     guess: Tensor
     confidence: Tensor
     similarity: Tensor
     shifts: Tensor
-    best: Tensor
 
 
 class TargetBank:
-    """Projections of a reference volume over viewing directions and in-plane angles.
-
-    Parameters
-    ----------
-    projections : Tensor
-        ``(directions, box, box)``, low-passed, in any units.
-    angles : int
-        In-plane angles, evenly spread over the circle.
-    pixel_size_angstrom : float
-        Of the projections and of the patches.
-    """
+    """Projections ``(directions, box, box)`` of a reference, in any units, and their `angles`."""
 
     def __init__(self, projections: Tensor, angles: int, pixel_size_angstrom: float) -> None:
         if projections.ndim != 3 or not len(projections) or angles < 1:
@@ -91,14 +73,10 @@ class TargetBank:
         angles: int = 24,
         voltage_kv: float = 300.0,
     ) -> TargetBank:
-        """Project a volume along directions spread evenly over the sphere.
+        """Project a volume ``(n, n, n)``, matter positive, along directions spread evenly over the
+        sphere.
 
-        Parameters
-        ----------
-        volume : Tensor
-            ``(n, n, n)``, matter positive.
-        low_pass_angstrom : float
-            Resolution that the reference is cut to; what is finer guides nobody.
+        It is low-passed first: what is finer guides nobody.
         """
         if directions < 1 or low_pass_angstrom <= 0:
             raise InputError("a target bank needs a direction and a low-pass in angstrom")
@@ -127,11 +105,8 @@ class TargetBank:
     def through(self, transfer: Callable[[tuple[int, int]], Tensor], numbers: Tensor) -> Tensor:
         """Targets seen through a lens.
 
-        Parameters
-        ----------
-        transfer : callable
-            Takes a shape and gives the lens in the layout of `torch.fft.rfft2`, see
-            `emlab.physics.micrograph.config_transfer`.
+        `transfer` takes a shape and gives the lens in the layout of `torch.fft.rfft2`, see
+        `emlab.physics.micrograph.config_transfer`.
         """
         side = self.box + 2 * _MARGIN
         lens = transfer((side, side))
@@ -142,31 +117,9 @@ class TargetBank:
             parts.append(seen[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
         return torch.cat(parts)
 
-    def matcher(
-        self,
-        transfer: Callable[[tuple[int, int]], Tensor],
-        *,
-        temperature: float = 0.03,
-        rank: int = 128,
-        radius_angstrom: float | None = None,
-        features: Features | None = None,
-    ) -> Matcher:
-        """Bank seen through one lens, ready to be compared with patches.
-
-        Parameters
-        ----------
-        temperature : float
-            tau.
-        rank : int
-            Dimensions of the span of the targets that :math:`B_T` keeps.
-        radius_angstrom : float, optional
-            Of the disc that is compared; default: where the projections are.
-        features : callable, optional
-            psi: ``(n, box, box)`` to ``(n, k)``; default the pixels, twice as coarse.
-        """
-        if temperature <= 0 or rank < 1:
-            raise InputError("matching needs a temperature > 0 and a rank of at least 1")
-        return Matcher(self, transfer, temperature, rank, radius_angstrom, features)
+    def matcher(self, transfer: Callable[[tuple[int, int]], Tensor], **options: Any) -> Matcher:
+        """Bank seen through one lens, ready to be compared with patches: a `Matcher`."""
+        return Matcher(self, transfer, **options)
 
     def radius_angstrom(self) -> float:
         """Radius that holds 99 % of the squared projections."""
@@ -179,43 +132,44 @@ class TargetBank:
 
 
 class Matcher:
-    """A bank under one lens; see `TargetBank.matcher`."""
+    """A bank under one lens.
+
+    `temperature` is tau, `rank` the dimensions of the span of the targets that :math:`B_T` keeps,
+    `features` psi: ``(n, box, box)`` to ``(n, k)``; by default the pixels, twice as coarse. What is
+    compared is the disc in which the projections are.
+    """
 
     def __init__(
         self,
         bank: TargetBank,
         transfer: Callable[[tuple[int, int]], Tensor],
-        temperature: float,
-        rank: int,
-        radius_angstrom: float | None,
-        features: Features | None,
+        *,
+        temperature: float = 0.03,
+        rank: int = 128,
+        features: Features | None = None,
     ) -> None:
+        if temperature <= 0 or rank < 1:
+            raise InputError("matching needs a temperature > 0 and a rank of at least 1")
         self.bank, self.transfer, self.temperature = bank, transfer, temperature
         self.features = features
-        radius = bank.radius_angstrom() if radius_angstrom is None else radius_angstrom
-        self.radius_angstrom = radius
-        pixels = min(radius / bank.pixel_size_angstrom + 4, bank.box / 2 - 2)
+        self.radius_angstrom = bank.radius_angstrom()
+        pixels = min(self.radius_angstrom / bank.pixel_size_angstrom + 4, bank.box / 2 - 2)
         self.disc = torch.sigmoid((pixels - _distance(bank.box)) / 1.0)
         self.coarse_disc = coarsen(self.disc[None])[0].clamp(0, 1)
-        numbers = torch.arange(len(bank))
-        seen = bank.through(transfer, numbers)
+        seen = bank.through(transfer, torch.arange(len(bank)))
         self.scale = float(seen.square().mean().sqrt())
         self.templates = functional.normalize(self._windowed(coarsen(seen)).flatten(1), dim=1)
         mapped = self._map(seen)
         self.centre = mapped.mean(0)
-        wanted = min(rank, *mapped.shape)
         torch.manual_seed(0)
-        _, _, basis = torch.svd_lowrank(mapped - self.centre, q=wanted, niter=2)
-        self.basis = basis
-        self.keys = functional.normalize((mapped - self.centre) @ basis, dim=1)
+        wanted = min(rank, *mapped.shape)
+        self.basis = torch.svd_lowrank(mapped - self.centre, q=wanted, niter=2)[2]
+        self.keys = functional.normalize((mapped - self.centre) @ self.basis, dim=1)
 
     def align(self, patches: Tensor, reach: int = 3) -> Tensor:
         """Where in patches ``(n, box, box)`` the best target lies: ``(n, 2)`` pixels (y, x).
 
-        Parameters
-        ----------
-        reach : int
-            Largest shift in coarse pixels; a parabola through the peak gives fractions of them.
+        `reach` is the largest shift in coarse pixels; a parabola through the peak gives fractions.
         """
         side, wide = self.bank.box // _COARSE, 2 * reach + 3
         keys = torch.fft.rfft2(self.templates.reshape(-1, side, side)).conj()
@@ -234,10 +188,7 @@ class Matcher:
     def __call__(self, patches: Tensor, keep: int = 16) -> Match:
         """Compare patches ``(n, box, box)`` with all targets, moved to where the best one fits.
 
-        Parameters
-        ----------
-        keep : int
-            Targets that the mixture is made of, the heaviest.
+        The mixture is made of the `keep` heaviest targets.
         """
         shifts = self.align(patches)
         cosines = self.cosines(shift(patches, -shifts))
@@ -253,7 +204,6 @@ class Matcher:
             1 - entropy / math.log(max(len(self.bank), 2)),
             cosines.amax(1),
             shifts,
-            cosines.argmax(1),
         )
 
     def cosines(self, patches: Tensor) -> Tensor:

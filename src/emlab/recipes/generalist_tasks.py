@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel, gaussian_kernel
-from emlab.physics.operators import Axial, Blur, Downsample, Identity, ShapedOperator
+from emlab.physics.operators import (
+    Axial,
+    Blur,
+    Downsample,
+    Identity,
+    ShapedOperator,
+    defocus_kernel,
+    gaussian_kernel,
+)
 from emlab.solvers.classical import spline_matrix
 
 GREY_RANGE = 255.0

@@ -27,7 +27,7 @@ from emlab.external.topaz import Picked
 from emlab.methods.cellpose3 import Config, segment
 from emlab.methods.tsm import resize
 from emlab.methods.tsm_guidance import CLIP, standardise
-from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations
+from emlab.metrics.bands import RADIUS_ANGSTROM, band_correlations
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph
 from emlab.recipes.cellpose3 import initial_weights, loss_of, rounded, turned

@@ -14,7 +14,7 @@ from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM, specimen_volume
 from emlab.errors import DataUnavailableError, InputError
 from emlab.methods.tsm_guidance import Guides, guide, standardise
-from emlab.metrics.particle_bands import band_correlations
+from emlab.metrics.bands import band_correlations
 from emlab.models.unet import UNet
 from emlab.physics.micrograph import (
     Micrograph,
@@ -22,7 +22,8 @@ from emlab.physics.micrograph import (
     config_transfer,
     simulate_micrograph,
 )
-from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.priors.networks import ScorePrior
+from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import Features, Matcher, TargetBank
 from emlab.recipes.lesson import Lesson
 from emlab.solvers.tiling import TiledPrior

@@ -22,41 +22,29 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.physics.kernels import defocus_kernel
 from emlab.physics.noise import GaussianNoise
-from emlab.physics.operators import Blur
+from emlab.physics.operators import Blur, defocus_kernel
 from emlab.priors.base import Prior
+from emlab.solvers import solver_of
 from emlab.solvers.contract import Progress, Samples, normal, told
-from emlab.solvers.half_quadratic import HalfQuadraticConfig
-from emlab.solvers.plug_and_play import RestoreConfig, data_step
+from emlab.solvers.plug_and_play import HalfQuadraticConfig, RestoreConfig, data_step
 from emlab.solvers.sampling import noise_levels
-from emlab.solvers.table import solver_of
 
 
 @dataclass(frozen=True)
 class BlindConfig:
     """Settings of `blind_deblur`.
 
-    Attributes
-    ----------
-    size : int
-        Odd side of the kernel, 33 as published.
-    steps : int
-        Noise levels of the search; each is one network evaluation.
-    sigma_max, sigma_min : float
-        First and last level of the search, in units of the image.
-    memory : float
-        Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
-    trust : float
-        As in `RestoreConfig`, for the search.
-    window : int
-        The kernel is searched for on a central square of at most this side, in pixels.
-    restoration : HalfQuadraticConfig or RestoreConfig
-        How the image is restored once the kernel is found: one image near the posterior mean, or
-        samples.
+    * `size`: odd side of the kernel, 33 as published.
+    * `steps`, `sigma_max`, `sigma_min`: noise levels of the search, each one network evaluation.
+    * `memory`: weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
+    * `trust`: as in `RestoreConfig`, for the search.
+    * `window`: the kernel is searched for on a central square of at most this side, in pixels.
+    * `restoration`: of the image once the kernel is found: one near the posterior mean, or samples.
     """
 
     size: int = 33
@@ -92,21 +80,10 @@ def blind_deblur(
     samples: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Samples, Tensor]:
-    """Find the kernel, then restore the image with it.
+    """Find the kernel of ``(H, W)`` in the prior's units, then restore the image with it.
 
-    Parameters
-    ----------
-    measurement : Tensor
-        ``(H, W)``, blurred and noisy, in the prior's units.
-    samples : int
-        Restored images to draw, with a `RestoreConfig`; the kernel is the same for all.
-
-    Returns
-    -------
-    Samples
-        As from the restoration; the evaluations count those of the search.
-    Tensor
-        The kernel ``(size, size)``.
+    Returns the restoration, whose evaluations count those of the search, and the kernel ``(size,
+    size)``, the same for all samples.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(
@@ -168,13 +145,7 @@ def estimate_kernel(
 def kernel_atoms(size: int) -> Tensor:
     """Discs ``(m, size, size)`` of sum 1, the narrowest first."""
     discs = [defocus_kernel(float(radius)) for radius in range(size // 2 + 1)]
-    margins = [(size - len(disc)) // 2 for disc in discs]
-    return torch.stack(
-        [
-            torch.nn.functional.pad(disc, (margin,) * 4)
-            for disc, margin in zip(discs, margins, strict=True)
-        ]
-    )
+    return torch.stack([functional.pad(disc, ((size - len(disc)) // 2,) * 4) for disc in discs])
 
 
 def fit_on_simplex(gram: Tensor, target: Tensor, start: Tensor, iterations: int = 100) -> Tensor:

@@ -30,7 +30,6 @@ from emlab.errors import InputError
 from emlab.solvers.contract import Progress, told
 
 Kind = Literal["noise2void", "noise2self"]
-KINDS = ("noise2void", "noise2self")
 MINIMUM = 16
 
 
@@ -38,22 +37,12 @@ MINIMUM = 16
 class BlindSpotConfig:
     """Settings of `denoise_blind_spot`.
 
-    Attributes
-    ----------
-    kind : str
-        ``noise2void`` or ``noise2self``.
-    steps : int
-        Of Adam, with a cosine that ends at zero.
-    batch, crop : int
-        Patches a step, and their side in pixels.
-    width : int
-        Channels of the first level of the network; the second has twice as many.
-    share : float
-        Of the pixels of a patch that are hidden, Noise2Void.
-    radius : int
-        Half the side of the neighbourhood that a replacement comes from, Noise2Void.
-    grid : int
-        Side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
+    * `steps`: of Adam, with a cosine that ends at zero.
+    * `batch`, `crop`: patches a step, and their side in pixels.
+    * `width`: channels of the first level of the network; the second has twice as many.
+    * `share`, `radius`: of the pixels of a patch that are hidden, and half the side of the
+      neighbourhood that a replacement comes from, Noise2Void.
+    * `grid`: side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
     """
 
     kind: Kind = "noise2void"
@@ -68,8 +57,6 @@ class BlindSpotConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.kind not in KINDS:
-            raise InputError(f"unknown blind-spot method {self.kind!r}; use {', '.join(KINDS)}")
         if min(self.steps, self.batch, self.width, self.radius) < 1 or self.grid < 2:
             raise InputError("blind spots need steps, batch, width, radius >= 1 and grid >= 2")
         if self.crop < MINIMUM or self.crop % 2:
@@ -131,17 +118,10 @@ class TwoLevels(nn.Module):
 def hide_random(
     patches: Tensor, share: float, radius: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Noise2Void: replace random pixels by another one of their neighbourhood.
+    """Noise2Void: replace random pixels of patches ``(n, H, W)`` by another one of their
+    neighbourhood.
 
-    Parameters
-    ----------
-    patches : Tensor
-        ``(n, H, W)``.
-
-    Returns
-    -------
-    tuple of Tensor
-        Patches with hidden pixels, and where they are, ``(n, H, W)`` bool.
+    Returns the patches, and where they are hidden, ``(n, H, W)`` bool.
     """
     height, width = patches.shape[-2:]
     hidden = torch.rand(patches.shape, generator=generator) < share
@@ -160,12 +140,7 @@ def hide_random(
 def hide_grid(patches: Tensor, grid: int, position: int) -> tuple[Tensor, Tensor]:
     """Noise2Self: replace one pixel of every cell by the weighted mean of its eight neighbours.
 
-    Parameters
-    ----------
-    patches : Tensor
-        ``(n, H, W)``.
-    position : int
-        From 0 to ``grid**2 - 1``: which pixel of a cell.
+    `position`, from 0 to ``grid**2 - 1``, says which; patches are ``(n, H, W)``.
     """
     hidden = torch.zeros(patches.shape[-2:], dtype=torch.bool, device=patches.device)
     hidden[position // grid :: grid, position % grid :: grid] = True

@@ -1,8 +1,9 @@
-r"""Plug-and-play restoration: a denoising step, a data step, fresh noise, less of it every time.
+"""Plug-and-play restoration: a denoising step, a data step, and less noise every time.
 
 `plug_and_play_flow` is the published scheme; `restore` replaces its gradient step on the data by
-the exact minimiser and its time schedule by noise levels. Both restore volumes with a prior of
-planes when they are given the prior once for each slicing axis (`across_axes`).
+the exact minimiser and its time schedule by noise levels; `half_quadratic` draws no noise. All
+restore volumes with a prior of planes when they are given the prior once for each slicing axis
+(`across_axes`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.physics.noise import ColouredGaussianNoise, GaussianNoise
 from emlab.physics.operators import LinearOperator
-from emlab.priors.base import Prior
+from emlab.priors.base import FromDenoiser, Prior
 from emlab.solvers.contract import (
     NoiseSource,
     Progress,
@@ -31,15 +33,11 @@ from emlab.solvers.contract import (
 from emlab.solvers.sampling import noise_levels
 
 
-class PlanesPrior:
-    """A prior of planes applied to volumes: every plane across one axis is one image.
+class PlanesPrior(FromDenoiser):
+    """A prior of images ``(..., H, W)`` applied to volumes: every plane across one axis is one
+    image.
 
-    Parameters
-    ----------
-    prior : Prior
-        Denoises ``(..., H, W)``.
-    axis : int
-        The axis that the planes are stacked along: -3 for xy, -2 for xz and -1 for yz planes.
+    The planes are stacked along `axis`: -3 for xy, -2 for xz and -1 for yz planes.
     """
 
     def __init__(self, prior: Prior, axis: int) -> None:
@@ -51,10 +49,6 @@ class PlanesPrior:
         """Posterior mean of volumes ``(..., D, H, W)``, plane by plane."""
         return self.prior.denoise(x.movedim(self.axis, -3), sigma).movedim(-3, self.axis)
 
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Score of volumes, plane by plane."""
-        return self.prior.score(x.movedim(self.axis, -3), sigma).movedim(-3, self.axis)
-
 
 def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
     """The prior of planes for xy, xz and yz planes, in the order in which steps cycle."""
@@ -63,14 +57,8 @@ def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
 
 @dataclass(frozen=True)
 class PlugAndPlayConfig:
-    """Settings of the published scheme.
-
-    Attributes
-    ----------
-    steps : int
-        Times between noise (t = 0) and data (t = 1).
-    alpha : float
-        Exponent of the data step's weight ``(1-t)**alpha``, in [0, 1].
+    """Settings of the published scheme: steps from noise (t = 0) to data (t = 1), and the exponent
+    of the data step's weight ``(1-t)**alpha``, in [0, 1].
     """
 
     steps: int = 100
@@ -121,22 +109,13 @@ def plug_and_play_flow(
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    r"""Settings of `restore`.
+    """Settings of `restore`; noise levels are in units of the image.
 
-    Attributes
-    ----------
-    steps : int
-        Noise levels.
-    sigma_max, sigma_min : float
-        First and last level, in units of the image. The first need only drown what is wrong with
-        the start, not the start itself.
-    curvature : float
-        Spacing of the levels, see `noise_levels`.
-    trust : float
-        Standard deviation of the prior's answer around the truth, as a share of the noise level;
-        larger values follow the measurement sooner.
-    iterations : int
-        Conjugate-gradient iterations of a data step.
+    * `sigma_max`: need only drown what is wrong with the start, not the start itself.
+    * `curvature`: spacing of the levels, see `noise_levels`.
+    * `trust`: standard deviation of the prior's answer around the truth, as a share of the noise
+      level; larger values follow the measurement sooner.
+    * `iterations`: of conjugate gradients in a data step.
     """
 
     steps: int = 20
@@ -221,3 +200,78 @@ def data_step(
         1e-10,
     )
     return image + correction, misfit.square().mean().sqrt().item()
+
+
+@dataclass(frozen=True)
+class HalfQuadraticConfig:
+    """Settings of `half_quadratic`; noise levels are in units of the image, geometrically spaced.
+
+    * `sigma_max`, `sigma_min`: the error of the start, and about that of the result.
+    * `weight`: trust in the denoiser against the measurement: its answer counts as accurate to
+      ``sigma / sqrt(weight)``.
+    * `iterations`: of conjugate gradients in a data step.
+    * `last`: what is returned: ``"data"``, a last data step, so that the result agrees with the
+      measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
+    """
+
+    steps: int = 8
+    sigma_max: float = 0.4
+    sigma_min: float = 0.04
+    weight: float = 0.23
+    iterations: int = 20
+    last: Literal["data", "prior"] = "data"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max:
+            raise InputError("half-quadratic splitting needs steps >= 2, 0 < sigma_min < sigma_max")
+        if self.weight <= 0 or self.iterations < 1:
+            raise InputError("half-quadratic splitting needs weight > 0 and iterations >= 1")
+
+
+def half_quadratic(
+    prior: Prior | Sequence[Prior],
+    operator: LinearOperator,
+    measurement: Tensor,
+    noise: GaussianNoise | ColouredGaussianNoise,
+    config: HalfQuadraticConfig,
+    generator: object = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    samples: int = 1,
+    start: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    r"""Restore one image by alternating between measurement and prior (Zhang et al. 2021, eq. 6).
+
+    A `Solver` that draws nothing. At each level :math:`\sigma`, falling,
+
+    .. math:: x \leftarrow \arg\min_x \|y - Ax\|_{C^{-1}}^2
+              + \frac{\lambda}{\sigma^2}\|x - z\|^2, \qquad z \leftarrow D(x, \sigma) ,
+
+    and, with ``last="data"``, a data step at the end. Of several priors the first is left out: the
+    planes that it knows are those which the coarse axis leaves intact.
+
+    Where a sampler draws the fine texture that the measurement leaves open, this averages it out.
+    It is no posterior mean (its fixed points are a compromise of their own), but near enough to be
+    the better estimate than the mean of a few samples, at a tenth of the evaluations.
+    """
+    if samples > 1:
+        raise InputError(
+            "half-quadratic splitting gives one estimate and draws no samples; take the "
+            "configuration 'samples', or a RestoreConfig, for samples and their spread"
+        )
+    views = views_of(prior)[1:] or views_of(prior)
+    z = measurement.new_zeros(measurement.shape if shape is None else shape)
+    z = (z if start is None else start)[None]
+    ratio = (config.sigma_min / config.sigma_max) ** (1 / (config.steps - 1))
+    trace, spread = [], 1.0
+    for step, _ in told(range(config.steps), progress):
+        sigma = config.sigma_max * ratio**step
+        spread = sigma**2 / config.weight
+        x, misfit = data_step(operator, measurement, noise.precision, z, spread, config.iterations)
+        trace.append(misfit)
+        z = views[step % len(views)].denoise(x, sigma)
+    if config.last == "data":
+        z, _ = data_step(operator, measurement, noise.precision, z, spread, config.iterations)
+    return Samples(z, config.steps, trace)

@@ -7,7 +7,8 @@ reverse diffusion. A measurement adds the gradient of its own likelihood to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -18,7 +19,8 @@ from emlab.errors import InputError
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import LinearOperator
 from emlab.priors.base import Prior
-from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told
+from emlab.priors.diffusion import DDPMSchedule, DDPMView
+from emlab.solvers.contract import NoiseSource, Progress, Samples, normal, told, views_of
 
 
 def noise_levels(
@@ -43,21 +45,8 @@ def sample_prior(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw images from a prior by the probability-flow equation (Heun's second-order steps).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(n, H, W)``.
-    steps : int
-        Noise levels; two denoisings each.
-    sigma_max : float
-        First level; well above the spread of the images.
-
-    Returns
-    -------
-    Tensor
-        ``(n, H, W)``.
+    """Draw images ``(n, H, W)`` from a prior by the probability-flow equation (Heun's second-order
+    steps, two denoisings each); `sigma_max` is well above the spread of the images.
     """
     levels = noise_levels(steps, sigma_max, sigma_min)
     x = sigma_max * torch.randn(shape, generator=generator, dtype=dtype).to(device)
@@ -73,16 +62,8 @@ def sample_prior(
 
 @dataclass(frozen=True)
 class PosteriorConfig:
-    """Settings of `sample_posterior`.
-
-    Attributes
-    ----------
-    prior_std : float
-        Standard deviation of a pixel under the prior.
-    steps : int
-        Noise levels.
-    sigma_max, sigma_min : float
-        First and last of them, in units of the image.
+    """Settings of `sample_posterior`: the standard deviation of a pixel under the prior, and the
+    noise levels in units of the image.
     """
 
     prior_std: float = 1.0
@@ -143,3 +124,99 @@ def sample_posterior(
         added = (following**2 * removed / sigma**2) ** 0.5
         x = x.detach() + removed * score + added * fresh
     return Samples(x, config.steps * samples, trace)
+
+
+@dataclass(frozen=True)
+class DPSConfig:
+    """Settings of `dps`.
+
+    * `steps`: at most those of `schedule`. With a stride of k (``steps = T/k``) every pull is k
+      times as long, so that the pulls add up to what they are with all steps.
+    * `step_size`: gamma, the length of a pull on one patch. 0 samples the prior.
+    * `patch`: side in pixels of the patch that `step_size` is meant for. The pull is divided by the
+      squared misfit, which grows with the image; on another size gamma is scaled by pixels/patch^2,
+      so that every pixel is pulled as in the published 128. None: the image itself is the patch.
+    """
+
+    steps: int = 1000
+    step_size: float = 15.0
+    patch: int | None = 128
+    schedule: DDPMSchedule = field(default_factory=DDPMSchedule)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.schedule.spaced(self.steps)
+        if not self.step_size >= 0:
+            raise InputError(f"step_size must not be negative, got {self.step_size}")
+        if self.patch is not None and self.patch < 1:
+            raise InputError("patch is a side in pixels; None takes each image as one patch")
+
+    def pull(self, pixels: int) -> float:
+        """gamma of one sampling step on an image of so many pixels."""
+        size = 1.0 if self.patch is None else pixels / self.patch**2
+        return self.step_size * size * self.schedule.steps / self.steps
+
+
+def dps(
+    prior: Prior | Sequence[Prior],
+    operator: LinearOperator,
+    measurement: Tensor,
+    noise: object,
+    config: DPSConfig,
+    generator: torch.Generator | NoiseSource,
+    *,
+    shape: tuple[int, ...] | None = None,
+    samples: int = 1,
+    start: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    r"""Draw restored images by diffusion posterior sampling (Chung et al. 2023, algorithm 1).
+
+    As EM Generalist publishes it for its DDPM prior: each step denoises, pulls the noisy image
+    towards the measurement by a gradient *through* the network, and takes one ancestral step with
+    the noise predicted before the pull. With :math:`\hat\epsilon` that noise, :math:`\hat x_0` the
+    image that it leaves and :math:`r = y - A\hat x_0`, each image of the batch by itself,
+
+    .. math:: x_k \leftarrow x_k - \frac{\gamma}{\|r\|}\nabla_{x_k}\|r\|, \qquad
+              x_{k-1} \sim p(x_{k-1} \mid x_k, \hat\epsilon),
+
+    the latter with the posterior variance of Ho et al. 2020 (eq. 7). The step length knows nothing
+    of the noise: gamma alone decides how closely the measurement is followed. A `Solver`; of
+    several priors the first takes no pull, as in `plug_and_play_flow`.
+    """
+    views = [DDPMView(each, config.schedule) for each in views_of(prior)]
+    size = (samples, *(measurement.shape if shape is None else shape))
+    x = normal(generator, 0, size, measurement)
+    gamma = config.pull(x[0].numel())
+    trace = []
+    visited = config.schedule.spaced(config.steps)
+    for count, (step, following) in told([*pairwise([*visited, -1])], progress):
+        view = views[count % len(views)]
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            epsilon = view.epsilon(x, step)
+            misfit = measurement - operator.A(view.clean(x, step, epsilon))
+            length = misfit.flatten(1).norm(dim=1).clamp_min(1e-12)
+            (pull,) = torch.autograd.grad(length.log().sum(), x)
+        trace.append(misfit.detach().square().mean().sqrt().item())
+        x = x.detach()
+        if len(views) == 1 or count % len(views):
+            x = x - gamma * pull
+        fresh = normal(generator, count + 1, x.shape, x)
+        x = ancestral_step(view, x, epsilon.detach(), step, following, fresh)
+    return Samples(x, config.steps * samples, trace)
+
+
+def ancestral_step(
+    view: DDPMView, x: Tensor, epsilon: Tensor, step: int, following: int, fresh: Tensor
+) -> Tensor:
+    """Draw the image at step `following` (-1: the clean image) given `x` and its noise at `step`.
+
+    Ho et al. 2020, eq. 6 and 7, for steps that need not be neighbours; `fresh` is standard normal.
+    """
+    table = view.schedule.alpha_bar
+    here, there = table[step].item(), table[following].item() if following >= 0 else 1.0
+    kept = here / there
+    left = (1 - there) / (1 - here)
+    mean = there**0.5 * (1 - kept) / (1 - here) * view.clean(x, step, epsilon)
+    return mean + kept**0.5 * left * x + (left * (1 - kept)) ** 0.5 * fresh

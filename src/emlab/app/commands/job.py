@@ -224,7 +224,7 @@ def write_output(out: Path, pixels: np.ndarray, size: PixelSize) -> str:
 
 def parse_kernel(text: str, size: PixelSize, path: Path) -> np.ndarray:
     """Return the blur kernel of ``2.5``, ``20nm``, ``disc:3``, ``disc:15nm`` or an image file."""
-    from emlab.physics.kernels import defocus_kernel, gaussian_kernel
+    from emlab.physics.operators import defocus_kernel, gaussian_kernel
 
     found = re.fullmatch(r"(disc:)?([0-9.]+(?:e-?[0-9]+)?)(nm)?", text.strip().lower())
     if found is None:

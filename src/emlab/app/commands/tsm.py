@@ -23,7 +23,7 @@ from emlab.data.particles import read_star
 from emlab.errors import InputError
 from emlab.io.images import write_like
 from emlab.methods.tsm import NAMES, Config, denoise, load_denoiser
-from emlab.priors.score_matching import ScorePrior
+from emlab.priors.networks import ScorePrior
 from emlab.recipes.tsm_own import Optics, load_trained, read_reference, train_on, working_size
 from emlab.runtime import atomic_path, choose_device
 

@@ -40,8 +40,7 @@ from emlab.runtime import make_generator
 from emlab.settings import read_settings
 from emlab.solvers.denoiser_spread import WienerSpread
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
-from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back
-from emlab.solvers.tweedie import tweedie
+from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back, tweedie
 
 SLUG = "06_compare"
 

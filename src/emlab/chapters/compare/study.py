@@ -20,7 +20,7 @@ from emlab.errors import InputError
 from emlab.external.picking import Picks, f1_gain
 from emlab.methods import tsm
 from emlab.metrics import Interval, fourier_ring_correlation
-from emlab.metrics.particle_bands import RADIUS_ANGSTROM, band_correlations, band_pass
+from emlab.metrics.bands import RADIUS_ANGSTROM, band_correlations, band_pass
 from emlab.metrics.picking import Counts
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph

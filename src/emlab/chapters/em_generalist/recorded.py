@@ -51,8 +51,8 @@ from emlab.recorded import Recording
 from emlab.runtime import Stopwatch, choose_threads, make_generator
 from emlab.settings import read_settings
 from emlab.solvers import ONE_ESTIMATE, solver_of
-from emlab.solvers.dps import DPSConfig
 from emlab.solvers.plug_and_play import PlugAndPlayConfig
+from emlab.solvers.sampling import DPSConfig
 
 SHOWN = 128  # pixels along a side of a kept picture: its upper left corner
 FINE = 0.2  # periods a pixel: above, there is detail and noise

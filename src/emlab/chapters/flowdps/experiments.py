@@ -43,8 +43,8 @@ from emlab.errors import DataUnavailableError
 from emlab.methods import flowdps
 from emlab.methods.flowdps_config import Config, load_in_radians, on_images, rings_of
 from emlab.metrics.bands import ring_sums
+from emlab.metrics.calibration import auc
 from emlab.metrics.intervals import paired_ratio
-from emlab.metrics.sampled import auc
 from emlab.physics import Poisson
 from emlab.recorded import Recording
 from emlab.runtime import Stopwatch, make_generator

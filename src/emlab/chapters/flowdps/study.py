@@ -31,13 +31,13 @@ from emlab.methods import flowdps, flowdps_observation
 from emlab.methods.estimate import Estimate
 from emlab.methods.flowdps_config import Config, phase_scale
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
+from emlab.metrics.calibration import crps, rank_deviation, ranks
 from emlab.metrics.intervals import bootstrap, paired_ratio
-from emlab.metrics.sampled import crps, rank_deviation, ranks
 from emlab.models import untrained
 from emlab.physics import Poisson
 from emlab.priors import Prior
+from emlab.priors.base import ScaledPrior
 from emlab.priors.networks import wrap
-from emlab.priors.scaled import ScaledPrior
 from emlab.recipes.flowdps import Restorer
 from emlab.runtime import make_generator
 from emlab.solvers.denoiser_spread import Spread

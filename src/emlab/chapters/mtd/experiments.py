@@ -15,13 +15,11 @@ from torch.nn.functional import pad
 from emlab import metrics
 from emlab.chapters.mtd.study import Method, Task, paper_start, targets
 from emlab.methods.mtd import Config, Recovery, align_to_prior, recover
-from emlab.physics.mtd import Measurement, cut_patches, simulate_measurement
-from emlab.physics.rotations import Rotations
+from emlab.physics.mtd import Measurement, Rotations, cut_patches, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.runtime import Stopwatch, make_generator
-from emlab.solvers.expectation_maximization import EMConfig
-from emlab.solvers.expectation_step import ExpectationStep
+from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep
 
 SCHEDULES = {
     "constant 1": (1.0, "constant"),

@@ -25,8 +25,8 @@ from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, match
 from emlab.external.topaz import Picked
 from emlab.io import write_image
 from emlab.metrics import Interval
+from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations
 from emlab.metrics.fourier import Curve, fourier_shell_correlation
-from emlab.metrics.particle_bands import BANDS_ANGSTROM, band_correlations
 from emlab.metrics.picking import Counts, chance
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import Micrograph
