@@ -64,9 +64,20 @@ TRIVIAL = ("identity", "constant", "untrained")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One comparison: of a number, or of ``"<number> if <trivial answer>"``.
+    """One comparison.
 
-    The value is None if the run did not record it; ``why`` is the reason for the bound.
+    Attributes
+    ----------
+    name
+        The number, or ``"<number> if <trivial answer>"``.
+    value
+        What was measured; None if the run did not record it.
+    requirement
+        What was asked, as text.
+    ok
+        Whether it holds.
+    why
+        The reason for the bound.
     """
 
     name: str
@@ -83,7 +94,10 @@ class Outcome:
 def check(metrics: Source, expected: Source) -> list[Outcome]:
     """Return the comparisons that failed; an empty list means that the run is good.
 
-    Both are paths, or content that was already parsed.
+    Parameters
+    ----------
+    metrics, expected
+        Paths, or content that was already parsed.
 
     Raises
     ------

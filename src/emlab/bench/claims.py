@@ -47,7 +47,13 @@ _OTHER_END = {"low": "high", "high": "low"}
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison such as ``gain.over_wiener:low > 0``: two tokens, a symbol between them."""
+    """A comparison such as ``gain.over_wiener:low > 0``.
+
+    Attributes
+    ----------
+    left, symbol, right : str
+        Two tokens and what stands between them.
+    """
 
     left: str
     symbol: str
@@ -102,10 +108,28 @@ class Condition:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what decides on it: a record as at the top of this module.
+    """One claim and what decides on it.
 
-    ``untestable`` tells why it cannot be tested here, where nothing was measured; ``unless`` has
-    what is said where a condition is not met.
+    Attributes
+    ----------
+    id : str
+        Row of the list of claims, such as ``"M1"``.
+    paper : str
+        What the paper reports; quoted, not measured here.
+    here : str
+        How it is tested here, and at which scale.
+    conditions : tuple of Condition
+        What has to be true of the chapter's numbers.
+    measured : str
+        What the chapter shows beside the claim; ``{name}`` is a recorded number.
+    why : str
+        Why what is measured differs from what is reported.
+    cell : str
+        Cell of the chapter that shows it.
+    untestable : str
+        Why it cannot be tested here, where nothing was measured.
+    unless : tuple of (Condition, str)
+        What is said where a condition is not met.
     """
 
     id: str
@@ -203,9 +227,21 @@ def _is_number(token: str) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """One number that was asked for: a recorded one, less another (``minus``) if there is one.
+    """One number that was asked for.
 
-    ``least`` and ``most`` were asked, infinite where they were not; ``aim`` was hoped for.
+    Attributes
+    ----------
+    label : str
+        For readers.
+    name : str
+        The recorded number.
+    least, most : float
+        What was asked; an end that was not is infinite.
+    aim : float, optional
+        What was hoped for.
+    unit : str
+    minus : str
+        A recorded number that is subtracted first.
     """
 
     label: str

@@ -129,9 +129,17 @@ def paths(name: str) -> dict[str, Path]:
 
 
 def path(name: str, file: str = "") -> Path:
-    """Return one checked file of a data set, by its name or the end of it where there are several.
+    """Return one checked file of a data set.
 
-    If no file or more than one ends like this, an `InputError` lists them.
+    Parameters
+    ----------
+    file
+        Its name or the end of it; needed only if the data set has several files.
+
+    Raises
+    ------
+    InputError
+        No file or more than one ends like this; the message lists them.
     """
     entry = record(name)
     matching = [f for f in entry.files if f.path.endswith(file)]

@@ -19,7 +19,17 @@ _BACTERIA = ("caulobacter", "e1t1", "ecoli")
 
 @dataclass(frozen=True)
 class Cell:
-    """One image and its objects."""
+    """One image and its objects.
+
+    Attributes
+    ----------
+    image : ndarray
+        ``(H, W)`` float32, 0 and 1 at the 1st and 99th percentile, nothing below 0.
+    labels : ndarray
+        ``(H, W)`` int32, numbered from 1 without gaps; 0 is background.
+    domain : str
+        One of `DOMAINS`, or "simulated".
+    """
 
     image: NDArray[np.float32]  #: (H, W), 0 and 1 at the 1st and 99th percentile, nothing below 0
     labels: NDArray[np.int32]  #: (H, W), numbered from 1 without gaps; 0 is background
@@ -62,7 +72,10 @@ def cells(name: str = "dsb2018", split: str = "train") -> list[Cell]:
 def simulated_cells(n: int, seed: int, side: int = 128) -> list[Cell]:
     """Simulated nuclei: ellipses of uneven brightness that touch but do not overlap.
 
-    Images have `side` pixels a side, at least 48.
+    Parameters
+    ----------
+    side : int
+        Width and height in pixels, at least 48.
     """
     if n < 1 or side < 48:
         raise InputError(f"simulated cells need n >= 1 and a side >= 48, got {n} and {side}")

@@ -44,6 +44,17 @@ _WRITTEN = {  # columns of x, y, the micrograph's name and the score, and what s
 class Coordinates:
     """Places of particles, in one micrograph or in several.
 
+    Attributes
+    ----------
+    places : ndarray
+        ``(n, 2)`` centres (y, x) in pixels.
+    scores : ndarray or None
+        ``(n,)``, larger is surer.
+    micrographs : tuple of str
+        Name of the micrograph of each place; empty if the file does not say.
+    diameter : float or None
+        Pixels; side of the boxes of a BOX file.
+
     Raises
     ------
     InputError
@@ -106,7 +117,10 @@ def read_coordinates(path: Path | str) -> Coordinates:
 def write_coordinates(path: Path | str, found: Coordinates, *, box: float | None = None) -> Path:
     """Write STAR, BOX or CSV by the suffix; the file appears whole or not at all.
 
-    ``box`` is the side of the boxes of a BOX file; default: the diameter that `found` brings.
+    Parameters
+    ----------
+    box : float, optional
+        Side of the boxes of a BOX file; default: the diameter that `found` brings.
 
     Raises
     ------

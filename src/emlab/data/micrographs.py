@@ -20,7 +20,19 @@ _FEW_COUNTS = 24  # a sum of frames without gain correction has no more grey lev
 
 @dataclass(frozen=True)
 class RealMicrograph:
-    """A micrograph of the real world."""
+    """A micrograph of the real world.
+
+    Attributes
+    ----------
+    pixels : ndarray
+        ``(H, W)`` float32, protein dark, grey levels of the file.
+    coordinates : ndarray or None
+        ``(n, 2)`` picks (y, x) in pixels.
+    diameter_angstrom : float or None
+        Of the particle.
+    note : str
+        What the picks and the pixels are worth.
+    """
 
     name: str
     pixels: NDArray[np.float32]  #: (H, W), protein dark, grey levels of the file

@@ -109,8 +109,12 @@ def draw_metadata(n: int, seed: int = 0) -> Metadata:
 def write_star(path: Path | str, table: Metadata, stack: str, image_size: int) -> None:
     """Write a RELION 3.1 STAR file, atomically.
 
-    ``stack`` is the name of the stack that holds the particles in this order, relative to the STAR
-    file, ``image_size`` its side in pixels.
+    Parameters
+    ----------
+    stack : str
+        Name of the stack that holds the particles in this order, relative to the STAR file.
+    image_size : int
+        Its side in pixels.
     """
     columns: dict[str, Any] = {
         "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(len(table))],

@@ -33,7 +33,14 @@ _PLANCK_C_KEV_ANGSTROM = 12.398419843
 class PhaseMaps:
     """Phase maps with the poses that they were projected at.
 
-    Column 2 of a rotation is the viewing direction in the particle's frame, see `project`.
+    Attributes
+    ----------
+    phases : Tensor
+        ``(n, H, W)`` float32 in radians; zero is the phase of the ice.
+    rotations : ndarray
+        ``(n, 3, 3)``; column 2 is the viewing direction in the particle's frame, see `project`.
+    shifts_angstrom : ndarray
+        ``(n, 2)`` (x, y).
     """
 
     phases: Tensor  #: (n, H, W) float32 in radians; zero is the phase of the ice

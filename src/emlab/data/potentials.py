@@ -132,7 +132,12 @@ def aligned(places: NDArray[np.float64], weights: NDArray[np.int64]) -> NDArray[
     of the two-fold axes is :math:`\arg(f_+ f_-) / 2n` with
     :math:`f_\pm = \sum r^2 e^{in\varphi}` over the points above and below the middle.
 
-    Places are ``(n, 3)`` (x, y, z), weights ``(n,)`` and positive.
+    Parameters
+    ----------
+    places : ndarray
+        ``(n, 3)`` (x, y, z).
+    weights : ndarray
+        ``(n,)``, positive.
     """
     weights = weights / weights.sum()
     centred = places - weights @ places
@@ -157,8 +162,18 @@ def barrel(box: int, pixel_size_angstrom: float) -> Tensor:
     12 Gaussians of 4 A, the same 12 in every ball of a ring, placed by a fixed seed. The integral
     of the potential against ice is that of `potential` for 6BDF, 2.8e6 V A^3.
 
-    Returns ``(box, box, box)`` float32 in volts, axes (z, y, x), the seven-fold axis along z and a
-    two-fold along x. The box, an even number of voxels, must span 170 A or the ends are cut off.
+    Parameters
+    ----------
+    box : int
+        Voxels a side, even.
+    pixel_size_angstrom : float
+        Side of the voxels; the box must span 170 A or the ends are cut off.
+
+    Returns
+    -------
+    Tensor
+        ``(box, box, box)`` float32 in volts, axes (z, y, x), the seven-fold axis along z and a
+        two-fold along x.
     """
     if box < 8 or box % 2 or pixel_size_angstrom <= 0:
         raise InputError("a barrel needs an even box >= 8 and a pixel size > 0")

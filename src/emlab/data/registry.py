@@ -31,11 +31,20 @@ Arrays = dict[str, np.ndarray]
 class DataFile:
     """One file of a data set.
 
-    ``path`` is its place below the mirror folder and below the cache folder, ``key`` the name of
-    the array that it holds (empty for files that are only located; npz and zip name their own),
-    ``url`` the public address of exactly these bytes, ``package`` a ``module:path/inside/it`` that
-    ships it, and ``build`` makes it from public pieces (`emlab.data.build`): what is made is
-    accepted by its pixels, not by its bytes.
+    Attributes
+    ----------
+    path
+        Place below the mirror folder and below the cache folder.
+    key
+        Name of the array that the file holds; empty for files that are only located, not decoded.
+        Containers (npz, zip) name their own arrays.
+    url
+        Public address of exactly these bytes; empty if there is none.
+    package
+        ``module:path/inside/it`` for a file that a Python package ships.
+    build
+        How to make the file from public pieces: the arguments of `emlab.data.build.build`. What is
+        made is accepted by its pixels, not by its bytes.
     """
 
     path: str
@@ -51,8 +60,21 @@ class DataFile:
 class Record:
     """What is known about a data set.
 
-    ``"test"`` sets never enter training; ``"train"`` sets may; ``"demo"`` sets are for format
-    examples and figures; ``"metadata"`` sets have no pixels.
+    Attributes
+    ----------
+    role
+        ``"test"`` sets never enter training; ``"train"`` sets may; ``"demo"`` sets are for format
+        examples and figures; ``"metadata"`` sets have no pixels.
+    pixel_size_angstrom
+        Sampling in angstrom, one number or one per axis (z, y, x); ``None`` if it has none.
+    pixel_size_note
+        Says so when the pixel size is recalled and not read from a file.
+    how
+        How to obtain the files where no URL serves exactly these bytes.
+    instead
+        Real data sets that packages ship, used where this one is absent, before any simulated one.
+    pixel_sha256
+        Hash of the decoded arrays by `emlab.data.hashing.hash_arrays`; empty if none decode.
     """
 
     name: str

@@ -17,7 +17,15 @@ from emlab.errors import EmlabError
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program took."""
+    """What a program took.
+
+    Attributes
+    ----------
+    output : str
+        What it wrote, errors included.
+    seconds, cpu_seconds : float
+        By the clock, and of all its processors.
+    """
 
     output: str  #: what it wrote, errors included
     seconds: float  #: by the clock
@@ -32,9 +40,17 @@ def run_program(
     threads: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run a command in a folder, with ``OMP_NUM_THREADS``; it ends with us if we are interrupted.
+    """Run a command in a folder; it ends with us if we are interrupted.
 
-    One that fails is an `EmlabError` with the last line that it wrote.
+    Parameters
+    ----------
+    threads : int
+        Told to libraries that read ``OMP_NUM_THREADS``.
+
+    Raises
+    ------
+    EmlabError
+        The program failed; with the last line that it wrote.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
     with tempfile.TemporaryFile() as stream:

@@ -34,7 +34,15 @@ _PLACE = Path(".programs") / "topaz"
 
 @dataclass(frozen=True)
 class Command:
-    """How Topaz is started: first words of the command line, and where Python looks first."""
+    """How Topaz is started.
+
+    Attributes
+    ----------
+    words : tuple of str
+        First words of the command line.
+    folder : Path or None
+        Put before Python's own places.
+    """
 
     words: tuple[str, ...]
     folder: Path | None = None
@@ -48,7 +56,15 @@ class Command:
 
 @dataclass(frozen=True)
 class Picked:
-    """Picks of one micrograph, best first."""
+    """Picks of one micrograph, best first.
+
+    Attributes
+    ----------
+    coordinates : ndarray
+        ``(n, 2)`` centres (y, x) in pixels.
+    scores : ndarray
+        ``(n,)`` log-likelihood ratios.
+    """
 
     coordinates: NDArray[np.float64]  #: (n, 2) centres (y, x) in pixels
     scores: NDArray[np.float64]  #: (n,) log-likelihood ratios

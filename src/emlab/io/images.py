@@ -46,7 +46,15 @@ _PRIVATE = 32768
 
 @dataclass(frozen=True)
 class Image:
-    """An image, stack or volume."""
+    """An image, stack or volume.
+
+    Attributes
+    ----------
+    pixels
+        (..., H, W) float32, finite, in the values of the file.
+    pixel_size_angstrom
+        One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
+    """
 
     pixels: np.ndarray  #: (..., H, W) float32, finite, in the values of the file
     #: one number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown

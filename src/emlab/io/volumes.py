@@ -40,9 +40,16 @@ _TYPES = {".tif": TIFF_TYPES, ".tiff": TIFF_TYPES, ".mrc": MRC_MODES, ".map": MR
 class Volume:
     """A volume in a file; indexing it with integers and slices reads just that box.
 
-    Its ``shape`` is (D, H, W), values come in the ``dtype`` of the file, ``pixel_size_angstrom`` is
-    one number if all axes agree, else one per axis, (z, y, x) or (y, x), or None. ``stamp`` (name,
-    size, last change) tells whether a resumed run reads the same file.
+    Attributes
+    ----------
+    shape
+        (D, H, W).
+    dtype
+        Type of the values in the file; they are returned as they are stored.
+    pixel_size_angstrom
+        One number if all axes agree, else one per axis, (z, y, x) or (y, x); None if unknown.
+    stamp
+        Name, size and time of the last change, to tell whether a resumed run reads the same file.
     """
 
     def __init__(self, path: Path, array: BoxArray, pixel_size_angstrom: PixelSize) -> None:
@@ -80,9 +87,16 @@ class NewVolume:
     If the block fails, nothing appears under the name; what was written is deleted, or kept for
     another try if the volume was made with ``resume=True``.
 
-    ``path`` is its name when complete and ``partial`` where it is until then, ``resumed`` says
-    whether it goes on from an interrupted run, and ``journal`` is a folder for notes on the
-    progress, deleted when the volume is complete.
+    Attributes
+    ----------
+    path
+        Its name when complete.
+    resumed
+        Whether it goes on from an interrupted run.
+    partial
+        Where it is until then.
+    journal
+        Folder for notes on the progress; deleted when the volume is complete.
     """
 
     def __init__(

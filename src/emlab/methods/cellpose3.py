@@ -33,10 +33,18 @@ LARGEST = 384  # side at which an image is looked at to tell its diameter
 class Config:
     """How flows become labels.
 
-    A pixel is a cell above a logit of `probability_threshold`; an object is kept up to a flow error
-    of `flow_threshold` (0 keeps all) and from `smallest` pixels on. Steps along the flows are of a
-    pixel or so; four diameters where those are more. Large images are done in tiles of a side and
-    an overlap in pixels of the working size.
+    Attributes
+    ----------
+    probability_threshold : float
+        Logit above which a pixel is a cell.
+    flow_threshold : float
+        Largest flow error of an object; 0 keeps all.
+    smallest : int
+        Objects of fewer pixels are dropped.
+    steps : int
+        Steps along the flows, of a pixel or so; four diameters where those are more.
+    tile, overlap : int
+        Side of the tiles of large images and pixels that they share, at the working size.
     """
 
     probability_threshold: float = 0.0
@@ -56,7 +64,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Labels ``(H, W)`` of objects, 0 is background; about five times their unit flows; logits."""
+    """Objects of an image.
+
+    Attributes
+    ----------
+    labels : ndarray
+        ``(H, W)`` int32, 0 is background.
+    flows : ndarray
+        ``(2, H, W)``, about five times unit vectors.
+    cell_probability : ndarray
+        ``(H, W)`` logits.
+    """
 
     labels: NDArray[np.int32]
     flows: NDArray[np.float32]
@@ -143,9 +161,21 @@ def estimate_diameter(
 ) -> float:
     """Diameter that objects have when they are segmented with just this diameter, in pixels.
 
-    The middle of the image ``(H, W)`` is segmented at several sizes, restored first where there is
-    a restorer. A size at which the objects found are as large as was assumed is a fixed point; of
-    those the one is taken at which objects cover the most, or 17 if nothing is found at any.
+    The middle of the image is segmented at several sizes. A size at which the objects found are as
+    large as was assumed is a fixed point; of those the one is taken at which objects cover the
+    most.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(H, W)``.
+    restorer : ResidualUNet, optional
+        Applied before segmenting, where the image is noisy or blurred.
+
+    Returns
+    -------
+    float
+        17, the working size, if nothing is found at any size.
     """
     best, most = DIAMETER, 0.0
     for assumed in CANDIDATES:

@@ -20,7 +20,15 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate took."""
+    """What an estimate took.
+
+    Attributes
+    ----------
+    seconds, network_seconds : float
+        Wall time, and the part of it spent inside the network.
+    evaluations : int
+        How often the prior saw the whole image.
+    """
 
     seconds: float = 0.0  #: wall time
     network_seconds: float = 0.0  #: the part of it spent inside the network
@@ -56,7 +64,12 @@ class Estimate(Generic[Array]):
 class TimedPrior(FromDenoiser):
     """A prior that knows how long it took, and tells how many images or tiles it has seen.
 
-    ``progress`` is called with the images seen and their ``total``.
+    Parameters
+    ----------
+    prior : Prior
+    progress : callable, optional
+        Called with the images seen and their `total`.
+    total : int
     """
 
     def __init__(self, prior: Prior, progress: Progress | None = None, total: int = 0) -> None:

@@ -159,8 +159,18 @@ def misfit(
     particle differs in its outline first, and thousands of pixels of noise do not hide that if
     only low frequencies are counted.
 
-    Of counts ``(..., n, H, W)`` it returns ``(..., n)`` twice. Coarse is by default what is coarser
-    than the length that told other proteins best on validation poses (recorded).
+    Parameters
+    ----------
+    counts, expected : Tensor
+        ``(..., n, H, W)``.
+    coarser_than_angstrom : float, optional
+        Default: the length that told other proteins best on validation poses
+        (recorded).
+
+    Returns
+    -------
+    Tensor, Tensor
+        ``(..., n)``.
     """
     length = coarser_than_angstrom or kept("03_flowdps", "misfit")["coarser_than_angstrom"]
     left = (counts - expected) * noise.curvature(expected).sqrt()
@@ -177,8 +187,13 @@ def observe_counts(
 ) -> Observation:
     """Electrons in the prior's pixels of 2.63 A, particles in the middle: nothing is resampled.
 
-    Of images ``(n, window, window)`` with n rows of optics, whose pixel size and shifts are those
-    of other images and are not used, and one dose or n.
+    Parameters
+    ----------
+    images : Tensor
+        ``(n, window, window)``.
+    optics : Metadata
+        n rows; its pixel size and its shifts are those of other images and are not used.
+    dose_per_angstrom2 : float or n of them
     """
     if images.ndim != 3 or len(images) != len(optics) or images.shape[1] != images.shape[2]:
         raise InputError(
@@ -204,9 +219,14 @@ def observe(
 ) -> Observation:
     """Bring particle images, whatever their pixels, to counts in the prior's.
 
-    Particles are those that passed `check`. Where their shifts are known they are moved to the
-    middle. With a dose the pixels are electrons, of so many per square angstrom; without it they
-    are normalised, and matter is ``"bright"`` or ``"dark"``.
+    Parameters
+    ----------
+    particles : Particles
+        Checked by `check`. Where their shifts are known they are moved to the middle.
+    contrast : str
+        How matter looks: ``"bright"`` or ``"dark"``; not used for electrons.
+    dose_per_angstrom2 : float, optional
+        The pixels are electrons, of so many per square angstrom. Default: they are normalised.
     """
     pixel = particles.pixel_size_angstrom
     side = particles.images.shape[-1] * pixel / PIXEL_ANGSTROM

@@ -74,10 +74,14 @@ class Config:
 def load_denoiser(
     name: str = "tsm", device: torch.device | str = "cpu", half: bool | None = None
 ) -> ScorePrior:
-    """The shipped score ``"tsm"`` (guided by targets) or ``"dsm"`` (not), or one of your own.
+    """The shipped score, or one of your own.
 
-    Any name of `emlab weights list` that is a score will do. Convolutions are in bfloat16 if `half`
-    is true; default: where the processor is fast at it.
+    Parameters
+    ----------
+    name : str
+        ``"tsm"`` (guided by targets), ``"dsm"`` (not), or any name of `emlab weights list`.
+    half : bool, optional
+        Convolutions in bfloat16; default: where the processor is fast at it.
     """
     chosen = has_fast_bfloat16(device) if half is None else half
     prior = load_prior(NAMES.get(name, name), device, half=chosen)

@@ -25,8 +25,14 @@ _NULL_PATCHES = 64
 class Standardised:
     """A micrograph in units of its noise, without its background.
 
-    The noise in `image`, ``(H, W)`` float32, has unit variance; `background`, ``(H, W)``, and the
-    noise `sigma` are in the units of the micrograph.
+    Attributes
+    ----------
+    image : Tensor
+        ``(H, W)`` float32; the noise has unit variance.
+    background : Tensor
+        ``(H, W)`` in the units of the micrograph.
+    sigma : float
+        Noise in the units of the micrograph.
     """
 
     image: Tensor
@@ -41,9 +47,14 @@ class Standardised:
 def standardise(
     micrograph: Tensor | np.ndarray, pixel_size_angstrom: float, sigma: float | None = None
 ) -> Standardised:
-    """Take off the background and divide by the noise `sigma`, if need be estimated.
+    """Take off the background and divide by the noise, which is estimated from the image.
 
-    The micrograph is ``(H, W)``, at least 64 pixels a side, of any grey range.
+    Parameters
+    ----------
+    micrograph : Tensor or ndarray
+        ``(H, W)``, at least 64 pixels a side, any grey range.
+    sigma : float, optional
+        Standard deviation of the noise instead of the estimate.
 
     Raises
     ------
@@ -102,8 +113,14 @@ def guide(
     `threshold` robust standard deviations. A candidate counts if its cosine is above that of 19
     in 20 random places; its confidence is then 1 - H(w)/ln m inside the particle's disc (1 if not
     `weighted`). What the pasted targets leave of the image is blurred by 30 A and added: the guess
-    knows nothing of background. The image is ``(H, W)`` of `standardise`; of the candidates the
-    best are taken, `most` at most.
+    knows nothing of background.
+
+    Parameters
+    ----------
+    image : Tensor
+        ``(H, W)`` of `standardise`.
+    most : int
+        Candidates at most, the best.
     """
     calm = image.clamp(-CLIP, CLIP)
     places = propose(calm, matcher, generator, threshold, most)

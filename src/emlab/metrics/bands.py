@@ -18,8 +18,12 @@ from emlab.physics.micrograph import Micrograph
 class RingSums:
     """Sums over rings of two stacks of images, kept apart so that images can be resampled.
 
-    `frequency` ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist;
-    `cross`, the real part of the cross spectrum, and both powers, ``(n, rings)``.
+    Attributes
+    ----------
+    frequency : ndarray
+        ``(rings,)`` in cycles per pixel, from the first ring beyond the mean to Nyquist.
+    cross, first, second : ndarray
+        ``(n, rings)``: real part of the cross spectrum, and both powers.
     """
 
     frequency: np.ndarray
@@ -41,8 +45,17 @@ class RingSums:
 def ring_sums(first: Image, second: Image, where: Image | None = None) -> RingSums:
     """Sums of the Fourier ring correlation, also in a part of the coefficients only.
 
-    Images are ``(n, H, W)``. No window: meant for objects that end before the border. `where` ``(n,
-    H, W // 2 + 1)``: booleans, coefficients of `rfft2` that count.
+    Parameters
+    ----------
+    first, second : ndarray or Tensor
+        ``(n, H, W)``. No window: meant for objects that end before the border.
+    where : ndarray or Tensor, optional
+        ``(n, H, W // 2 + 1)`` booleans, coefficients of `rfft2` that count.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, or values that are not finite.
     """
     pair = as_pair(first, second, 2)
     if pair[0].ndim != 3:
@@ -77,12 +90,24 @@ def falls_below(frequency: np.ndarray, correlation: np.ndarray, threshold: float
 
 
 def band_averages(images: Image, rings: int = 8, sectors: int = 4) -> np.ndarray:
-    """Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
+    r"""Unitary Fourier coefficients averaged over bands: real numbers, linear in the image.
 
-    A band is a ring's sector: of `rings` from the mean, which no band holds, to Nyquist, and
-    `sectors` of half a turn. The phase of a coefficient is counted from the centre of ``(..., H,
-    W)``, where the object is: neighbouring coefficients then add up instead of cancelling. Returns
-    ``(..., rings * sectors, 2)``, real and imaginary parts.
+    A band is a ring's sector. The phase of a coefficient is counted from the image's centre, where
+    the object is: neighbouring coefficients then add up instead of cancelling.
+
+    Parameters
+    ----------
+    images : ndarray or Tensor
+        ``(..., H, W)``.
+    rings : int
+        From the mean, which no band holds, to Nyquist.
+    sectors : int
+        Of half a turn.
+
+    Returns
+    -------
+    ndarray
+        ``(..., rings * sectors, 2)``: real and imaginary parts.
     """
     values = as_array(images, 2)
     height, width = values.shape[-2:]

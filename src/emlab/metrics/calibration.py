@@ -16,13 +16,27 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
     r"""Share of pixels whose truth lies in the central interval of the samples there.
 
     Calibrated samples and the truth are draws of one distribution, and the result is the level
-    whatever the number :math:`n` of samples: ``quantile`` takes order statistics at :math:`p (n +
-    1)`, of which the outermost hold :math:`(n - 1) / (n + 1)`; ``normal`` is the prediction
-    interval of a Gaussian, mean :math:`\pm\, t_{n-1}\, s \sqrt{1 + 1/n}`.
+    whatever the number :math:`n` of samples: ``quantile`` takes order statistics at
+    :math:`p (n + 1)`, of which the outermost hold :math:`(n - 1) / (n + 1)`; ``normal`` is the
+    prediction interval of a Gaussian, mean :math:`\pm\, t_{n-1}\, s \sqrt{1 + 1/n}`.
 
-    Samples are ``(n, ...)`` of a truth ``(...)``. ``quantile`` assumes nothing and needs :math:`2 /
-    (1 - \mathrm{level}) - 1` samples (19 for .9); ``normal`` needs two and posteriors of about
-    Gaussian shape. Fewer are an `InputError`.
+    Parameters
+    ----------
+    samples : ndarray or Tensor
+        ``(n, ...)``.
+    truth : ndarray or Tensor
+        ``(...)``, the same value range.
+    level : float
+        Inside (0, 1).
+    interval : {"quantile", "normal"}
+        ``quantile`` assumes nothing and needs :math:`2 / (1 - \mathrm{level}) - 1` samples (19
+        for .9); ``normal`` needs two and posteriors of about Gaussian shape.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, too few samples, values that are not finite, a level outside
+        (0, 1) or an unknown interval.
     """
     drawn, actual = _pair(samples, truth)
     if not 0 < level < 1:
@@ -50,7 +64,12 @@ def coverage(samples: Image, truth: Image, level: float = 0.9, interval: str = "
 class Reliability:
     """Error of the pixels of similar spread; calibrated where the two are equal.
 
-    Root mean square of `spread` and `error` of each bin's pixels, by rising spread, and how many.
+    Attributes
+    ----------
+    spread, error : ndarray
+        ``(bins,)`` root mean square of spread and error of each bin's pixels, by rising spread.
+    counts : ndarray
+        ``(bins,)`` pixels in each bin.
     """
 
     spread: np.ndarray
@@ -67,9 +86,20 @@ class Reliability:
 def error_against_spread(mean: Image, spread: Image, truth: Image, bins: int = 10) -> Reliability:
     r"""Root mean square error of pixels sorted by their spread into bins of equal counts.
 
-    The mean of :math:`n` samples has itself an error: calibrated errors are then :math:`\sqrt{1 +
-    1/n}` times the spread, the posterior standard deviation of each pixel. Images have any shape
-    and value range.
+    Parameters
+    ----------
+    mean : ndarray or Tensor
+        Posterior mean, any shape and value range. The mean of :math:`n` samples has itself an
+        error: calibrated errors are then :math:`\sqrt{1 + 1/n}` times the spread.
+    spread : ndarray or Tensor
+        Posterior standard deviation of each pixel, not negative.
+    bins : int
+        From 1 to the number of pixels.
+
+    Raises
+    ------
+    InputError
+        Different shapes, a negative spread, values that are not finite, or bins that stay empty.
     """
     middle, actual = as_pair(mean, truth, 0)
     width, _ = as_pair(spread, truth, 0)
@@ -85,12 +115,24 @@ def error_against_spread(mean: Image, spread: Image, truth: Image, bins: int = 1
 
 
 def crps(samples: Image, truth: Image) -> np.ndarray:
-    r"""Continuous ranked probability score ``(...)``, smaller is better, in the units of the truth.
+    r"""Continuous ranked probability score, smaller is better, in the units of the truth.
 
     .. math:: \frac1n\sum_i |x_i - y| - \frac1{2n(n-1)}\sum_{ij} |x_i - x_j|
 
-    The fair estimate (Ferro 2014) of samples ``(n, ...)``, whose mean does not depend on their
-    number. Of a single answer it is the absolute error.
+    The fair estimate (Ferro 2014), whose mean does not depend on the number of samples. Of a
+    single answer it is the absolute error.
+
+    Parameters
+    ----------
+    samples : ndarray or Tensor
+        ``(n, ...)``.
+    truth : ndarray or Tensor
+        ``(...)``.
+
+    Returns
+    -------
+    ndarray
+        ``(...)``.
     """
     drawn, actual = _pair(samples, truth)
     count = len(drawn)

@@ -15,9 +15,15 @@ from emlab.metrics.image import Image, as_array, as_pair, check_positive
 class Curve:
     """Correlation of two images, ring by ring.
 
-    `frequency` in 1/nm: ring 0 (the mean) is left out, the last ring is at or just below the
-    Nyquist frequency; `correlation` in [-1, 1]; `counts`: Fourier coefficients in each ring, both
-    halves of the spectrum. All ``(rings,)``.
+    Attributes
+    ----------
+    frequency : ndarray
+        ``(rings,)`` in 1/nm; ring 0 (the mean) is left out, the last ring is at or just below the
+        Nyquist frequency.
+    correlation : ndarray
+        ``(rings,)`` in [-1, 1].
+    counts : ndarray
+        ``(rings,)`` Fourier coefficients in each ring, both halves of the spectrum.
     """
 
     frequency: np.ndarray
@@ -26,11 +32,20 @@ class Curve:
     pixel_size_nm: float
 
     def resolution_nm(self, threshold: float = 0.5) -> float:
-        """Period in nm at which the correlation first falls below a threshold; .5 and 1/7 are
-        customary.
+        """Period in nm at which the correlation first falls below a threshold.
 
         Read between two rings on the straight line. Two pixels (the Nyquist limit, an upper bound
         of the resolution) if the curve stays above, infinity if it begins below.
+
+        Parameters
+        ----------
+        threshold : float
+            Inside (0, 1); .5 and 1/7 are customary.
+
+        Raises
+        ------
+        InputError
+            A threshold outside (0, 1).
         """
         if not 0 < threshold < 1:
             raise InputError(f"the threshold must lie between 0 and 1, got {threshold}")
@@ -53,12 +68,22 @@ def fourier_ring_correlation(
     .. math:: \mathrm{FRC}(r) = \frac{\mathrm{Re}\sum_{k \in r} F_1(k) \overline{F_2(k)}}
               {\sqrt{\sum_{k \in r} |F_1(k)|^2 \sum_{k \in r} |F_2(k)|^2}}
 
-    Each image has its mean removed and is apodised, because the jump between opposite borders of an
-    image correlates with that of the other image at every frequency.
+    Each image has its mean removed and is apodised, because the jump between opposite borders of
+    an image correlates with that of the other image at every frequency.
 
-    Images are ``(..., H, W)``, any value range, sides of 4 pixels or more; the sums run over all
-    images of a stack, whose rings are as wide as one frequency step of the shorter side. `window`
-    is that of `apodisation`. Images without contrast are an `InputError`.
+    Parameters
+    ----------
+    first, second : ndarray or Tensor
+        ``(..., H, W)``, any value range; the sums run over all images of a stack, whose rings are
+        as wide as one frequency step of the shorter side.
+    window : {"hann", "tukey", "none"}
+        Apodisation along each axis. Tukey rises over a quarter of each side.
+
+    Raises
+    ------
+    InputError
+        Different shapes, sides below 4 pixels, an unknown window, an image without contrast,
+        values that are not finite, or a pixel size that is not positive.
     """
     return _correlate(first, second, 2, pixel_size_nm, window)
 
@@ -147,28 +172,41 @@ BINS = 2000  # radial bins into which the spectrum is summed once
 def decorrelation_resolution(image: Image, pixel_size_nm: float) -> float:
     r"""Resolution by decorrelation analysis (Descloux, Grussmayer and Radenovic, 2019).
 
-    Correlates the spectrum :math:`I` with itself normalised, :math:`I_n = I / |I|`, inside a circle
-    of radius :math:`r` (in units of the Nyquist frequency, their equation 1):
+    Correlates the spectrum :math:`I` with itself normalised, :math:`I_n = I / |I|`, inside a
+    circle of radius :math:`r` (in units of the Nyquist frequency, their equation 1):
 
     .. math:: d(r) = \frac{\sum_{|k| < r} \mathrm{Re}(I \bar I_n)}
               {\sqrt{\sum |I|^2} \sqrt{\sum_{|k| < r} |I_n|^2}}
               = \frac{\sum_{|k| < r} |I|}{\sqrt{\sum |I|^2} \sqrt{\#\{|k| < r\}}}
 
-    Once the circle holds all frequencies with signal the curve falls, so its maximum marks how far
-    the signal reaches. This is repeated with the image high-passed by :math:`1 - \exp(-2 g^2 k^2)`:
-    ten :math:`g` from twice the reciprocal of the first maximum to .14, then ten between the best
-    and its neighbour on a finer grid of radii around it. The highest maximum of the second pass,
-    :math:`r_{max}`, is the cutoff; the resolution is two pixels divided by it. As published: 50
-    radii in the first pass, borders of 20 pixels apodised by a cosine (an eighth of the side where
-    that is less). The second pass has 200 radii instead of 50 and alone decides, so that the result
-    is not a multiple of the coarse step.
+    Once the circle holds all frequencies with signal the curve falls, so its maximum marks how
+    far the signal reaches. This is repeated with the image high-passed by
+    :math:`1 - \exp(-2 g^2 k^2)`: ten :math:`g` from twice the reciprocal of the first maximum to
+    .14, then ten between the best and its neighbour on a finer grid of radii around it. The
+    highest maximum of the second pass, :math:`r_{max}`, is the cutoff; the resolution is two
+    pixels divided by it. As published: 50 radii in the first pass, borders of 20 pixels apodised
+    by a cosine (an eighth of the side where that is less). The second pass has 200 radii instead
+    of 50 and alone decides, so that the result is not a multiple of the coarse step.
 
     It measures where the spectrum ends, not whether what it holds is true: an image invented
     sharply has a good resolution, and so has noise that is correlated between pixels. Within 20
     frequency steps of zero the apodisation makes it too fine, by 10 % for a cutoff at 13 steps.
 
-    The image ``(H, W)`` has any value range and sides of 32 pixels or more. Returns a period in nm;
-    infinity if no curve has a maximum.
+    Parameters
+    ----------
+    image : ndarray or Tensor
+        ``(H, W)``, any value range, sides of 32 pixels or more.
+
+    Returns
+    -------
+    float
+        Period in nm; infinity if no curve has a maximum.
+
+    Raises
+    ------
+    InputError
+        Not an image of that size, a constant one, values that are not finite, or a pixel size that
+        is not positive.
     """
     check_positive(pixel_size_nm, "the pixel size in nm")
     pixels = as_array(image, 2, 2)

@@ -16,8 +16,15 @@ Image = np.ndarray | Tensor
 def as_array(image: Image, least: int, most: int | None = None) -> np.ndarray:
     """Image as float64 array, from NumPy or from torch on any device.
 
-    It has `least` to `most` axes (any number above by default), at least one pixel, and finite
-    values; all else is an `InputError`.
+    Parameters
+    ----------
+    image : ndarray or Tensor
+        Any shape with ``least`` to ``most`` axes (any number above ``least`` by default).
+
+    Raises
+    ------
+    InputError
+        Another number of axes, no pixels, or values that are not finite.
     """
     values = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if not least <= values.ndim <= (values.ndim if most is None else most):
@@ -49,9 +56,23 @@ def check_positive(value: float, name: str = "data_range") -> None:
 def psnr(estimate: Image, truth: Image, data_range: float) -> float:
     r"""Peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / \mathrm{MSE})` in decibels.
 
-    The error is averaged over all axes; infinity for a perfect estimate. :math:`R` = `data_range`,
-    the width of the range that grey levels may take (255 for 8 bits), is not taken from the images,
-    so that numbers of different images compare.
+    Parameters
+    ----------
+    estimate, truth : ndarray or Tensor
+        One shape, any value range; the error is averaged over all axes.
+    data_range : float
+        :math:`R`, the width of the range that grey levels may take (255 for 8 bits): not taken
+        from the images, so that numbers of different images compare.
+
+    Returns
+    -------
+    float
+        Infinity for a perfect estimate.
+
+    Raises
+    ------
+    InputError
+        Different shapes, values that are not finite, or a range that is not positive.
     """
     check_positive(data_range)
     first, second = as_pair(estimate, truth, 1)
@@ -62,13 +83,23 @@ def psnr(estimate: Image, truth: Image, data_range: float) -> float:
 def ssim(estimate: Image, truth: Image, data_range: float) -> float:
     """Mean structural similarity, at most 1.
 
-    The setting of Wang, Bovik, Sheikh and Simoncelli (2004, section III-C): Gaussian weights of 1.5
-    pixels standard deviation, constants .01 and .03, population covariance. In scikit-image:
+    The setting of Wang, Bovik, Sheikh and Simoncelli (2004, section III-C): Gaussian weights of
+    1.5 pixels standard deviation, constants .01 and .03, population covariance. In scikit-image:
     ``structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)``. The
     mean leaves out the border of 5 pixels where a window would reach outside.
 
-    Images ``(H, W)``, or volumes ``(D, H, W)`` whose windows are three-dimensional; every side at
-    least 11 pixels. `data_range` as in `psnr`.
+    Parameters
+    ----------
+    estimate, truth : ndarray or Tensor
+        An image ``(H, W)``, or a volume ``(D, H, W)`` whose windows are three-dimensional; every
+        side at least 11 pixels.
+    data_range : float
+        Width of the range that grey levels may take.
+
+    Raises
+    ------
+    InputError
+        Other or different shapes, values that are not finite, or a range that is not positive.
     """
     check_positive(data_range)
     first, second = as_pair(estimate, truth, 2, 3)
@@ -89,9 +120,18 @@ def ssim(estimate: Image, truth: Image, data_range: float) -> float:
 def relative_error(estimate: np.ndarray, truth: np.ndarray, max_shift: int = 0) -> float:
     r"""Smallest :math:`\|S_a R_k \hat F - F\| / \|F\|` over quarter turns and shifts.
 
-    `max_shift` is the largest shift of ``(L, L)`` along rows and columns in pixels; what leaves the
-    frame is lost, zeros come in. 0 is the error of Zabatani, Kreymer and Bendory (2023, eq. 20):
-    rotation only. Images that are not square, or a truth of zeros, are an `InputError`.
+    Parameters
+    ----------
+    estimate, truth : ndarray
+        ``(L, L)``, any range.
+    max_shift : int
+        Largest shift along rows and columns in pixels; what leaves the frame is lost, zeros come
+        in. 0 is the error of Zabatani, Kreymer and Bendory (2023, eq. 20): rotation only.
+
+    Raises
+    ------
+    InputError
+        Different or non-square shapes, values that are not finite, or a truth of zeros.
     """
     if estimate.shape != truth.shape or truth.ndim != 2 or truth.shape[0] != truth.shape[1]:
         raise InputError(f"need two square images, got {estimate.shape} and {truth.shape}")

@@ -21,11 +21,18 @@ class Interval(NamedTuple):
 def resampled(
     targets: int, resamples: int, seed: int = 0, groups: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Places of targets drawn with replacement, ``resamples`` times; at least two targets, or
-    groups.
+    """Places of targets drawn with replacement, ``resamples`` times.
 
-    `groups` ``(targets,)`` names groups whose members resemble each other: whole groups are drawn
-    then (cluster bootstrap), and a resample holds about as many targets.
+    Parameters
+    ----------
+    groups : ndarray, optional
+        ``(targets,)`` names of groups whose members resemble each other: whole groups are drawn
+        then (cluster bootstrap), and a resample holds about as many targets.
+
+    Raises
+    ------
+    InputError
+        Fewer than two targets, or than two groups.
     """
     members = [np.array([i]) for i in range(targets)]
     if groups is not None:
@@ -41,10 +48,20 @@ def resampled(
 def mean_interval(
     values: np.ndarray, resamples: int = 2000, seed: int = 0, groups: np.ndarray | None = None
 ) -> Interval:
-    """Mean of finite values with a 95 % percentile-bootstrap interval.
+    """Mean with a 95 % percentile-bootstrap interval.
 
-    Of ``(targets,)`` or ``(targets, draws)``. Targets are resampled, with all their draws: draws of
-    one target are not independent. `groups` as in `resampled`.
+    Parameters
+    ----------
+    values : ndarray
+        ``(targets,)`` or ``(targets, draws)``. Targets are resampled, with all their draws: draws
+        of one target are not independent.
+    groups : ndarray, optional
+        See `resampled`.
+
+    Raises
+    ------
+    InputError
+        Fewer than two targets or groups, or values that are not finite.
     """
     values = np.asarray(values, dtype=float)
     per_target = values.reshape(len(values), -1).mean(axis=1) if values.size else values
@@ -72,8 +89,21 @@ def bootstrap(
 ) -> Interval:
     """A statistic of all targets with its 95 % percentile-bootstrap interval.
 
-    It takes places of targets ``(targets,)``, some of them several times. The interval is widened
-    to hold the statistic where resampling moves it to one side. `groups` as in `resampled`.
+    The interval is widened to hold the statistic where resampling moves it to one side.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes places of targets ``(targets,)``, some of them several times, and returns a number.
+    targets : int
+        At least two.
+    groups : ndarray, optional
+        See `resampled`.
+
+    Raises
+    ------
+    InputError
+        Fewer than two targets or groups.
     """
     value = float(statistic(np.arange(targets)))
     drawn = [statistic(chosen) for chosen in resampled(targets, resamples, seed, groups)]
@@ -96,8 +126,20 @@ def paired_ratio(
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
     r"""Rate of successes with the score interval of Wilson (1927), which never leaves [0, 1].
 
-    The rates :math:`p` that the observed one, :math:`\hat p`, does not contradict: :math:`|\hat p -
-    p| \le z \sqrt{p (1 - p) / n}`, solved for :math:`p`.
+    The rates :math:`p` that the observed one, :math:`\hat p`, does not contradict:
+    :math:`|\hat p - p| \le z \sqrt{p (1 - p) / n}`, solved for :math:`p`.
+
+    Parameters
+    ----------
+    successes, trials : int
+        ``0 <= successes <= trials``, at least one trial.
+    level : float
+        Confidence inside (0, 1).
+
+    Raises
+    ------
+    InputError
+        Counts or a level outside these ranges.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise InputError(f"need at least one trial and no more successes: {successes} of {trials}")

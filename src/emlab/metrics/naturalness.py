@@ -26,18 +26,26 @@ class Naturalness:
 
     (their equation 10) between the Gaussian that describes the features of sharp patches of clean
     images and the one of all patches of the image in question. The 18 features of a patch at each
-    of two scales are parameters of generalised Gaussians fitted by their moments: to the normalised
-    luminance (window of 7 pixels, standard deviation 7/6; their equations 1 to 5) and to products
-    of neighbours in four directions (equations 6 to 9). The second scale averages blocks of two by
-    two pixels.
+    of two scales are parameters of generalised Gaussians fitted by their moments: to the
+    normalised luminance (window of 7 pixels, standard deviation 7/6; their equations 1 to 5) and
+    to products of neighbours in four directions (equations 6 to 9). The second scale averages
+    blocks of two by two pixels.
 
     Fitted in a second on a few planes of the tissue at hand, so no model is shipped. Lower is
     better; comparable only between images of one model. It rewards texture like that of the
     training tissue, invented or not.
 
-    `mean` ``(36,)`` and `covariance` of the features; `data_range`: width of the range that grey
-    levels may take; images are scaled to 0..255, on which the constant 1 of the normalisation
-    depends. `patch`: side of a patch in pixels, even; 96 in the paper.
+    Attributes
+    ----------
+    mean : ndarray
+        ``(36,)`` mean of the features.
+    covariance : ndarray
+        ``(36, 36)``.
+    data_range : float
+        Width of the range that grey levels may take; images are scaled to 0..255, on which the
+        constant 1 of the normalisation depends.
+    patch : int
+        Side of a patch in pixels, even; 96 in the paper.
     """
 
     mean: np.ndarray
@@ -47,11 +55,20 @@ class Naturalness:
 
     @classmethod
     def fit(cls, images: Image, data_range: float = 255.0, patch: int = 96) -> Naturalness:
-        """Model of clean images ``(H, W)`` or ``(n, H, W)``, never of the specimen that will be
-        scored.
+        """Model of clean images.
 
-        A patch has 16 pixels or more. Fewer sharp patches than the 37 that a covariance of 36
-        features needs are an `InputError`.
+        Parameters
+        ----------
+        images : ndarray or Tensor
+            ``(H, W)`` or ``(n, H, W)``, never of the specimen that will be scored.
+        patch : int
+            Side of a patch in pixels, even, at least 16.
+
+        Raises
+        ------
+        InputError
+            Fewer sharp patches than the 37 that a covariance of 36 features needs, images smaller
+            than a patch, or a range or patch that is not as described.
         """
         check_positive(data_range)
         if patch < 16 or patch % 2:
@@ -71,9 +88,17 @@ class Naturalness:
     def score(self, images: Image) -> float:
         """Distance of an image, or of a stack whose patches are pooled, from the model.
 
-        ``(H, W)`` or ``(n, H, W)`` in the grey levels of the model. What does not fill a patch at
-        the right and lower border is left out. A single patch counts as having no covariance:
-        scores of few patches are larger than those of many.
+        Parameters
+        ----------
+        images : ndarray or Tensor
+            ``(H, W)`` or ``(n, H, W)`` in the grey levels of the model. What does not fill a patch
+            at the right and lower border is left out. A single patch counts as having no
+            covariance: scores of few patches are larger than those of many.
+
+        Raises
+        ------
+        InputError
+            Another shape, images smaller than a patch, constant, or not finite.
         """
         found = [_features(image, self.data_range, self.patch)[0] for image in _stack(images)]
         features = np.concatenate(found)

@@ -19,8 +19,12 @@ Places = NDArray[np.float64]
 class Matched:
     """Picks of one micrograph beside its true places.
 
-    `pick_to_truth` ``(picks,)``: place in the list of true ones that a pick was given, or -1;
-    `distances`: pixels to it, infinity for a pick without one.
+    Attributes
+    ----------
+    pick_to_truth : ndarray
+        ``(picks,)`` place in the list of true ones that a pick was given, or -1.
+    distances : ndarray
+        ``(picks,)`` pixels to it; infinity for a pick without one.
     """
 
     pick_to_truth: NDArray[np.int64]
@@ -75,10 +79,21 @@ class Counts:
 def match(picks: Places, truth: Places, radius: float) -> Matched:
     """Give each pick at most one true place within a radius, and each place at most one pick.
 
-    Of all such assignments of ``(n, 2)`` and ``(m, 2)`` in pixels the one with the most pairs, and
-    of those the one with the smallest sum of distances (Hungarian algorithm). Nearest-first
-    assignments count fewer hits where particles touch, and many-to-one ones reward several picks on
-    one particle.
+    Of all such assignments the one with the most pairs, and of those the one with the smallest
+    sum of distances (Hungarian algorithm). Nearest-first assignments count fewer hits where
+    particles touch, and many-to-one ones reward several picks on one particle.
+
+    Parameters
+    ----------
+    picks, truth : ndarray
+        ``(n, 2)`` and ``(m, 2)`` in pixels.
+    radius : float
+        Largest distance of a hit, positive.
+
+    Raises
+    ------
+    InputError
+        Other shapes, or a radius that is not positive.
     """
     picks, truth = (np.asarray(places, float).reshape(-1, 2) for places in (picks, truth))
     if not radius > 0:
@@ -127,7 +142,14 @@ def chance(
 
     Where particles cover much of a field, places drawn blindly hit many of them: an F1 says
     something only beside this one. As a picker keeps picks apart, so do these, by 2/3 of `radius`
-    (fewer where no more fit). Truth is ``(n, 2)`` (y, x) in pixels, one a micrograph.
+    (fewer where no more fit).
+
+    Parameters
+    ----------
+    truth : sequence of ndarray
+        ``(n, 2)`` (y, x) in pixels, one a micrograph.
+    shapes : sequence of (int, int)
+        Of the micrographs.
     """
     generator = np.random.default_rng(seed)
     rows = []
@@ -172,8 +194,15 @@ def curve(
 ) -> Curve:
     """Precision-recall curve over thresholds; picks are matched anew at each.
 
-    Thresholds are denser among the best picks, where precision and recall trade. Not a single pick
-    is an `InputError`.
+    Parameters
+    ----------
+    levels : int
+        Thresholds; denser among the best picks, where precision and recall trade.
+
+    Raises
+    ------
+    InputError
+        Not a single pick, or lists of different lengths.
     """
     together = np.concatenate([np.asarray(values, float) for values in scores] or [np.zeros(0)])
     if not together.size:

@@ -20,11 +20,19 @@ RADIUS = 16  # pixels; the flow is constant over windows of this radius
 class Registered:
     """An image that was moved onto another, and how.
 
-    * `image`: ``(H, W)`` float64 in the grey levels of the moving image.
-    * `shift`: ``(2,)`` rows and columns in pixels; a positive shift moves it down and to the right.
-    * `flow`: ``(2, H, W)`` what was displaced on top of the shift, same sign; zeros without flow.
-    * `valid`: ``(H, W)`` False where the pixel comes from outside: score the others.
-    * `matches`: SIFT matches that agree with the shift.
+    Attributes
+    ----------
+    image : ndarray
+        ``(H, W)`` float64 in the grey levels of the moving image.
+    shift : ndarray
+        ``(2,)`` rows and columns in pixels by which the moving image was displaced; a positive
+        shift moves it down and to the right.
+    flow : ndarray
+        ``(2, H, W)`` what was displaced on top of the shift, same sign; zeros without flow.
+    valid : ndarray of bool
+        ``(H, W)`` False where the pixel comes from outside of the moving image: score the others.
+    matches : int
+        SIFT matches that agree with the shift.
     """
 
     image: np.ndarray
@@ -40,10 +48,22 @@ def register(moving: Image, fixed: Image, *, flow: bool = True) -> Registered:
     SIFT (Lowe, 2004) with scikit-image's settings, without doubling the image first; only matches
     whose second best is at least a quarter further away; the shift is the median of the largest
     group that agrees within 2 pixels. Iterative Lucas-Kanade flow (Le Besnerais and Champagnat,
-    2005) over windows of 16 pixels radius; without `flow` the answer is rigid, and cannot fit
-    itself to the noise of the fixed image. Both are applied in one cubic interpolation. Meant for
-    *restored* images ``(H, W)``, each side at least 64 pixels: of a raw one it would smooth the
-    noise. Fewer than 8 matches that agree are an `InputError`.
+    2005) over windows of 16 pixels radius. Both are applied in one cubic interpolation. Meant for
+    *restored* images: of a raw one it would smooth the noise.
+
+    Parameters
+    ----------
+    moving, fixed : ndarray or Tensor
+        ``(H, W)``, any grey levels, each side at least 64 pixels.
+    flow : bool
+        False leaves it at the shift: a rigid answer, which cannot fit itself to the noise of the
+        fixed image.
+
+    Raises
+    ------
+    InputError
+        Different or too small images, values that are not finite, no contrast, or fewer than 8
+        matches that agree.
     """
     pair = [as_array(image, 2, 2) for image in (moving, fixed)]
     if pair[0].shape != pair[1].shape or min(pair[0].shape) < 64:

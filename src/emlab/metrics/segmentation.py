@@ -17,8 +17,12 @@ THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(11))
 class Precision(NamedTuple):
     """Agreement at each threshold of intersection over union.
 
-    `ap` is ``TP / (TP + FP + FN)`` in [0, 1], NaN where neither image has an object, of matched
-    objects, predicted ones without a true one, true ones without a predicted one.
+    Attributes
+    ----------
+    ap : ndarray
+        ``TP / (TP + FP + FN)`` in [0, 1]; NaN where neither image has an object.
+    tp, fp, fn : ndarray of int
+        Matched objects, predicted ones without a true one, true ones without a predicted one.
     """
 
     ap: NDArray[np.float64]
@@ -32,8 +36,19 @@ def average_precision(
 ) -> Precision:
     """Match predicted to true objects one to one and count (Stringer et al. 2021, methods).
 
-    At each threshold the assignment has the most pairs whose intersection over union reaches it, in
-    (0, 1]. Instance labels are ``(H, W)``, 0 is background.
+    At each threshold the assignment has the most pairs whose intersection over union reaches it.
+
+    Parameters
+    ----------
+    truth, predicted : array_like of int
+        Instance labels ``(H, W)``, 0 is background.
+    thresholds : sequence of float
+        In (0, 1].
+
+    Raises
+    ------
+    InputError
+        Images of different shape, or a threshold outside (0, 1].
     """
     levels = np.asarray(thresholds, float)
     if levels.ndim != 1 or not ((levels > 0) & (levels <= 1)).all():

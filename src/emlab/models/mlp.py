@@ -6,9 +6,16 @@ from torch.nn import functional
 
 
 class MLP(nn.Module):
-    """Two softplus layers of width `hidden` from and to a flattened image of `size` pixels.
+    """Two softplus layers, optionally conditioned on scalars.
 
-    `conditions`: number of extra scalars appended to the input (a time or a log noise level).
+    Parameters
+    ----------
+    size : int
+        Number of inputs and outputs (pixels of a flattened image).
+    hidden : int
+        Width of both hidden layers.
+    conditions : int
+        Number of extra scalars appended to the input (a time or a log noise level).
     """
 
     def __init__(self, size: int, hidden: int = 256, conditions: int = 0) -> None:

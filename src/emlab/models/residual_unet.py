@@ -16,8 +16,12 @@ from emlab.errors import InputError
 class Features:
     """What the encoder saw.
 
-    `maps` ``(n, width, H / 2^k, W / 2^k)`` of each level k, after the residual sum and before
-    pooling; `style` ``(n, widths[-1])``, the mean of the deepest map over space, of length one.
+    Attributes
+    ----------
+    maps : list of Tensor
+        ``(n, width, H / 2^k, W / 2^k)`` of each level k, after the residual sum and before pooling.
+    style : Tensor
+        ``(n, widths[-1])``, the mean of the deepest map over space, of length one.
     """
 
     maps: list[Tensor]
@@ -28,15 +32,24 @@ class ResidualUNet(nn.Module):
     """Residual U-Net with skips that are added and a style vector given to every decoder block.
 
     Four convolutions 3 x 3 a level and direction, each after batch normalisation and ReLU; maximum
-    pooling down, nearest neighbours up (Stringer et al. 2021, Cellpose, figure 1d and methods). Any
-    image size is accepted: the input is padded by its edge to the next multiple and the output
-    cropped. There is no skip from input to output and no activation at the end.
+    pooling down, nearest neighbours up (Stringer et al. 2021, Cellpose, figure 1d and methods).
 
-    * `widths`: channels at each resolution; every further entry halves the image.
-    * `outputs`: 3 for a segmenter (flows in y and x, logit of "cell"), 1 for a restorer.
-    * `style`: whether the decoder gets the style vector (otherwise zeros, and its layers idle).
-    * `channels`: of the input; those after the first are zeros. The segmenters that the authors of
-      Cellpose released take two, for networks of ours it is one.
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels at each resolution; every further entry halves the image.
+    outputs : int
+        Output channels: 3 for a segmenter (flows in y and x, logit of "cell"), 1 for a restorer.
+    style : bool
+        Whether the decoder gets the style vector (otherwise zeros, and its layers idle).
+    channels : int
+        Channels that the first layer takes; those after the first are zeros. The segmenters that
+        the authors of Cellpose released take two, for networks of ours it is one.
+
+    Notes
+    -----
+    Any image size is accepted: the input is padded by its edge to the next multiple and the output
+    cropped. There is no skip from input to output and no activation at the end.
     """
 
     def __init__(

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 class TurnsNet(nn.Module):
     """Two convolutions and two layers: ``(n, L, L)`` in, logits ``(n, 4)`` of the turn out.
 
-    L = `size` is a multiple of 4; the second convolution has twice as many channels as the first.
+    Parameters
+    ----------
+    size : int
+        L, a multiple of 4.
+    width : int
+        Channels of the first convolution; the second has twice as many.
+    hidden : int
+        Units of the layer before the last.
     """
 
     def __init__(self, size: int = 28, width: int = 16, hidden: int = 64) -> None:

@@ -13,16 +13,29 @@ from emlab.errors import InputError
 class UNet(nn.Module):
     """Residual U-Net conditioned on one scalar per image (a time or a log noise level).
 
+    Parameters
+    ----------
+    channels : int
+        Image channels, in and out.
+    widths : sequence of int
+        Channels at each resolution; every further entry halves the image. Multiples of 8.
+    blocks : int
+        Residual blocks per resolution and direction.
+    attention : sequence of int
+        Indices into `widths` of the resolutions that get self-attention.
+    dropout : float
+        Dropout probability inside the residual blocks, in [0, 1).
+    embedding : int
+        Length of the embedding of the scalar.
+    patch : int
+        Fold blocks of ``patch x patch`` pixels into channels first (and unfold them last): for 2
+        the whole network works on half the width and height, at about a third of the cost.
+
+    Notes
+    -----
     The last convolution starts at zero, so an untrained network returns zeros. Any image size is
     accepted: the input is padded by reflection (images too small for that by their edge) to the
     next multiple and the output cropped.
-
-    * `widths`: channels at each resolution, multiples of 8; every further entry halves the image.
-    * `blocks`: residual blocks per resolution and direction.
-    * `attention`: indices into `widths` of the resolutions that get self-attention.
-    * `embedding`: length of the embedding of the scalar.
-    * `patch`: fold blocks of ``patch x patch`` pixels into channels first (and unfold them last):
-      for 2 the whole network works on half the width and height, at about a third of the cost.
     """
 
     def __init__(

@@ -55,8 +55,11 @@ class Poisson:
 class GaussianCounts:
     """Many electrons: normal noise of a known variance, for counts that need not be whole.
 
-    The variance of each pixel broadcasts against the counts; the expected counts without any
-    specimen are a good one.
+    Parameters
+    ----------
+    variance : float or Tensor
+        Of each pixel, positive; broadcasts against the counts. The expected counts without any
+        specimen are a good one.
     """
 
     def __init__(self, variance: float | Tensor) -> None:
@@ -85,10 +88,22 @@ class GaussianCounts:
 
 
 def fit_gain_offset(expected: Tensor, measurement: Tensor) -> tuple[Tensor, Tensor]:
-    """Least-squares gain and offset ``(..., 1, 1)`` of ``measurement = gain * expected + offset``.
+    """Least-squares gain and offset of ``measurement = gain * expected + offset``.
 
-    Images are ``(..., H, W)``. The gain is negative where the contrast was inverted; an expectation
-    without contrast is an `InputError`.
+    Parameters
+    ----------
+    expected, measurement : Tensor
+        ``(..., H, W)``. The gain is negative where the contrast was inverted.
+
+    Returns
+    -------
+    gain, offset : Tensor
+        ``(..., 1, 1)``.
+
+    Raises
+    ------
+    InputError
+        An expectation without contrast.
     """
     mean, level = expected.mean((-2, -1), keepdim=True), measurement.mean((-2, -1), keepdim=True)
     centred = expected - mean
@@ -104,12 +119,24 @@ def counts_from_normalised(
 ) -> Tensor:
     r"""Give extracted particles, normalised to background 0 +- 1, the units of counts.
 
-    Where there is no particle the mean is N and the noise :math:`\sqrt N`, so that :math:`y = N \mp
-    \sqrt N (z - \bar z)/s` with mean and standard deviation of the background.
+    Where there is no particle the mean is N and the noise :math:`\sqrt N`, so that
+    :math:`y = N \mp \sqrt N (z - \bar z)/s` with mean and standard deviation of the background.
 
-    `counts_per_pixel` is N, dose times pixel area; background is what lies further than `radius`
-    pixels from the centre; `inverted`: matter is bright, as in most particle stacks. Too little
-    background, or one without noise, is an `InputError`.
+    Parameters
+    ----------
+    images : Tensor
+        ``(..., H, W)``.
+    counts_per_pixel : float or Tensor
+        N, dose times pixel area, positive; broadcasts.
+    radius : float
+        The background is what lies further than this from the centre, in pixels.
+    inverted : bool
+        Matter is bright, as in most particle stacks.
+
+    Raises
+    ------
+    InputError
+        A circle that leaves too little background, or a background without noise.
     """
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) - height / 2
@@ -131,19 +158,19 @@ def counts_from_normalised(
 
 @dataclass(frozen=True)
 class Detector:
-    r"""Efficiency and blur of a counting detector, both of parabolic shape.
+    """Efficiency and blur of a detector, both of parabolic shape.
 
-    Electrons are counted with an efficiency that falls with the spatial frequency f, and the counts
-    are blurred once more by the readout (Vulovic et al. 2013, J. Struct. Biol. 183, 19, eq. 22):
+    The defaults are near those of a K2 Summit that counts at 300 kV (Ruskin et al. 2013, J.
+    Struct. Biol. 184, 385).
 
-    .. math:: y = h_N * \mathrm{Poisson}\left(N \, D_0 \, h_D * I\right), \qquad
-              \hat h_D = \sqrt{D(f) / D_0}, \; \hat h_N = \mathrm{NTF}(f),
-
-    with N electrons a pixel and I the relative intensity; D is the detective quantum efficiency, in
-    (0, 1], and the modulation transfer function is :math:`\hat h_D \hat h_N`. A transfer of the
-    noise of 1 is white noise. Both are given at the physical Nyquist frequency; a pixel of the
-    image is `binning` physical pixels wide (Fourier cropping). The defaults are near those of a K2
-    Summit that counts at 300 kV (Ruskin et al. 2013, J. Struct. Biol. 184, 385).
+    Attributes
+    ----------
+    dqe_zero, dqe_nyquist : float
+        Detective quantum efficiency at zero and at the physical Nyquist frequency, in (0, 1].
+    ntf_nyquist : float
+        Transfer of the noise at the physical Nyquist frequency, in (0, 1]; 1 is white noise.
+    binning : float
+        How many physical pixels a pixel of the image is wide (Fourier cropping), at least 1.
     """
 
     dqe_zero: float = 0.85
@@ -177,7 +204,18 @@ class Detector:
         return _filtered(counts, transfer)
 
     def sample(self, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw an image of ``(..., H, W)`` electrons a pixel that arrive on average, from 0 on."""
+        """Draw an image.
+
+        Parameters
+        ----------
+        counts : Tensor
+            ``(..., H, W)`` electrons a pixel that arrive on average, not negative.
+
+        Raises
+        ------
+        InputError
+            Negative expected counts.
+        """
         if bool((counts < 0).any()):
             raise InputError("expected counts must not be negative")
         relative = (self.efficiency(counts.shape) / self.dqe_zero).sqrt()

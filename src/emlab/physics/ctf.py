@@ -34,14 +34,27 @@ def wavelength_angstrom(voltage_kv: float) -> float:
 class ComplexCTF:
     """The transfer of one image, or of n images at once.
 
-    * `defocus_u_angstrom`, `defocus_v_angstrom`: largest and smallest defocus, positive is
-      underfocus; one number or ``(n,)``. Without the second there is no astigmatism.
-    * `astigmatism_deg`: direction of the first, from the columns' axis towards higher row numbers.
-    * `amplitude_contrast`: Q in [0, 1): share of the contrast that the exit wave loses in
-      amplitude, see `kappa`.
-    * `phase_shift_deg`: of a phase plate, between scattered waves and the unscattered one.
-    * `b_factor_angstrom2`: envelope ``exp(-B k^2 / 4)``. It damps the wave; that this damps the
-      image in the same way is true of weak phases only.
+    Attributes
+    ----------
+    defocus_u_angstrom, defocus_v_angstrom : float or Tensor
+        Largest and smallest defocus, positive is underfocus; one number or ``(n,)``. Without the
+        second there is no astigmatism.
+    astigmatism_deg : float or Tensor
+        Direction of the first, from the columns' axis towards higher row numbers.
+    cs_mm : float
+        Spherical aberration.
+    amplitude_contrast : float
+        Q in [0, 1): share of the contrast that the exit wave loses in amplitude, see `kappa`.
+    phase_shift_deg : float or Tensor
+        Of a phase plate, between scattered waves and the unscattered one.
+    b_factor_angstrom2 : float
+        Envelope ``exp(-B k^2 / 4)``. It damps the wave; that this damps the image in the same way
+        is true of weak phases only.
+
+    Raises
+    ------
+    InputError
+        Numbers out of range, among them a defocus in another unit than angstrom.
     """
 
     voltage_kv: float
@@ -87,8 +100,17 @@ class ComplexCTF:
     def chi(self, frequency: Value, azimuth: Value = 0.0) -> Tensor:
         """Phase in radians that the lens adds, float64, without that of the amplitude contrast.
 
-        `frequency`: k in 1/angstrom. `azimuth`: Its direction in radians, as `astigmatism_deg`.
-        Returns the shape of `frequency`, after n where there are n images.
+        Parameters
+        ----------
+        frequency : float or Tensor
+            k in 1/angstrom.
+        azimuth : float or Tensor
+            Its direction in radians, as `astigmatism_deg`.
+
+        Returns
+        -------
+        Tensor
+            The shape of `frequency`, after n where there are n images.
         """
         k2 = torch.as_tensor(frequency, dtype=torch.float64).square()
         length = self.wavelength_angstrom

@@ -20,9 +20,15 @@ _SMALLEST_BLUR = 0.05  # pixels
 class Task:
     """Distribution of the degradation in training (Stringer & Pachitariu, Cellpose3, methods).
 
-    Ranges of the blur scale (the standard deviation is ``diameter / 30`` times that) and of the
-    factor of decimation; rate of the Gamma distribution of shape 4 from which the Poisson scale is
-    drawn (at least 1), with the mean 4 / `rate`.
+    Attributes
+    ----------
+    blur : tuple of float or None
+        Range of the blur scale, uniform; the standard deviation is ``diameter / 30`` times that.
+    factors : tuple of int or None
+        Smallest and largest factor of decimation.
+    rate : float
+        Rate of the Gamma distribution of shape 4 from which the Poisson scale is drawn (at least
+        1); 4 over this is its mean.
     """
 
     blur: tuple[float, float] | None
@@ -47,9 +53,21 @@ def degrade(
 ) -> Tensor:
     """Degrade at random as in training: each part with probability .8, other strength per image.
 
-    Images ``(n, H, W)`` are clean, in about [0, 1], not negative; the task is a key of `TASKS` or
-    `STRONG_TASKS`, the generator on the CPU, `diameter` that of the objects in pixels. Returns
-    ``(n, H, W)``, 0 and 1 at the 1st and 99th percentile of each image.
+    Parameters
+    ----------
+    images : Tensor
+        ``(n, H, W)``, clean, in about [0, 1], not negative.
+    task : str
+        A key of `TASKS` or `STRONG_TASKS`.
+    generator : torch.Generator
+        On the CPU.
+    diameter : float
+        Of the objects, in pixels.
+
+    Returns
+    -------
+    Tensor
+        ``(n, H, W)``, 0 and 1 at the 1st and 99th percentile of each image.
     """
     chosen = _task(task, TASKS | STRONG_TASKS)
     degraded = []
@@ -74,12 +92,23 @@ def degrade(
 def degrade_fixed(
     image: Tensor, task: str, level: float, generator: torch.Generator, diameter: float = 17.0
 ) -> Tensor:
-    """Degrade one image ``(H, W)`` with a strength of choice, as for the tests of Cellpose3.
+    """Degrade one image with a strength of choice, as for the tests of Cellpose3.
 
-    The task is a key of `TASKS`. `level` is for "denoise" the Poisson scale (smaller is noisier);
-    "deblur": blur scale, 0 for none, then Poisson noise of the mean scale of training; "upsample":
-    factor of decimation from 1, after a blur of half a factor (in pixels) and before the same
-    noise. Returns ``(H, W)``, 0 and 1 at the 1st and 99th percentile.
+    Parameters
+    ----------
+    image : Tensor
+        ``(H, W)``.
+    task : str
+        A key of `TASKS`.
+    level : float
+        "denoise": Poisson scale (smaller is noisier); "deblur": blur scale, 0 for none, then
+        Poisson noise of the mean scale of training; "upsample": factor of decimation from 1, after
+        a blur of half a factor (in pixels) and before Poisson noise of the mean scale of training.
+
+    Returns
+    -------
+    Tensor
+        ``(H, W)``, 0 and 1 at the 1st and 99th percentile.
     """
     chosen = _task(task, TASKS)
     if not level > 0 and not (task == "deblur" and level == 0):

@@ -37,7 +37,10 @@ class Tangent(Protocol):
 class Instrument(Protocol):
     """What the samplers need of an instrument that need not be linear.
 
-    `counts`: electrons per pixel without a specimen; broadcasts against the measurement.
+    Attributes
+    ----------
+    counts : Tensor
+        Electrons per pixel without a specimen; broadcasts against the measurement.
     """
 
     counts: Tensor
@@ -55,10 +58,23 @@ class Instrument(Protocol):
 class ExitWave:
     """Expected electrons per pixel of a phase.
 
-    The lens and the dose, in electrons per square angstrom, are of one image or of n. `field` is
-    the side of the specimen in pixels, `window` that of the detector's window, with the same centre
-    (the field's by default), `padded` that of the periodic square in which the wave travels (twice
-    the larger of the two).
+    Parameters
+    ----------
+    ctf : ComplexCTF
+        Of one image or of n.
+    dose_per_angstrom2 : float or Tensor
+        Electrons per square angstrom, one number or ``(n,)``.
+    field : int
+        Side of the specimen in pixels.
+    window : int, optional
+        Side of the detector's window, with the same centre; the field's by default.
+    padded : int, optional
+        Side of the periodic square in which the wave travels; twice the larger of the two.
+
+    Raises
+    ------
+    InputError
+        Sizes that do not fit, or a dose that is not positive.
     """
 
     def __init__(
@@ -170,7 +186,13 @@ class ExitWave:
 
 
 class LinearisedExitWave:
-    """The derivative of an `ExitWave` at an image, and its transpose; `expected` are its counts."""
+    """The derivative of an `ExitWave` at an image, and its transpose.
+
+    Attributes
+    ----------
+    expected : Tensor
+        Counts of that image.
+    """
 
     def __init__(self, instrument: ExitWave, image: Tensor) -> None:
         self.instrument = instrument

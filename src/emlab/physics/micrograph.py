@@ -34,8 +34,12 @@ _HOLE_PIXELS = 2300.0  # a hole of 1.2 micrometres seen at 2.6 A a pixel
 
 
 def power_law_field(shape: tuple[int, int], exponent: float, generator: torch.Generator) -> Tensor:
-    """Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`; p = 0 is
-    white.
+    r"""Gaussian random field of unit variance and zero mean with amplitude :math:`k^{-p}`.
+
+    Parameters
+    ----------
+    exponent : float
+        p; 0 is white, the larger the smoother.
     """
     spectrum = torch.fft.rfft2(torch.randn(shape, generator=generator))
     rows, columns = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
@@ -48,10 +52,19 @@ def power_law_field(shape: tuple[int, int], exponent: float, generator: torch.Ge
 def hole_edge(
     shape: tuple[int, int], share: float, border: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Carbon film beside a round hole, over a share of the field in [0, 1).
+    """Carbon film beside a round hole.
 
-    `border` pixels around the field do not count in the share. Returns the film, ``(H, W)`` in {0,
-    1}, and the same with a soft edge and without its mean, for the fringe.
+    Parameters
+    ----------
+    share : float
+        Of the field that the film covers, in [0, 1); 0 is no film at all.
+    border : int
+        Pixels around the field that do not count in the share.
+
+    Returns
+    -------
+    film, phase : Tensor
+        ``(H, W)`` in {0, 1}; and the same with a soft edge and without its mean, for the fringe.
     """
     if not 0 <= share < 1:
         raise InputError(f"the share of carbon must be in [0, 1), got {share}")
@@ -77,7 +90,12 @@ def blobs(
 ) -> Tensor:
     """Height in angstrom of ice crystals on the surface: clusters of flattened balls.
 
-    They are 150 to 500 A across; none is centred within `border` pixels of the edge.
+    Parameters
+    ----------
+    count : int
+        Crystals, 150 to 500 A across, centred on the field.
+    border : int
+        Pixels around the field in which no crystal is centred.
     """
     height = torch.zeros(shape)
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in shape)
@@ -103,23 +121,34 @@ _TRIES = 200  # places tried for a particle before the ice counts as full
 class MicrographConfig:
     """What is imaged, and how.
 
-    * `size`: Pixels in y and x.
-    * `defocus_angstrom`, `astigmatism_angstrom`, `astigmatism_deg`: Mean of the two defoci
-      (positive is underfocus), their difference, direction of the first.
-    * `b_factor_angstrom2`: Envelope of the image of the specimen: motion, damage, coherence.
-    * `particles`: How many are expected in the field (others lie beyond its border); fewer if the
-      ice is full. 0 is the no-particle control.
-    * `distance_angstrom`: Smallest distance of two particles.
-    * `ice_angstrom`, `gradient`: Mean thickness of the ice; its relative change across the field
-      (0.3: 15 % up and down).
-    * `mean_free_path_angstrom`: Of inelastic scattering, in ice and carbon.
-    * `contrast`: Share of the particles' theoretical contrast that arrives; the missing half is
-      lost in real micrographs to inelastic scattering and motion (Vulovic et al. 2013).
-    * `ice_phase`, `carbon_phase`: Standard deviation of the phases of amorphous ice and carbon in
-      rad, a pixel.
-    * `background`: Standard deviation of the structured background, relative intensity.
-    * `carbon`: Share of the field that a carbon edge covers, in [0, 1).
-    * `contaminants`: Ice crystals on the surface.
+    Attributes
+    ----------
+    size : int or (int, int)
+        Pixels in y and x.
+    defocus_angstrom, astigmatism_angstrom, astigmatism_deg : float
+        Mean of the two defoci (positive is underfocus), their difference, direction of the first.
+    b_factor_angstrom2 : float
+        Envelope of the image of the specimen: motion, damage, coherence.
+    particles : int
+        How many are expected in the field (others lie beyond its border); fewer if the ice is
+        full. 0 is the no-particle control.
+    distance_angstrom : float
+        Smallest distance of two particles.
+    ice_angstrom, gradient : float
+        Mean thickness of the ice; its relative change across the field (0.3: 15 % up and down).
+    mean_free_path_angstrom : float
+        Of inelastic scattering, in ice and carbon.
+    contrast : float
+        Share of the particles' theoretical contrast that arrives; the missing half is lost in
+        real micrographs to inelastic scattering and motion (Vulovic et al. 2013).
+    ice_phase, carbon_phase : float
+        Standard deviation of the phases of amorphous ice and carbon in rad, a pixel.
+    background : float
+        Standard deviation of the structured background, relative intensity.
+    carbon : float
+        Share of the field that a carbon edge covers, in [0, 1).
+    contaminants : int
+        Ice crystals on the surface.
     """
 
     size: int | tuple[int, int] = 1024
@@ -183,17 +212,23 @@ class MicrographConfig:
 class Micrograph:
     """A simulated micrograph and all that went into it; images ``(H, W)`` float32 in counts.
 
-    * `noisy`: What the detector gives.
-    * `clean`: Its expectation without ice and carbon structure: particles, gradient, background,
-      contaminants, carbon film, blurred by the detector.
-    * `noise_free_sources`: Additive parts: ``level`` (ice of mean thickness), ``particles``,
-      ``thickness``, ``background``, ``carbon``, ``contaminants``; and the noises ``structure``
-      (amorphous ice and carbon) and ``shot``. All of them add up to `noisy`; without the last two,
-      to `clean`.
-    * `coordinates`: ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside
-      the image.
-    * `rotations`: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    * `depths_angstrom`: ``(n,)`` above the middle of the ice; adds to the defocus.
+    Attributes
+    ----------
+    noisy : Tensor
+        What the detector gives.
+    clean : Tensor
+        Its expectation without ice and carbon structure: particles, gradient, background,
+        contaminants, carbon film, blurred by the detector.
+    noise_free_sources : dict of str to Tensor
+        Additive parts: ``level`` (ice of mean thickness), ``particles``, ``thickness``,
+        ``background``, ``carbon``, ``contaminants``; and the noises ``structure`` (amorphous ice
+        and carbon) and ``shot``. All of them add up to `noisy`; without the last two, to `clean`.
+    coordinates : ndarray
+        ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside the image.
+    rotations : ndarray
+        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
+    depths_angstrom : ndarray
+        ``(n,)`` above the middle of the ice; adds to the defocus.
     """
 
     noisy: Tensor
@@ -234,9 +269,17 @@ def simulate_micrograph(
 ) -> Micrograph:
     """Draw a micrograph of a particle at random places, depths and orientations.
 
-    The volume ``(n, n, n)`` is a potential in volts against ice, n even, voxels as large as the
-    pixels; see `emlab.data.phase_maps.specimen_volume`. Without torch-fourier-slice (``pip install
-    'emlab-book[cryoem]'``) this is an `InputError`.
+    Parameters
+    ----------
+    volume : Tensor
+        ``(n, n, n)`` potential in volts against ice, n even, voxels as large as the pixels; see
+        `emlab.data.phase_maps.specimen_volume`.
+
+    Raises
+    ------
+    InputError
+        A volume that is no cube, or torch-fourier-slice is missing (``pip install
+        'emlab-book[cryoem]'``).
     """
     if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] % 2:
         raise InputError(f"a micrograph needs a cubic volume of even side, got {volume.shape}")

@@ -19,12 +19,23 @@ from emlab.errors import InputError
 
 
 class Rotations:
-    """The K rotations of ``(L, L)`` by multiples of 360/K degrees about its centre,
-    counter-clockwise.
+    """The K rotations by multiples of 360/K degrees about the image centre, counter-clockwise.
 
-    Quarter turns are exact permutations of the pixels. Other angles interpolate bilinearly and lose
-    what leaves the square; their adjoint is the transpose of the same sparse matrix, not the
+    Quarter turns are exact permutations of the pixels. Other angles interpolate bilinearly and
+    lose what leaves the square; their adjoint is the transpose of the same sparse matrix, not the
     rotation back.
+
+    Parameters
+    ----------
+    count : int
+        K, at least 1.
+    size : int
+        L, the side of the image in pixels.
+
+    Raises
+    ------
+    InputError
+        If `count` or `size` is smaller than 1.
     """
 
     def __init__(
@@ -105,8 +116,14 @@ def _rotation_matrix(angle: float, size: int, dtype: torch.dtype) -> Tensor:
 class MTDOperator:
     """The noise-free field of an image, for known positions and rotations.
 
-    `positions` ``(p, 2)`` int64: row and column of the top-left corner of each copy; `turns`
-    ``(p,)``: its rotation number in 0..K-1.
+    Attributes
+    ----------
+    positions : Tensor
+        ``(p, 2)`` int64, row and column of the top-left corner of each copy.
+    turns : Tensor
+        ``(p,)`` int64 in 0..K-1, rotation number of each copy.
+    field_size : int
+        N, the side of the field in pixels.
     """
 
     positions: Tensor
@@ -143,7 +160,17 @@ class MTDOperator:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A field ``(N, N)``, noisy and clean, and how it was made."""
+    """A field and how it was made.
+
+    Attributes
+    ----------
+    field : Tensor
+        ``(N, N)``, noisy.
+    clean : Tensor
+        ``(N, N)``, without noise.
+    sigma : float
+        Standard deviation of the noise.
+    """
 
     field: Tensor
     clean: Tensor
@@ -161,15 +188,29 @@ def simulate_measurement(
     rotations: int = 4,
     separation: int | None = None,
 ) -> Measurement:
-    """Draw a field of randomly placed and rotated copies of an image ``(L, L)``, any range.
+    """Draw a field of randomly placed and rotated copies.
 
-    * `snr`: ``|F|^2 / (L^2 sigma^2)``, positive.
-    * `field_size`, `rotations`: N, 11 L by default as in the paper; K.
-    * `density`: fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 /
-      L^2)`` copies are placed (at least one).
-    * `separation`: corners of two copies differ by at least this many pixels in rows or in columns.
-      2 L by default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
-      `InputError` where there is no room for that.
+    Parameters
+    ----------
+    image : Tensor
+        ``(L, L)``, any range.
+    snr : float
+        ``|F|^2 / (L^2 sigma^2)``, positive.
+    field_size : int, optional
+        N; 11 L by default, as in the paper.
+    density : float
+        Fraction of the field's area that copies cover, in (0, 1]; ``round(density N^2 / L^2)``
+        copies are placed (at least one).
+    rotations : int
+        K.
+    separation : int, optional
+        Corners of two copies differ by at least this many pixels in rows or in columns. 2 L by
+        default: no patch of L x L sees two copies. L lets copies touch, 0 lets them overlap.
+
+    Raises
+    ------
+    InputError
+        Bad ranges, or no room for that many copies at that separation.
     """
     size = image.shape[-1]
     if image.shape != (size, size):
@@ -210,12 +251,22 @@ def _draw_positions(
 
 
 def cut_patches(field: Tensor, size: int, grids: int = 1) -> Tensor:
-    """Cut a field ``(N, N')`` into patches ``(D, L, L)``, L = `size`, by which its sides must
-    divide.
+    """Cut a field ``(N, N')`` into patches ``(D, L, L)``.
 
-    With `grids` = 1 they do not overlap, as in the paper. G: also the grids shifted by multiples of
-    L/G along both axes, G^2 in all; a copy that one grid cuts in four is whole, or nearly, in
-    another.
+    Parameters
+    ----------
+    size : int
+        L.
+    grids : int
+        1: one grid of non-overlapping patches, as in the paper. G: also the grids shifted by
+        multiples of L/G along both axes, G^2 in all; a copy that one grid cuts in four is whole,
+        or nearly, in another.
+
+    Raises
+    ------
+    InputError
+        Not 2-D, not finite, smaller than a patch, a side that L does not divide, or more grids
+        than pixels.
     """
     if field.ndim != 2:
         raise InputError(f"a field must be one image (H, W), got shape {tuple(field.shape)}")

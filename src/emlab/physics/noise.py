@@ -30,7 +30,13 @@ class Noise(Protocol):
 
 
 class GaussianNoise:
-    r"""White noise, :math:`y = m + \sigma n`, of a standard deviation in the units of the image."""
+    r"""White noise, :math:`y = m + \sigma n`.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation in the units of the image, positive.
+    """
 
     def __init__(self, sigma: float) -> None:
         if not 0 < sigma < math.inf:
@@ -65,9 +71,17 @@ class ColouredGaussianNoise:
     The covariance :math:`C = F^{-1} \mathrm{diag}(P) F` is diagonal in Fourier space, so the noise
     wraps around the edges of the image.
 
-    `power_spectrum` is P, positive: ``(H, W // 2 + 1)`` in the layout of `torch.fft.rfft2`, or a
-    function that gives it for a shape, such as `NoiseSpectrum`. Its mean over all frequencies is
-    the variance; white noise has ``sigma ** 2`` everywhere.
+    Parameters
+    ----------
+    power_spectrum : Tensor or callable
+        P, positive: ``(H, W // 2 + 1)`` in the layout of `torch.fft.rfft2`, or a function that
+        gives it for a shape, such as `NoiseSpectrum`. Its mean over all frequencies is the
+        variance; white noise has ``sigma ** 2`` everywhere.
+
+    Raises
+    ------
+    InputError
+        A spectrum that is not positive, or, when applied, one of another shape than the image's.
     """
 
     def __init__(self, power_spectrum: Tensor | Callable[[tuple[int, ...]], Tensor]) -> None:

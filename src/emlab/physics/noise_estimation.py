@@ -35,9 +35,12 @@ _OUTER = 0.35 * WINDOW  # noise rules above
 class NoiseSpectrum:
     """Power spectrum of stationary noise; called with ``(H, W)`` it gives that of such an image.
 
-    `power` ``(n, n // 2 + 1)`` is positive, in the layout of `torch.fft.rfft2`; grey levels
-    squared. Its mean over all n x n frequencies is the variance: white noise has ``sigma ** 2``
-    everywhere.
+    Attributes
+    ----------
+    power : Tensor
+        ``(n, n // 2 + 1)``, positive, in the layout of `torch.fft.rfft2`; grey levels squared.
+        Its mean over all n x n frequencies is the variance: white noise has ``sigma ** 2``
+        everywhere.
     """
 
     power: Tensor
@@ -83,10 +86,19 @@ class NoiseSpectrum:
 def estimate_noise_spectrum(image: Tensor | np.ndarray) -> NoiseSpectrum:
     """Estimate the power spectrum of stationary noise from a noisy image; see the module.
 
-    Takes ``(..., H, W)``, any grey range, sides of at least 64 pixels, not constant; a stack is
-    pooled. Good to a few per cent in sigma and a few hundredths in the correlation of neighbours,
-    on test images of tissue with noise from 2 to 25 % of the grey range. Noise that varies with the
+    Good to a few per cent in sigma and a few hundredths in the correlation of neighbours, on
+    test images of tissue with noise from 2 to 25 % of the grey range. Noise that varies with the
     grey level is averaged; noise below 0.14 periods a pixel (drift, charging) is not seen.
+
+    Parameters
+    ----------
+    image : Tensor or ndarray
+        ``(..., H, W)``, any grey range, sides of at least 64 pixels; a stack is pooled.
+
+    Raises
+    ------
+    InputError
+        An image that is too small, (nearly) constant or not finite.
     """
     power = _window_spectra(image)
     period = _periods()
@@ -121,8 +133,17 @@ def estimate_noise_sigma(image: Tensor | np.ndarray) -> float:
     """Standard deviation of white noise, from the highest frequencies of the quieter windows.
 
     Coloured noise is weak there and would be underestimated: use
-    ``estimate_noise_spectrum(image).sigma``, which takes the same images, for it. A constant image
-    gives 0.
+    ``estimate_noise_spectrum(image).sigma`` for it. A constant image gives 0.
+
+    Parameters
+    ----------
+    image : Tensor or ndarray
+        ``(..., H, W)``, any grey range, sides of at least 64 pixels; a stack is pooled.
+
+    Raises
+    ------
+    InputError
+        An image that is too small or not finite.
     """
     values = _doubles(image)
     if values.numel() and bool((values == values.flatten()[0]).all()):

@@ -22,9 +22,19 @@ from emlab.errors import InputError
 
 
 def gaussian_kernel(sigma_px: float, size: int | None = None) -> Tensor:
-    """Gaussian of `sigma_px` sampled at the pixel centres, float32, sum 1; 0 gives no blur at all.
+    """Gaussian sampled at the pixel centres, float32.
 
-    The side `size` is odd; four standard deviations to each side by default.
+    Parameters
+    ----------
+    sigma_px : float
+        Standard deviation in pixels; 0 gives the delta.
+    size : int, optional
+        Odd side; four standard deviations to each side by default.
+
+    Raises
+    ------
+    InputError
+        Negative or infinite sigma, or a size that is not odd and positive.
     """
     if not 0 <= sigma_px < math.inf:
         raise InputError(f"the sigma of a blur must be 0 or more pixels, got {sigma_px}")
@@ -40,8 +50,20 @@ def gaussian_kernel(sigma_px: float, size: int | None = None) -> Tensor:
 def defocus_kernel(radius_px: float) -> Tensor:
     """Disc of confusion of an out-of-focus lens: each pixel weighs its area inside the circle.
 
-    float32, sum 1, in the smallest odd square that holds the disc; the radius in pixels need not be
-    whole, and 0 gives no blur at all.
+    Parameters
+    ----------
+    radius_px : float
+        Radius in pixels, not necessarily whole; 0 gives the delta.
+
+    Returns
+    -------
+    Tensor
+        float32, the smallest odd square that holds the disc.
+
+    Raises
+    ------
+    InputError
+        Negative or infinite radius.
     """
     if not 0 <= radius_px < math.inf:
         raise InputError(f"the radius of a defocus must be 0 or more pixels, got {radius_px}")
@@ -149,19 +171,31 @@ class Blur(_SameShape):
 
 @dataclass(frozen=True)
 class Downsample:
-    """Fewer samples along some axes, each a weighted mean of the pixels near it.
+    r"""Fewer samples along some axes, each a weighted mean of the pixels near it.
 
     Fine pixel i reaches from i - 1/2 to i + 1/2. Sample j is the mean over a box of width
     `thickness` around ``centre(j)``; where the box leaves the image, the image is mirrored.
 
-    * `factor`, `axes`: fine pixels per sample, by which sides must divide; negative axis numbers.
-    * `mode`: ``average``: boxes around the middle of each group of `factor` pixels, ``centre(j) = j
-      factor + (factor - 1) / 2``, as wide as the group unless told otherwise (detector binning,
-      sections that touch). ``decimate``: boxes around one pixel of each group, ``centre(j) = j
-      factor + (factor - 1) // 2``, one pixel wide unless told otherwise (thin optical sections with
-      gaps).
-    * `thickness`: in fine pixels, also wider than `factor` (a beam that sees deeper than one slice)
-      or not whole.
+    Attributes
+    ----------
+    factor : int
+        Fine pixels per sample.
+    axes : tuple of int
+        Negative axis numbers.
+    mode : str
+        ``average``: boxes around the middle of each group of `factor` pixels,
+        ``centre(j) = j factor + (factor - 1) / 2``, as wide as the group unless told otherwise
+        (detector binning, sections that touch). ``decimate``: boxes around one pixel of each
+        group, ``centre(j) = j factor + (factor - 1) // 2``, one pixel wide unless told otherwise
+        (thin optical sections with gaps).
+    thickness : float, optional
+        Width of the box in fine pixels, also wider than `factor` (a beam that sees deeper than
+        one slice) or not whole.
+
+    Raises
+    ------
+    InputError
+        Bad settings, or, when applied, a side that the factor does not divide.
     """
 
     factor: int

@@ -21,9 +21,14 @@ class Prior(Protocol):
     """
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean of clean images ``(..., H, W)`` given ``x = clean + sigma * noise``.
+        """Posterior mean of clean images given ``x = clean + sigma * noise``.
 
-        `sigma` is in the units of `x` and broadcast against ``(...)``.
+        Parameters
+        ----------
+        x : Tensor
+            ``(..., H, W)``.
+        sigma : float or Tensor
+            Standard deviation of the noise, in the units of `x`; broadcast against ``(...)``.
         """
         ...
 
@@ -48,8 +53,14 @@ class FromDenoiser(ABC):
 class ScaledPrior:
     """A prior of ``(image - shift) / scale``, seen as a prior of the image.
 
-    `scale` is what one unit of the prior is, for example radians; `shift` the image where it sees
-    zero.
+    Parameters
+    ----------
+    prior : Prior
+        In the units that it was trained in.
+    scale : float
+        What one unit is, positive, for example radians.
+    shift : float
+        The image where the prior sees zero.
     """
 
     def __init__(self, prior: Prior, scale: float, shift: float = 0.0) -> None:
@@ -68,12 +79,18 @@ class ScaledPrior:
 
 
 class EquivariantPrior(FromDenoiser):
-    """A prior asked about an image that is flipped and turned at random, its answer turned back.
+    r"""A prior asked about a randomly flipped and turned image, its answer turned back.
 
-    Tissue looks the same from all sides, a trained network's errors do not. Averaged over the steps
-    of a sampler the random turn, one of eight at every call, removes the part of the error that
-    depends on orientation, at no cost (Terris et al. 2024, "Equivariant plug-and-play", algorithm
-    1).
+    Tissue looks the same from all sides, a trained network's errors do not. Averaged over the
+    steps of a sampler the random turn removes the part of the error that depends on orientation,
+    at no cost (Terris et al. 2024, "Equivariant plug-and-play", algorithm 1).
+
+    Parameters
+    ----------
+    prior : Prior
+        Of images ``(..., H, W)`` of any shape.
+    generator : torch.Generator
+        Draws one of the eight flips and turns at every call.
     """
 
     def __init__(self, prior: Prior, generator: torch.Generator) -> None:

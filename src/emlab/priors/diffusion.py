@@ -38,7 +38,14 @@ def flow_time(sigma: float | Tensor) -> float | Tensor:
 class DDPMSchedule:
     """Noise schedule of Ho et al. 2020 (eq. 4): beta rises linearly over the steps.
 
-    Steps count from 0, the least noise, to ``steps - 1``; beta is the variance that a step adds.
+    Steps count from 0, the least noise, to ``steps - 1``.
+
+    Attributes
+    ----------
+    steps : int
+        T, at least 2.
+    beta_first, beta_last : float
+        Variance that the first and the last step add, in (0, 1).
     """
 
     steps: int = 1000
@@ -87,10 +94,19 @@ class DDPMView:
         self.schedule = schedule or DDPMSchedule()
 
     def epsilon(self, x: Tensor, step: int) -> Tensor:
-        r"""Expected noise in ``x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise``, on the DDPM
-        path.
+        r"""Expected noise in ``x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise``.
 
-        :math:`-\sigma` times the score at :math:`x/\sqrt{\bar\alpha}`; step 0 has the least noise.
+        Parameters
+        ----------
+        x : Tensor
+            ``(..., H, W)`` on the DDPM path.
+        step : int
+            0 (least noise) to ``schedule.steps - 1``.
+
+        Returns
+        -------
+        Tensor
+            Same shape: :math:`-\\sigma` times the score at :math:`x/\\sqrt{\\bar\\alpha}`.
         """
         sigma = self.schedule.sigma[step].item()
         return -sigma * self.prior.score(x / self.schedule.alpha_bar[step].sqrt().item(), sigma)

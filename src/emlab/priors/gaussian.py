@@ -12,9 +12,14 @@ from emlab.errors import InputError
 
 
 class GaussianPrior:
-    r"""Images distributed as :math:`N(\mu, \Sigma)`, by the mean ``(H, W)`` and the covariance.
+    r"""Images distributed as :math:`N(\mu, \Sigma)`.
 
-    The latter is ``(H*W, H*W)``, or one variance for all pixels.
+    Parameters
+    ----------
+    mean : Tensor
+        ``(H, W)``.
+    covariance : Tensor or float
+        ``(H*W, H*W)``, or one variance for all pixels.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor | float) -> None:
@@ -57,8 +62,14 @@ class GaussianPrior:
 class GaussianMixturePrior:
     r"""Images (or points, as ``(..., 1, d)``) from :math:`\sum_j w_j N(\mu_j, s_j^2 I)`.
 
-    `means` ``(J, H, W)``, `stds` and `weights` ``(J,)``, positive; weights are normalised here, and
-    equal by default.
+    Parameters
+    ----------
+    means : Tensor
+        ``(J, H, W)``.
+    stds : Tensor
+        ``(J,)``, positive.
+    weights : Tensor, optional
+        ``(J,)``, positive; normalised here. Equal by default.
     """
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor | None = None) -> None:

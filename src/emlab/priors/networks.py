@@ -63,15 +63,20 @@ class VPPrior(FromDenoiser):
 class FlowPrior(FromDenoiser):
     r"""A velocity network trained by `FlowMatching`, or by `conditional_flow_matching`.
 
-    Noise of standard deviation ``sigma`` on an image is the straight path at the time :math:`t =
-    1/(1+\sigma)`, seen through a lens of magnification :math:`1/t`: with :math:`x_t = t\,x = t\,x_1
-    + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior mean is :math:`E[x_1 \mid x_t]
-    = x_t + (1-t)\,v`.
+    Noise of standard deviation ``sigma`` on an image is the straight path at the time
+    :math:`t = 1/(1+\sigma)`, seen through a lens of magnification :math:`1/t`: with
+    :math:`x_t = t\,x = t\,x_1 + (1-t)\,x_0` and :math:`v = E[x_1 - x_0 \mid x_t]` the posterior
+    mean is :math:`E[x_1 \mid x_t] = x_t + (1-t)\,v`.
 
-    The network takes ``(n, 1, H, W)`` and times ``(n,)``; without an `objective`, which says what
-    surrounds it, it returns the velocity itself. `half` evaluates its convolutions in bfloat16:
-    about half the time where the processor has such instructions
-    (`emlab.runtime.has_fast_bfloat16`).
+    Parameters
+    ----------
+    network : nn.Module
+        Takes ``(n, 1, H, W)`` and times ``(n,)``.
+    objective : FlowMatching, optional
+        What surrounds the network; without it the network returns the velocity itself.
+    half : bool
+        Evaluate the network's convolutions in bfloat16: about half the time where the processor
+        has such instructions (`emlab.runtime.has_fast_bfloat16`).
     """
 
     def __init__(
@@ -120,9 +125,14 @@ class MLPScore:
 
 
 class ScorePrior(FromDenoiser):
-    """A network F trained by `ScoreMatching`, as a prior; `half` as in `FlowPrior`.
+    """A network trained by `ScoreMatching`, as a prior; see `emlab.priors.base.Prior`.
 
-    F takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
+    Parameters
+    ----------
+    network : nn.Module
+        F; takes ``(n, 1, H, W)`` and ``ln v`` as ``(n,)``.
+    half : bool
+        Evaluate the convolutions in bfloat16.
     """
 
     def __init__(self, network: nn.Module, objective: ScoreMatching, half: bool = False) -> None:
@@ -150,11 +160,21 @@ NetworkPrior = DepthPrior | EpsilonPrior | VPPrior | FlowPrior | MLPScore | Scor
 
 
 def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False) -> NetworkPrior:
-    """Rebuild a shipped prior (`emlab weights list`) from its weights and card.
+    """Rebuild a shipped prior from its weights and card.
 
-    `half`: evaluate a flow or a score in bfloat16, see `FlowPrior`; others stay in float32. An
-    unknown name, or a card whose objective is not a prior, is an `InputError`; weights that do not
-    match their card are an `IntegrityError`.
+    Parameters
+    ----------
+    name : str
+        A name of `emlab weights list`.
+    half : bool
+        Evaluate a flow or a score in bfloat16, see `FlowPrior`; others stay in float32.
+
+    Raises
+    ------
+    InputError
+        Unknown name, or a card whose objective is not a prior.
+    IntegrityError
+        The weights file does not match its card.
     """
     tensors, card = weights.load(name)
     network = build(card.model)

@@ -39,8 +39,14 @@ def segmentation_loss(output: Tensor, flows: Tensor, inside: Tensor) -> Tensor:
 
     .. math:: \tfrac12\, \mathrm{MSE}(\hat f, 5 f) + \mathrm{BCE}(\hat p, m)
 
-    `output` ``(n, 3, H, W)``: flows in y and x, logit; `flows` ``(n, 2, H, W)``: true unit flows;
-    `inside` ``(n, H, W)``: 1 in objects and 0 outside.
+    Parameters
+    ----------
+    output : Tensor
+        ``(n, 3, H, W)``: flows in y and x, logit.
+    flows : Tensor
+        ``(n, 2, H, W)`` true unit flows.
+    inside : Tensor
+        ``(n, H, W)``, 1 in objects and 0 outside.
     """
     output = output.float()
     of_flows = functional.mse_loss(output[:, :2], 5 * flows)
@@ -59,12 +65,17 @@ def correlations(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def perceptual_loss(restored: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
-    r"""Difference of channel correlations of each level, summed (Cellpose3, methods).
+    r"""Difference of channel correlations, the sum over levels (Cellpose3, methods).
 
     .. math:: \sum_l \overline{(\hat S_l - S_l)^2} / (\mathrm{std}(S_l) + 10^{-6})^2
 
     The paper says that it divides by the standard deviation; its code divides by the variance, and
-    so does this. No gradient flows into the clean ones.
+    so does this.
+
+    Parameters
+    ----------
+    restored, clean : sequence of Tensor
+        Correlations of each level; no gradient flows into the clean ones.
     """
     total = torch.zeros(())
     for got, wanted in zip(restored, clean, strict=True):
@@ -82,10 +93,17 @@ def restoration_loss(
     segmenter: ResidualUNet | None,
     weights: Weights,
 ) -> Tensor:
-    """Weighted sum of the losses of ``(n, H, W)``; parts of weight 0 are not computed.
+    """Weighted sum of the losses; parts of weight 0 are not computed.
 
-    The segmenter is frozen and in evaluation mode; sides divide by its ``multiple``. None is enough
-    where the reconstruction is all.
+    Parameters
+    ----------
+    restored, clean : Tensor
+        ``(n, H, W)``.
+    flows, inside : Tensor
+        True flows ``(n, 2, H, W)`` and cells ``(n, H, W)``.
+    segmenter : ResidualUNet
+        Frozen and in evaluation mode; sides divide by its ``multiple``. None is enough where the
+        reconstruction is all.
     """
     total = torch.zeros((), device=restored.device)
     if weights.reconstruction:

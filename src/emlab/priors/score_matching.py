@@ -30,10 +30,17 @@ from emlab.errors import InputError
 def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
     r"""What D regresses on in denoising score matching: :math:`x - u\,\sigma_n^2/\sigma_a`.
 
-    The residual form :math:`\|\sigma_a s(x') + u\|^2` is :math:`\frac{\sigma_a^2}{v^4} \|D - z\|^2`
-    with this z. For Gaussian noise z and x' have independent noises, so that D learns the clean
-    image: the loss *is* Noise2Noise on a pair that was recorrupted (Pang et al. 2021). But z holds
-    noise of variance `target_variance`.
+    The residual form :math:`\|\sigma_a s(x') + u\|^2` is
+    :math:`\frac{\sigma_a^2}{v^4} \|D - z\|^2` with this z. For Gaussian noise z and x' have
+    independent noises, so that D learns the clean image: the loss *is* Noise2Noise on a pair that
+    was recorrupted (Pang et al. 2021). But z holds noise of variance `target_variance`.
+
+    Parameters
+    ----------
+    x, auxiliary : Tensor
+        Noisy images ``(n, H, W)`` and u.
+    sigma_a : Tensor
+        ``(n,)``.
     """
     return x - auxiliary / sigma_a[:, None, None]
 
@@ -52,7 +59,14 @@ def centred_target(x: Tensor, guess: Tensor, v: Tensor, sigma_r: float) -> Tenso
     .. math:: s^* = -\frac{x' - \tilde y}{\sigma_r^2 + v^2}, \qquad
               D^* = x' + v^2 s^* = \frac{\sigma_r^2 x' + v^2 \tilde y}{\sigma_r^2 + v^2}
 
-    :math:`\sigma_r` is the standard deviation of what the guess gets wrong, in units of the noise.
+    Parameters
+    ----------
+    x, guess : Tensor
+        ``(n, H, W)``.
+    v : Tensor
+        ``(n,)``.
+    sigma_r : float
+        Standard deviation of what the guess gets wrong, in units of the noise.
     """
     wide = v.square()[:, None, None]
     return (sigma_r**2 * x + wide * guess) / (sigma_r**2 + wide)
@@ -70,10 +84,17 @@ def literal_target(x: Tensor, guess: Tensor, v: Tensor, sigma_data: float) -> Te
 class Guidance:
     """How strongly the targets guide, over the training.
 
-    * `weight`: largest weight of the guided term in [0, 1]; 0 is denoising score matching.
-    * `start`, `full`: share of the training before which the weight is 0, and from which it is
-      `weight`; linear in between.
-    * `sigma_r`: see `centred_target`.
+    Attributes
+    ----------
+    weight : float
+        Largest weight of the guided term in [0, 1]; 0 is denoising score matching.
+    start, full : float
+        Share of the training before which the weight is 0, and from which it is `weight`; linear
+        in between.
+    sigma_r : float
+        See `centred_target`.
+    variant : str
+        ``"centred"`` or ``"literal"``.
     """
 
     weight: float = 1.0

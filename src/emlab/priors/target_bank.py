@@ -49,7 +49,17 @@ class Match:
 
 
 class TargetBank:
-    """Projections ``(directions, box, box)`` of a reference, in any units, and their `angles`."""
+    """Projections of a reference volume over viewing directions and in-plane angles.
+
+    Parameters
+    ----------
+    projections : Tensor
+        ``(directions, box, box)``, low-passed, in any units.
+    angles : int
+        In-plane angles, evenly spread over the circle.
+    pixel_size_angstrom : float
+        Of the projections and of the patches.
+    """
 
     def __init__(self, projections: Tensor, angles: int, pixel_size_angstrom: float) -> None:
         if projections.ndim != 3 or not len(projections) or angles < 1:
@@ -73,10 +83,14 @@ class TargetBank:
         angles: int = 24,
         voltage_kv: float = 300.0,
     ) -> TargetBank:
-        """Project a volume ``(n, n, n)``, matter positive, along directions spread evenly over the
-        sphere.
+        """Project a volume along directions spread evenly over the sphere.
 
-        It is low-passed first: what is finer guides nobody.
+        Parameters
+        ----------
+        volume : Tensor
+            ``(n, n, n)``, matter positive.
+        low_pass_angstrom : float
+            Resolution that the reference is cut to; what is finer guides nobody.
         """
         if directions < 1 or low_pass_angstrom <= 0:
             raise InputError("a target bank needs a direction and a low-pass in angstrom")
@@ -105,8 +119,11 @@ class TargetBank:
     def through(self, transfer: Callable[[tuple[int, int]], Tensor], numbers: Tensor) -> Tensor:
         """Targets seen through a lens.
 
-        `transfer` takes a shape and gives the lens in the layout of `torch.fft.rfft2`, see
-        `emlab.physics.micrograph.config_transfer`.
+        Parameters
+        ----------
+        transfer : callable
+            Takes a shape and gives the lens in the layout of `torch.fft.rfft2`, see
+            `emlab.physics.micrograph.config_transfer`.
         """
         side = self.box + 2 * _MARGIN
         lens = transfer((side, side))
@@ -169,7 +186,10 @@ class Matcher:
     def align(self, patches: Tensor, reach: int = 3) -> Tensor:
         """Where in patches ``(n, box, box)`` the best target lies: ``(n, 2)`` pixels (y, x).
 
-        `reach` is the largest shift in coarse pixels; a parabola through the peak gives fractions.
+        Parameters
+        ----------
+        reach : int
+            Largest shift in coarse pixels; a parabola through the peak gives fractions of them.
         """
         side, wide = self.bank.box // _COARSE, 2 * reach + 3
         keys = torch.fft.rfft2(self.templates.reshape(-1, side, side)).conj()

@@ -20,8 +20,8 @@ from emlab.methods.tsm import to_working_size
 from emlab.methods.tsm_guidance import standardise
 from emlab.models import build
 from emlab.physics.micrograph import MicrographConfig
-from emlab.priors.networks import wrap
-from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.priors.networks import ScorePrior, wrap
+from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.tsm import BankConfig, GuidedLoss, Material, make_matchers, places
 from emlab.runtime import atomic_path
 from emlab.settings import read_profile, read_settings

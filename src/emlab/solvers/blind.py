@@ -39,12 +39,23 @@ from emlab.solvers.sampling import noise_levels
 class BlindConfig:
     """Settings of `blind_deblur`.
 
-    * `size`: odd side of the kernel, 33 as published.
-    * `steps`, `sigma_max`, `sigma_min`: noise levels of the search, each one network evaluation.
-    * `memory`: weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
-    * `trust`: as in `RestoreConfig`, for the search.
-    * `window`: the kernel is searched for on a central square of at most this side, in pixels.
-    * `restoration`: of the image once the kernel is found: one near the posterior mean, or samples.
+    Attributes
+    ----------
+    size : int
+        Odd side of the kernel, 33 as published.
+    steps : int
+        Noise levels of the search; each is one network evaluation.
+    sigma_max, sigma_min : float
+        First and last level of the search, in units of the image.
+    memory : float
+        Weight of earlier levels in the refinement, in [0, 1): 0 forgets them.
+    trust : float
+        As in `RestoreConfig`, for the search.
+    window : int
+        The kernel is searched for on a central square of at most this side, in pixels.
+    restoration : HalfQuadraticConfig or RestoreConfig
+        How the image is restored once the kernel is found: one image near the posterior mean, or
+        samples.
     """
 
     size: int = 33
@@ -80,10 +91,21 @@ def blind_deblur(
     samples: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Samples, Tensor]:
-    """Find the kernel of ``(H, W)`` in the prior's units, then restore the image with it.
+    """Find the kernel, then restore the image with it.
 
-    Returns the restoration, whose evaluations count those of the search, and the kernel ``(size,
-    size)``, the same for all samples.
+    Parameters
+    ----------
+    measurement : Tensor
+        ``(H, W)``, blurred and noisy, in the prior's units.
+    samples : int
+        Restored images to draw, with a `RestoreConfig`; the kernel is the same for all.
+
+    Returns
+    -------
+    Samples
+        As from the restoration; the evaluations count those of the search.
+    Tensor
+        The kernel ``(size, size)``.
     """
     if measurement.ndim != 2 or min(measurement.shape) < config.size:
         raise InputError(

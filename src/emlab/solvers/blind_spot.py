@@ -37,12 +37,22 @@ MINIMUM = 16
 class BlindSpotConfig:
     """Settings of `denoise_blind_spot`.
 
-    * `steps`: of Adam, with a cosine that ends at zero.
-    * `batch`, `crop`: patches a step, and their side in pixels.
-    * `width`: channels of the first level of the network; the second has twice as many.
-    * `share`, `radius`: of the pixels of a patch that are hidden, and half the side of the
-      neighbourhood that a replacement comes from, Noise2Void.
-    * `grid`: side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
+    Attributes
+    ----------
+    kind : str
+        ``noise2void`` or ``noise2self``.
+    steps : int
+        Of Adam, with a cosine that ends at zero.
+    batch, crop : int
+        Patches a step, and their side in pixels.
+    width : int
+        Channels of the first level of the network; the second has twice as many.
+    share : float
+        Of the pixels of a patch that are hidden, Noise2Void.
+    radius : int
+        Half the side of the neighbourhood that a replacement comes from, Noise2Void.
+    grid : int
+        Side of the grid's cell, Noise2Self: one pixel of ``grid**2`` is hidden.
     """
 
     kind: Kind = "noise2void"
@@ -118,10 +128,17 @@ class TwoLevels(nn.Module):
 def hide_random(
     patches: Tensor, share: float, radius: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Noise2Void: replace random pixels of patches ``(n, H, W)`` by another one of their
-    neighbourhood.
+    """Noise2Void: replace random pixels by another one of their neighbourhood.
 
-    Returns the patches, and where they are hidden, ``(n, H, W)`` bool.
+    Parameters
+    ----------
+    patches : Tensor
+        ``(n, H, W)``.
+
+    Returns
+    -------
+    tuple of Tensor
+        Patches with hidden pixels, and where they are, ``(n, H, W)`` bool.
     """
     height, width = patches.shape[-2:]
     hidden = torch.rand(patches.shape, generator=generator) < share
@@ -140,7 +157,12 @@ def hide_random(
 def hide_grid(patches: Tensor, grid: int, position: int) -> tuple[Tensor, Tensor]:
     """Noise2Self: replace one pixel of every cell by the weighted mean of its eight neighbours.
 
-    `position`, from 0 to ``grid**2 - 1``, says which; patches are ``(n, H, W)``.
+    Parameters
+    ----------
+    patches : Tensor
+        ``(n, H, W)``.
+    position : int
+        From 0 to ``grid**2 - 1``: which pixel of a cell.
     """
     hidden = torch.zeros(patches.shape[-2:], dtype=torch.bool, device=patches.device)
     hidden[position // grid :: grid, position % grid :: grid] = True

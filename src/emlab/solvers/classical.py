@@ -27,10 +27,18 @@ BM3D_PROFILES = {"np": "BM3DProfile", "high": "BM3DProfileHigh", "vn": "BM3DProf
 def bm3d(image: ArrayLike, sigma: float | NDArray, profile: str = "np") -> Image:
     """Block matching and collaborative filtering (Dabov et al. 2007; Mäkinen et al. 2020).
 
-    `sigma` is the standard deviation of white noise, or the power spectrum ``(H, W)`` of coloured
-    noise: ``E|fft2(noise)|^2``, mean over frequencies ``H * W`` times the variance. The profiles
-    ``"np"`` (the default settings), ``"high"`` and ``"vn"`` (very noisy) are those of the bm3d
-    package; `InputError` where it is not installed.
+    Parameters
+    ----------
+    sigma : float or ndarray
+        Standard deviation of white noise, or the power spectrum ``(H, W)`` of coloured noise:
+        ``E|fft2(noise)|^2``, mean over frequencies ``H * W`` times the variance.
+    profile : str
+        ``"np"`` (the default settings), ``"high"`` or ``"vn"`` (very noisy) of the bm3d package.
+
+    Raises
+    ------
+    InputError
+        The package is not installed, or an unknown profile.
     """
     package, profiles = _optional("bm3d"), _optional("bm3d.profiles")
     if profile not in BM3D_PROFILES:
@@ -48,7 +56,12 @@ def bm3d(image: ArrayLike, sigma: float | NDArray, profile: str = "np") -> Image
 def nlm(image: ArrayLike, sigma: float, strength: float = 0.8, patch: int = 5) -> Image:
     """Non-local means (Buades et al. 2005): averages over similar patches within 9 pixels.
 
-    The weights decay with `strength`, in units of `sigma`; patches have `patch` pixels a side.
+    Parameters
+    ----------
+    strength : float
+        Decay of the weights in units of `sigma`.
+    patch : int
+        Side of the patches that are compared, in pixels.
     """
     restored = skimage.restoration.denoise_nl_means(
         _image(image), patch, 9, strength * sigma, fast_mode=True, sigma=sigma
@@ -57,7 +70,13 @@ def nlm(image: ArrayLike, sigma: float, strength: float = 0.8, patch: int = 5) -
 
 
 def tv(image: ArrayLike, weight: float) -> Image:
-    """Total-variation denoising (Rudin et al. 1992, Chambolle 2004); more weight is smoother."""
+    """Total-variation denoising (Rudin, Osher and Fatemi 1992, by Chambolle 2004).
+
+    Parameters
+    ----------
+    weight : float
+        Weight of the total variation: more is smoother.
+    """
     return np.asarray(
         skimage.restoration.denoise_tv_chambolle(_image(image), weight, 1e-7, 500), "f4"
     )
@@ -73,9 +92,21 @@ def wavelet(
 ) -> Image:
     """Wavelet soft thresholding at BayesShrink's levels (Chang et al. 2000), shifts averaged.
 
-    `name` is one of PyWavelets, without which this is an `InputError`; `strength` multiplies the
-    noise level that the thresholds are computed for. The image is halved `levels` times, denoised
-    at ``shifts**2`` cyclic shifts and averaged (Coifman and Donoho 1995).
+    Parameters
+    ----------
+    name : str
+        Wavelet, a name of PyWavelets.
+    strength : float
+        Multiplies the noise level that the thresholds are computed for.
+    levels : int
+        Times that the image is halved.
+    shifts : int
+        The image is denoised at ``shifts**2`` cyclic shifts and averaged (Coifman and Donoho 1995).
+
+    Raises
+    ------
+    InputError
+        PyWavelets is not installed.
     """
     _optional("pywt")
     noisy = _image(image)
@@ -108,8 +139,14 @@ def wiener_deconvolve(
     power falls as :math:`|f|^{-p}`. The image is continued by mirror images of itself: for a
     symmetric kernel that is what a blur with reflecting borders did to it.
 
-    The kernel is ``(k, k)``, k odd, sum 1; `balance` is the noise power over the specimen's at the
-    highest frequency along an axis, positive, and `power` is p.
+    Parameters
+    ----------
+    kernel : array
+        ``(k, k)``, k odd, sum 1.
+    balance : float
+        Noise power over specimen power at the highest frequency along an axis, positive.
+    power : float
+        Decay p of the specimen's power spectrum.
     """
     blurred, kernel = _image(image), _kernel(kernel)
     if balance <= 0:
@@ -128,8 +165,14 @@ def wiener_deconvolve(
 def richardson_lucy(image: ArrayLike, kernel: ArrayLike, iterations: int) -> Image:
     """Richardson-Lucy deconvolution (Richardson 1972, Lucy 1974), started from the image.
 
-    Stopping early is its only regularisation. Negative grey levels are raised to a hundredth. The
-    kernel is ``(k, k)``, k odd, not negative, sum 1.
+    Stopping early is its only regularisation. Negative grey levels are raised to a hundredth.
+
+    Parameters
+    ----------
+    kernel : array
+        ``(k, k)``, k odd, not negative, sum 1.
+    iterations : int
+        At least 1.
     """
     blurred, kernel = np.maximum(_image(image), 1e-2), _kernel(kernel)
     if iterations < 1 or kernel.min() < 0:
@@ -142,10 +185,15 @@ def richardson_lucy(image: ArrayLike, kernel: ArrayLike, iterations: int) -> Ima
 
 
 def cubic_upsample(image: ArrayLike, factor: int, mode: str = "average", order: int = 3) -> Image:
-    """Interpolate ``(H, W)`` to ``(H * factor, W * factor)`` by splines, of order 3 cubic ones.
+    """Interpolate ``(H, W)`` to ``(H * factor, W * factor)`` by splines.
 
-    A coarse pixel lies (`mode`) with ``"average"`` in the middle of the fine pixels it averages,
-    with ``"decimate"`` on pixel ``(factor - 1) // 2`` of them; see `emlab.physics.operators`.
+    Parameters
+    ----------
+    mode : str
+        Where a coarse pixel lies: ``"average"`` in the middle of the fine pixels it averages,
+        ``"decimate"`` on pixel ``(factor - 1) // 2`` of them; see `emlab.physics.operators`.
+    order : int
+        Of the spline: 3 is cubic.
     """
     rows = _interpolate(_image(image), 0, factor, mode, order)
     return np.asarray(_interpolate(rows, 1, factor, mode, order), "f4")

@@ -18,9 +18,16 @@ NoiseSource = Callable[[int, tuple[int, ...]], Tensor]  # standard normal, of a 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a solver returns: `images` ``(samples, ..., H, W)``, how often the prior saw the whole
-    image (steps times samples), and the root mean square of the misfit to the measurement at each
-    step.
+    """What a solver returns.
+
+    Attributes
+    ----------
+    images : Tensor
+        ``(samples, ..., H, W)``, one restored image or volume a sample.
+    evaluations : int
+        Steps times samples: how often the prior saw the whole image.
+    trace : list of float
+        Root mean square of the misfit to the measurement at each step.
     """
 
     images: Tensor
@@ -41,16 +48,28 @@ class Samples:
 class Solver(Protocol):
     """Combines a prior with a model of the microscope; what it has no use for it ignores.
 
-    * `prior`: Of images; of volumes one a slicing axis (`across_axes`), used in turn, step by step.
-    * `operator`: What the instrument does, before noise.
-    * `measurement`: What `operator` returns for one image, in the prior's units.
-    * `noise`: Of the measurement. A noise-free one takes a small level.
-    * `config`: The solver's settings, checked when they were made.
-    * `generator`: Where noise is drawn; blocks of a volume share a `NoiseSource`.
-    * `shape`: Of one restored image ``(H, W)`` or volume ``(D, H, W)``; default: the measurement's.
-    * `samples`: Independent draws, computed as one batch.
-    * `start`: First guess ``shape``, for example the interpolated measurement.
-    * `progress`: Called after each step.
+    Parameters
+    ----------
+    prior : Prior, or several
+        Of images; of volumes one a slicing axis (`across_axes`), used in turn, step by step.
+    operator : LinearOperator or Instrument
+        What the instrument does, before noise.
+    measurement : Tensor
+        What `operator` returns for one image, in the prior's units.
+    noise : Noise
+        Of the measurement. A noise-free one takes a small level.
+    config : dataclass
+        The solver's settings, checked when they were made.
+    generator : torch.Generator or NoiseSource
+        Where noise is drawn; blocks of a volume share a `NoiseSource`.
+    shape : tuple of int, optional
+        Of one restored image ``(H, W)`` or volume ``(D, H, W)``; default: the measurement's.
+    samples : int
+        Independent draws, computed as one batch.
+    start : Tensor, optional
+        First guess ``shape``, for example the interpolated measurement.
+    progress : callable, optional
+        Called after each step.
     """
 
     def __call__(
@@ -104,10 +123,17 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve ``matrix(x) = target`` from zero, each item of a batch by itself.
 
-    The matrix is symmetric and positive; where rounding or a network makes it otherwise, the item
-    keeps what it has. Stops when the share `tolerance` of every item's squared residual is left.
-    `dims` are the axes of one item, all but the first by default; `precondition` is about the
-    inverse of the matrix, symmetric and positive.
+    Parameters
+    ----------
+    matrix : callable
+        Symmetric and positive; where rounding or a network makes it otherwise, the item keeps
+        what it has.
+    tolerance : float
+        Stop when this share of every item's squared residual is left.
+    dims : tuple of int, optional
+        Axes of one item; default: all but the first.
+    precondition : callable, optional
+        About the inverse of `matrix`, symmetric and positive.
     """
     dims = tuple(range(1, target.ndim)) if dims is None else dims
     solution, residual = torch.zeros_like(target), target

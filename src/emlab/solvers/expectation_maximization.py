@@ -39,9 +39,15 @@ SMALLEST_LOG_WEIGHT = -60.0  # exp(-60) is still a normal float32; denormals are
 class Statistics:
     """What the M-step needs of the posterior over states, for B images at once.
 
-    `numerator` and `denominator` ``(B, K, L, L)``: weighted sums of the patches, and of their
-    visibility, in the frame of each rotated image. ``(B,)``: the logarithm of the density of all
-    patches, and the mean posterior probability that a patch sees some part of a copy.
+    Attributes
+    ----------
+    numerator, denominator : Tensor
+        ``(B, K, L, L)``: weighted sums of the patches, and of their visibility, in the frame of
+        each rotated image.
+    log_likelihood : Tensor
+        ``(B,)``, natural logarithm of the density of all patches.
+    occupancy : Tensor
+        ``(B,)``, mean posterior probability that a patch sees some part of a copy.
     """
 
     numerator: Tensor
@@ -51,26 +57,24 @@ class Statistics:
 
 
 class ExpectationStep:
-    r"""Posterior over shifts and rotations of every patch, summed into M-step statistics.
+    """Posterior over shifts and rotations of every patch, summed into M-step statistics.
 
-    A patch P of L x L pixels sees the part of a copy that falls inside it: P = C T_s Z R_k F +
-    noise, where Z pads the image to 2L x 2L with zeros, T_s shifts it cyclically and C crops the
-    first L x L pixels. The (2L)^2 shifts include 4L - 1 that leave the patch empty. With the
-    visible energy :math:`e_{ks} = \|C T_s Z R_k F\|^2` the log posterior of a state is, up to a
-    constant,
-
-    .. math:: \log w_{dks} = \frac{\langle P_d, C T_s Z R_k F\rangle - e_{ks}/2}{\sigma^2}
-              + \log\rho_s .
-
-    All inner products are one batch of FFTs of 2L x 2L; so are the sums over shifts.
-
-    * `patches`: ``(D, L, L)``, see `emlab.physics.mtd.cut_patches`; dtype and device as
-      `rotations`.
-    * `coverage`: how many times the patches cover each pixel of the field, at least 1. Statistics
-      and likelihood are divided by it: with overlapping grids they are averages over grids (a
-      composite likelihood), not new data.
-    * `memory_mb`: bound on the working memory beyond the patches' spectra; results do not depend on
-      it beyond rounding; the small default keeps a chunk in the processor's cache.
+    Parameters
+    ----------
+    patches : Tensor
+        ``(D, L, L)``, see `emlab.physics.mtd.cut_patches`.
+    rotations : Rotations
+        The K rotations of an L x L image, same dtype and device as the patches.
+    sigma : float
+        Standard deviation of the noise, positive.
+    coverage : float
+        How many times the patches cover each pixel of the field, at least 1. Statistics and
+        likelihood are divided by it: with overlapping grids they are averages over grids (a
+        composite likelihood), not new data.
+    memory_mb : float
+        Bound on the working memory beyond the patches' spectra; patches are processed in chunks
+        of that size (at least one patch). Results do not depend on it beyond rounding; the small
+        default keeps a chunk in the processor's cache.
     """
 
     def __init__(
@@ -192,17 +196,28 @@ class ExpectationStep:
 class EMConfig:
     """Settings of `approximate_em`.
 
-    * `step_size`: mu of the gradient step.
-    * `prior_weight`: gamma; for ``proximal`` the factor on the noise variance for the denoiser.
-    * `prior_schedule`: ``"linear"``: gamma grows from 0 at the first to its value at the last
-      iteration, as the paper does on MNIST.
-    * `score_sigma`: noise level at which the score is taken by ``gradient`` and ``map``. The
-      paper's t = 0.01 is 0.0446; a score of clean images takes 0.
-    * `prior_precision`: curvature of the negative log prior assumed by ``map``: 1/variance of a
-      pixel.
-    * `learn_occupancy`: estimate how often a patch sees a copy instead of assuming all shifts
-      equal.
-    * `tolerance`: stop when no image changes by more than this fraction of its norm. 0: never.
+    Attributes
+    ----------
+    iterations : int
+        Largest number of iterations.
+    m_step : str
+        ``"gradient"``, ``"closed_form"``, ``"map"`` or ``"proximal"``.
+    step_size : float
+        mu of the gradient step.
+    prior_weight : float
+        gamma; for ``proximal`` the factor on the noise variance handed to the denoiser.
+    prior_schedule : str
+        ``"constant"`` or ``"linear"`` (gamma grows from 0 at the first to its value at the last
+        iteration, as the paper does on MNIST).
+    score_sigma : float
+        Noise level at which the score is taken by ``gradient`` and ``map``. The paper's t = 0.01
+        is 0.0446; a score of clean images takes 0.
+    prior_precision : float
+        Curvature of the negative log prior assumed by ``map``: 1/variance of a pixel.
+    learn_occupancy : bool
+        Estimate how often a patch sees a copy (exact M-step) instead of assuming all shifts equal.
+    tolerance : float
+        Stop when no image changes by more than this fraction of its norm. 0: never.
     """
 
     iterations: int = 100
@@ -239,9 +254,18 @@ class EMConfig:
 class EMResult:
     """Estimates of all starts.
 
-    `images` ``(B, L, L)`` with `log_likelihood` (float64), `occupancy` and the E-step's
-    `statistics`; `trace` ``(iterations + 1, B)``, the log-likelihood before each iteration and at
-    the end.
+    Attributes
+    ----------
+    images : Tensor
+        ``(B, L, L)``, one per start.
+    log_likelihood : Tensor
+        ``(B,)`` float64, of the final images.
+    trace : Tensor
+        ``(iterations + 1, B)`` float64, log-likelihood before each iteration and at the end.
+    occupancy : Tensor
+        ``(B,)``, estimated probability that a patch sees part of a copy.
+    statistics : Statistics
+        E-step at the final images.
     """
 
     images: Tensor
@@ -263,10 +287,16 @@ def approximate_em(
     prior: Prior | None = None,
     progress: Callable[[int, Tensor], None] | None = None,
 ) -> EMResult:
-    """Run expectation-maximisation from each start ``(B, L, L)``.
+    """Run expectation-maximisation from each start.
 
-    ``map`` and ``proximal`` need a prior; ``gradient`` uses it if given. `progress` is called with
-    the iteration and the log-likelihoods ``(B,)``.
+    Parameters
+    ----------
+    starts : Tensor
+        ``(B, L, L)``.
+    prior : Prior, optional
+        Needed by ``map`` and ``proximal``; ``gradient`` uses it if given.
+    progress : callable, optional
+        Called with the iteration and the log-likelihoods ``(B,)``.
     """
     size = expectation.size
     if starts.ndim != 3 or starts.shape[1:] != (size, size) or not torch.isfinite(starts).all():

@@ -28,16 +28,30 @@ def insert_slices(
     snr: float = 0.1,
     padding: float = 2.0,
 ) -> Tensor:
-    """Reconstruct a volume ``(h, h, h)`` float32, axes (z, y, x), protein bright.
+    """Reconstruct a volume.
 
-    * `images`: ``(n, h, h)`` relative contrast of centred particles, protein dark as the microscope
-      shows it, mean 0; h even.
-    * `rotations`: ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    * `lens`: of n images, or of all of them.
-    * `snr`: signal-to-noise ratio of a coefficient of one image; larger is sharper and noisier.
+    Parameters
+    ----------
+    images : Tensor
+        ``(n, h, h)`` relative contrast of centred particles, protein dark as the microscope shows
+        it, mean 0; h even.
+    rotations : Tensor
+        ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
+    lens : ComplexCTF
+        Of n images, or of all of them.
+    snr : float
+        Signal-to-noise ratio of a coefficient of one image; larger is sharper and noisier.
 
-    `InputError` for other shapes, or where torch-fourier-slice is missing (``pip install
-    'emlab-book[cryoem]'``).
+    Returns
+    -------
+    Tensor
+        ``(h, h, h)`` float32, axes (z, y, x), protein bright.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not belong together, or torch-fourier-slice is missing (``pip install
+        'emlab-book[cryoem]'``).
     """
     try:
         from torch_fourier_slice import insert_central_slices_rfft_3d

@@ -21,8 +21,17 @@ def flow_targets(labels: NDArray[np.integer]) -> NDArray[np.float32]:
 
     Heat enters at the pixel nearest to the centre of mass and spreads by the mean of the nine
     nearest pixels of the same object, for twice as many steps as the object is high and wide; the
-    flow is the direction in which it rises. Labels are ``(H, W)``, 0 is background; returns ``(2,
-    H, W)``, y and x part, zero on the background.
+    flow is the direction in which it rises.
+
+    Parameters
+    ----------
+    labels : ndarray
+        ``(H, W)``, 0 is background.
+
+    Returns
+    -------
+    ndarray
+        ``(2, H, W)``: y and x part, zero on the background.
     """
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise InputError(
@@ -66,11 +75,20 @@ def follow_flows(
     Every pixel that is likely cell walks along the flows; pixels that end in one place are one
     object. Objects whose flows are not those of their own shape are dropped.
 
-    * `flows`, `cell_probability`: ``(2, H, W)``, five times the unit vectors; ``(H, W)`` logits.
-    * `probability_threshold`: logit above which a pixel is a cell.
-    * `flow_threshold`: largest `flow_error` of an object; 0 keeps all.
-    * `steps`: of the walk, each at most a pixel or so.
-    * `smallest`: objects of fewer pixels are dropped.
+    Parameters
+    ----------
+    flows : Tensor
+        ``(2, H, W)``, five times the unit vectors; the work is done on its device.
+    cell_probability : Tensor
+        ``(H, W)`` logits.
+    probability_threshold : float
+        Logit above which a pixel is a cell.
+    flow_threshold : float
+        Largest :func:`flow_error` of an object; 0 keeps all.
+    steps : int
+        Steps of the walk, each at most a pixel or so.
+    smallest : int
+        Objects of fewer pixels are dropped.
     """
     if flows.ndim != 3 or len(flows) != 2 or flows.shape[1:] != cell_probability.shape:
         raise InputError(
@@ -93,8 +111,14 @@ def follow_flows(
 
 
 def flow_error(labels: NDArray[np.integer], flows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Mean squared difference, for each label 1..n of ``(H, W)``, of its own flows and those
-    predicted, ``(2, H, W)``, five times the unit vectors.
+    """Mean squared difference, for each label 1..n, of its own flows and those predicted.
+
+    Parameters
+    ----------
+    labels : ndarray
+        ``(H, W)``.
+    flows : ndarray
+        ``(2, H, W)``, five times the unit vectors.
     """
     difference = flow_targets(labels) - np.asarray(flows, np.float64) / FLOW_SCALE
     number = int(labels.max(initial=0))

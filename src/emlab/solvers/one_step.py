@@ -54,8 +54,19 @@ def one_step_spread(
     The posterior covariance is :math:`\sigma^2\,\partial D/\partial y` (Tweedie's second formula);
     its diagonal is the mean of :math:`w \odot J^\top w` over random signs w (Bekas et al. 2007).
 
-    `measurement` ``(..., H, W)`` has white noise `sigma`, in the prior's units; the error of a
-    variance falls with the root of the number of `probes`.
+    Parameters
+    ----------
+    prior, measurement
+        Differentiable; ``(..., H, W)`` in its units.
+    sigma : float
+        Standard deviation of its white noise, positive.
+    probes : int
+        Random signs; the error of a variance falls with their square root.
+
+    Returns
+    -------
+    Tensor
+        Same shape as `measurement`.
     """
     if not sigma > 0:
         raise InputError(f"the noise level must be positive, got {sigma}; estimate it first")
@@ -75,8 +86,14 @@ def one_step_spread(
 
 @dataclass(frozen=True)
 class DiffuseBackConfig:
-    """Settings of `diffuse_back`: noise levels spaced geometrically from that of the measurement to
-    `sigma_min`; what is finer than it is averaged.
+    """Settings of `diffuse_back`.
+
+    Attributes
+    ----------
+    steps : int
+        Noise levels, geometrically spaced from that of the measurement.
+    sigma_min : float
+        Last level; what is finer than it is averaged.
     """
 
     steps: int = 25
@@ -136,8 +153,14 @@ PAPER_NOISE = 0.338  # noise at which a = .5 has the gain -1.19
 
 @dataclass(frozen=True)
 class IterationConfig:
-    """Settings of `iterate`: of the step a + b x, in the units in which the noise has the standard
-    deviation `noise` (to which the image is scaled first).
+    """Settings of `iterate`.
+
+    Attributes
+    ----------
+    a, b : float
+        Of the step a + b x, in the units in which the noise has the standard deviation `noise`.
+    noise : float
+        Standard deviation of the noise that the image is scaled to first.
     """
 
     a: float = 0.5

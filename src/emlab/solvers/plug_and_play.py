@@ -34,10 +34,14 @@ from emlab.solvers.sampling import noise_levels
 
 
 class PlanesPrior(FromDenoiser):
-    """A prior of images ``(..., H, W)`` applied to volumes: every plane across one axis is one
-    image.
+    """A prior of planes applied to volumes: every plane across one axis is one image.
 
-    The planes are stacked along `axis`: -3 for xy, -2 for xz and -1 for yz planes.
+    Parameters
+    ----------
+    prior : Prior
+        Denoises ``(..., H, W)``.
+    axis : int
+        The axis that the planes are stacked along: -3 for xy, -2 for xz and -1 for yz planes.
     """
 
     def __init__(self, prior: Prior, axis: int) -> None:
@@ -57,8 +61,14 @@ def across_axes(prior: Prior) -> tuple[PlanesPrior, PlanesPrior, PlanesPrior]:
 
 @dataclass(frozen=True)
 class PlugAndPlayConfig:
-    """Settings of the published scheme: steps from noise (t = 0) to data (t = 1), and the exponent
-    of the data step's weight ``(1-t)**alpha``, in [0, 1].
+    """Settings of the published scheme.
+
+    Attributes
+    ----------
+    steps : int
+        Times between noise (t = 0) and data (t = 1).
+    alpha : float
+        Exponent of the data step's weight ``(1-t)**alpha``, in [0, 1].
     """
 
     steps: int = 100
@@ -109,13 +119,22 @@ def plug_and_play_flow(
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """Settings of `restore`; noise levels are in units of the image.
+    r"""Settings of `restore`.
 
-    * `sigma_max`: need only drown what is wrong with the start, not the start itself.
-    * `curvature`: spacing of the levels, see `noise_levels`.
-    * `trust`: standard deviation of the prior's answer around the truth, as a share of the noise
-      level; larger values follow the measurement sooner.
-    * `iterations`: of conjugate gradients in a data step.
+    Attributes
+    ----------
+    steps : int
+        Noise levels.
+    sigma_max, sigma_min : float
+        First and last level, in units of the image. The first need only drown what is wrong with
+        the start, not the start itself.
+    curvature : float
+        Spacing of the levels, see `noise_levels`.
+    trust : float
+        Standard deviation of the prior's answer around the truth, as a share of the noise level;
+        larger values follow the measurement sooner.
+    iterations : int
+        Conjugate-gradient iterations of a data step.
     """
 
     steps: int = 20
@@ -204,14 +223,23 @@ def data_step(
 
 @dataclass(frozen=True)
 class HalfQuadraticConfig:
-    """Settings of `half_quadratic`; noise levels are in units of the image, geometrically spaced.
+    """Settings of `half_quadratic`.
 
-    * `sigma_max`, `sigma_min`: the error of the start, and about that of the result.
-    * `weight`: trust in the denoiser against the measurement: its answer counts as accurate to
-      ``sigma / sqrt(weight)``.
-    * `iterations`: of conjugate gradients in a data step.
-    * `last`: what is returned: ``"data"``, a last data step, so that the result agrees with the
-      measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
+    Attributes
+    ----------
+    steps : int
+        Denoising steps.
+    sigma_max, sigma_min : float
+        First and last noise level, in units of the image, geometrically spaced. The first is the
+        error of the start, the last about that of the result.
+    weight : float
+        Trust in the denoiser against the measurement: its answer counts as accurate to
+        ``sigma / sqrt(weight)``.
+    iterations : int
+        Conjugate-gradient iterations of a data step.
+    last : str
+        What is returned: ``"data"``, a last data step, so that the result agrees with the
+        measurement; ``"prior"``, the last denoised image, where the measurement itself is noisy.
     """
 
     steps: int = 8

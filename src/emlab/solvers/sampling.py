@@ -45,8 +45,21 @@ def sample_prior(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw images ``(n, H, W)`` from a prior by the probability-flow equation (Heun's second-order
-    steps, two denoisings each); `sigma_max` is well above the spread of the images.
+    """Draw images from a prior by the probability-flow equation (Heun's second-order steps).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(n, H, W)``.
+    steps : int
+        Noise levels; two denoisings each.
+    sigma_max : float
+        First level; well above the spread of the images.
+
+    Returns
+    -------
+    Tensor
+        ``(n, H, W)``.
     """
     levels = noise_levels(steps, sigma_max, sigma_min)
     x = sigma_max * torch.randn(shape, generator=generator, dtype=dtype).to(device)
@@ -62,8 +75,16 @@ def sample_prior(
 
 @dataclass(frozen=True)
 class PosteriorConfig:
-    """Settings of `sample_posterior`: the standard deviation of a pixel under the prior, and the
-    noise levels in units of the image.
+    """Settings of `sample_posterior`.
+
+    Attributes
+    ----------
+    prior_std : float
+        Standard deviation of a pixel under the prior.
+    steps : int
+        Noise levels.
+    sigma_max, sigma_min : float
+        First and last of them, in units of the image.
     """
 
     prior_std: float = 1.0
@@ -130,12 +151,20 @@ def sample_posterior(
 class DPSConfig:
     """Settings of `dps`.
 
-    * `steps`: at most those of `schedule`. With a stride of k (``steps = T/k``) every pull is k
-      times as long, so that the pulls add up to what they are with all steps.
-    * `step_size`: gamma, the length of a pull on one patch. 0 samples the prior.
-    * `patch`: side in pixels of the patch that `step_size` is meant for. The pull is divided by the
-      squared misfit, which grows with the image; on another size gamma is scaled by pixels/patch^2,
-      so that every pixel is pulled as in the published 128. None: the image itself is the patch.
+    Attributes
+    ----------
+    steps : int
+        Sampling steps, at most those of `schedule`. With a stride of k (``steps = T/k``) every
+        pull is k times as long, so that the pulls add up to what they are with all steps.
+    step_size : float
+        gamma, not negative: the length of a pull on one patch. 0 samples the prior.
+    patch : int or None
+        Side in pixels of the patch that `step_size` is meant for. The pull is divided by the
+        squared misfit, which grows with the image; on another size gamma is scaled by
+        pixels/patch^2, so that every pixel is pulled as in the published 128. None: the image
+        itself is the patch, whatever its size.
+    schedule : DDPMSchedule
+        Noise levels; T = 1000 steps by default.
     """
 
     steps: int = 1000

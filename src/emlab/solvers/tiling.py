@@ -15,8 +15,15 @@ from emlab.priors.base import Prior
 def tile_positions(length: int, tile: int, overlap: int) -> list[int]:
     """Return where tiles start along an axis so that they cover it and overlap enough.
 
-    Neighbours share at least `overlap` pixels, from 0 to ``tile - 1``; the tiles are spread evenly
-    over the axis, so they usually share a little more. An axis no longer than a tile has one, at 0.
+    Parameters
+    ----------
+    length : int
+        Size of the axis, at least 1.
+    tile : int
+        Size of a tile; an axis no longer than that has one tile, at 0.
+    overlap : int
+        Pixels that neighbours share at least, from 0 to ``tile - 1``. The tiles are spread evenly
+        over the axis, so they usually share a little more.
     """
     if length < 1 or not 0 <= overlap < tile:
         raise InputError(
@@ -33,8 +40,19 @@ def blend_weights(positions: Sequence[int], tile: int) -> Tensor:
     r"""Return the weight of each tile at each of its pixels; at every pixel they sum to one.
 
     A tile rises as :math:`\sin^2` over the pixels that all neighbours share, so that no step is
-    left where one tile takes over from the next. `positions` rise from 0 without gaps. Returns
-    ``(len(positions), tile)`` float32 in [0, 1].
+    left where one tile takes over from the next.
+
+    Parameters
+    ----------
+    positions : sequence of int
+        Starts of the tiles, rising, from 0, without gaps.
+    tile : int
+        Size of a tile.
+
+    Returns
+    -------
+    Tensor
+        ``(len(positions), tile)`` float32 in [0, 1].
     """
     starts = torch.as_tensor(positions)
     widest = int(starts.diff().max()) if len(starts) > 1 else tile
@@ -142,8 +160,12 @@ def apply_tiled(
 ) -> Tensor:
     """Answers ``(outputs, H, W)`` of a network for an image ``(H, W)``, blended over tiles.
 
-    The network maps ``(1, h, w)`` to ``(1, outputs, h, w)``; it sees an image no larger than a tile
-    whole.
+    Parameters
+    ----------
+    network : callable
+        Maps ``(1, h, w)`` to ``(1, outputs, h, w)``; sees an image no larger than a tile whole.
+    tile, overlap : int
+        Side of a tile and pixels that neighbours share at least.
     """
     if image.ndim != 2 or image.numel() == 0:
         raise InputError(f"tiles are cut from an image (H, W), got shape {tuple(image.shape)}")

@@ -25,8 +25,19 @@ Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 class TrainingResult:
     """What a run leaves behind.
 
-    ``history`` has an entry an evaluation: step, mean training loss since the last, seconds, the
-    metrics; it is empty on processes other than the first.
+    Attributes
+    ----------
+    weights : dict of str to Tensor
+        The moving average of the weights, on the CPU.
+    history : list of dict
+        One entry an evaluation: step, mean training loss since the last, seconds, the metrics.
+        Empty on processes other than the first.
+    seconds : float
+        Training time over all sessions of a resumed run.
+    rank : int
+        The process that holds this result; 0 is the one that writes files.
+    precision : str
+        What the network computed in, ``"float32"`` or ``"bfloat16"``.
     """
 
     weights: dict[str, Tensor]  #: the moving average, on the CPU

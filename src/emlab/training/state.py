@@ -23,7 +23,25 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to train."""
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    steps, batch_size : int
+        Optimiser steps and images per step (over all processes together).
+    learning_rate : float
+        Peak of the schedule: linear warm-up over `warmup_steps`, then a cosine down to zero.
+    ema_decay : float
+        Decay of the exponential moving average of the weights, in [0, 1). The average starts
+        short (1/10 of the steps taken so far) so that early evaluations mean something.
+    gradient_clip : float
+        Largest 2-norm of the gradient.
+    precision : str
+        ``"auto"`` (bfloat16 where the device multiplies it faster than float32), ``"float32"`` or
+        ``"bfloat16"``.
+    evaluate_every, checkpoint_every_seconds : int
+        Steps between evaluations (0: only at the end) and seconds between checkpoints.
+    """
 
     steps: int
     batch_size: int = 64  #: images a step, over all processes together

@@ -111,7 +111,17 @@ def curtain_markup(
 def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
     """One image pixel by pixel, without frame or scale; averaged down to 1024 pixels a side.
 
-    ``image``, ``alt``, ``limits`` and errors are those of `curtain`.
+    Parameters
+    ----------
+    image
+        Array or tensor (H, W), or `emlab.io.Image`.
+    alt, limits
+        As in `curtain`.
+
+    Raises
+    ------
+    InputError
+        As `curtain`.
     """
     (panel,) = make_panels({"image": image})
     (grey,) = grey_ranges([panel], limits)

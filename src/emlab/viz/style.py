@@ -70,7 +70,15 @@ def use_style() -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered figure with its description, for display in a notebook or a page."""
+    """A rendered figure with its description, for display in a notebook or a page.
+
+    Attributes
+    ----------
+    alt
+        What a reader who cannot see it has to know.
+    width
+        Width on screen in CSS pixels.
+    """
 
     png: bytes
     alt: str  #: what a reader who cannot see it has to know
@@ -90,8 +98,17 @@ class Picture:
 def show(figure: Figure, alt: str) -> Picture:
     """Render a figure once, close it, and return it with its description.
 
-    Make it the last line of a cell, or hand it to IPython.display.display. ``alt`` says what is
-    compared, and what there is to see; one of fewer than ten characters is an `InputError`.
+    Make it the last line of a cell, or hand it to IPython.display.display.
+
+    Parameters
+    ----------
+    alt
+        Description: what is compared, and what there is to see. At least ten characters.
+
+    Raises
+    ------
+    InputError
+        The description is missing or too short to be one.
     """
     alt = checked_alt(alt)
     buffer = io.BytesIO()

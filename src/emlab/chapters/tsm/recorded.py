@@ -55,7 +55,8 @@ from emlab.methods.tsm_guidance import Guides, standardise
 from emlab.metrics.fourier import Curve
 from emlab.models import build
 from emlab.physics.micrograph import Micrograph
-from emlab.priors.score_matching import Guidance, ScoreMatching, ScorePrior
+from emlab.priors.networks import ScorePrior
+from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
 from emlab.recorded import Recording
 from emlab.settings import read_settings
