@@ -183,7 +183,7 @@ def test_options_count_more_than_the_file_and_electrons_are_not_fitted(emlab, st
 def test_the_spread_of_unknown_weights_is_measured_once(emlab, stack, folder, monkeypatch):
     assert emlab(stack, stack.with_name("a.mrcs"), *KNOWN)[0] == 0
     assert len(list((folder / "cache" / "spread").glob("flowdps_flow_*.npy"))) == 1
-    monkeypatch.setattr("emlab.methods.flowdps_spread.on_own_draws", lambda *_: 1 / 0)
+    monkeypatch.setattr("emlab.methods.flowdps_config.on_own_draws", lambda *_: 1 / 0)
     assert emlab(stack, stack.with_name("b.mrcs"), *KNOWN)[0] == 0
     first, again = (read_image(stack.with_name(f"{name}.mrcs")).pixels for name in "ab")
     assert np.array_equal(first, again)

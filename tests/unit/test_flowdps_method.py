@@ -11,7 +11,7 @@ import torch
 from emlab.data.metadata import Metadata, Particles
 from emlab.data.windows import fourier_resize
 from emlab.errors import InputError
-from emlab.methods import flowdps as method, flowdps_spread
+from emlab.methods import flowdps as method, flowdps_config
 from emlab.methods.flowdps import ScaledInstrument, load_config, prepare, retrieve
 from emlab.methods.flowdps_config import Config
 from emlab.methods.flowdps_observation import (
@@ -359,8 +359,8 @@ def test_no_samples_are_refused(counts, prior):
 
 
 def test_the_spread_on_own_draws_is_that_of_the_closed_form(prior, monkeypatch):
-    monkeypatch.setattr(flowdps_spread, "STEPS", 24)
-    found = flowdps_spread.on_own_draws(prior)
+    monkeypatch.setattr(flowdps_config, "STEPS", 24)
+    found = flowdps_config.on_own_draws(prior)
     assert isinstance(found, MeasuredSpread)
     exact = WienerSpread(prior.power)
     inner = (slice(0, 8), slice(1, 8))
@@ -370,27 +370,27 @@ def test_the_spread_on_own_draws_is_that_of_the_closed_form(prior, monkeypatch):
 
 
 def test_rings_of_a_spread_come_back(prior):
-    found = flowdps_spread.on_images(prior, prior.draw(4))
-    again = flowdps_spread._spread(flowdps_spread.rings_of(found))
+    found = flowdps_config.on_images(prior, prior.draw(4))
+    again = flowdps_config._spread(flowdps_config.rings_of(found))
     torch.testing.assert_close(again.variances, found.variances, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_the_table_counts_for_the_weights_that_it_was_measured_for(prior, monkeypatch, same):
-    found = flowdps_spread.on_images(prior, prior.draw(4))
+    found = flowdps_config.on_images(prior, prior.draw(4))
     digest = {"some": "abc" if same else "xyz"}
-    table = {"sha256": digest, "rings": {"some": flowdps_spread.rings_of(found).tolist()}}
-    monkeypatch.setattr(flowdps_spread, "kept", lambda *_: table)
-    monkeypatch.setattr(flowdps_spread.weights, "card", lambda name: Mock(sha256="abc"))
-    monkeypatch.setattr(flowdps_spread, "cache_folder", lambda: Path("/nowhere"))
-    monkeypatch.setattr(flowdps_spread, "on_own_draws", Mock(side_effect=ZeroDivisionError))
+    table = {"sha256": digest, "rings": {"some": flowdps_config.rings_of(found).tolist()}}
+    monkeypatch.setattr(flowdps_config, "kept", lambda *_: table)
+    monkeypatch.setattr(flowdps_config.weights, "card", lambda name: Mock(sha256="abc"))
+    monkeypatch.setattr(flowdps_config, "cache_folder", lambda: Path("/nowhere"))
+    monkeypatch.setattr(flowdps_config, "on_own_draws", Mock(side_effect=ZeroDivisionError))
     if same:
-        again, origin = flowdps_spread.spread_of("some", prior)
+        again, origin = flowdps_config.spread_of("some", prior)
         assert origin == "measured on held-out views"
         torch.testing.assert_close(again(0.1), found(0.1), rtol=1e-4, atol=1e-9)
     else:
         with pytest.raises(ZeroDivisionError):
-            flowdps_spread.spread_of("some", prior)
+            flowdps_config.spread_of("some", prior)
 
 
 def test_without_a_spread_the_prior_is_asked_about_its_own_draws(counts, prior, monkeypatch):

@@ -11,7 +11,7 @@ from emlab.methods.flowdps_config import PhaseScale
 from emlab.models import build
 from emlab.physics import Poisson
 from emlab.recipes import recipes
-from emlab.recipes.flowdps_supervised import Degradation, Restorer, load_restorer, paired_loss
+from emlab.recipes.flowdps import Degradation, Restorer, load_restorer, paired_loss
 
 SCALE = PhaseScale(0.02, 0.08)
 DEGRADATION = Degradation(dose=(40.0, 50.0), window=64)

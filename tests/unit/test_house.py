@@ -28,7 +28,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # Names under which distributions are imported, where the two differ.
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
 # Chapters' rooms of more than four modules: numbers only fall, and a room of four leaves the list.
-NOT_YET = {"em_generalist": 12, "tsm": 10, "flowdps": 11, "cellpose3": 8}
+NOT_YET = {"em_generalist": 12, "tsm": 10, "cellpose3": 8}
 
 
 def tracked(*patterns: str) -> list[Path]:

@@ -31,7 +31,9 @@ from emlab.methods.flowdps_config import (
     Sampler,
     load_config,
     load_in_radians,
+    on_own_draws,
     phase_scale,
+    spread_of,
 )
 from emlab.methods.flowdps_observation import (
     CONTRASTS,
@@ -43,10 +45,8 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.methods.flowdps_spread import on_own_draws, spread_of
 from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
-from emlab.priors.scaled import ScaledPrior
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.flowdps import FlowDPSConfig
@@ -86,6 +86,8 @@ class Retrieval(Estimate[NDArray[np.float32]]):
         Of the phases.
     pixels : int
         Of the window that was compared.
+    independent : int
+        How many of the samples, the first ones, are independent of each other.
     """
 
     chi2: NDArray[np.float32]
@@ -95,6 +97,7 @@ class Retrieval(Estimate[NDArray[np.float32]]):
     offset: NDArray[np.float32]
     pixel_size_angstrom: float
     pixels: int
+    independent: int
 
 
 def load(config: Config, device: torch.device | str = "cpu") -> tuple[Prior, Spread, str]:
@@ -150,9 +153,8 @@ def retrieve(
     count = config.samples if samples is None else samples
     if count < 1:
         raise InputError(f"samples must be at least 1, got {count}")
-    look, size, notes = prepare(
-        images, optics, config, dose_per_angstrom2, contrast, crop, b_factor_angstrom2
-    )
+    told = (dose_per_angstrom2, contrast, crop, b_factor_angstrom2)
+    look, size, notes = prepare(images, optics, config, *told)
     if prior is None:
         prior, found, origin = load(config, device)
         spread = found if spread is None else spread
@@ -161,30 +163,29 @@ def retrieve(
     spread = on_own_draws(timed, device) if spread is None else spread
     batches = [slice(start, start + config.batch) for start in range(0, size, config.batch)]
     ahead = _Ahead(progress, len(batches))
-    parts = [
-        _batch(look(rows), timed, spread, config, generator, count, device, ahead)
-        for rows in batches
-    ]
-    seen = parts[0].seen
-    several = np.concatenate([part.images for part in parts], axis=1)
+    given = (timed, spread, config, generator, count, device, ahead)
+    seen, images, chi2, evaluations = zip(*(_batch(look(r), *given) for r in batches), strict=True)
+    several = np.concatenate(images, axis=1)
     centred = several - several.mean((2, 3), keepdims=True)
+    independent = config.independent(count)
 
     def values(name: str) -> NDArray[np.float32]:
-        return torch.cat([getattr(part.seen, name) for part in parts]).float().numpy()
+        return torch.cat([getattr(one, name) for one in seen]).float().numpy()
 
     return Retrieval(
         image=centred.mean(0),
-        spread=deviation(centred, config.independent(count)) if count > 1 else None,
+        spread=deviation(centred, independent) if count > 1 else None,
         samples=several,
-        chi2=np.concatenate([part.chi2 for part in parts]),
-        chi2_low=np.concatenate([part.chi2_low for part in parts]),
+        chi2=np.concatenate([whole for whole, _ in chi2]),
+        chi2_low=np.concatenate([coarse for _, coarse in chi2]),
         dose_per_angstrom2=values("dose_per_angstrom2"),
         gain=values("gain"),
         offset=values("offset"),
-        pixel_size_angstrom=seen.pixel_size_angstrom,
-        pixels=seen.counts[0].numel(),
+        pixel_size_angstrom=seen[0].pixel_size_angstrom,
+        pixels=seen[0].counts[0].numel(),
+        independent=independent,
         notes=notes,
-        cost=timed.cost(sum(part.evaluations for part in parts)),
+        cost=timed.cost(sum(evaluations)),
     )
 
 
@@ -212,33 +213,27 @@ def prepare(
     """
     if contrast not in CONTRASTS:
         raise InputError(f"contrast is one of {', '.join(CONTRASTS)}, not {contrast!r}")
+    dose, look = dose_per_angstrom2, contrast
     if not isinstance(images, Particles):
-        if optics is None or dose_per_angstrom2 is None:
+        if optics is None or dose is None:
             raise InputError("images without metadata need optics and dose_per_angstrom2")
         counts = torch.as_tensor(np.asarray(images, dtype=np.float32))
-        seen = replace(
-            observe_counts(counts, optics, dose_per_angstrom2),
-            b_factor_angstrom2=b_factor_angstrom2,
-        )
-        return seen.rows, len(counts), []
+        seen = observe_counts(counts, optics, dose)
+        return replace(seen, b_factor_angstrom2=b_factor_angstrom2).rows, len(counts), []
     if optics is not None:
         raise InputError("particles bring their optics; give None for optics")
-    if not (dose_per_angstrom2 is None or isinstance(dose_per_angstrom2, (int, float))):
+    if not (dose is None or isinstance(dose, (int, float))):
         raise InputError("particles have one dose; give one number")
-    dose, particles = dose_per_angstrom2, images
-    notes = check(particles, crop=crop, dose_per_angstrom2=dose)
-    look: Contrast = contrast
+    particles, notes = images, check(images, crop=crop, dose_per_angstrom2=dose)
     if dose is None and contrast == "auto":
         look, sentence = find_contrast(particles)
         notes.append(sentence)
-    return (
-        lambda rows: replace(
-            observe(particles.subset(rows), config, look, dose),
-            b_factor_angstrom2=b_factor_angstrom2,
-        ),
-        len(particles),
-        notes,
-    )
+
+    def rows(chosen: slice) -> Observation:
+        found = observe(particles.subset(chosen), config, look, dose)
+        return replace(found, b_factor_angstrom2=b_factor_angstrom2)
+
+    return rows, len(particles), notes
 
 
 def sample(
@@ -257,7 +252,7 @@ def sample(
     scale = PhaseScale(mean=0.0, std=1.0)
     if isinstance(sampler, FlowDPSConfig):  # its steps are meant for images of spread 1
         scale = phase_scale()
-        prior = ScaledPrior(prior, 1 / scale.std, -scale.mean / scale.std)
+        prior = scale.of(prior)
         instrument = ScaledInstrument(instrument, scale.std, scale.mean)
     solver: Callable[..., Samples] = solver_of(sampler)
     found = solver(
@@ -301,17 +296,6 @@ class _ScaledTangent:
         return self.scale * self.tangent.A_adjoint(measurement)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Result of one batch."""
-
-    seen: Observation
-    images: NDArray[np.float32]
-    chi2: NDArray[np.float32]
-    chi2_low: NDArray[np.float32]
-    evaluations: int
-
-
 def _batch(
     seen: Observation,
     prior: Prior,
@@ -321,23 +305,25 @@ def _batch(
     samples: int,
     device: torch.device | str,
     ahead: _Ahead,
-) -> _Part:
-    """Fit gain and offset to a few quick samples, then draw the samples."""
+) -> tuple[Observation, NDArray[np.float32], list[NDArray[np.float32]], int]:
+    """Fit gain and offset to a few quick samples, then draw the samples.
+
+    Returns what was seen, the samples, chi^2 of everything and of the coarse part, evaluations.
+    """
     evaluations, rounds = 0, 0 if seen.counted else config.fit_rounds
     ahead.plan(rounds * config.quick.steps + config.sampler.steps)
-    for _ in range(rounds):
-        found = sample(
-            config.quick, prior, spread, seen, generator, config.fit_samples, device, ahead
-        )
-        seen = seen.refitted(seen.instrument().A(found.images).cpu())
-        evaluations += found.evaluations
+    for round_ in range(rounds + 1):
+        last = round_ == rounds
+        sampler, count = (config.sampler, samples) if last else (config.quick, config.fit_samples)
+        found = sample(sampler, prior, spread, seen, generator, count, device, ahead)
         ahead.advance()
-    found = sample(config.sampler, prior, spread, seen, generator, samples, device, ahead)
-    ahead.advance()
-    expected = seen.instrument().A(found.images).cpu()
+        evaluations += found.evaluations
+        expected = seen.instrument().A(found.images).cpu()
+        if not last:
+            seen = seen.refitted(expected)
     left = misfit(seen.counts, expected, seen.noise(), seen.pixel_size_angstrom)
-    chi2, chi2_low = (value.mean(0).numpy() for value in left)
-    return _Part(seen, found.images.cpu().numpy(), chi2, chi2_low, evaluations + found.evaluations)
+    chi2 = [value.mean(0).numpy() for value in left]
+    return seen, found.images.cpu().numpy(), chi2, evaluations
 
 
 class _Ahead:

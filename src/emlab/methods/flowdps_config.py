@@ -1,4 +1,9 @@
-"""Which prior and which sampler FlowDPS uses, and how much of a particle image it looks at."""
+"""Settings of FlowDPS, its prior in radians, and how far the truth lies from the prior's answers.
+
+The guided sampler needs that spread at each noise level and frequency. For shipped weights it was
+recorded on views that the network was not trained on. For other weights the prior is asked about
+draws of its own, once: the result is kept in the user's cache.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from emlab import weights
 from emlab.checks import check_fields
+from emlab.data import cache_folder
+from emlab.data.phase_maps import FIELD
 from emlab.errors import InputError
 from emlab.priors import Prior, load_prior
 from emlab.priors.scaled import ScaledPrior
-from emlab.runtime import has_fast_bfloat16
+from emlab.recorded import kept
+from emlab.runtime import atomic_path, has_fast_bfloat16, make_generator
 from emlab.settings import read_settings
+from emlab.solvers.denoiser_spread import MeasuredSpread, Spread, measure_spread
 from emlab.solvers.flowdps import FlowDPSConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
+from emlab.solvers.sampling import sample_prior
 
+LEVELS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6)  # in units of the prior
+DRAWS, STEPS = 16, 10
 Sampler = GuidedPhaseConfig | FlowDPSConfig
 _SAMPLERS: Mapping[str, type[Sampler]] = {"guided": GuidedPhaseConfig, "flowdps": FlowDPSConfig}
 
@@ -120,6 +134,10 @@ class PhaseScale:
         """Prior units to radians."""
         return x * self.std + self.mean
 
+    def of(self, prior: Prior) -> ScaledPrior:
+        """A prior in radians as one in prior units."""
+        return ScaledPrior(prior, 1 / self.std, -self.mean / self.std)
+
 
 def phase_scale() -> PhaseScale:
     """The scale that priors of phases share."""
@@ -130,3 +148,70 @@ def load_in_radians(name: str, device: torch.device | str = "cpu") -> Prior:
     """A prior of phases by name, in bfloat16 where that is faster."""
     scale, network = phase_scale(), load_prior(name, device, half=has_fast_bfloat16(device))
     return ScaledPrior(network, scale.std, scale.mean)
+
+
+def draw_phases(
+    prior: Prior,
+    n: int,
+    generator: torch.Generator,
+    steps: int = STEPS,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Phase maps ``(n, 64, 64)`` in radians that a prior in radians draws without a measurement."""
+    scale, shape = phase_scale(), (n, FIELD, FIELD)
+    with torch.no_grad():
+        drawn = sample_prior(
+            scale.of(prior), shape, generator, steps=steps, sigma_max=40.0, device=device
+        )
+    return scale.to_radians(drawn)
+
+
+def spread_of(name: str, prior: Prior, device: torch.device | str = "cpu") -> tuple[Spread, str]:
+    """Spread of shipped or other weights by name, in squared radians, and where it is from.
+
+    Parameters
+    ----------
+    prior : Prior
+        The prior of these weights in radians.
+    """
+    digest, known = weights.card(name).sha256, kept("03_flowdps", "spread")
+    if known["sha256"].get(name) == digest:
+        return _spread(np.array(known["rings"][name])), "measured on held-out views"
+    file = cache_folder() / "spread" / f"{name}_{digest[:16]}.npy"
+    if not file.is_file():
+        found = on_own_draws(prior, device)
+        with atomic_path(file) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, rings_of(found))
+    return _spread(np.load(file, allow_pickle=False)), "measured on draws of the prior itself"
+
+
+def on_own_draws(prior: Prior, device: torch.device | str = "cpu") -> MeasuredSpread:
+    """Spread around the answers of a prior in radians, asked about images that it drew itself."""
+    return on_images(prior, draw_phases(prior, DRAWS, make_generator(0), STEPS, device))
+
+
+def on_images(prior: Prior, images: Tensor) -> MeasuredSpread:
+    """Spread around the answers of a prior in radians, asked about images ``(n, H, W)``."""
+    std = phase_scale().std
+    return measure_spread(prior, images, [std * level for level in LEVELS], make_generator(1))
+
+
+def rings_of(spread: MeasuredSpread) -> np.ndarray:
+    """Its variances ``(levels, rings)``, one for each whole spatial frequency."""
+    rings = _rings()
+    return np.stack(
+        [
+            np.bincount(rings.flatten(), level.flatten()) / np.bincount(rings.flatten())
+            for level in spread.variances.double().numpy()
+        ]
+    )
+
+
+def _spread(rings: np.ndarray) -> MeasuredSpread:
+    levels = torch.tensor(LEVELS) * phase_scale().std
+    return MeasuredSpread(levels, torch.from_numpy(rings[:, _rings()]).float())
+
+
+def _rings() -> np.ndarray:
+    rows = np.fft.fftfreq(FIELD, 1 / FIELD)
+    return np.round(np.hypot(rows[:, None], np.arange(FIELD // 2 + 1))).astype(int)

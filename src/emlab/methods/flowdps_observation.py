@@ -89,20 +89,9 @@ class Observation:
 
     def instrument(self) -> ExitWave:
         """The microscope that saw these particles."""
-        ctf = ComplexCTF(
-            self.optics.voltage_kv,
-            self.pixel_size_angstrom,
-            torch.from_numpy(self.optics.defocus_u_angstrom),
-            torch.from_numpy(self.optics.defocus_v_angstrom),
-            torch.from_numpy(self.optics.astigmatism_deg),
-            self.optics.cs_mm,
-            self.optics.amplitude_contrast,
-            torch.from_numpy(self.optics.phase_shift_deg),
-            b_factor_angstrom2=self.b_factor_angstrom2,
-        )
+        ctf = lens(self.optics, self.b_factor_angstrom2, self.pixel_size_angstrom)
         window = self.counts.shape[-1]
-        padded = _padded(ctf, window)
-        return ExitWave(ctf, self.dose_per_angstrom2, FIELD, window, padded)
+        return ExitWave(ctf, self.dose_per_angstrom2, FIELD, window, _padded(ctf, window))
 
     def noise(self) -> CountingNoise:
         """Poisson's for electrons; normal with the variance of the background otherwise."""
@@ -138,6 +127,25 @@ class Observation:
         return replace(self, counts=counts, electrons=flat[1], gain=gain, offset=offset)
 
 
+def lens(
+    optics: Metadata,
+    b_factor_angstrom2: float = 0.0,
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+) -> ComplexCTF:
+    """The transfer of particles in pixels of another size than their file's."""
+    return ComplexCTF(
+        optics.voltage_kv,
+        pixel_size_angstrom,
+        torch.from_numpy(optics.defocus_u_angstrom),
+        torch.from_numpy(optics.defocus_v_angstrom),
+        torch.from_numpy(optics.astigmatism_deg),
+        optics.cs_mm,
+        optics.amplitude_contrast,
+        torch.from_numpy(optics.phase_shift_deg),
+        b_factor_angstrom2=b_factor_angstrom2,
+    )
+
+
 def misfit(
     counts: Tensor,
     expected: Tensor,
@@ -151,18 +159,8 @@ def misfit(
     particle differs in its outline first, and thousands of pixels of noise do not hide that if
     only low frequencies are counted.
 
-    Parameters
-    ----------
-    counts, expected : Tensor
-        ``(..., n, H, W)``.
-    coarser_than_angstrom : float, optional
-        Default: the length that told other proteins best on validation poses
-        (recorded).
-
-    Returns
-    -------
-    Tensor, Tensor
-        ``(..., n)``.
+    Of counts ``(..., n, H, W)`` it returns ``(..., n)`` twice. Coarse is by default what is coarser
+    than the length that told other proteins best on validation poses (recorded).
     """
     length = coarser_than_angstrom or kept("03_flowdps", "misfit")["coarser_than_angstrom"]
     left = (counts - expected) * noise.curvature(expected).sqrt()
@@ -179,13 +177,8 @@ def observe_counts(
 ) -> Observation:
     """Electrons in the prior's pixels of 2.63 A, particles in the middle: nothing is resampled.
 
-    Parameters
-    ----------
-    images : Tensor
-        ``(n, window, window)``.
-    optics : Metadata
-        n rows; its pixel size and its shifts are those of other images and are not used.
-    dose_per_angstrom2 : float or n of them
+    Of images ``(n, window, window)`` with n rows of optics, whose pixel size and shifts are those
+    of other images and are not used, and one dose or n.
     """
     if images.ndim != 3 or len(images) != len(optics) or images.shape[1] != images.shape[2]:
         raise InputError(
@@ -211,14 +204,9 @@ def observe(
 ) -> Observation:
     """Bring particle images, whatever their pixels, to counts in the prior's.
 
-    Parameters
-    ----------
-    particles : Particles
-        Checked by `check`. Where their shifts are known they are moved to the middle.
-    contrast : str
-        How matter looks: ``"bright"`` or ``"dark"``; not used for electrons.
-    dose_per_angstrom2 : float, optional
-        The pixels are electrons, of so many per square angstrom. Default: they are normalised.
+    Particles are those that passed `check`. Where their shifts are known they are moved to the
+    middle. With a dose the pixels are electrons, of so many per square angstrom; without it they
+    are normalised, and matter is ``"bright"`` or ``"dark"``.
     """
     pixel = particles.pixel_size_angstrom
     side = particles.images.shape[-1] * pixel / PIXEL_ANGSTROM

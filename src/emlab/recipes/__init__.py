@@ -3,7 +3,6 @@
 from emlab.recipes import (
     cellpose3,
     flowdps,
-    flowdps_supervised,
     generalist,
     generalist_supervised,
     mtd,
@@ -23,7 +22,7 @@ def recipes() -> dict[str, Recipe]:
     return {
         **named("cellpose3", cellpose3.prepare),
         **named("flowdps", flowdps.prepare, "flowdps_flow"),
-        **named("flowdps", flowdps_supervised.prepare, flowdps_supervised.NAME),
+        **named("flowdps", flowdps.prepare_supervised, flowdps.SUPERVISED),
         **named("generalist", generalist.prepare),
         **named("generalist_supervised", generalist_supervised.prepare),
         **named("mtd", mtd.prepare),

@@ -1,37 +1,43 @@
-"""How the phase-map prior of the proteasome is trained: maps, scale, validation on other views."""
+"""How the phase-map prior of the proteasome is trained, and its trained competitor.
+
+The competitor is one U-Net from image and CTF-corrected image to phase, taught on the maps of the
+prior, seen through the same instrument. It gives one answer with no measure of its doubt.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from emlab import weights
 from emlab.checks import check_fields
-from emlab.data.phase_maps import phase_maps
+from emlab.data.metadata import Metadata
+from emlab.data.particles import draw_metadata
+from emlab.data.phase_maps import FIELD, phase_maps
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import PhaseScale, phase_scale
+from emlab.methods.flowdps_observation import lens
+from emlab.models import build
+from emlab.physics import ExitWave, Poisson
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
 from emlab.recipes.lesson import Lesson
+from emlab.training import Loss
 
+SUPERVISED = "flowdps_supervised"
 VALIDATION_LEVELS = (0.25, 0.5, 1.0, 2.0)  # standard deviations of the noise in prior units
 PEAK_RADIANS = 0.5
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a network sees.
+    """Phase maps of a specimen of `emlab.data.phase_maps` to train on and to measure with.
 
-    Attributes
-    ----------
-    specimen : str
-        A key of `emlab.data.phase_maps.SPECIMENS`.
-    maps, validation : int
-        Phase maps to train on and to measure with.
-    oversampling : int
-        How much finer than the maps the atoms are drawn.
+    The atoms are drawn `oversampling` times finer than the maps.
     """
 
     specimen: str = "t20s"
@@ -65,21 +71,50 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     """
     material, objective, scale = Material(**table), recipe["objective"], phase_scale()
     loss = FlowMatching(**{key: value for key, value in objective.items() if key != "kind"})
-    make = partial(phase_maps, material.specimen, oversampling=material.oversampling)
-    validation = scale.to_prior(make(material.validation, 1, "validation").phases)
+    validation = scale.to_prior(_maps(material, material.validation, 1, "validation"))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
         return _denoising_psnr(model, objective, validation.to(device), scale)
 
+    told = f"mean {scale.mean:g} and standard deviation {scale.std:g} rad"
+    return _lesson(material, loss, evaluate, told)
+
+
+def prepare_supervised(recipe: dict, table: dict) -> Lesson:
+    """The supervised network on the maps of the prior."""
+    degradation = Degradation(tuple(recipe["dose"]), tuple(recipe["b_factor"]), recipe["window"])
+    material, scale, optics = Material(**table), phase_scale(), draw_metadata(2000, 0)
+    loss = partial(paired_loss, degradation=degradation, optics=optics, scale=scale)
+    validation = _maps(material, material.validation, 1, "validation")
+
+    def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
+        return _errors(Restorer(model, scale), validation.to(device), degradation, optics)
+
+    told = f"seen with the optics of {optics.source.rpartition('/')[2]}"
+    return _lesson(material, loss, evaluate, told, half=True)
+
+
+def _maps(material: Material, n: int, seed: int, split: str) -> Tensor:
+    return phase_maps(material.specimen, n, seed, split, oversampling=material.oversampling).phases
+
+
+def _lesson(
+    material: Material,
+    loss: Loss,
+    evaluate: Callable[[nn.Module, torch.device], dict[str, float]],
+    told: str,
+    *,
+    half: bool = False,
+) -> Lesson:
     return Lesson(
-        make(material.maps, 0, "train").phases.half(),
+        _maps(material, material.maps, 0, "train").half(),
         loss,
         evaluate,
-        f"{material.specimen}: phase maps of 64 x 64 pixels of 2.63 A at 300 kV, "
-        f"mean {scale.mean:g} and standard deviation {scale.std:g} rad",
+        f"{material.specimen}: phase maps of 64 x 64 pixels of 2.63 A at 300 kV, {told}",
         f"{material.maps} random poses; views within 3 degrees of twelve directions never seen, "
         "validation on four of these",
-        partial(turn, scale=scale),
+        partial(turn, scale=phase_scale()),
+        half=half,
     )
 
 
@@ -95,3 +130,117 @@ def _denoising_psnr(
         error = (torch.cat(denoised) - images).square().mean((1, 2))
         numbers[f"denoising_psnr_at_{level:g}"] = (10 * torch.log10(peak**2 / error)).mean().item()
     return numbers
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How the maps are degraded: optics of real particles, a dose, an envelope, a window.
+
+    The dose in electrons per square angstrom is log-uniform between its two ends; the B factor of
+    the envelope in square angstrom is uniform, one a batch; the window is a side in pixels.
+    """
+
+    dose: tuple[float, float] = (20.0, 80.0)
+    b_factor: tuple[float, float] = (0.0, 80.0)
+    window: int = 96
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 0 < self.dose[0] <= self.dose[1] or not 0 <= self.b_factor[0] <= self.b_factor[1]:
+            raise InputError("dose and b_factor are given as (lowest, highest), the dose above 0")
+
+    def instrument(self, optics: Metadata, n: int, generator: torch.Generator) -> ExitWave:
+        """An instrument for n images, its defocus drawn from rows of `optics`."""
+        chosen = torch.randint(len(optics), (n,), generator=generator).numpy()
+        rows = optics.subset(chosen)
+        random = torch.rand(n, generator=generator, dtype=torch.float64)
+        low, high = self.b_factor
+        factor = low + (high - low) * torch.rand((), generator=generator).item()
+        dose = self.dose[0] * (self.dose[1] / self.dose[0]) ** random
+        return ExitWave(lens(rows, factor), dose, FIELD, self.window)
+
+
+@dataclass(frozen=True)
+class Restorer:
+    r"""A residual network on two channels: the linear estimate and the counts themselves.
+
+    With J the derivative of the instrument at no phase, N the counts without a specimen and s the
+    standard deviation of the phase, the linear estimate is
+    :math:`u = (J^\top J / N + s^{-2})^{-1} J^\top (y - N) / N` in the approximation that
+    :math:`J^\top J` is diagonal in Fourier space, and the answer :math:`u + f(u, y)`.
+
+    Attributes
+    ----------
+    network : nn.Module
+        f; takes ``(n, 2, H, W)`` and a scalar per image, a fourth of the log counts per pixel.
+    scale : PhaseScale
+    """
+
+    network: nn.Module
+    scale: PhaseScale
+
+    def linear(self, instrument: ExitWave, counts: Tensor) -> Tensor:
+        """u in radians ``(n, field, field)`` for counts ``(n, window, window)``."""
+        expected = instrument.constants(counts)[1]
+        tangent = instrument.linearised(counts.new_zeros(len(counts), *[instrument.field] * 2))
+        pulled = torch.fft.rfft2(tangent.A_adjoint((counts - expected) / expected))
+        known = instrument.sensitivity().to(counts.device) / expected
+        size = [instrument.field] * 2
+        return torch.fft.irfft2(pulled / (known + self.scale.std**-2), s=size)
+
+    def correction(self, instrument: ExitWave, counts: Tensor, linear: Tensor) -> Tensor:
+        """f in prior units ``(n, field, field)``."""
+        expected = instrument.constants(counts)[1].expand(len(counts), 1, 1)
+        start = (instrument.window - instrument.field) // 2
+        inner = slice(start, start + instrument.field)
+        seen = ((counts - expected) / expected.sqrt())[:, inner, inner]
+        both = torch.stack([self.scale.to_prior(linear), seen], dim=1)
+        return self.network(both, expected[:, 0, 0].log() / 4)[:, 0].float()
+
+    def restore(self, instrument: ExitWave, counts: Tensor) -> Tensor:
+        """Phase in radians ``(n, field, field)`` of counts ``(n, window, window)``."""
+        with torch.no_grad():
+            linear = self.linear(instrument, counts)
+            return linear + self.scale.std * self.correction(instrument, counts, linear)
+
+
+def load_restorer(device: torch.device | str = "cpu") -> Restorer:
+    """Rebuild the trained network from its weights and card."""
+    tensors, card = weights.load(SUPERVISED)
+    network = build(card.model)
+    network.load_state_dict(tensors)
+    network.to(device).eval().requires_grad_(False)
+    return Restorer(network, phase_scale())
+
+
+def paired_loss(
+    model: nn.Module,
+    clean: Tensor,
+    generator: torch.Generator,
+    degradation: Degradation,
+    optics: Metadata,
+    scale: PhaseScale,
+) -> Tensor:
+    """Mean squared error in prior units of restored maps ``(n, H, W)``, given in prior units."""
+    restorer = Restorer(model, scale)
+    with torch.autocast(clean.device.type, enabled=False):  # pairs are made in full precision
+        instrument = degradation.instrument(optics, len(clean), generator)
+        counts = Poisson().sample(instrument.A(scale.to_radians(clean)), generator)
+        linear = restorer.linear(instrument, counts)
+    found = scale.to_prior(linear) + restorer.correction(instrument, counts, linear)
+    return (found - clean).square().mean()
+
+
+def _errors(
+    restorer: Restorer, phases: Tensor, degradation: Degradation, optics: Metadata
+) -> dict[str, float]:
+    """Phase error in rad, mean removed, of the network and of the linear estimate before it."""
+    generator = torch.Generator().manual_seed(0)
+    totals = dict.fromkeys(("phase_rmse", "phase_rmse_linear"), 0.0)
+    for part in phases.split(32):
+        instrument = degradation.instrument(optics, len(part), generator)
+        counts = Poisson().sample(instrument.A(part), generator)
+        answers = (restorer.restore(instrument, counts), restorer.linear(instrument, counts))
+        for name, found in zip(totals, answers, strict=True):
+            totals[name] += (found - part).std((1, 2), correction=0).square().sum().item()
+    return {name: (total / len(phases)) ** 0.5 for name, total in totals.items()}

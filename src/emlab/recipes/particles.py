@@ -66,36 +66,20 @@ def restore(
     return resize(standard.restore(-restored).numpy(), micrograph.shape)
 
 
-@dataclass(frozen=True)
-class Particles:
-    """What the segmenter takes for particles.
-
-    Attributes
-    ----------
-    labels : ndarray
-        ``(H, W)`` int32 at 5.26 A a pixel, 0 is background.
-    picked : Picked
-        Their middles in pixels of the micrograph, the likeliest first; scores are mean logits.
-    """
-
-    labels: NDArray[np.int32]
-    picked: Picked
-
-
-def find_particles(
-    image: Image,
-    micrograph: Image,
-    segmenter: ResidualUNet,
-    pixel_size_angstrom: float = PIXEL_ANGSTROM,
-) -> Particles:
+def find_particles(image: Image, micrograph: Image, segmenter: ResidualUNet) -> Picked:
     """Let the segmenter look at what some method made of a micrograph.
 
     Parameters
     ----------
     image : ndarray
-        ``(H, W)`` in the grey levels of the micrograph, protein dark.
+        ``(H, W)`` in the grey levels of the micrograph, protein dark, pixels of 2.63 A.
     micrograph : ndarray
         ``(H, W)`` the recorded one: its noise and background are the scale.
+
+    Returns
+    -------
+    Picked
+        Middles in pixels of the micrograph, the likeliest first; scores are mean logits.
 
     Raises
     ------
@@ -104,14 +88,11 @@ def find_particles(
     """
     if image.shape != micrograph.shape:
         raise InputError(f"image {image.shape} and micrograph {micrograph.shape} differ")
-    standard = standardise(coarse(micrograph, pixel_size_angstrom), WORKING_ANGSTROM)
-    seen = (torch.from_numpy(coarse(image, pixel_size_angstrom)) - standard.background) / (
-        -standard.sigma
-    )
-    found = segment(
-        seen.clamp(-CLIP, CLIP).numpy(), segmenter, config=SEGMENTING, rescale_intensity=False
-    )
-    return Particles(found.labels, _middles(found.labels, found.cell_probability, micrograph.shape))
+    standard = standardise(coarse(micrograph), WORKING_ANGSTROM)
+    seen = (standard.background - torch.from_numpy(coarse(image))) / standard.sigma
+    shown = seen.clamp(-CLIP, CLIP).numpy()
+    found = segment(shown, segmenter, config=SEGMENTING, rescale_intensity=False)
+    return _middles(found.labels, found.cell_probability, micrograph.shape)
 
 
 def _middles(labels: NDArray[np.int32], logits: Image, shape: tuple[int, ...]) -> Picked:
@@ -131,17 +112,9 @@ def _middles(labels: NDArray[np.int32], logits: Image, shape: tuple[int, ...]) -
 
 @dataclass(frozen=True)
 class Material:
-    """How much a network sees.
+    """How much a network sees: micrographs of a size in pixels of 2.63 A, so many to measure with.
 
-    Attributes
-    ----------
-    micrographs, size : int
-        How many of which side, in pixels of 2.63 A.
-    validation : int
-        How many to measure with.
-    crop, crops : int
-        Side of the training crops in pixels of 5.26 A, a multiple of 8, and how many places they
-        are drawn from.
+    Training crops have a side in pixels of 5.26 A, a multiple of 8, and come from `crops` places.
     """
 
     micrographs: int = 8
@@ -171,16 +144,10 @@ def coarse(
 
 @dataclass(frozen=True)
 class Field:
-    """A micrograph in units of its noise, background taken off, particles bright.
+    """A micrograph ``(H, W)`` at 5.26 A, in units of its noise, flat, particles bright.
 
-    Attributes
-    ----------
-    clean, noise : Tensor
-        ``(H, W)`` at the working pixel size; their sum is what a restorer is given.
-    flows : Tensor
-        ``(2, H, W)`` unit vectors (y, x) towards the centre inside particles, else 0.
-    inside : Tensor
-        ``(H, W)``, 1 in discs of 70 A about the centres.
+    A restorer is given ``clean + noise``; `flows` ``(2, H, W)`` are unit vectors (y, x) towards the
+    centre inside particles, else 0; `inside` is 1 in discs of 70 A about the centres.
     """
 
     clean: Tensor
@@ -207,14 +174,9 @@ def field_of(micrograph: Micrograph) -> Field:
 def disc_targets(
     centres: NDArray[np.float64], shape: tuple[int, ...], radius: float
 ) -> tuple[Tensor, Tensor]:
-    """Flows ``(2, H, W)`` towards the nearest centre and discs ``(H, W)`` about the centres.
+    """Flows ``(2, H, W)`` towards the nearest centre, and discs ``(H, W)`` about the centres.
 
-    Parameters
-    ----------
-    centres : ndarray
-        ``(n, 2)`` (y, x) in pixels.
-    radius : float
-        Of the discs, in pixels.
+    Centres ``(n, 2)`` are (y, x) and the radius of the discs is in pixels.
     """
     flows, nearest = torch.zeros(2, *shape), torch.full(shape, torch.inf)
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in shape)
@@ -231,13 +193,7 @@ def disc_targets(
 class Crops:
     """Makes a batch of crops: turned, flipped and zoomed specimen, noise of another place.
 
-    Attributes
-    ----------
-    fields : sequence of Field
-    crop : int
-        Side in pixels.
-    noisy : bool
-        Whether the first channel has noise; otherwise it is the clean one with another offset.
+    The first channel has noise if they are `noisy`, else it is the clean one with another offset.
     """
 
     fields: tuple[Field, ...]
@@ -289,7 +245,7 @@ def own_picks(
 ) -> Picks:
     """What the segmenter finds in images of micrographs, beside the true places."""
     found = [
-        find_particles(image, micrograph.noisy.numpy(), segmenter).picked
+        find_particles(image, micrograph.noisy.numpy(), segmenter)
         for image, micrograph in zip(images, truth, strict=True)
     ]
     radius = HIT * DIAMETER_ANGSTROM / truth[0].pixel_size_angstrom
@@ -340,14 +296,11 @@ def _judge_segmenter(
 ) -> dict[str, float]:
     """F1 of particles found in clean and in noisy validation micrographs."""
     network = rounded(model)
-    images = {
-        "clean": [micrograph.clean.numpy() for micrograph in truth],
-        "noisy": [micrograph.noisy.numpy() for micrograph in truth],
-    }
-    return {
-        f"validation_f1_{name}": own_picks(every, truth, network).at(-np.inf).f1()
-        for name, every in images.items()
-    }
+    numbers = {}
+    for name in ("clean", "noisy"):
+        images = [getattr(micrograph, name).numpy() for micrograph in truth]
+        numbers[f"validation_f1_{name}"] = own_picks(images, truth, network).at(-np.inf).f1()
+    return numbers
 
 
 def _judge_restorer(

@@ -25,6 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emlab.errors import InputError
 from emlab.recorded.code import code_hash, fingerprint
 from emlab.runtime import Stopwatch, atomic_path, environment_stamp
@@ -48,8 +50,8 @@ class Recording:
     chapter, name
         Slug of the chapter, and a name that is unique in it.
     measure
-        ``measure(settings)`` returns what JSON can hold: tables of numbers by name. A function at
-        the top of a module; all it needs beside code and weights comes from `settings`.
+        ``measure(settings)`` returns what JSON can hold, or arrays: tables of numbers by name. A
+        function at the top of a module; all it needs beside code and weights comes from `settings`.
     settings
         What JSON can hold: sizes, seeds, names of data sets.
     weights
@@ -143,6 +145,8 @@ class Recording:
 
 def _rounded(values: Any) -> Any:
     """Return numbers with six significant digits: more are noise, and a diff is read by people."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
     if isinstance(values, Mapping):
         return {str(key): _rounded(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

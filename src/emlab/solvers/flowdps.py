@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,10 +48,8 @@ class FlowDPSConfig:
     gradient_steps : int
         Of the data term at each time, 3 as published.
     step_size : float
-        Length of each: the phase moves by this times the gradient of the misfit's length (or of
-        half its square), the misfit in units of the counts without a specimen.
-    misfit : str
-        ``length``, as published, or ``square``.
+        Length of each: the phase moves by this times the gradient of the misfit's length, the
+        misfit in units of the counts without a specimen.
     corrected : bool
         See above; the two settings before have no part in it.
     iterations : int
@@ -65,7 +62,6 @@ class FlowDPSConfig:
     time_shift: float = 3.0
     gradient_steps: int = 3
     step_size: float = 5.0
-    misfit: Literal["length", "square"] = "length"
     corrected: bool = False
     iterations: int = 4
     sigma_max: float = 1000.0
@@ -76,8 +72,6 @@ class FlowDPSConfig:
             raise InputError("FlowDPS needs steps >= 2, gradient_steps >= 1 and iterations >= 1")
         if not self.step_size >= 0 or not self.time_shift > 0 or not self.sigma_max > 0:
             raise InputError("FlowDPS needs step_size >= 0, time_shift > 0 and sigma_max > 0")
-        if self.misfit not in ("length", "square"):
-            raise InputError(f"the misfit is 'length' or 'square', not {self.misfit!r}")
 
     def times(self) -> list[float]:
         """Times from near 0 to 1."""
@@ -152,7 +146,6 @@ def _descend(
             pull = noise.gradient(tangent.expected, measurement)
             first = (pull.square() / noise.curvature(tangent.expected)).mean().sqrt().item()
         misfit = (measurement - tangent.expected) / empty
-        if config.misfit == "length":
-            misfit = misfit / misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
+        misfit = misfit / misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
         image = image + config.step_size * tangent.A_adjoint(misfit / empty)
     return image, first

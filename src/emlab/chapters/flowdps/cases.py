@@ -1,17 +1,26 @@
-"""Particles of the FlowDPS chapter: phase maps never trained on, seen as real ones were."""
+"""Particles of the FlowDPS chapter, seen as real ones were, and what no network makes of them.
+
+The particles are phase maps that nothing was trained on. Settings of classical retrieval were
+chosen on validation poses (`PEERS`); views of the known structure say what there is to be had.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.nn.functional import pad
 
 from emlab.bench import Report
-from emlab.data.metadata import Metadata
+from emlab.data.metadata import Metadata, Particles
 from emlab.data.particles import draw_metadata
 from emlab.data.phase_maps import (
     FIELD,
@@ -20,44 +29,58 @@ from emlab.data.phase_maps import (
     held_out_direction,
     phase_maps,
     poses,
+    project,
+    specimen_volume,
 )
 from emlab.errors import DataUnavailableError
-from emlab.methods.flowdps_observation import Observation, observe_counts
-from emlab.physics import ComplexCTF, ExitWave, Poisson
+from emlab.methods.flowdps_observation import lens
+from emlab.physics import ExitWave, Poisson
+from emlab.recorded import Recording
 from emlab.runtime import make_generator
+from emlab.settings import read_settings
+from emlab.solvers.denoiser_spread import power_spectrum
+from emlab.solvers.guided_phase import filtered
+from emlab.solvers.phase_projections import ProjectionsConfig, alternate
+from emlab.solvers.phase_retrieval import (
+    nearest_projection,
+    phase_flip,
+    sparse_fresnel,
+    transport_of_intensity,
+    wiener,
+)
 
 WINDOW = 96
+MARGIN = (WINDOW - FIELD) // 2
 SMALL_CTF = 0.3  # modulus below which a coefficient counts as near a zero, the envelope apart
 ENVELOPE = 60.0  # B factor in square angstrom: what source, drift and detector take of the wave
 SHELL = "shell"  # a phantom of another particle: a hollow sphere
 SHELL_ANGSTROM, SHELL_RADIANS = (42.0, 62.0), 0.0023  # inner and outer radius; phase per angstrom
 SPECIMENS = {"t20s": "pdb_6bdf", "beta_galactosidase": "pdb_5a1a", "apoferritin": "pdb_4v1w"}
+CLASSICAL = {
+    "phase_flip": "phase flip",
+    "wiener": "Wiener",
+    "gerchberg_saxton": "Gerchberg-Saxton",
+    "hio": "hybrid input-output",
+    "rrr": "relaxed reflections",
+    "sparse": "sparse Fresnel",
+    "transport": "transport, 3 images",
+    "nearest_map": "nearest training map",
+}
+SEED = 11  # of the two further images that transport asks for
+SUPPORT_RADIUS = 30  # pixels; the particle's longest half-axis is 29
+TRAINED_SPECIMEN, TRAINED_POSES = "t20s", 20_000  # of the shipped prior, see its card
+OFF_DEGREES, OFF_PIXELS = 2.0, 0.3  # from which a known structure's pose is refined
+ROUNDS, CANDIDATES, KEPT = 12, 48, 8
+NARROWEST = 0.02  # of the first round's width, below which candidates do not draw together
 
 
 @dataclass(frozen=True)
 class Cases:
-    """n particles: what every method gets, and the truth.
+    """n particles: what every method gets, and the truth. A slice of them is some of them.
 
-    Attributes
-    ----------
-    specimen : str
-        A key of `emlab.data.phase_maps.SPECIMENS`.
-    truth : Tensor
-        ``(n, 64, 64)`` radians.
-    optics : Metadata
-        Of real particles; the pixel size and poses in it are not those of the truth.
-    dose : Tensor
-        ``(n,)`` electrons per square angstrom.
-    counts : Tensor
-        ``(n, 96, 96)`` electrons.
-    rotations : ndarray
-        ``(n, 3, 3)`` of the truth.
-    shifts_angstrom : ndarray
-        ``(n, 2)``.
-    b_factor_angstrom2 : float
-        Of the lens's envelope.
-    split : str
-        Whose poses they are.
+    The truth is ``(n, 64, 64)`` in radians, counts are ``(n, 96, 96)`` electrons, doses ``(n,)``
+    electrons per square angstrom; rotations ``(n, 3, 3)`` and shifts ``(n, 2)`` are the truth's.
+    Optics are those of real particles; pixel size and poses in them are not those of the truth.
     """
 
     specimen: str
@@ -73,12 +96,7 @@ class Cases:
     def __len__(self) -> int:
         return len(self.truth)
 
-    def first(self, n: int) -> Cases:
-        """The first n."""
-        return self.part(slice(n))
-
-    def part(self, rows: slice) -> Cases:
-        """Some of the particles."""
+    def __getitem__(self, rows: slice) -> Cases:
         names = ("truth", "dose", "counts", "rotations", "shifts_angstrom")
         chosen = {name: getattr(self, name)[rows] for name in names}
         return replace(self, optics=self.optics.subset(rows), **chosen)
@@ -90,13 +108,8 @@ class Cases:
         ctf = lens(self.optics, self.b_factor_angstrom2 * envelope)
         return ExitWave(ctf, self.dose, field, window, padded=2 * field)
 
-    def seen(self) -> Seen:
-        """What `emlab.methods.flowdps.sample` asks for."""
-        told = observe_counts(self.counts, self.optics, self.dose)
-        return Seen(**vars(told) | {"b_factor_angstrom2": self.b_factor_angstrom2})
-
     @property
-    def groups(self) -> NDArray[np.intp]:
+    def directions(self) -> NDArray[Any]:
         """Which held-out direction each is seen from, ``(n,)``; each its own if all share one.
 
         Intervals draw whole directions: eight independent views, however many particles.
@@ -116,59 +129,26 @@ class Cases:
         hidden = ctf.weak_phase((FIELD, FIELD)).abs() < SMALL_CTF
         return (hidden & (frequency > peak[:, None, None]))[..., : FIELD // 2 + 1].numpy()
 
+    def extracted(self) -> Particles:
+        """Particles as a user has them: mean 0, deviation 1, the protein dark."""
+        images = self.counts.numpy()
+        images = (images - images.mean((1, 2), keepdims=True)) / images.std((1, 2), keepdims=True)
+        table = {item.name: getattr(self.optics, item.name) for item in fields(Metadata)}
+        table |= {"pixel_size_angstrom": PIXEL_ANGSTROM, "shifts_angstrom": None}
+        return Particles(images=images.astype(np.float32), **table)
 
-@dataclass(frozen=True)
-class Seen(Observation):
-    """An observation whose waves travel in the square in which they were simulated."""
+    def told(self) -> dict[str, list[float]]:
+        """What tells whether particles are those of a recording: contrast and defocus of each."""
+        contrast = self.truth.std((1, 2)).tolist()
+        return {"contrast": contrast, "defocus": self.optics.defocus_u_angstrom.tolist()}
 
-    def instrument(self) -> ExitWave:
-        """The microscope of `Cases.instrument`."""
-        ctf = lens(self.optics, self.b_factor_angstrom2)
-        return ExitWave(ctf, self.dose_per_angstrom2, FIELD, WINDOW, padded=2 * FIELD)
-
-
-def lens(optics: Metadata, b_factor_angstrom2: float = 0.0) -> ComplexCTF:
-    """The transfer of particles in the pixels of the phase maps."""
-    return ComplexCTF(
-        optics.voltage_kv,
-        PIXEL_ANGSTROM,
-        torch.from_numpy(optics.defocus_u_angstrom),
-        torch.from_numpy(optics.defocus_v_angstrom),
-        torch.from_numpy(optics.astigmatism_deg),
-        optics.cs_mm,
-        optics.amplitude_contrast,
-        b_factor_angstrom2=b_factor_angstrom2,
-    )
-
-
-def chapter_specimen() -> str:
-    """The proteasome, or the simulated barrel where its model is not to be had."""
-    return (available(["t20s"]) or ["barrel"])[0]
-
-
-def available(names: Sequence[str]) -> list[str]:
-    """Those specimens whose model is to be had."""
-    found = []
-    for name in names:
-        try:
-            _maps(name, 2, 0, "test")
-        except DataUnavailableError:
-            continue
-        found.append(name)
-    return found
-
-
-def _maps(specimen: str, n: int, seed: int, split: str) -> PhaseMaps:
-    """Phase maps of a specimen, or of a hollow sphere: each the same but for its place."""
-    if specimen != SHELL:
-        return phase_maps(specimen, n, seed, split)
-    shifts = np.random.default_rng([seed, 2]).normal(0, PIXEL_ANGSTROM, (n, 2))
-    axis = PIXEL_ANGSTROM * (np.arange(FIELD) - FIELD // 2)
-    squared = (axis[:, None] - shifts[:, 1, None, None]) ** 2
-    squared = squared + (axis - shifts[:, 0, None, None]) ** 2
-    inner, outer = (2 * np.sqrt(np.maximum(r**2 - squared, 0)) for r in SHELL_ANGSTROM)
-    phases = torch.from_numpy(SHELL_RADIANS * (outer - inner)).float()
-    return PhaseMaps(phases, poses(n, seed, split), shifts)
+    def begin_with(self, recorded: Mapping[str, list[float]]) -> bool:
+        """Whether the first of the particles are those of a recording, see `told`."""
+        found = self.told()
+        return all(
+            len(found[name]) >= len(kept) and np.allclose(found[name][: len(kept)], kept, rtol=1e-3)
+            for name, kept in recorded.items()
+        )
 
 
 def make_cases(
@@ -201,19 +181,47 @@ def make_cases(
             defocus_v_angstrom=defocus_angstrom - half,
         )
     dose = torch.tensor([doses[i % len(doses)] for i in range(n)], dtype=torch.float64)
-    ctf = lens(optics, b_factor_angstrom2)
-    instrument = ExitWave(ctf, dose, FIELD, WINDOW, padded=2 * FIELD)
+    instrument = ExitWave(lens(optics, b_factor_angstrom2), dose, FIELD, WINDOW, padded=2 * FIELD)
+    counts = Poisson().sample(instrument.A(maps.phases), make_generator(1009 * seed + 1))
     return Cases(
-        specimen,
-        maps.phases,
-        optics,
-        dose,
-        Poisson().sample(instrument.A(maps.phases), make_generator(1009 * seed + 1)),
-        maps.rotations,
-        maps.shifts_angstrom,
-        b_factor_angstrom2,
-        split,
-    )
+        specimen, maps.phases, optics, dose, counts, maps.rotations, maps.shifts_angstrom,
+        b_factor_angstrom2, split,
+    )  # fmt: skip
+
+
+def _maps(specimen: str, n: int, seed: int, split: str) -> PhaseMaps:
+    """Phase maps of a specimen, or of a hollow sphere: each the same but for its place."""
+    if specimen != SHELL:
+        return phase_maps(specimen, n, seed, split)
+    shifts = np.random.default_rng([seed, 2]).normal(0, PIXEL_ANGSTROM, (n, 2))
+    axis = PIXEL_ANGSTROM * (np.arange(FIELD) - FIELD // 2)
+    squared = (axis[:, None] - shifts[:, 1, None, None]) ** 2
+    squared = squared + (axis - shifts[:, 0, None, None]) ** 2
+    inner, outer = (2 * np.sqrt(np.maximum(r**2 - squared, 0)) for r in SHELL_ANGSTROM)
+    phases = torch.from_numpy(SHELL_RADIANS * (outer - inner)).float()
+    return PhaseMaps(phases, poses(n, seed, split), shifts)
+
+
+def available(names: Sequence[str]) -> list[str]:
+    """Those specimens whose model is to be had."""
+    found = []
+    for name in names:
+        try:
+            _maps(name, 2, 0, "test")
+        except DataUnavailableError:
+            continue
+        found.append(name)
+    return found
+
+
+def chapter_specimen() -> str:
+    """The proteasome, or the simulated barrel where its model is not to be had."""
+    return (available(["t20s"]) or ["barrel"])[0]
+
+
+def optics_source() -> str:
+    """Where defocus and astigmatism of simulated particles come from."""
+    return draw_metadata(2, 0).source.rpartition("/")[2]
 
 
 def record_specimens(
@@ -237,6 +245,172 @@ def record_specimens(
         report.simulated("defocus and astigmatism", source, stands_in_for="t20s_metadata")
 
 
-def optics_source() -> str:
-    """Where defocus and astigmatism of simulated particles come from."""
-    return draw_metadata(2, 0).source.rpartition("/")[2]
+# --- classical retrieval
+
+
+def library(specimen: str, n: int = 128) -> Tensor:
+    """Training maps ``(n, 64, 64)`` in radians: what classical peers may know of the specimen."""
+    return phase_maps(specimen, n, 7, "train").phases
+
+
+def classical(name: str, cases: Cases, settings: Mapping[str, Any]) -> Tensor:
+    """Phases ``(n, 64, 64)`` in radians by one of `CLASSICAL`.
+
+    `width` of a Gaussian in pixels smooths, `scale` multiplies what the method returns.
+    """
+    kept = {k: v for k, v in settings.items() if k not in ("width", "scale", "validation_rmse")}
+    found = _RUN[name](cases, **kept)
+    width, scale = settings.get("width", 0.0), settings.get("scale", 1.0)
+    side = found.shape[-1]
+    if width:
+        rows, columns = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
+        squared = rows[:, None].square() + columns.square()
+        found = filtered(found, (-2 * (torch.pi * width) ** 2 * squared).exp())
+    start = (side - FIELD) // 2
+    return scale * found[..., start : start + FIELD, start : start + FIELD]
+
+
+@cache
+def _power(specimen: str) -> Tensor:
+    """Power of training maps in a window ``(96, 49)``, as Wiener's filter wants it."""
+    return power_spectrum(pad(library(specimen), [MARGIN] * 4))
+
+
+def _wiener(cases: Cases, power: float) -> Tensor:
+    instrument = cases.instrument(WINDOW, WINDOW)
+    return wiener(cases.counts, instrument, power * _power(cases.specimen))
+
+
+def _projections(cases: Cases, **settings: Any) -> Tensor:
+    axis = torch.arange(FIELD) - FIELD // 2
+    support = torch.hypot(axis[:, None].float(), axis.float()) <= SUPPORT_RADIUS
+    config = ProjectionsConfig(**settings)
+    return alternate(cases.counts, cases.instrument(envelope=False), config, support)
+
+
+def _transport(cases: Cases, step_angstrom: float, regularisation: float) -> Tensor:
+    """Three images of a third of the dose each, a step of defocus apart, around zero."""
+    instruments = []
+    for defocus in (-step_angstrom, 0.0, step_angstrom):
+        optics = replace(cases.optics)
+        for name in ("defocus_u_angstrom", "defocus_v_angstrom"):
+            # The checks for files of particles do not apply to these.
+            object.__setattr__(optics, name, np.full(len(optics), defocus))
+        ctf = lens(optics, cases.b_factor_angstrom2)
+        instruments.append(ExitWave(ctf, cases.dose / 3, WINDOW, WINDOW))
+    truth, generator = pad(cases.truth, [MARGIN] * 4), make_generator(SEED)
+    counts = [Poisson().sample(each.A(truth), generator) for each in instruments]
+    return transport_of_intensity(counts, instruments, regularisation)
+
+
+_RUN: dict[str, Callable[..., Tensor]] = {
+    "phase_flip": lambda cases: phase_flip(cases.counts, cases.instrument(WINDOW, WINDOW)),
+    "wiener": _wiener,
+    "gerchberg_saxton": lambda cases, **told: _projections(cases, rule="gerchberg_saxton", **told),
+    "hio": lambda cases, **told: _projections(cases, rule="hio", **told),
+    "rrr": lambda cases, **told: _projections(cases, rule="rrr", **told),
+    "sparse": lambda cases, **told: sparse_fresnel(cases.counts, cases.instrument(), **told),
+    "transport": _transport,
+    "nearest_map": lambda cases, maps: nearest_projection(
+        cases.counts, cases.instrument(), library(cases.specimen, maps)
+    )[0],
+}
+
+
+def _tune(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by peer, overall scale included, and the error in radians that they reached."""
+    poses, seed = settings["poses"], settings["seed"]
+    cases = make_cases(settings["specimen"], poses, seed, split="validation")
+    truth, table = cases.truth - cases.truth.mean((1, 2), keepdim=True), {}
+    for name, choices in settings["choices"].items():
+        tried = []
+        for values in product(*choices.values()):
+            choice = dict(zip(choices, values, strict=True))
+            found = classical(name, cases, choice)
+            found = found - found.mean((1, 2), keepdim=True)
+            scale = round(float((found * truth).sum() / found.square().sum()), 3)
+            error = float((scale * found - truth).square().mean((1, 2)).sqrt().mean())
+            tried.append({**choice, "scale": scale, "validation_rmse": round(error, 5)})
+        table[name] = min(tried, key=lambda choice: choice["validation_rmse"])
+    return table
+
+
+_SETTINGS = read_settings("chapters/flowdps/chapter")["recorded"]["peers"]
+PEERS = Recording("03_flowdps", "peers", _tune, _SETTINGS)
+
+
+def best_peer() -> str:
+    """The peer of one image with the smallest error on validation poses."""
+    single = [name for name in PEERS.values if name != "transport"]
+    return min(single, key=lambda name: PEERS.values[name]["validation_rmse"])
+
+
+# --- views of the known structure: no retrieval, for they are told the pose, or nearly
+
+
+def nearest_view(cases: Cases) -> Tensor:
+    """The training view closest in angle, turned and shifted to the truth's place.
+
+    Only an oracle knows the pose; no training map is closer to the truth than about this.
+    """
+    trained = _images(poses(TRAINED_POSES, 0, "train")[:, :, 2])
+    nearest = np.abs(cases.rotations[:, :, 2] @ trained.T).argmax(1)
+    pairs = zip(cases.rotations, trained[nearest], strict=True)
+    rotations = np.stack([_onto(*pair) for pair in pairs])
+    volume, shifts = specimen_volume(cases.specimen), cases.shifts_angstrom
+    return project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts)
+
+
+def _images(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Viewing directions under the seven-fold axis and a two-fold axis, ``(14 n, 3)``."""
+    turned = []
+    for angle in 2 * np.pi * np.arange(7) / 7:
+        cosine, sine = np.cos(angle), np.sin(angle)
+        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        turned += [directions @ matrix.T, directions @ (np.diag([1, -1, -1]) @ matrix.T)]
+    return np.concatenate(turned)
+
+
+def _onto(rotation: NDArray[np.float64], direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation nearest to another one that looks along a direction, or against it."""
+    axis = direction * np.sign(direction @ rotation[:, 2])
+    first = rotation[:, 0] - (rotation[:, 0] @ axis) * axis
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(axis, first), axis], axis=1)
+
+
+def refined_view(cases: Cases) -> Tensor:
+    """The projections of the volume itself whose counts are the most probable.
+
+    Three angles and two shifts of each particle, begun two degrees and a third of a pixel off the
+    truth: candidates are drawn from a normal distribution, which moves to the best of them and
+    takes their spread (cross-entropy method, Rubinstein 1999). Not a retrieval: it knows the
+    structure, and about where to begin. What it leaves is what one noisy picture of a known
+    particle cannot tell.
+    """
+    volume, likelihood = specimen_volume(cases.specimen), Poisson()
+    instrument, rng, n = cases.instrument(), np.random.default_rng(0), len(cases)
+    turned = Rotation.from_matrix(cases.rotations)
+
+    def views(changes: np.ndarray) -> Tensor:
+        """Projections ``(m, n, 64, 64)`` at changes ``(m, n, 5)`` of degrees and pixels."""
+        turns = [Rotation.from_rotvec(one[:, :3], degrees=True) for one in changes]
+        rotations = np.concatenate([(turned * turn).as_matrix() for turn in turns])
+        shifts = cases.shifts_angstrom + PIXEL_ANGSTROM * changes[..., 3:]
+        flat = project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts.reshape(-1, 2))
+        return flat.reshape(-1, n, *flat.shape[-2:])
+
+    def off(size: int, length: float) -> np.ndarray:
+        way = rng.normal(size=(n, size))
+        return length * way / np.linalg.norm(way, axis=1, keepdims=True)
+
+    middle = np.concatenate([off(3, OFF_DEGREES), off(2, OFF_PIXELS)], axis=1)
+    first = np.array([1.5, 1.5, 1.5, 0.3, 0.3])
+    width = np.tile(first, (n, 1))
+    for _ in range(ROUNDS):
+        changes = middle + width * rng.normal(size=(CANDIDATES, n, 5))
+        scores = likelihood.log_likelihood(instrument.A(views(changes)), cases.counts)
+        best = torch.as_tensor(scores).reshape(CANDIDATES, n).topk(KEPT, dim=0).indices.numpy()
+        elite = np.take_along_axis(changes, best[..., None], axis=0)
+        middle, width = elite.mean(0), np.maximum(elite.std(0), NARROWEST * first)
+    return views(middle[None])[0]

@@ -1,72 +1,177 @@
-"""Sweeps and costs of the FlowDPS chapter: what is asked, with how much computing."""
+"""What FlowDPS invents, what averaging does, what it costs, real particles, and what is recorded.
+
+Recorded are the slow rows of the chapter's table, sweeps over dose and defocus, and what validation
+poses tell the method itself: the spread of its prior, and which misfit is strange.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from emlab import metrics
+from emlab import data, metrics, weights
 from emlab.bench import Report
-from emlab.chapters.flowdps.cases import Cases
-from emlab.chapters.flowdps.rows import Answer, Sampling
-from emlab.methods.flowdps_config import Config
+from emlab.bench.study import Column, Scores, Study
+from emlab.chapters import table
+from emlab.chapters.flowdps.cases import Cases, library, make_cases
+from emlab.chapters.flowdps.study import (
+    LABELS,
+    PER_NM,
+    Found,
+    Phases,
+    Sampling,
+    Values,
+    classical_rows,
+    hurried,
+    misfit,
+    particles,
+    refined_row,
+    run_study,
+    sampled_row,
+    slow_rows,
+)
+from emlab.data.metadata import Particles
+from emlab.data.particles import read_particles
+from emlab.data.phase_maps import phase_maps
+from emlab.errors import DataUnavailableError
+from emlab.methods import flowdps
+from emlab.methods.flowdps_config import Config, load_in_radians, on_images, rings_of
+from emlab.metrics.bands import ring_sums
 from emlab.metrics.intervals import paired_ratio
-from emlab.runtime import Stopwatch
-from emlab.settings import read_profile, smaller
+from emlab.metrics.sampled import auc
+from emlab.physics import Poisson
+from emlab.recorded import Recording
+from emlab.runtime import Stopwatch, make_generator
+from emlab.settings import read_settings
 
-Values = NDArray[np.float64]
-_SHIPPED = {
-    "poses": "particles in the table",
-    "samples": "samples of a particle",
-    "steps": "network evaluations of a sample of ours",
-    "published_poses": "particles that FlowDPS as published gets in this run",
-    "strangers": "particles of each other protein",
-    "noise_images": "images of pure noise",
-    "real_particles": "real particles of each stack",
-}
+SLUG = "03_flowdps"
 
 
-def settings(profile: str) -> dict[str, Any]:
-    """How much the chapter computes: ``[PROFILE]`` of ``chapter.toml``."""
-    return read_profile("chapters/flowdps/chapter", profile)
+# --- what it invents
 
 
-def shortcuts(profile: str) -> list[str]:
-    """One sentence for everything that is smaller than in the ``paper`` profile."""
-    return smaller(_SHIPPED, settings(profile), settings("paper"))
+class Nothing(NamedTuple):
+    """Counts ``(n, 96, 96)`` without any specimen, samples ``(s, n, 64, 64)``, numbers by name."""
+
+    counts: Phases
+    samples: Phases
+    numbers: dict[str, float]
 
 
-Sweep = Mapping[str, Mapping[str, Any]]
+def from_nothing(
+    report: Report, cases: Cases, sampling: Sampling, config: Config, seed: int
+) -> Nothing:
+    """Give pure noise of the same instruments and doses; record ``noise.*``."""
+    empty = torch.zeros_like(cases.truth)
+    counts = Poisson().sample(cases.instrument().A(empty), make_generator(seed))
+    blank = replace(cases, counts=counts, truth=empty)
+    samples = sampling.retrieve(blank, config, seed).samples
+    maps = library(cases.specimen)
+    mean = maps.mean(0).expand_as(cases.truth).numpy()
+    typical = maps.std((1, 2)).mean().item()
+    with_mean, between = ring_sums(samples[0], mean), ring_sums(samples[0], samples[1])
+    contrast = [
+        float(images.std((-2, -1)).mean()) / typical for images in (samples, samples.mean(0))
+    ]
+    told = {
+        "frc_prior_mean_low": (with_mean.correlation()[:4].mean(), "mean of the four lowest rings"),
+        "frc_prior_mean_per_nm": (PER_NM * with_mean.limit(), ""),
+        "frc_between_samples_per_nm": (PER_NM * between.limit(), ""),
+        "contrast": (contrast[0], "of a sample; a training map has 1"),
+        "contrast_of_mean": (contrast[1], "of the mean of samples"),
+        "chi2": (misfit(blank, samples)[0].mean(), "1: the answer explains the counts"),
+    }
+    numbers = {
+        name: report.value(f"noise.{name}", value, note=note, n=len(counts))
+        for name, (value, note) in told.items()
+    }
+    return Nothing(counts.numpy(), samples, numbers)
 
 
-def sweep_intervals(
-    runs: Sweep,
-) -> dict[float, dict[str, tuple[metrics.Interval, metrics.Interval | None]]]:
-    """Error and coverage ``{value: {method: (error, coverage)}}`` of a recorded sweep."""
-    found: dict[float, dict[str, tuple[metrics.Interval, metrics.Interval | None]]] = {}
-    for value, methods in runs.items():
-        for name, kept in methods.items():
-            groups, covered = np.array(kept["groups"]), kept["covered"]
-            error = metrics.mean_interval(np.array(kept["rmse"]), groups=groups)
-            share = None
-            if covered is not None:
-                share = metrics.mean_interval(np.array(covered), groups=groups)
-            found.setdefault(float(value), {})[name] = (error, share)
+def strangers(
+    names: list[str], n: int, sampling: Sampling, config: Config, seed: int
+) -> dict[str, Study]:
+    """A study of n particles of each of some other specimens, with the prior of the first."""
+    rows = {"ours": sampled_row(sampling, config, seed)}
+    return {name: run_study(make_cases(name, n, seed), rows) for name in names}
+
+
+def record_strangers(report: Report, own: Scores, found: Mapping[str, Study]) -> None:
+    """Record ``stranger.*`` and print a line for each of them; `own` are of the right protein.
+
+    The AUC is the chance that chi^2 is higher for a stranger than for one of the right kind.
+    """
+    told = []
+    for name, study in found.items():
+        whole, coarse = (study.scores["ours"][column] for column in ("chi2", "chi2_low"))
+        n = len(coarse)
+        by_coarse, by_all = auc(own["chi2_low"], coarse), auc(own["chi2"], whole)
+        told.append(report.value(f"stranger.auc.{name}", by_coarse, note="coarse chi^2", n=n))
+        report.value(f"stranger.auc_all.{name}", by_all, n=n)
+        low = report.value(f"stranger.chi2_low.{name}", coarse.mean(), n=n)
+        print(f"{name}, {n} particles: coarse chi^2 {low:.2f}, AUC {told[-1]:.3f}; ", end="")
+        print(f"AUC of chi^2 of all frequencies {by_all:.2f}")
+    report.value("stranger.auc.worst", min(told))
+
+
+def memory(report: Report, truth: Phases, phases: Phases, view: Phases) -> dict[str, Values]:
+    """Compare answers ``(n, 64, 64)`` with the truth and the nearest training view.
+
+    Records ``memory.*`` and returns root mean square distances ``(n,)`` in radians, means removed.
+    """
+    pairs = {"to_truth": (phases, truth), "to_view": (phases, view), "view_to_truth": (view, truth)}
+    found = {name: (a - b).std((1, 2), dtype=np.float64) for name, (a, b) in pairs.items()}
+    closer, n = int((found["to_truth"] < found["to_view"]).sum()), len(truth)
+    report.value("memory.closer_to_truth", *metrics.wilson_interval(closer, n), n=n)
+    for name, values in found.items():
+        report.value(f"memory.{name}", values.mean(), unit="rad", n=n)
     return found
 
 
-def record_sweep(report: Report, name: str, runs: Sweep) -> None:
-    """Record ``NAME.METRIC.METHOD.at_VALUE`` of a recorded sweep."""
-    for value, methods in sweep_intervals(runs).items():
-        for method, (error, share) in methods.items():
-            key, n = f"{method}.at_{value:g}", len(runs[f"{value:g}"][method]["rmse"])
-            report.value(f"{name}.rmse.{key}", *error, unit="rad", note="recorded", n=n)
-            if share is not None:
-                report.value(f"{name}.coverage.{key}", *share, note="recorded", n=n)
+# --- real particles
+
+
+class RealStack(NamedTuple):
+    """A stack of real particles and what was made of it."""
+
+    name: str
+    particles: Particles
+    found: flowdps.Retrieval
+
+
+STACKS = table(SLUG)["stacks"]
+
+
+def real_particles(
+    sampling: Sampling, config: Config, most: int, seed: int, report: Report
+) -> list[RealStack]:
+    """Real particle stacks end to end; none of them shows the prior's protein.
+
+    Stacks that are not on this machine and cannot be fetched are left out.
+    """
+    stacks = []
+    for name, stack in STACKS.items():
+        try:
+            dataset = data.load(name)
+            files = list(data.paths(name).values())
+        except DataUnavailableError:
+            report.absent(name, "these real particles are left out")
+            continue
+        tables = [file for file in files if Path(file).suffix in (".star", ".cs")]
+        particles = read_particles((tables or files)[0], **stack["known"]).subset(slice(most))
+        report.data(dataset, wanted=name, note=f"real particles; {stack['note']}")
+        found = flowdps.retrieve(
+            particles, None, config, make_generator(seed), prior=sampling.prior,
+            spread=sampling.spread, crop=True, device=sampling.device,
+        )  # fmt: skip
+        stacks.append(RealStack(name, particles, found))
+    return stacks
 
 
 # --- what averaging does
@@ -74,33 +179,17 @@ def record_sweep(report: Report, name: str, runs: Sweep) -> None:
 
 @dataclass(frozen=True)
 class Averaging:
-    """Power of what is not in the truth, as a share of the truth's power.
+    """What the mean of 1, 2, ... `samples` holds beside the truth, as shares of the truth's power.
 
-    Attributes
-    ----------
-    samples : ndarray
-        ``(s,)`` 1, 2, ... how many were averaged.
-    invented : ndarray
-        ``(s, n)`` of each particle: power of the part of the mean that is uncorrelated with the
-        truth.
-    shared : ndarray
-        ``(n,)`` the same after infinitely many samples: what two halves of independent samples
-        invent alike; None if they are not independent.
-    missed : ndarray
-        ``(s, n)`` power of the truth that the mean lacks: the error beside the invention.
+    Of each particle: power ``(s, n)`` of what is `invented`, uncorrelated with the truth, and of
+    the truth that is `missed`; and ``(n,)`` what two halves of independent samples invent alike,
+    so that it is `shared` by all, None of samples that are not independent.
     """
 
     samples: NDArray[np.int64]
     invented: Values
     shared: Values | None
     missed: Values
-
-
-def opposite_pairs(answer: Answer) -> NDArray:
-    """Samples ``(s, n, H, W)`` of an answer, each followed by its opposite."""
-    assert answer.samples is not None
-    first, second = np.split(answer.samples, [answer.independent])
-    return np.stack([first[: len(second)], second], axis=1).reshape(-1, *first.shape[1:])
 
 
 def averaging(
@@ -113,10 +202,8 @@ def averaging(
 
     Parameters
     ----------
-    truth : ndarray
-        ``(n, H, W)``.
-    samples : ndarray
-        ``(s, n, H, W)``, at least two.
+    truth, samples : ndarray
+        ``(n, H, W)`` and ``(s, n, H, W)``, at least two.
     where : ndarray, optional
         ``(n, H, W // 2 + 1)`` coefficients that count, such as those near zeros of the lens.
     independent : bool
@@ -133,18 +220,34 @@ def averaging(
 
     counts = np.arange(1, len(samples) + 1)
     invented, missed = [], []
-    running = np.zeros_like(true)
-    for count, spectrum in zip(counts, spectra, strict=True):
-        running = running + spectrum
-        left, share = rest(running / count)
+    for count, total in zip(counts, spectra.cumsum(0), strict=True):
+        left, share = rest(total / count)
         invented.append((counted * np.abs(left) ** 2).sum((1, 2)) / power)
         missed.append((1 - share) ** 2)
-    if not independent:
-        return Averaging(counts, np.array(invented), None, np.array(missed))
-    half = len(samples) // 2
-    first, second = (rest(spectra[part].mean(0))[0] for part in (slice(half), slice(half, None)))
-    shared = (counted * (first * second.conj()).real).sum((1, 2)) / power
+    shared = None
+    if independent:
+        half = len(samples) // 2
+        first, second = (rest(part.mean(0))[0] for part in (spectra[:half], spectra[half:]))
+        shared = (counted * (first * second.conj()).real).sum((1, 2)) / power
     return Averaging(counts, np.array(invented), shared, np.array(missed))
+
+
+def averages(study: Study) -> dict[str, Averaging]:
+    """What averaging does: of independent samples, recorded or of this run, and of ours."""
+    count = study.seen("unpaired")
+    few, ours = particles(study)[:count], study.answers["ours"]
+    truth = few.truth.numpy()
+    if "unpaired" in study.recorded:
+        kept = ROWS.values["averaging"].values()
+        found = [Averaging(**{key: np.array(v) for key, v in one.items()}) for one in kept]
+    else:
+        samples = study.answers["unpaired"].samples
+        found = [averaging(truth, samples, where) for where in (None, few.near_zeros())]
+    first, second = np.split(ours.samples[:, :count], [ours.independent])
+    pairs = np.stack([first[: len(second)], second], axis=1).reshape(-1, *first.shape[1:])
+    names = ("independent", "independent, near zeros of the lens")
+    opposite = averaging(truth, pairs, independent=False)
+    return {**dict(zip(names, found, strict=True)), "in opposite pairs": opposite}
 
 
 def record_averaging(report: Report, name: str, found: Averaging) -> None:
@@ -164,50 +267,211 @@ def record_averaging(report: Report, name: str, found: Averaging) -> None:
 # --- what it costs
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of the same work in two orders.
-
-    Attributes
-    ----------
-    batched, alone : float
-        Particles per second: particles and samples side by side, and one image at a time.
-    network_share : float
-        Of the time of the batched run.
-    """
-
-    batched: float
-    alone: float
-    network_share: float
-
-    @property
-    def speedup(self) -> float:
-        """Batched over one at a time."""
-        return self.batched / self.alone
-
-
 def race(
-    batched: Answer, cases: Cases, sampling: Sampling, config: Config, alone: int, seed: int
-) -> Speed:
-    """Time `config.samples` samples of some particles one by one, beside a batched run.
+    report: Report,
+    batched: Found,
+    cases: Cases,
+    sampling: Sampling,
+    config: Config,
+    seed: int,
+) -> dict[str, float]:
+    """Time samples of these particles one by one beside a batched run; record ``speed.*``.
 
     One at a time means a call for each sample of each particle, as a loop over published code is.
     """
-    few = cases.first(alone)
-    sampling.retrieve(few.first(1), config, seed, samples=1)  # warms up
+    sampling.retrieve(cases[:1], config, seed, samples=1)  # warms up
     with Stopwatch() as watch:
-        for i in range(len(few)):
+        for i in range(len(cases)):
             for number in range(config.samples):
-                sampling.retrieve(few.part(slice(i, i + 1)), config, seed + number, samples=1)
-    share = batched.network_seconds / batched.seconds
-    return Speed(len(batched.phases) / batched.seconds, len(few) / watch.seconds, share)
+                sampling.retrieve(cases[i : i + 1], config, seed + number, samples=1)
+    cost = batched.cost
+    together, alone = len(batched.image) / cost.seconds, len(cases) / watch.seconds
+    told = {
+        "particles_per_second": (together, f"{config.samples} samples each, batched"),
+        "one_at_a_time": (alone, "particles per second, a call a sample"),
+        "speedup": (together / alone, "batched over one at a time, same run"),
+        "network_share": (cost.network_seconds / cost.seconds, "of the batched time"),
+    }
+    return {
+        name: report.value(f"speed.{name}", value, note=note)
+        for name, (value, note) in told.items()
+    }
 
 
-def record_speed(report: Report, found: Speed, samples: int) -> None:
-    """Record ``speed.*``."""
-    note = f"{samples} samples each, batched"
-    report.value("speed.particles_per_second", found.batched, note=note)
-    note = "particles per second, a call a sample"
-    report.value("speed.one_at_a_time", found.alone, note=note)
-    report.value("speed.speedup", found.speedup, note="batched over one at a time, same run")
-    report.value("speed.network_share", found.network_share, note="of the batched time")
+# --- dose and defocus
+
+Sweep = Mapping[str, Mapping[str, Any]]
+SWEPT = (Column("rmse", unit="rad", note="recorded"), Column("covered", note="recorded"))
+
+
+def sweep_studies(runs: Sweep) -> dict[float, Study]:
+    """A study of error and coverage for each value of a recorded sweep."""
+    found = {}
+    for value, kept in runs.items():
+        directions = np.array(next(iter(kept.values()))["groups"])
+        study = found[float(value)] = Study((), SWEPT, LABELS, directions)
+        for name, row in kept.items():
+            told = {key: row[key] for key in ("rmse", "covered") if row[key] is not None}
+            study.join(name, told)
+    return found
+
+
+def record_sweep(report: Report, name: str, runs: Sweep) -> None:
+    """Record ``NAME.rmse.METHOD.at_VALUE`` and ``NAME.coverage...`` of a recorded sweep."""
+    for value, study in sweep_studies(runs).items():
+        for method in study.methods:
+            for column, key in zip(SWEPT, ("rmse", "coverage"), strict=True):
+                if column.name in study.scores[method]:
+                    report.value(
+                        f"{name}.{key}.{method}.at_{value:g}",
+                        *study.interval(method, column.name),
+                        unit=column.unit,
+                        note=column.note,
+                        n=study.seen(method),
+                    )
+
+
+# --- what is recorded
+
+
+def _rows(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of each slow row, and what averaging its independent samples does."""
+    samples, batch, seed = (settings[key] for key in ("samples", "batch", "seed"))
+    cases = make_cases(settings["specimen"], settings["poses"], seed)
+    sampling = Sampling.load(flowdps.load_config("ours"))
+    rows = slow_rows(sampling, settings["steps"], samples, batch, seed)
+    study = run_study(cases, {**rows, "refined": refined_row}, settings["first"])
+    seen = cases[: study.seen("unpaired")]
+    drawn, truth = study.answers["unpaired"].samples, seen.truth.numpy()
+    places = {"everywhere": None, "near_zeros": seen.near_zeros()}
+    return {
+        "particles": cases[: max(settings["first"].values())].told(),
+        "rows": {
+            name: {"scores": scores, "seconds": study.seconds[name]}
+            for name, scores in study.scores.items()
+        },
+        "averaging": {key: vars(averaging(truth, drawn, place)) for key, place in places.items()},
+    }
+
+
+def _sweeps(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Errors and covered intervals ``{sweep: {value: {method: ...}}}``; the poses never change."""
+    ours = hurried("ours", settings["steps"], settings["samples"], settings["batch"])
+    rows = classical_rows(settings["peers"])
+    rows["ours"] = sampled_row(Sampling.load(ours), ours, settings["seed"])
+    found: dict[str, Any] = {}
+    for sweep, value, cases in _instruments(settings):
+        found.setdefault(sweep, {})[f"{value:g}"] = {
+            name: {"rmse": scores["rmse"], "covered": scores.get("covered")}
+            | {"groups": cases.directions}
+            for name, scores in run_study(cases, rows).scores.items()
+        }
+    return {"particles": next(_instruments(settings))[2].told(), "sweeps": found}
+
+
+def _instruments(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, Cases]]:
+    specimen, n, seed = (settings[key] for key in ("specimen", "poses", "seed"))
+    for dose in settings["doses"]:
+        yield "dose", dose, make_cases(specimen, n, seed, (dose,))
+    for defocus in settings["defoci"]:
+        cases = make_cases(specimen, n, seed, (45.0,), defocus_angstrom=defocus)
+        yield "defocus", defocus, cases
+
+
+def _validation(settings: Mapping[str, Any]) -> Iterator[Cases]:
+    for name in settings["specimens"]:
+        yield make_cases(name, settings["poses"], settings["seed"], split="validation")
+
+
+def _choose_length(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The length of the best AUC, and among equals of the widest gap."""
+    config = hurried("ours", settings["steps"], settings["samples"], settings["batch"])
+    sampling, found = Sampling.load(config), []
+    for cases in _validation(settings):
+        samples = sampling.retrieve(cases, config, settings["seed"]).samples
+        lengths = settings["lengths"]
+        found.append({length: misfit(cases, samples, length)[1] for length in lengths})
+
+    def worst(length: float) -> tuple[float, float]:
+        own, *others = (one[length] for one in found)
+        gaps = [(one.mean() - own.mean()) / np.hypot(one.std(), own.std()) for one in others]
+        return min(auc(own, one) for one in others), float(min(gaps))
+
+    return {"coarser_than_angstrom": max(settings["lengths"], key=worst)}
+
+
+def _choose_limit(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Coarse misfit above which 5 % of the prior's own particles lie, and the AUC of others.
+
+    Asked of normalised particles, gain and offset fitted, the envelope unknown, as a user's are.
+    """
+    config = hurried("ours", settings["steps"], settings["samples"], settings["batch"])
+    sampling = Sampling.load(config)
+    own, *others = (
+        flowdps.retrieve(
+            cases.extracted(), None, config, make_generator(settings["seed"]), crop=True,
+            prior=sampling.prior, spread=sampling.spread, contrast="dark",
+        ).chi2_low
+        for cases in _validation(settings)
+    )  # fmt: skip
+    found = zip(settings["specimens"][1:], others, strict=True)
+    return {
+        "warn_above": round(float(np.quantile(own, 0.95)), 2),
+        "normalised_auc": {name: round(auc(own, low), 3) for name, low in found},
+    }
+
+
+def _spread(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Rings ``(levels, rings)`` of shipped weights, on validation views."""
+    name = settings["weights"]
+    images = phase_maps(settings["specimen"], settings["maps"], 1, "validation").phases
+    with torch.no_grad():
+        found = on_images(load_in_radians(name), images[: settings["asked"]])
+    return {"sha256": {name: weights.card(name).sha256}, "rings": {name: rings_of(found)}}
+
+
+_ASKED, _METHOD = table(SLUG)["recorded"], read_settings("methods/flowdps")
+_KEPT = {"configs": _METHOD["configs"], "phase": _METHOD["phase"]}
+_POSES = {"poses": table(SLUG)["cpu"]["poses"]}
+_NETWORK = ("flowdps_flow",)
+ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_KEPT, **_POSES}, _NETWORK)
+SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_KEPT}, _NETWORK)
+MISFIT = Recording(SLUG, "misfit", _choose_length, _ASKED["misfit"], _NETWORK)
+WARNING = Recording(SLUG, "warning", _choose_limit, _ASKED["warning"], _NETWORK)
+SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
+
+
+def join_rows(study: Study, report: Report) -> None:
+    """Put the recorded rows into a study of the same particles; tell how what ran here agrees."""
+    if not particles(study).begin_with(ROWS.values["particles"]):
+        return
+    for name, row in ROWS.values["rows"].items():
+        agreement = None
+        if name in study.scores:
+            here, then = study.scores[name]["rmse"], np.array(row["scores"]["rmse"])
+            n = min(len(here), len(then))
+            agreement = float(here[:n].mean() / then[:n].mean())
+            report.value(f"recorded.agreement.{name}", agreement, note="error")
+            print(f"{LABELS[name]}: {agreement:.3f} of the recorded error")
+        study.join(name, row["scores"], agreement)
+    print("†", report.recorded(ROWS))
+
+
+def sweep_agreement(sampling: Sampling) -> float | None:
+    """Error of the first particles of the sweep's last dose over what was recorded of them.
+
+    None where the particles cannot be made again: their model or their optics are not here.
+    """
+    settings, dose = SWEEPS.settings, SWEEPS.settings["doses"][-1]
+    try:
+        cases = make_cases(settings["specimen"], settings["poses"], settings["seed"], (dose,))
+    except DataUnavailableError:
+        return None
+    if not cases.begin_with(SWEEPS.values["particles"]):
+        return None
+    few = cases[: settings["batch"]]
+    config = hurried("ours", settings["steps"], settings["samples"], settings["batch"])
+    rows = {"ours": sampled_row(sampling, config, settings["seed"])}
+    here = run_study(few, rows).scores["ours"]["rmse"]
+    then = SWEEPS.values["sweeps"]["dose"][f"{dose:g}"]["ours"]["rmse"]
+    return float(here.mean() / np.mean(then[: len(few)]))

@@ -2,207 +2,454 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from emlab import metrics
+from emlab import metrics, weights
 from emlab.bench import Report
-from emlab.bench.study import pipe_table, spanned
-from emlab.chapters.flowdps.cases import Cases
-from emlab.chapters.flowdps.peers import LABELS as CLASSICAL, best_peer
-from emlab.chapters.flowdps.rows import LABELS, Answer, Method, judged
-from emlab.chapters.flowdps.scores import Scores, finer_by, unpacked, zeros_gain
-from emlab.metrics.intervals import paired_ratio
-from emlab.metrics.sampled import rank_deviation
+from emlab.bench.study import Column, Scores, Study, mean_of, spanned
+from emlab.chapters.flowdps.cases import (
+    CLASSICAL,
+    MARGIN,
+    PEERS,
+    TRAINED_SPECIMEN,
+    Cases,
+    best_peer,
+    classical,
+    library,
+    nearest_view,
+    refined_view,
+)
+from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
+from emlab.methods import flowdps, flowdps_observation
+from emlab.methods.estimate import Estimate
+from emlab.methods.flowdps_config import Config, phase_scale
+from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
+from emlab.metrics.intervals import bootstrap, paired_ratio
+from emlab.metrics.sampled import crps, rank_deviation, ranks
+from emlab.models import untrained
+from emlab.physics import Poisson
+from emlab.priors import Prior
+from emlab.priors.networks import wrap
+from emlab.priors.scaled import ScaledPrior
+from emlab.recipes.flowdps import Restorer
+from emlab.runtime import make_generator
+from emlab.solvers.denoiser_spread import Spread
+from emlab.solvers.guided_phase import GuidedPhaseConfig
 
-NOTE = "95 % bootstrap interval over viewing directions"
+Values = NDArray[np.float64]
+Phases = NDArray[np.float32]
+LABELS = {
+    "picture": "the picture taken for the phase",
+    "nothing": "no phase at all",
+    **CLASSICAL,
+    "mean_map": "mean of the training maps",
+    "prior_draw": "draw of the prior",
+    "nearest_view": "nearest training view, told the pose",
+    "supervised": "supervised U-Net",
+    "untrained": "ours, untrained network",
+    "paper": "FlowDPS as published",
+    "corrected": "FlowDPS, corrected",
+    "refined": "structure known, pose refined",
+    "unpaired": "ours, ten independent samples",
+    "ours": "ours: guided sampler",
+}
+RINGS = 8  # of the band averages
+LEVELS = np.linspace(0.1, 0.95, 12)  # of intervals
+PER_NM = 10 / PIXEL_ANGSTROM  # of a cycle per pixel
+FREQUENCY = np.arange(1, FIELD // 2 + 1) / FIELD  # cycles per pixel of Fourier rings
 
 
-@dataclass
-class Table:
-    """Scores and answers of every method.
+@dataclass(frozen=True, kw_only=True)
+class Answer(Estimate[Phases]):
+    """Phases ``(n, 64, 64)``; calibration is judged by the first `independent` samples."""
 
-    Attributes
-    ----------
-    cases : Cases
-    scores : dict
-        By method. A method that saw the first m of the particles only has m scores.
-    answers : dict
-        By method.
-    seconds : dict
-        A particle, by method, of those that ran here.
-    recorded : list of str
-        Methods whose scores are recorded; their answers, if any, are of fewer particles.
+    independent: int = 1
+
+
+Found = Answer | flowdps.Retrieval
+Method = Callable[[Any], Found]
+
+
+def plain(phases: Tensor | Phases) -> Answer:
+    """The answer of a method that draws no samples."""
+    phases = np.asarray(phases, np.float32)
+    return Answer(image=phases, samples=phases[None])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A prior in radians, its spread and how that was measured, and where its network is."""
+
+    prior: Prior
+    spread: Spread
+    origin: str
+    device: torch.device | str = "cpu"
+
+    @classmethod
+    def load(cls, config: Config, device: torch.device | str = "cpu") -> Sampling:
+        """The prior of a configuration."""
+        return cls(*flowdps.load(config, device), device)
+
+    def retrieve(
+        self, cases: Cases, config: Config, seed: int, samples: int | None = None
+    ) -> flowdps.Retrieval:
+        """What users call, told the dose and the envelope."""
+        return flowdps.retrieve(
+            cases.counts, cases.optics, config, make_generator(seed), samples=samples,
+            prior=self.prior, spread=self.spread, dose_per_angstrom2=cases.dose,
+            b_factor_angstrom2=cases.b_factor_angstrom2, device=self.device,
+        )  # fmt: skip
+
+
+# --- rows
+
+
+def hurried(name: str, steps: int, samples: int, batch: int) -> Config:
+    """A shipped configuration with other numbers of steps, samples and particles at a time."""
+    config = flowdps.load_config(name)
+    sampler = replace(config.sampler, steps=steps)
+    return replace(config, sampler=sampler, samples=samples, batch=batch)
+
+
+def sampled_row(sampling: Sampling, config: Config, seed: int) -> Method:
+    """A sampler: the answer is the mean of its samples."""
+    return lambda cases: sampling.retrieve(cases, config, seed)
+
+
+def slow_rows(
+    sampling: Sampling, steps: Mapping[str, int], samples: int, batch: int, seed: int
+) -> dict[str, Method]:
+    """FlowDPS as published and corrected, and ours in independent samples, in so many steps."""
+    configs = {name: hurried(name, steps[name], samples, batch) for name in ("paper", "corrected")}
+    ours = hurried("ours", steps["unpaired"], samples, batch)
+    assert isinstance(ours.sampler, GuidedPhaseConfig)
+    configs["unpaired"] = replace(ours, sampler=replace(ours.sampler, antithetic=False))
+    return {name: sampled_row(sampling, config, seed) for name, config in configs.items()}
+
+
+def untrained_row(config: Config, spread: Spread, seed: int) -> Method:
+    """Ours with the configuration's network before training: random weights, the same size."""
+    card, scale = weights.card(config.prior), phase_scale()
+    network = wrap(untrained(card.model, seed), card.objective)
+    prior = ScaledPrior(network, scale.std, scale.mean)
+    return sampled_row(Sampling(prior, spread, "of the trained prior"), config, seed)
+
+
+def classical_rows(names: Iterable[str]) -> dict[str, Method]:
+    """The tuned peers."""
+
+    def row(name: str) -> Method:
+        return lambda cases: plain(classical(name, cases, PEERS.values[name]))
+
+    return {name: row(name) for name in names}
+
+
+def reference_rows(specimen: str, drawn: Phases) -> dict[str, Method]:
+    """Answers that are no retrieval: trivial ones, draws of the prior alone, and an oracle.
+
+    The oracle needs the specimen that the prior was trained on.
     """
 
-    cases: Cases
-    scores: dict[str, Scores] = field(default_factory=dict)
-    answers: dict[str, Answer] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    recorded: list[str] = field(default_factory=list)
+    def picture(cases: Cases) -> Answer:
+        """Dark where there is matter, half of twice the phase."""
+        contrast = cases.counts / cases.instrument().counts.to(cases.counts) - 1
+        inner = slice(MARGIN, -MARGIN)
+        return plain(-contrast[:, inner, inner] / 2)
 
-    def error(self, method: str) -> metrics.Interval:
-        """Root mean square error of the phase in radians, mean over particles."""
-        return self.scores[method].error
+    def prior_draw(cases: Cases) -> Answer:
+        samples = np.repeat(drawn[:, None], len(cases), axis=1)
+        first = drawn[np.arange(len(cases)) % len(drawn)]
+        return Answer(image=first, samples=samples, independent=len(drawn))
 
-    def ratio(self, better: str, worse: str) -> metrics.Interval:
-        """Error of one method over that of another, on the particles that both saw."""
-        first, second = self.scores[better].rmse, self.scores[worse].rmse
-        n = min(len(first), len(second))
-        return paired_ratio(first[:n], second[:n], groups=self.scores[better].groups[:n])
+    rows: dict[str, Method] = {
+        "picture": picture,
+        "nothing": lambda cases: plain(torch.zeros_like(cases.truth)),
+        "mean_map": lambda cases: plain(library(cases.specimen).mean(0).expand_as(cases.truth)),
+        "prior_draw": prior_draw,
+    }
+    if specimen == TRAINED_SPECIMEN:
+        rows["nearest_view"] = lambda cases: plain(nearest_view(cases))
+    return rows
 
-    def coverage(self, method: str, dose: float | None = None) -> metrics.Interval:
-        """Share of band averages inside their 90 % intervals, of one dose or of all."""
-        scores = self.scores[method]
-        if dose is None:
-            return scores.coverage()
-        return scores.coverage(np.isclose(self.cases.dose.numpy()[: len(scores.rmse)], dose))
 
-    def join(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        """Put recorded rows of the same particles into the table.
+def refined_row(cases: Cases) -> Answer:
+    """The structure is known, and about where to begin: see `refined_view`."""
+    return plain(refined_view(cases))
 
-        Parameters
-        ----------
-        rows : dict
-            By method ``scores`` (packed) of the first particles.
 
-        Returns
-        -------
-        dict
-            Of methods that ran on some of them: error here over the recorded error.
-        """
-        agreement = {}
-        for name, row in rows.items():
-            kept = unpacked(row["scores"])
-            if name in self.scores:
-                here = self.scores.pop(name).rmse
-                n = min(len(here), len(kept.rmse))
-                agreement[name] = float(here[:n].mean() / kept.rmse[:n].mean())
-            self.scores[name] = kept
-            self.recorded.append(name)
-        order = list(LABELS)
-        self.scores = {name: self.scores[name] for name in sorted(self.scores, key=order.index)}
-        return agreement
+def supervised_row(restorer: Restorer) -> Method:
+    """The trained competitor, eight particles at a time."""
 
-    @property
-    def classical(self) -> list[str]:
-        """Peers without a network that ran."""
-        return [name for name in self.scores if name in CLASSICAL]
+    def restored(cases: Cases) -> Answer:
+        parts = [cases[start : start + 8] for start in range(0, len(cases), 8)]
+        return plain(torch.cat([restorer.restore(p.instrument(), p.counts) for p in parts]))
 
-    @property
-    def best_classical(self) -> str:
-        """The one with the smallest error on validation poses, of those that ran."""
-        return best_peer() if best_peer() in self.scores else self.classical[0]
+    return restored
 
-    @property
-    def finest_classical(self) -> str:
-        """The peer of one image that reaches the finest detail here."""
-        single = [name for name in self.classical if name != "transport"]
-        return max(single, key=lambda name: self.scores[name].rings.limit())
 
-    @property
-    def sampled(self) -> list[str]:
-        """Methods that draw samples."""
-        return [name for name, scores in self.scores.items() if scores.covered is not None]
+# --- scores
 
-    def markdown(self) -> str:
-        """A row a method: error, that over the best peer's, resolution, coverage."""
-        reference = self.best_classical
-        heads = ["method", "n", "phase RMSE [mrad]", f"of {LABELS[reference]}'s", "FRC .5 [A]"]
-        rows = []
-        for name, scores in self.scores.items():
-            error = metrics.Interval(*(1e3 * end for end in self.error(name)))
-            ratio = spanned(self.ratio(name, reference), ".2f")
-            limits = [_angstrom(rings.limit()) for rings in (scores.rings, scores.zeros)]
-            covered = "-" if scores.covered is None else f"{scores.covered.mean():.0%}"
-            row = [self._label(name), str(len(scores.rmse)), spanned(error, ".1f"), ratio]
-            rows.append([*row, *limits, covered])
-        return pipe_table([*heads, "near zeros [A]", "90 % covers"], rows)
 
-    def markdown_misfit(self) -> str:
-        """A row a method: CRPS, misfit of the counts, seconds."""
-        rows = []
-        for name, scores in self.scores.items():
-            seconds = f"{self.seconds[name]:.2g}" if name in self.seconds else "-"
-            chi = [f"{scores.chi2.mean():.3f}", f"{scores.chi2_low.mean():.2f}"]
-            rows.append([self._label(name), f"{1e3 * scores.crps.mean():.1f}", *chi, seconds])
-        return pipe_table(["method", "CRPS [mrad]", "chi^2", "coarse chi^2", "s a particle"], rows)
+def score(cases: Cases, found: Found) -> dict[str, Values]:
+    """Scores of phases, a row a particle.
 
-    def _label(self, name: str) -> str:
-        return LABELS[name] + (" \u2020" if name in self.recorded else "")
+    ``rmse``
+        Radians, means removed: a single image does not tell them.
+    ``chi2``, ``chi2_low``
+        See `misfit`.
+    ``crps``
+        Of band averages, radians; the absolute error for a method without samples.
+    ``rings``, ``zeros``
+        ``(n, 3, 32)`` cross and both powers of the Fourier correlation with the truth: of all
+        coefficients, and of those near zeros of the contrast transfer.
+    ``covered``
+        ``(n, 8)`` share of band averages inside their 90 % intervals, from coarse to fine.
+    ``ranks``
+        ``(n, bands, 2)`` of the truth among the samples.
+    ``by_level``
+        ``(n, 12)`` share of all particles' band averages inside their intervals of `LEVELS`.
+    ``independent``
+        Samples behind the last three, which a method without samples lacks.
+    """
+    truth, n = cases.truth.numpy(), len(cases)
+    first, second = (image - image.mean((1, 2), keepdims=True) for image in (found.image, truth))
+    drawn, actual = band_averages(found.samples[: found.independent]), band_averages(truth)
+    chi2, chi2_low = misfit(cases, found.samples)
+    sums = {"rings": ring_sums(found.image, truth)}
+    sums["zeros"] = ring_sums(found.image, truth, cases.near_zeros())
+    scores = {
+        "rmse": np.sqrt(np.square(first - second).mean((1, 2), dtype=np.float64)),
+        "chi2": chi2,
+        "chi2_low": chi2_low,
+        "crps": crps(drawn, actual).mean((1, 2)),
+        **{name: np.stack([s.cross, s.first, s.second], 1) for name, s in sums.items()},
+    }
+    if len(drawn) < 2:
+        return scores
 
-    def record(self, report: Report, ours: str = "ours") -> None:
-        """Record ``METRIC.METHOD``, and ratios ``rmse_ratio.over_METHOD`` of ours."""
-        for name, scores in self.scores.items():
-            n = len(scores.rmse)
-            report.value(f"rmse.{name}", *self.error(name), unit="rad", note=NOTE, n=n)
-            report.value(f"frc_per_nm.{name}", *scores.resolution(), unit="1/nm", note=NOTE, n=n)
-            report.value(
-                f"frc_zeros_per_nm.{name}", *scores.resolution(zeros=True), unit="1/nm",
-                note="near zeros of the contrast transfer", n=n,
-            )  # fmt: skip
-            report.value(f"crps.{name}", *scores.mean(scores.crps), unit="rad", n=n)
-            report.value(f"chi2.{name}", *scores.mean(scores.chi2), n=n)
-            report.value(f"chi2_low.{name}", *scores.mean(scores.chi2_low), n=n)
-            self._record_calibration(report, name)
-            if name != ours and ours in self.scores:
-                for zeros, key in ((False, "finer_than"), (True, "finer_near_zeros_than")):
-                    ratio = finer_by(self.scores[ours], scores, zeros)
-                    report.value(f"{key}.{name}", *ratio, note="ratio of frequencies at FRC .5")
-                report.value(f"rmse_ratio.over_{name}", *self.ratio(ours, name), note=NOTE)
-                gain = zeros_gain(self.scores[ours], scores)
-                report.value(f"frc_zeros_gain.over_{name}", *gain, note="mean FRC near zeros")
-        best = self.best_classical
-        report.value("rmse_ratio.over_best_classical", *self.ratio(ours, best), note=LABELS[best])
+    def covered(i: int, rings: NDArray[np.intp]) -> float:
+        return metrics.coverage(drawn[:, i, rings], actual[i, rings], interval="normal")
 
-    def _record_calibration(self, report: Report, name: str) -> None:
-        scores, answer = self.scores[name], self.answers.get(name)
-        if scores.covered is None or scores.ranks is None:
-            return
-        for dose in dict.fromkeys(self.cases.dose[: len(scores.rmse)].tolist()):
-            report.value(f"coverage.{name}.dose_{dose:g}", *self.coverage(name, dose))
-        report.value(f"coverage.{name}.all", *self.coverage(name), note="of 90 % intervals")
-        for ring, share in enumerate(scores.covered.mean(0)):
-            report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
-        deviation = rank_deviation(scores.ranks, scores.samples)
-        report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
-        if name in self.seconds:
-            report.value(f"seconds_a_particle.{name}", self.seconds[name], unit="s")
-        if answer and answer.network_seconds:
-            share = answer.network_seconds / answer.seconds
-            report.value(f"network_share.{name}", share, note="of the time")
+    bands = np.split(np.arange(drawn.shape[2]), RINGS)
+    by_level = [metrics.coverage(drawn, actual, level, "normal") for level in LEVELS]
+    return scores | {
+        "covered": np.array([[covered(i, rings) for rings in bands] for i in range(n)]),
+        "ranks": ranks(drawn, actual),
+        "by_level": np.tile(by_level, (n, 1)),
+        "independent": np.full(n, len(drawn)),
+    }
+
+
+def misfit(
+    cases: Cases, samples: Phases, coarser_than_angstrom: float | None = None
+) -> tuple[Values, Values]:
+    """Misfit of the counts to phases ``(s, n, 64, 64)``, and that of the coarse part.
+
+    ``(n,)`` each, means over samples; see `emlab.methods.flowdps_observation.misfit`.
+    """
+    instrument, noise = cases.instrument(), Poisson()
+    each = [
+        flowdps_observation.misfit(
+            cases.counts, instrument.A(one), noise, PIXEL_ANGSTROM, coarser_than_angstrom
+        )
+        for one in torch.from_numpy(samples)
+    ]
+    whole, low = (torch.stack(v).mean(0).double().numpy() for v in zip(*each, strict=True))
+    return whole, low
+
+
+def rings(scores: Scores, kind: str = "rings", n: int | None = None) -> RingSums:
+    """Fourier correlation with the truth of the first n particles: ``rings`` or ``zeros``."""
+    return RingSums(FREQUENCY, *np.moveaxis(scores[kind][:n], 1, 0))
+
+
+def _resolution(scores: Scores, name: str, directions: Values | None) -> metrics.Interval:
+    """Frequency in 1/nm at which the correlation with the truth falls below .5."""
+    sums, groups = rings(scores, "zeros" if "zeros" in name else "rings"), _apart(directions)
+    found = bootstrap(lambda i: sums.limit(0.5, i), len(sums.cross), resamples=200, groups=groups)
+    return metrics.Interval(*(PER_NM * end for end in found))
+
+
+NOTE = "95 % bootstrap interval over viewing directions"
+ZEROS = "near zeros of the contrast transfer"
+COLUMNS = (
+    Column("rmse", better="lower", unit="rad", note=NOTE),
+    Column("frc_per_nm", unit="1/nm", note=NOTE, of=_resolution),
+    Column("frc_zeros_per_nm", unit="1/nm", note=ZEROS, of=_resolution),
+    Column("crps", better="lower", unit="rad", note=NOTE),
+    Column("chi2", note=NOTE),
+    Column("chi2_low", note=NOTE),
+)
+
+# --- the table
 
 
 def run_study(
-    cases: Cases,
-    methods: Mapping[str, Method],
-    *,
-    first: Mapping[str, int] | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Table:
-    """Run every method.
+    cases: Cases, methods: Mapping[str, Method], first: Mapping[str, int] | None = None
+) -> Study:
+    """Run and score methods; `first` names those that get the first so many particles only."""
+    study = Study(cast(Any, cases), COLUMNS, LABELS, cases.directions)
+    return study.run(methods, cast(Any, score), first=first)
 
-    Parameters
-    ----------
-    methods : dict of str to callable
-        See `emlab.chapters.flowdps.rows`.
-    first : dict, optional
-        Methods that get the first so many particles only.
+
+def particles(study: Study) -> Cases:
+    """The cases of a study."""
+    return cast(Cases, study.cases)
+
+
+def sampled(study: Study) -> list[str]:
+    """Methods that draw samples."""
+    return [name for name in study.methods if "covered" in study.scores[name]]
+
+
+def best_classical(study: Study) -> str:
+    """The peer with the smallest error on validation poses, of those that ran."""
+    ran = [name for name in study.methods if name in CLASSICAL]
+    return best_peer() if best_peer() in ran else ran[0]
+
+
+def finest_classical(study: Study) -> str:
+    """The peer of one image that reaches the finest detail here."""
+    single = [name for name in study.methods if name in CLASSICAL and name != "transport"]
+    return max(single, key=lambda name: rings(study.scores[name]).limit())
+
+
+def ratio(study: Study, better: str, worse: str) -> metrics.Interval:
+    """Error of one method over that of another, on the particles that both saw."""
+    n = min(study.seen(better), study.seen(worse))
+    first, second = (study.scores[name]["rmse"][:n] for name in (better, worse))
+    return paired_ratio(first, second, groups=_apart(particles(study).directions[:n]))
+
+
+def _compare(
+    study: Study, pair: tuple[str, str], kind: str, statistic: Callable[[Values, Values], float]
+) -> metrics.Interval:
+    """A statistic of the Fourier correlations of two methods, on the particles that both saw."""
+    n = min(study.seen(name) for name in pair)
+    sums = [rings(study.scores[name], kind, n) for name in pair]
+    return bootstrap(
+        lambda chosen: statistic(*(one.correlation(chosen) for one in sums)),
+        n, resamples=200, groups=_apart(particles(study).directions[:n]),
+    )  # fmt: skip
+
+
+def _apart(directions: Values | None) -> Values | None:
+    """Directions to resample; None, so that particles are, where they share one."""
+    return None if directions is None or len(np.unique(directions)) < 2 else directions
+
+
+def finer_by(study: Study, better: str, worse: str, kind: str = "rings") -> metrics.Interval:
+    """Ratio of the frequencies at a correlation of .5 on the same particles; above 1 is finer.
+
+    A method whose correlation is nowhere above .5 counts as reaching the first ring.
     """
-    table = Table(cases)
-    for name, method in methods.items():
-        seen = cases.first((first or {}).get(name, len(cases)))
-        table.answers[name], table.scores[name] = judged(method, seen)
-        table.seconds[name] = table.answers[name].seconds / len(seen)
-        if progress is not None:
-            progress(f"{LABELS.get(name, name)}: {1e3 * table.scores[name].rmse.mean():.1f} mrad")
-    return table
+
+    def of(first: Values, second: Values) -> float:
+        ends = (max(falls_below(FREQUENCY, one), FREQUENCY[0]) for one in (first, second))
+        return next(ends) / next(ends)
+
+    return _compare(study, (better, worse), kind, of)
 
 
-def _angstrom(cycles_per_pixel: float) -> str:
-    from emlab.data.phase_maps import PIXEL_ANGSTROM
+def zeros_gain(study: Study, better: str, worse: str) -> metrics.Interval:
+    """Mean Fourier correlation near zeros of the lens, of rings that have some: paired difference.
 
-    return f"{PIXEL_ANGSTROM / cycles_per_pixel:.1f}" if cycles_per_pixel else "none"
+    Unlike a limit it does not jump where a curve runs along .5.
+    """
+    counted = rings(study.scores[better], "zeros", study.seen(worse)).second.sum(0) > 0
+
+    def of(first: Values, second: Values) -> float:
+        return float(np.nanmean(first[counted]) - np.nanmean(second[counted]))
+
+    return _compare(study, (better, worse), "zeros", of)
+
+
+def coverage(study: Study, name: str, dose: float | None = None) -> metrics.Interval:
+    """Share of band averages inside their 90 % intervals, of one dose or of all."""
+    covered, n = study.scores[name]["covered"], study.seen(name)
+    doses, directions = particles(study).dose.numpy()[:n], particles(study).directions[:n]
+    chosen = np.full(n, True) if dose is None else np.isclose(doses, dose)
+    return mean_of({name: covered[chosen]}, name, directions[chosen])
+
+
+def table(study: Study) -> str:
+    """A row a method: error, that over the best peer's, resolution, coverage."""
+    reference = best_classical(study)
+
+    def angstrom(name: str, kind: str) -> str:
+        limit = rings(study.scores[name], kind).limit()
+        return f"{PIXEL_ANGSTROM / limit:.1f}" if limit else "none"
+
+    def error(name: str) -> str:
+        mrad = (1e3 * end for end in study.interval(name, "rmse"))
+        return spanned(metrics.Interval(*mrad), ".1f")
+
+    def covered(name: str) -> str:
+        return f"{coverage(study, name).mean:.0%}" if name in sampled(study) else "-"
+
+    extra = {
+        "n": lambda name: str(study.seen(name)),
+        "phase RMSE [mrad]": error,
+        f"of {LABELS[reference]}'s": lambda name: spanned(ratio(study, name, reference), ".2f"),
+        "FRC .5 [A]": lambda name: angstrom(name, "rings"),
+        "near zeros [A]": lambda name: angstrom(name, "zeros"),
+        "90 % covers": covered,
+    }
+    return study.markdown(extra=extra)
+
+
+def misfit_table(study: Study) -> str:
+    """A row a method: CRPS, misfit of the counts, seconds."""
+
+    def mean(name: str, column: str) -> float:
+        return study.interval(name, column).mean
+
+    extra = {
+        "CRPS [mrad]": lambda name: f"{1e3 * mean(name, 'crps'):.1f}",
+        "chi^2": lambda name: f"{mean(name, 'chi2'):.3f}",
+        "coarse chi^2": lambda name: f"{mean(name, 'chi2_low'):.2f}",
+        "s a particle": lambda name: f"{study.seconds.get(name, np.nan):.2g}".replace("nan", "-"),
+    }
+    return study.markdown(extra=extra)
+
+
+def record(study: Study, report: Report, ours: str = "ours") -> None:
+    """Record ``METRIC.METHOD``, calibration, and comparisons of ours with every other method."""
+    study.record(report)
+    for name in sampled(study):
+        _record_calibration(study, report, name)
+    for name in study.methods if ours in study.scores else ():
+        if name == ours:
+            continue
+        for kind, key in (("rings", "finer_than"), ("zeros", "finer_near_zeros_than")):
+            found = finer_by(study, ours, name, kind)
+            report.value(f"{key}.{name}", *found, note="ratio of frequencies at FRC .5")
+        report.value(f"rmse_ratio.over_{name}", *ratio(study, ours, name), note=NOTE)
+        gain = zeros_gain(study, ours, name)
+        report.value(f"frc_zeros_gain.over_{name}", *gain, note="mean FRC near zeros")
+    best = best_classical(study)
+    report.value("rmse_ratio.over_best_classical", *ratio(study, ours, best), note=LABELS[best])
+
+
+def _record_calibration(study: Study, report: Report, name: str) -> None:
+    scores = study.scores[name]
+    for dose in dict.fromkeys(particles(study).dose[: study.seen(name)].tolist()):
+        report.value(f"coverage.{name}.dose_{dose:g}", *coverage(study, name, dose))
+    report.value(f"coverage.{name}.all", *coverage(study, name), note="of 90 % intervals")
+    for ring, share in enumerate(scores["covered"].mean(0)):
+        report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
+    deviation = rank_deviation(scores["ranks"].astype(int), int(scores["independent"][0]))
+    report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
+    if name in study.seconds:
+        report.value(f"seconds_a_particle.{name}", study.seconds[name], unit="s")
+        cost = study.answers[name].cost
+        if cost.network_seconds:
+            share = cost.network_seconds / cost.seconds
+            report.value(f"network_share.{name}", share, note="of the time")
