@@ -17,8 +17,7 @@ from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study, Values, pipe_table
 from emlab.chapters.tsm.cases import LABELS, NO_PICKER, Denoised, Method, find_picks, of_noisy
 from emlab.data.metadata import Metadata
-from emlab.data.particles import write_star
-from emlab.data.windows import fourier_resize
+from emlab.data.particles import fourier_resize, write_star
 from emlab.errors import InputError
 from emlab.external import relion
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, matched_rotations
