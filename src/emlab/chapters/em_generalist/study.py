@@ -237,7 +237,7 @@ def defocus_rows(config: generalist.Config, prior: Prior, steps: int) -> Rows:
     blind = BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
 
     def find(case: Case) -> tuple[generalist.Found, Grey]:
-        told = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
+        told: dict[str, Any] = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
         image = case.measurement
         kernel = generalist.deblur_blind(image, config, case.generator(), blind=blind, **told)[1]
         return generalist.deblur(image, kernel, config, case.generator(), **told), kernel
