@@ -123,10 +123,10 @@ def test_discs_are_found_where_they_are(micrograph, monkeypatch):
     found = particles.find_particles(noisy, noisy, Oracle())
     within = ((micrograph.coordinates > 26) & (micrograph.coordinates < 230)).all(1)
     apart = np.linalg.norm(
-        micrograph.coordinates[within][:, None] - found.coordinates[None], axis=2
+        micrograph.coordinates[within][:, None] - found.picked.coordinates[None], axis=2
     )
     assert apart.min(1).max() < 3
-    assert len(found.scores) <= len(micrograph.coordinates)
+    assert len(found.picked.scores) <= len(micrograph.coordinates)
     inside_units = seen[0][inside.numpy() > 0].mean()
     assert inside_units > seen[0][inside.numpy() == 0].mean()  # bright
     with pytest.raises(InputError, match="differ"):
@@ -137,7 +137,7 @@ def test_nothing_is_found_in_an_even_image():
     image = np.random.default_rng(0).normal(100, 10, (128, 128)).astype(np.float32)
     segmenter = load_segmenter(particles.SEGMENTER)
     found = particles.find_particles(np.full_like(image, 100), image, segmenter)
-    assert found.coordinates.shape == (0, 2)
+    assert found.picked.coordinates.shape == (0, 2)
 
 
 def test_the_shipped_restorer_uncovers_particles_for_the_frozen_segmenter(micrograph):

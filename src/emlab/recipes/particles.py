@@ -64,20 +64,36 @@ def restore(
     return resize(standard.restore(-restored).numpy(), micrograph.shape)
 
 
-def find_particles(image: Image, micrograph: Image, segmenter: ResidualUNet) -> Picked:
+@dataclass(frozen=True)
+class Particles:
+    """What the segmenter takes for particles.
+
+    Attributes
+    ----------
+    labels : ndarray
+        ``(H, W)`` int32 at 5.26 A a pixel, 0 is background.
+    picked : Picked
+        Their middles in pixels of the micrograph, the likeliest first; scores are mean logits.
+    """
+
+    labels: NDArray[np.int32]
+    picked: Picked
+
+
+def find_particles(
+    image: Image,
+    micrograph: Image,
+    segmenter: ResidualUNet,
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+) -> Particles:
     """Let the segmenter look at what some method made of a micrograph.
 
     Parameters
     ----------
     image : ndarray
-        ``(H, W)`` in the grey levels of the micrograph, protein dark, pixels of 2.63 A.
+        ``(H, W)`` in the grey levels of the micrograph, protein dark.
     micrograph : ndarray
         ``(H, W)`` the recorded one: its noise and background are the scale.
-
-    Returns
-    -------
-    Picked
-        Middles in pixels of the micrograph, the likeliest first; scores are mean logits.
 
     Raises
     ------
@@ -86,11 +102,11 @@ def find_particles(image: Image, micrograph: Image, segmenter: ResidualUNet) -> 
     """
     if image.shape != micrograph.shape:
         raise InputError(f"image {image.shape} and micrograph {micrograph.shape} differ")
-    standard = standardise(coarse(micrograph), WORKING_ANGSTROM)
-    seen = (standard.background - torch.from_numpy(coarse(image))) / standard.sigma
-    shown = seen.clamp(-CLIP, CLIP).numpy()
+    standard = standardise(coarse(micrograph, pixel_size_angstrom), WORKING_ANGSTROM)
+    grey = torch.from_numpy(coarse(image, pixel_size_angstrom))
+    shown = ((standard.background - grey) / standard.sigma).clamp(-CLIP, CLIP).numpy()
     found = segment(shown, segmenter, config=SEGMENTING, rescale_intensity=False)
-    return _middles(found.labels, found.cell_probability, micrograph.shape)
+    return Particles(found.labels, _middles(found.labels, found.cell_probability, micrograph.shape))
 
 
 def _middles(labels: NDArray[np.int32], logits: Image, shape: tuple[int, ...]) -> Picked:
@@ -243,7 +259,7 @@ def own_picks(
 ) -> Picks:
     """What the segmenter finds in images of micrographs, beside the true places."""
     found = [
-        find_particles(image, micrograph.noisy.numpy(), segmenter)
+        find_particles(image, micrograph.noisy.numpy(), segmenter).picked
         for image, micrograph in zip(images, truth, strict=True)
     ]
     radius = HIT * DIAMETER_ANGSTROM / truth[0].pixel_size_angstrom
