@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from emlab import weights
 from emlab.app.blocks import block_shape_for
-from emlab.app.volumes import Survey, restore_volume
+from emlab.app.volumes import Restorer, Survey, restore_volume
 from emlab.errors import InputError
 from emlab.methods import generalist
 from emlab.methods.generalist import GreyScale
@@ -329,9 +329,8 @@ def test_blocks_of_a_volume_see_across_their_faces(tmp_path):
     target = Target(volume.shape, tmp_path / "journal")
     shared = Survey(GreyScale(100.0, 50.0), 20.0)
     memory = 5.0
-    report = restore_volume(
-        volume, target, restoring(), shared, memory_mb=memory, prior=exact(), seed=1
-    )
+    restorer = Restorer(restoring(), shared, prior=exact(), seed=1)
+    report = restore_volume(volume, [target], restorer, memory_mb=memory)
     assert report.blocks > 1
     block = block_shape_for(memory, volume.shape, halo=(2, 16, 16), scale=(1, 1, 1), copies=16)
     assert block[0] < len(volume)
