@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import tomli_w
 
 from emlab.chapters.compare import cases as chapter
 from emlab.chapters.tsm.cases import Method
@@ -20,7 +19,7 @@ from emlab.methods.cellpose3 import load_restorer
 from emlab.metrics.bands import band_correlations
 from emlab.recipes.particles import RESTORER, SQUARES
 from emlab.recipes.tsm import frames
-from emlab.runtime import atomic_path
+from tools.tuning import write
 
 TARGET = Path(chapter.__file__).with_name("peers.toml")
 MICROGRAPHS, SIZE = 4, 512
@@ -29,7 +28,6 @@ HEAD = """\
 # By tools/tune_comparison.py on 4 validation micrographs of 512 x 512 pixels (another protein and
 # defocus range than the test's). EM Generalist: the pixel size of the largest correlation with the
 # clean particles. Thresholds: of Topaz's score, largest F1.
-
 """
 
 
@@ -54,9 +52,7 @@ def main() -> None:
     for name, picks in table.picks.items():
         print(name, thresholds[name], f"F1 {picks.curve().f1.max():.3f}")
     peers = {"generalist": {"working_angstrom": best}}
-    with atomic_path(TARGET) as path:
-        text = tomli_w.dumps({"peers": peers, "thresholds": thresholds})
-        path.write_text(HEAD + text, encoding="utf-8")
+    write(TARGET, HEAD, {"peers": peers, "thresholds": thresholds})
 
 
 if __name__ == "__main__":

@@ -7,13 +7,9 @@ names of tasks it repeats these and leaves the rest as it is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tomli_w
 import torch
 
 from emlab import metrics
@@ -30,88 +26,68 @@ from emlab.recipes.generalist_tasks import (
     Task,
     defocus_tasks,
 )
-from emlab.runtime import atomic_path
 from emlab.settings import read_settings
+from tools.tuning import Grids, Settings, grid, tune, write
 
 TARGET = Path(study.__file__).with_name("peers.toml")
 HEAD = """\
 # Settings of the classical peers by task, the best of the grids in tools/tune_peers.py on 12
 # validation crops (isotropic tasks: one validation block).
-
 """
-
-
-def _grid(**choices: Iterable[Any]) -> list[dict[str, Any]]:
-    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
-
-
 _WIDTHS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)
 TUNED = {task.name: task for task in (*TASKS.values(), *defocus_tasks(), REAL_PAIR)}
-_INTERPOLATION: dict[str, list[dict[str, Any]]] = {"cubic": [{}], "quintic": [{}]}
-GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
+_INTERPOLATION: Grids = {"cubic": [{}], "quintic": [{}]}
+GRIDS: dict[str, Grids] = {
     "denoise": {
-        "gaussian": _grid(width=_WIDTHS),
-        "tv": _grid(weight=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8)),
-        "wavelet": _grid(
+        "gaussian": grid(width=_WIDTHS),
+        "tv": grid(weight=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8)),
+        "wavelet": grid(
             name=("haar", "db2", "sym4"), strength=(0.9, 1.0, 1.1, 1.2), levels=(2, 3, 4)
         ),
-        "nlm": _grid(strength=(0.4, 0.5, 0.6, 0.7, 0.8, 1.0), patch=(3, 5, 7, 9)),
-        "bm3d": _grid(scale=(0.95, 1.0, 1.05, 1.1, 1.15), profile=("np",))
-        + _grid(scale=(1.0, 1.1), profile=("high", "vn")),
+        "nlm": grid(strength=(0.4, 0.5, 0.6, 0.7, 0.8, 1.0), patch=(3, 5, 7, 9)),
+        "bm3d": grid(scale=(0.95, 1.0, 1.05, 1.1, 1.15), profile=("np",))
+        + grid(scale=(1.0, 1.1), profile=("high", "vn")),
     },
     "deblur": {
-        "wiener": _grid(balance=(0.5, 1.0, 2.0, 3.0, 5.0, 8.0), power=(2.0, 2.5, 3.0, 3.5, 4.0)),
-        "richardson_lucy": _grid(iterations=(5, 8, 10, 12, 15, 20)),
-        "bm3d_lucy": _grid(scale=(0.9, 1.0, 1.1), profile=("np",), iterations=(10, 20, 30)),
+        "wiener": grid(balance=(0.5, 1.0, 2.0, 3.0, 5.0, 8.0), power=(2.0, 2.5, 3.0, 3.5, 4.0)),
+        "richardson_lucy": grid(iterations=(5, 8, 10, 12, 15, 20)),
+        "bm3d_lucy": grid(scale=(0.9, 1.0, 1.1), profile=("np",), iterations=(10, 20, 30)),
     },
     "defocus": {
-        "wiener": _grid(balance=(1, 2, 3, 5, 8, 13, 20), power=(3, 3.5, 4, 4.5, 5)),
-        "richardson_lucy": _grid(iterations=(1, 2, 3, 4, 5, 8, 10, 12, 15, 20, 30)),
+        "wiener": grid(balance=(1, 2, 3, 5, 8, 13, 20), power=(3, 3.5, 4, 4.5, 5)),
+        "richardson_lucy": grid(iterations=(1, 2, 3, 4, 5, 8, 10, 12, 15, 20, 30)),
     },
     "upsample": _INTERPOLATION,
     "isotropic": _INTERPOLATION,
     REAL_PAIR.name: {
-        "gaussian": _grid(width=_WIDTHS),
-        "bm3d": _grid(scale=(1.2, 1.4, 1.6, 1.8, 2.0), profile=("np",)),
-        "bm3d_coloured": _grid(scale=(0.7, 0.8, 0.9, 1.0), profile=("np",)),
+        "gaussian": grid(width=_WIDTHS),
+        "bm3d": grid(scale=(1.2, 1.4, 1.6, 1.8, 2.0), profile=("np",)),
+        "bm3d_coloured": grid(scale=(0.7, 0.8, 0.9, 1.0), profile=("np",)),
     },
 }
 
 
 def main() -> None:
     """Run the search, or a part of it."""
-    table = read_settings(study.PEERS) | tune(sys.argv[1:] or TUNED, progress=print)
-    with atomic_path(TARGET) as path:
-        path.write_text(HEAD + tomli_w.dumps(table), encoding="utf-8")
+    names = sys.argv[1:] or TUNED
+    write(TARGET, HEAD, read_settings(study.PEERS) | {name: search(name) for name in names})
 
 
-def tune(
-    names: Iterable[str] = tuple(TUNED),
-    count: int = 12,
-    progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Search every grid on validation crops: ``table[task][peer]`` with the PSNR reached in dB."""
-    table: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in names:
-        truths, measurements, known = _validation(name, count)
-        table[name] = {}
-        for peer, grid in _grids(TUNED[name]).items():
-            scores = [
-                np.mean(
-                    [
-                        metrics.psnr(run_peer(peer, y, known, settings), truth, GREY_RANGE)
-                        for y, truth in zip(measurements, truths, strict=True)
-                    ]
-                )
-                for settings in grid
-            ]
-            best = int(np.argmax(scores))
-            table[name][peer] = {**grid[best], "validation_psnr": round(float(scores[best]), 3)}
-            progress(f"{name}: {peer} {table[name][peer]}")
-    return table
+def search(name: str, count: int = 12) -> dict[str, Settings]:
+    """The best settings of a task's peers on validation crops, with the PSNR reached in dB."""
+    truths, measurements, known = _validation(name, count)
+    pairs = list(zip(measurements, truths, strict=True))
+
+    def quality(peer: str, settings: Settings) -> float:
+        images = [run_peer(peer, measured, known, settings) for measured, _ in pairs]
+        scores = [metrics.psnr(i, t, GREY_RANGE) for i, (_, t) in zip(images, pairs, strict=True)]
+        return float(np.mean(scores))
+
+    print(name)
+    return tune(_grids(TUNED[name]), quality, "validation_psnr")
 
 
-def _grids(task: Task) -> dict[str, list[dict[str, Any]]]:
+def _grids(task: Task) -> Grids:
     if task is REAL_PAIR:
         return GRIDS[task.name]
     return GRIDS["defocus" if isinstance(task, Defocus) else task.kind]

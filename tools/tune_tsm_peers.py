@@ -10,26 +10,25 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tomli_w
 
 from emlab.chapters.tsm import cases as tsm_chapter
 from emlab.chapters.tsm.study import run_study
 from emlab.methods.tsm import load_denoiser
 from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations
 from emlab.recipes.tsm import frames
-from emlab.runtime import atomic_path
+from tools.tuning import Grids, Settings, grid, tune, write
 
 TARGET = Path(tsm_chapter.__file__).with_name("peers.toml")
 MICROGRAPHS, SIZE = 4, 512
-GRIDS = {
-    "gaussian": (tsm_chapter.gaussian, "width", (1.0, 1.5, 2.0, 3.0)),
-    "wiener": (tsm_chapter.wiener, "strength", (0.7, 1.0, 1.2)),
+PEERS = {"gaussian": tsm_chapter.gaussian, "wiener": tsm_chapter.wiener}
+GRIDS: Grids = {
+    "gaussian": grid(width=(1.0, 1.5, 2.0, 3.0)),
+    "wiener": grid(strength=(0.7, 1.0, 1.2)),
 }
 HEAD = """\
 # By tools/tune_tsm_peers.py on 4 validation micrographs of 512 x 512 pixels (another protein and
 # defocus range than the test's). Settings: largest correlation with the clean particles between 80
 # and 10 A. Thresholds: of Topaz's score, largest F1. BM3D and Noise2Void are too slow to be tuned.
-
 """
 
 
@@ -37,19 +36,13 @@ def main() -> None:
     """Run the search."""
     micrographs = [frame.micrograph for frame in frames("validation", MICROGRAPHS, SIZE)]
     whole = {"all": (BANDS_ANGSTROM["80_40"][0], BANDS_ANGSTROM["16_10"][1])}
-    settings: dict[str, dict[str, float]] = {"bm3d": {"factor": 1.0}}
-    for name, (function, key, values) in GRIDS.items():
-        scores = [
-            np.mean(
-                [
-                    band_correlations(function(m.noisy.numpy(), value), m, whole)["all"]
-                    for m in micrographs
-                ]
-            )
-            for value in values
-        ]
-        settings[name] = {key: values[int(np.argmax(scores))]}
-        print(name, settings[name], f"{max(scores):.3f}", flush=True)
+
+    def quality(peer: str, settings: Settings) -> float:
+        images = [PEERS[peer](m.noisy.numpy(), *settings.values()) for m in micrographs]
+        pairs = zip(images, micrographs, strict=True)
+        return float(np.mean([band_correlations(i, m, whole)["all"] for i, m in pairs]))
+
+    settings = {"bm3d": {"factor": 1.0}} | tune(GRIDS, quality)
     names = ["raw", "gaussian", "wiener"]
     chosen = tsm_chapter.classical(names, settings)
     chosen["topaz"] = partial(tsm_chapter.topaz_denoise)
@@ -61,9 +54,7 @@ def main() -> None:
     )
     table.pick()
     thresholds = {n: round(picks.curve().best, 3) for n, picks in table.picks.items()}
-    with atomic_path(TARGET) as path:
-        text = tomli_w.dumps({"peers": settings, "thresholds": thresholds})
-        path.write_text(HEAD + text, encoding="utf-8")
+    write(TARGET, HEAD, {"peers": settings, "thresholds": thresholds})
 
 
 if __name__ == "__main__":

@@ -157,15 +157,30 @@ def band_pass(image: Tensor, pixel_size_angstrom: float, band: tuple[float, floa
 def band_correlations(
     denoised: Tensor | np.ndarray,
     micrograph: Micrograph,
+    bands: dict[str, tuple[float, float]] = BANDS_ANGSTROM,
 ) -> dict[str, float]:
-    """Correlation with the clean image within the particles, a band at a time, and their mean.
+    """Correlation with the clean image within 70 A of particles, a band at a time, and their mean.
 
     A smooth low-pass hardly moves these: within a band it only scales. Two things do: knowledge of
     what particles look like, and a filter that follows the rings of the lens, for at its zeros a
-    band holds noise alone (`emlab.chapters.tsm.peers.wiener` gains that way).
+    band holds noise alone (`emlab.chapters.tsm.cases.wiener` gains that way).
 
-    `denoised` ``(H, W)`` has any grey range. Returns the correlation by band (the keys of
-    `BANDS_ANGSTROM`), and ``mean``; without particles an `InputError`.
+    Parameters
+    ----------
+    denoised : Tensor or ndarray
+        ``(H, W)`` of the micrograph's shape, any grey range.
+    bands : dict of str to (float, float)
+        Coarse and fine resolution of each in angstrom.
+
+    Returns
+    -------
+    dict of str to float
+        By band (the keys of `bands`), and ``mean``.
+
+    Raises
+    ------
+    InputError
+        Another shape, or a micrograph without particles.
     """
     image = torch.as_tensor(np.asarray(denoised), dtype=torch.float32)
     if image.shape != micrograph.clean.shape:
@@ -174,7 +189,7 @@ def band_correlations(
     if not inside.any():
         raise InputError("there are no particles to judge by; take a micrograph that has some")
     found = {}
-    for name, band in BANDS_ANGSTROM.items():
+    for name, band in bands.items():
         pair = [
             band_pass(values, micrograph.pixel_size_angstrom, band)[inside].double()
             for values in (image, micrograph.clean)

@@ -34,7 +34,7 @@ class Poisson:
     def sample(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Draw counts, whole numbers in the dtype of `clean`, which must not be negative."""
         if bool((clean < 0).any()):
-            raise InputError("expected counts must not be negative; use ExitWave, not WeakPhase")
+            raise InputError("expected counts must not be negative; use ExitWave")
         counts = torch.poisson(clean.to(generator.device), generator=generator)
         return counts.to(clean)
 
