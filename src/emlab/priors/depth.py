@@ -169,7 +169,9 @@ class DepthPrior(FromDenoiser):
 
 
 class DepthVolumePrior(FromDenoiser):
-    """A prior of volumes: each plane is denoised with the planes before and after it.
+    """A prior of volumes, nearly: each plane is denoised with the planes before and after it.
+
+    Samplers take what follows from that for a score, which no density of volumes has exactly.
 
     At both ends of a volume the planes that are missing are missing for the network, too: nothing
     is invented. Several volumes do not see each other.
