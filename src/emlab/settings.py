@@ -29,17 +29,6 @@ def read_profile(place: str, profile: str) -> dict[str, Any]:
     return read_settings(place)[profile]
 
 
-def smaller(
-    texts: Mapping[str, str], here: Mapping[str, Any], full: Mapping[str, Any]
-) -> list[str]:
-    """One sentence for every setting that is smaller in a profile than at full scale."""
-    return [
-        f"{text}: {here[key]} here, {full[key]} at full scale"
-        for key, text in texts.items()
-        if here[key] < full[key]
-    ]
-
-
 def only_first(
     labels: Mapping[str, str], here: Mapping[str, Any], full: Mapping[str, Any]
 ) -> list[str]:

@@ -18,6 +18,7 @@ from emlab.methods.generalist import load_config
 from emlab.metrics import structure
 from emlab.models import build
 from emlab.priors import FlowPrior
+from emlab.priors.networks import untrained_prior
 from emlab.recipes.generalist_tasks import defocus_tasks, task
 from emlab.runtime import make_generator
 from emlab.settings import PROFILES
@@ -88,13 +89,13 @@ def test_an_untrained_prior_has_the_network_of_the_card_and_no_knowledge(monkeyp
         objective={"kind": "flow", "mean": 0.0, "std": 0.3},
     )
     monkeypatch.setattr(study.weights, "card", lambda _: card)
-    prior = study.untrained_prior(load_config("ours"), 0)
+    prior = untrained_prior(load_config("ours").prior, 0)
     clean = torch.from_numpy(tissue) / 127.5 - 1
     noisy = clean + 0.5 * torch.randn(clean.shape, generator=make_generator(0))
     answer = prior.denoise(noisy, 0.5)
     assert isinstance(prior, FlowPrior)
     assert (answer - clean).square().mean() > 0.05
-    assert torch.equal(answer, study.untrained_prior(load_config("ours"), 0).denoise(noisy, 0.5))
+    assert torch.equal(answer, untrained_prior(load_config("ours").prior, 0).denoise(noisy, 0.5))
 
 
 # --- ablations

@@ -121,11 +121,14 @@ def _detail(runs: Runs, slug: str, claim: Claim) -> str:
     asked = [[f"`{one}`", one.measured(values), one.outcome(values)] for one in claim.conditions]
     described = notebooks.described(runs.notebook(slug), claim.cell)
     shown = _figure(runs, slug, claim, described or "the numbers of this cell")
+    said = "; ".join(claim.departures(values))
     return "\n\n".join(
         [
             f"(claim-{claim.id})=\n### {claim.id}: {claim.paper}",
             f"{_badge(result)} {claim.untestable if result == 'cannot be tested here' else ''}",
             f"**Tested here on.** {claim.here}",
+            f"**Measured here.** {fill(claim.measured, values)}" if claim.measured else "",
+            f"**Not met.** {said}" if said else "",
             table(["what has to be true", "measured here", ""], asked),
             f"**Why they differ.** {fill(claim.why, values)}" if claim.why else "",
             f"**Shown by.** {shown}",

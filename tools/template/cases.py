@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emlab import chapters
 from emlab.bench.study import Column, Study, each
 from emlab.bench.tissue import Specimen, crops
 from emlab.methods import template_method as method
 from emlab.metrics.image import psnr
 from emlab.physics.noise import GaussianNoise
-from emlab.settings import read_profile, smaller
 from emlab.solvers import classical
 
-PLACE = "chapters/template_method/chapter"
+SLUG = "99_template_method"
 GREY_RANGE = 255.0
-TEXTS = {"images": "test images", "size": "pixels a side"}
 COLUMNS = (Column("psnr", "PSNR [dB]", show="{mean:.2f} [{low:.2f}, {high:.2f}]", unit="dB"),)
 LABELS = {
     "input": "the noisy image",
@@ -32,14 +31,9 @@ Grey = NDArray[np.float32]
 Case = tuple[Grey, Grey]
 
 
-def shortcuts(profile: str) -> list[str]:
-    """One sentence for everything that a profile does less of than the paper profile."""
-    return smaller(TEXTS, read_profile(PLACE, profile), read_profile(PLACE, "paper"))
-
-
 def specimens(profile: str, split: str = "test") -> Specimen:
     """Clean images ``(n, H, W)`` in 0..255 of the profile's number and size."""
-    table = read_profile(PLACE, profile)
+    table = chapters.settings(SLUG, profile)
     return crops(split, table["images"], table["size"])
 
 

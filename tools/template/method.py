@@ -72,9 +72,14 @@ def restore(noisy: Grey, prior: SpectralPrior, sigma: float) -> Grey:
         raise InputError(f"restore takes one finite image (H, W), got shape {noisy.shape}")
     if not sigma > 0:
         raise InputError(f"the noise needs a positive standard deviation, got {sigma}")
-    power = prior.power[_rings(noisy.shape, len(prior.power))]
+    power = power_at(prior, noisy.shape)
     shrunk = np.fft.fft2(noisy - prior.mean) * power / (power + sigma**2)
     return (prior.mean + np.fft.ifft2(shrunk).real).astype(np.float32)
+
+
+def power_at(prior: SpectralPrior, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The prior's power at every frequency of an image ``(H, W)``, laid out as `numpy.fft.fft2`."""
+    return prior.power[_rings(shape, len(prior.power))]
 
 
 def _rings(shape: tuple[int, ...], rings: int) -> NDArray[np.intp]:

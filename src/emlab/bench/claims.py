@@ -9,7 +9,7 @@ A claim is one record in the chapter's ``chapter.toml``::
     measured = "gain {mnist.snr_1.gain.paper_prior_over_paper_no_prior}" # shown beside it
     conditions = ["mnist.snr_1.gain.paper_prior_over_paper_no_prior:low > 0"]
     why = "..."                                                          # why the two differ
-    cell = "mtd-30"                                                      # what shows it
+    cell = "mtd-26"                                                      # what shows it
     unless = [["mnist.snr_1.gain... > 0", "said where this is not met"]]
 
 A condition compares two of: a recorded number ``name``, an end of its interval (``name:low``,
@@ -40,7 +40,6 @@ VERDICTS = (
 )
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _CONDITION = re.compile(r"(\S+)\s+(<=|>=|<|>)\s+(\S+)")
-_PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_+.-]+)\}")
 _OTHER_END = {"low": "high", "high": "low"}
 

@@ -1,4 +1,4 @@
-"""The chapters that the package ships: their titles, their times, and copies of them to work in."""
+"""The chapters that the package ships: titles, settings, claims, times, copies to work in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emlab import data
 from emlab.bench.claims import Claim, Target, parse
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, choose_device, usable_cores
-from emlab.settings import PROFILES, only_first
+from emlab.settings import only_first, read_profile
 
 FOLDER = Path(__file__).parent
 TIMES = FOLDER / "times.json"
@@ -112,9 +112,7 @@ def settings(slug: str, profile: str) -> dict[str, Any]:
     InputError
         If the profile is none of smoke, cpu, gpu, paper.
     """
-    if profile not in PROFILES:
-        raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    return table(slug)[profile]
+    return read_profile(f"chapters/{slug.partition('_')[2]}/chapter", profile)
 
 
 def shortcuts(slug: str, profile: str, labels: Mapping[str, str] | None = None) -> list[str]:

@@ -74,7 +74,7 @@ class Record:
     instead
         Real data sets that packages ship, used where this one is absent, before any simulated one.
     pixel_sha256
-        Hash of the decoded arrays by `emlab.data.hashing.hash_arrays`; empty if none decode.
+        Hash of the decoded arrays by `hash_arrays`; empty if none decode.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""The methods, one file each, and the recipes that train their priors."""
+"""The methods: each paper's algorithm as users call it."""

@@ -163,7 +163,7 @@ def band_correlations(
 
     A smooth low-pass hardly moves these: within a band it only scales. Two things do: knowledge of
     what particles look like, and a filter that follows the rings of the lens, for at its zeros a
-    band holds noise alone (`emlab.chapters.tsm.cases.wiener` gains that way).
+    band holds noise alone (a Wiener filter gains that way).
 
     Parameters
     ----------

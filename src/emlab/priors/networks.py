@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.models import MLP, DepthUNet, build
+from emlab.models import MLP, DepthUNet, build, untrained
 from emlab.priors.base import FromDenoiser
 from emlab.priors.depth import DepthMatching, DepthPrior, levels
 from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
@@ -183,6 +183,12 @@ def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False
     if half and isinstance(prior, DepthPrior | FlowPrior | ScorePrior):
         prior.half = True
     return prior
+
+
+def untrained_prior(name: str, seed: int = 0, device: torch.device | str = "cpu") -> NetworkPrior:
+    """The network of a shipped prior before its training: the baseline that it has to beat."""
+    card = weights.card(name)
+    return wrap(untrained(card.model, seed).to(device), card.objective)
 
 
 def wrap(network: nn.Module, objective: dict) -> NetworkPrior:

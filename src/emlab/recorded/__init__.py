@@ -7,7 +7,7 @@ A module of a method says what is measured::
         settings={"targets": 20, "iterations": 60}, weights=("mtd_mnist_vp",),
     )
 
-``python -m tools.record emlab.chapters.mtd.experiments:SCHEDULES`` runs it and writes
+``python -m tools.record 04_mtd schedules`` runs it and writes
 ``recorded/04_mtd/schedules.json``; the chapter shows ``SCHEDULES.values`` and tells the report,
 ``report.recorded(SCHEDULES)``. What was measured carries a fingerprint of the code that measured
 it, of its settings and of its weights. When one of them changes, the recording is *stale*: the unit

@@ -32,7 +32,6 @@ from emlab.solvers.tiling import tile_positions
 
 NORMAL_90 = 1.6448536
 EDGE = 8  # pixels at the edge of a field that are compared with nothing
-VESICLE_SIGMA = 1.8  # pixels of 10 nm: dark blobs of about 50 nm
 REACH = 3.0  # pixels between a blob and its match
 
 

@@ -19,18 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab import metrics, weights
+from emlab import metrics
 from emlab.bench import Report
 from emlab.bench.study import Column, Study, each, pipe_table
 from emlab.bench.tissue import PIXEL_NM, RealPair, Specimen
 from emlab.errors import InputError
 from emlab.methods import generalist
 from emlab.metrics.structure import slice_correlation
-from emlab.models import untrained
 from emlab.physics.noise_estimation import NoiseSpectrum, estimate_noise_spectrum
 from emlab.priors import Prior
 from emlab.priors.base import FromDenoiser
-from emlab.priors.networks import FlowPrior, wrap
+from emlab.priors.networks import FlowPrior
 from emlab.recipes.generalist_supervised import Restorer
 from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, STRANGE_BLUR, Task
 from emlab.settings import read_settings
@@ -287,12 +286,6 @@ def hurried(config: generalist.Config, steps: int, samples: int) -> generalist.C
         for task, solver in config.solvers.items()
     }
     return replace(config, solvers=solvers, samples=samples)
-
-
-def untrained_prior(config: generalist.Config, seed: int) -> Prior:
-    """The configuration's network before training."""
-    card = weights.card(config.prior)
-    return wrap(untrained(card.model, seed), card.objective)
 
 
 class OnDevice(FromDenoiser):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab import metrics, weights
+from emlab import metrics
 from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study, mean_of, spanned
 from emlab.chapters.flowdps.cases import (
@@ -33,11 +33,10 @@ from emlab.methods.flowdps_config import Config, phase_scale
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
 from emlab.metrics.calibration import crps, rank_deviation, ranks
 from emlab.metrics.intervals import bootstrap, paired_ratio
-from emlab.models import untrained
 from emlab.physics import Poisson
 from emlab.priors import Prior
 from emlab.priors.base import ScaledPrior
-from emlab.priors.networks import wrap
+from emlab.priors.networks import untrained_prior
 from emlab.recipes.flowdps import Restorer
 from emlab.runtime import make_generator
 from emlab.solvers.denoiser_spread import Spread
@@ -136,9 +135,8 @@ def slow_rows(
 
 def untrained_row(config: Config, spread: Spread, seed: int) -> Method:
     """Ours with the configuration's network before training: random weights, the same size."""
-    card, scale = weights.card(config.prior), phase_scale()
-    network = wrap(untrained(card.model, seed), card.objective)
-    prior = ScaledPrior(network, scale.std, scale.mean)
+    scale = phase_scale()
+    prior = ScaledPrior(untrained_prior(config.prior, seed), scale.std, scale.mean)
     return sampled_row(Sampling(prior, spread, "of the trained prior"), config, seed)
 
 

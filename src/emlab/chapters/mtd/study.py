@@ -9,20 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emlab import metrics
+from emlab import chapters, metrics
 from emlab.bench import Report
 from emlab.bench.study import Column, Study, each
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.methods.mtd import Config, Recovery, draw_starts, recover
-from emlab.models import untrained
 from emlab.physics.mtd import Measurement, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
-from emlab.priors.networks import load_prior, wrap
+from emlab.priors.networks import load_prior, untrained_prior
 from emlab.runtime import make_generator
-from emlab.settings import read_profile
-from emlab.weights import card
 
 MAX_SHIFT = 8
 PAPER_TARGETS = 10
@@ -59,7 +56,7 @@ class StudySettings:
     @classmethod
     def of(cls, kind: str, profile: str) -> StudySettings:
         """The ``[PROFILE.study]`` table for one kind of image."""
-        table = read_profile("chapters/mtd/chapter", profile)["study"][kind]
+        table = chapters.settings("04_mtd", profile)["study"][kind]
         return cls(table["targets"], table["draws"], tuple(table["snrs"]))
 
 
@@ -301,8 +298,7 @@ def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
 
 def untrained_row(starts: int, seed: int = 0, device: torch.device | str = "cpu") -> Method:
     """Our method with a network that was never trained: what the solver does on its own."""
-    description = card("mtd_mnist_epsilon")
-    prior = wrap(untrained(description.model, seed).to(device), description.objective)
+    prior = untrained_prior("mtd_mnist_epsilon", seed, device)
     config = replace(Config.named("ours_mnist"), starts=starts)
     generator = torch.Generator().manual_seed(seed)
     return ours_row(config, prior, draw_starts(config, generator, prior, device))

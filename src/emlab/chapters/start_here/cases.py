@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
 from emlab.errors import InputError
-from emlab.models import untrained
 from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
-from emlab.priors.networks import NetworkPrior, wrap
 from emlab.priors.objectives import VPSchedule
 from emlab.training import Loss, TrainingConfig, train
 
@@ -255,12 +252,6 @@ def spread_out(images: np.ndarray, n: int) -> np.ndarray:
     if not 1 <= n <= len(images):
         raise InputError(f"there are {len(images)} images; {n} cannot be taken from them")
     return images[np.linspace(0, len(images) - 1, n).round().astype(int)]
-
-
-def untrained_prior(name: str, device: torch.device | str = "cpu") -> NetworkPrior:
-    """The network of a shipped prior before its training: the baseline that it has to beat."""
-    card = weights.card(name)
-    return wrap(untrained(card.model).to(device), card.objective)
 
 
 def posterior_mean_gaps(priors: Mapping[str, Prior], sigma: float, seed: int) -> dict[str, float]:

@@ -34,7 +34,6 @@ from emlab.external.topaz import Picked
 from emlab.methods import tsm
 from emlab.metrics.fourier import radial_frequency
 from emlab.metrics.picking import Counts, chance, count
-from emlab.models import untrained
 from emlab.physics.micrograph import (
     Micrograph,
     MicrographConfig,
@@ -43,7 +42,7 @@ from emlab.physics.micrograph import (
 )
 from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.priors.base import Prior
-from emlab.priors.networks import wrap
+from emlab.priors.networks import untrained_prior
 from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import PROTEINS, volume
 from emlab.runtime import make_generator
@@ -185,12 +184,6 @@ def score_method(
     return each(lambda image: tsm.denoise(image, pixel_size_angstrom, denoiser, config).image)
 
 
-def untrained_prior(seed: int) -> Prior:
-    """The network of TSM before its training."""
-    card = weights.card("tsm_tsm")
-    return wrap(untrained(card.model, seed).eval(), card.objective)
-
-
 def methods(
     profile: str, scores: Mapping[str, Prior], threads: int, seed: int
 ) -> dict[str, Method]:
@@ -201,7 +194,7 @@ def methods(
     if topaz.find() is not None:
         chosen["topaz"] = partial(topaz_denoise, threads=threads)
     chosen |= {name: score_method(score) for name, score in scores.items()}
-    chosen["untrained"] = score_method(untrained_prior(seed))
+    chosen["untrained"] = score_method(untrained_prior("tsm_tsm", seed))
     return {name: method for name, method in chosen.items() if here["first"].get(name) != 0}
 
 

@@ -180,7 +180,7 @@ def target_noise(found: Mapping[float, tuple[float, float]], size: int) -> Figur
 def iteration(
     found: Mapping[float, tuple[Sequence[float], Sequence[float]]], one_step: float, raw: float
 ) -> Figure:
-    """The published iteration by step size a, step by step, see `study.iterate_micrograph`."""
+    """The published iteration (`solvers.one_step.iterate`) by step size a, step by step."""
     figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(1, 2)
     for a, (white, recovered) in found.items():

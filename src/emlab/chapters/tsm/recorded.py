@@ -32,7 +32,6 @@ from emlab.chapters.tsm.cases import (
     study_real,
     topaz_denoise,
     tuned,
-    untrained_prior,
 )
 from emlab.chapters.tsm.figures import central
 from emlab.chapters.tsm.study import (
@@ -55,7 +54,7 @@ from emlab.methods.tsm_guidance import Guides, standardise
 from emlab.metrics.fourier import Curve
 from emlab.models import build
 from emlab.physics.micrograph import Micrograph
-from emlab.priors.networks import ScorePrior
+from emlab.priors.networks import ScorePrior, untrained_prior
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
 from emlab.recorded import Recording
@@ -124,7 +123,7 @@ def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Picks of all sets of simulated micrographs, and maps at the picks of the first."""
     size, seed, few = settings["size"], settings["seed"], _methods(settings)
     every = classical(["gaussian", "wiener"], settings["peers"]) | few
-    every["untrained"] = score_method(untrained_prior(seed))
+    every["untrained"] = score_method(untrained_prior("tsm_tsm", seed))
     table = _judged(_test(settings), every, settings)
     table.rebuild(settings["maps"], volume("t20s")[0].numpy())
     ice = [frame.micrograph for frame in frames("test", settings["empty"], size, particles=0)]
