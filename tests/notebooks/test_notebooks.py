@@ -38,6 +38,27 @@ def test_a_chapter_runs_in_smoke_and_keeps_its_numbers(path, tmp_path):
     assert metrics["slug"] == path.stem
     assert metrics["data"], "a chapter records its data: report.data(...) or report.simulated(...)"
     assert metrics["shortcuts"], "the smoke profile takes shortcuts; record them"
+    assert bare(tmp_path / path.stem / path.name) == []
+
+
+def bare(executed):
+    """Cells that end with a bare value, which a reader sees as Python prints it."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    return [
+        cell["id"]
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "execute_result"
+        and not {"text/html", "text/markdown"} & set(output["data"])
+    ]
+
+
+def test_bare_values_are_noticed(tmp_path):
+    shown = [{"text/plain": "0.5"}, {"text/plain": "Study()", "text/markdown": "| a |"}]
+    outputs = [nbformat.v4.new_output("execute_result", data=data) for data in shown]
+    cells = [nbformat.v4.new_code_cell("1", outputs=[one]) for one in outputs]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "x.ipynb")
+    assert bare(tmp_path / "x.ipynb") == [cells[0]["id"]]
 
 
 @by_slug
