@@ -291,9 +291,9 @@ def test_bm3d_works_on_square_roots_of_counts(cases):
 
 
 def test_tuning_takes_the_best_of_a_grid(cases, monkeypatch):
-    grids = {"denoise": {"gaussian": {"width": (1.0, 9.0, 30.0)}}}
+    grids = {"denoise": {"gaussian": [{"width": w} for w in (1.0, 9.0, 30.0)]}}
     monkeypatch.setattr(tune_cells, "GRIDS", grids)
-    best = tune_cells.tune("denoise", cases[:2], label)["gaussian"]
+    best = tune_cells.search("denoise", cases[:2], label)["gaussian"]
     assert best["width"] == 1.0
     assert 0 < best["validation_ap_50"] <= 1
 

@@ -258,7 +258,7 @@ def test_tuning_chooses_what_validation_likes_best(monkeypatch):
     monkeypatch.setattr(tune_peers, "crops", lambda split, count: specimen((2, 48, 48), 50))
     grids = {"denoise": {"gaussian": [{"width": w} for w in (0.3, 1.3, 5.0)]}}
     monkeypatch.setattr(tune_peers, "GRIDS", grids)
-    found = tune_peers.tune(["denoise_10"])["denoise_10"]["gaussian"]
+    found = tune_peers.search("denoise_10")["gaussian"]
     assert found["width"] == 1.3
     assert found["validation_psnr"] > 25
 
