@@ -323,7 +323,7 @@ def test_an_untrained_network_has_the_size_of_the_card(monkeypatch, cases, sampl
         model={"kind": "unet", "widths": [8, 16], "embedding": 16},
         objective={"kind": "flow", "mean": 0.0, "std": 1.0},
     )
-    monkeypatch.setattr(rows.weights, "card", lambda _: card)
+    monkeypatch.setattr(networks.weights, "card", lambda _: card)
     untrained = rows.untrained_row(CONFIG, sampling.spread, 0)
     table = run_study(cases[:2], {"untrained": untrained})
     assert table.interval("untrained", "rmse").mean > 0.01

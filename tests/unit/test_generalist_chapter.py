@@ -17,7 +17,7 @@ from emlab.errors import InputError
 from emlab.methods.generalist import load_config
 from emlab.metrics import structure
 from emlab.models import build
-from emlab.priors import FlowPrior
+from emlab.priors import FlowPrior, networks
 from emlab.priors.networks import untrained_prior
 from emlab.recipes.generalist_tasks import defocus_tasks, task
 from emlab.runtime import make_generator
@@ -88,7 +88,7 @@ def test_an_untrained_prior_has_the_network_of_the_card_and_no_knowledge(monkeyp
         model={"kind": "unet", "widths": [8, 16], "embedding": 16},
         objective={"kind": "flow", "mean": 0.0, "std": 0.3},
     )
-    monkeypatch.setattr(study.weights, "card", lambda _: card)
+    monkeypatch.setattr(networks.weights, "card", lambda _: card)
     prior = untrained_prior(load_config("ours").prior, 0)
     clean = torch.from_numpy(tissue) / 127.5 - 1
     noisy = clean + 0.5 * torch.randn(clean.shape, generator=make_generator(0))
