@@ -18,6 +18,7 @@ from emlab.chapters.flowdps.study import finer_by, misfit, plain, run_study, sco
 from emlab.data.phase_maps import PIXEL_ANGSTROM, held_out_direction, project, specimen_volume
 from emlab.methods import flowdps
 from emlab.physics import Poisson
+from emlab.priors import networks
 from emlab.settings import PROFILES
 from emlab.solvers.denoiser_spread import WienerSpread, power_spectrum
 from emlab.solvers.guided_phase import filtered
