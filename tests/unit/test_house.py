@@ -27,8 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # Names under which distributions are imported, where the two differ.
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
-# Chapters' rooms of more than four modules: numbers only fall, and a room of four leaves the list.
-NOT_YET = {}
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -88,11 +86,10 @@ def test_source_files_are_short() -> None:
 
 
 def test_a_chapters_room_has_at_most_four_modules() -> None:
-    """If this fails because a room became smaller, lower its number in `NOT_YET`."""
     home = ROOT / "src" / "emlab" / "chapters"
     files = [path.relative_to(home) for path in tracked("src/emlab/chapters/*.py")]
     rooms = Counter(file.parts[0] for file in files if file.stem != "__init__")
-    assert {room: count for room, count in rooms.items() if count > 4} == NOT_YET
+    assert {room: count for room, count in rooms.items() if count > 4} == {}
 
 
 def test_weights_are_small() -> None:

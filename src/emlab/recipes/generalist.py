@@ -83,8 +83,8 @@ def jitter(batch: Tensor, generator: torch.Generator) -> Tensor:
 def prepare(recipe: dict, table: dict) -> Lesson:
     """The flow prior on FIB-SEM and serial-section patches.
 
-    Numbers on the card come from planes that no training patch touches, eight planes (80 nm) away
-    from the last that one does. The test volumes are never opened.
+    Numbers on the card come from planes that no training patch touches, eight unused planes
+    after the last that one does. The test volumes are never opened.
     """
     material, objective = Material(**table), recipe["objective"]
     loss = FlowMatching(**{key: value for key, value in objective.items() if key != "kind"})

@@ -154,8 +154,8 @@ def vary(batch: Tensor, generator: torch.Generator) -> Tensor:
 def prepare(recipe: dict, table: dict) -> Lesson:
     """The prior that sees depth, on FIB-SEM stacks and serial sections.
 
-    Numbers on the card come from planes that no training stack touches, eight planes (80 nm) away
-    from the last that one does. The test volumes are never opened.
+    Numbers on the card come from planes that no training stack touches, eight unused planes
+    after the last that one does. The test volumes are never opened.
     """
     material, objective = Material(**table), recipe["objective"]
     loss = DepthMatching(**{key: value for key, value in objective.items() if key != "kind"})
