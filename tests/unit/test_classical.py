@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy
 import torch
 
 from emlab.data.phantoms import neuropil
@@ -160,3 +161,46 @@ def test_missing_extras_are_named(module, call, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"emlab-book\[peers\]"):
         call()
+
+
+def test_linear_mmse_is_the_posterior_mean_of_a_gaussian_with_that_spectrum():
+    shape, sigma, spectrum = (8, 12), 0.1, [-2.0, -6.0]
+    operator = Downsample(2)
+    generator = np.random.default_rng(0)
+    frequency = classical._radius(shape)
+    density = np.exp(np.polyval(spectrum, np.log(frequency)))
+    basis = np.stack(
+        [
+            scipy.fft.idctn(unit.reshape(shape), norm="ortho").ravel()
+            for unit in np.eye(shape[0] * shape[1])
+        ]
+    )
+    covariance = basis.T @ (density.ravel()[:, None] * basis)
+    rows = [operator.A(torch.eye(96, dtype=torch.float64)[n].view(shape)) for n in range(96)]
+    matrix = torch.stack(rows).flatten(1).T.numpy()
+    y = generator.normal(size=(4, 6)) + 3.0
+    middle = np.full(96, y.mean())
+    gain = matrix @ covariance @ matrix.T + sigma**2 * np.eye(24)
+    wanted = middle + covariance @ matrix.T @ np.linalg.solve(gain, y.ravel() - matrix @ middle)
+    found = classical.linear_mmse(y, operator, shape, sigma, spectrum)
+    np.testing.assert_allclose(found.ravel(), wanted, atol=2e-4)
+
+
+def test_fit_spectrum_finds_a_power_law():
+    generator = np.random.default_rng(1)
+    shape = (64, 64)
+    amplitude = np.exp(np.polyval([-1.0, -5.0], np.log(classical._radius(shape))))
+    images = scipy.fft.idctn(
+        amplitude * generator.normal(size=(200, *shape)), axes=(1, 2), norm="ortho"
+    )
+    slope = np.polyval(classical.fit_spectrum(images, 2), np.log([0.05, 0.4]))
+    assert slope == pytest.approx(2 * np.polyval([-1.0, -5.0], np.log([0.05, 0.4])), abs=0.15)
+
+
+@pytest.mark.parametrize("denoise", [classical.bm4d, classical.nlm, None])
+def test_volumes_are_denoised_along_all_axes(denoise):
+    clean = neuropil((12, 24, 24), 3) / 255
+    noisy = clean + np.random.default_rng(0).normal(0, 0.2, clean.shape)
+    restored = denoise(noisy, 0.2) if denoise else classical.gaussian(noisy, 1.5)
+    assert restored.shape == clean.shape
+    assert psnr(restored, clean, 1.0) > psnr(noisy, clean, 1.0) + 3

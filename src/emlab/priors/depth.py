@@ -153,6 +153,8 @@ class DepthPrior(FromDenoiser):
     def middle(self, stack: Tensor, sigma: Tensor, present: Tensor) -> Tensor:
         """Posterior mean ``(n, H, W)`` of the middle planes of stacks ``(n, planes, H, W)``.
 
+        Computed where the network is, returned where the stacks are.
+
         Parameters
         ----------
         sigma : Tensor
@@ -163,9 +165,10 @@ class DepthPrior(FromDenoiser):
         told = math.nan
         if self.pixel_angstrom is not None:
             told = math.log2(self.pixel_angstrom / REFERENCE_ANGSTROM)
-        octaves = torch.full_like(sigma, told)
-        with torch.autocast(stack.device.type, torch.bfloat16, enabled=self.half):
-            return self.matching.denoise(self.network, stack, sigma, octaves, present)
+        device = self.network.enter.weight.device
+        given = [one.to(device) for one in (stack, sigma, torch.full_like(sigma, told), present)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            return self.matching.denoise(self.network, *given).to(stack.device)
 
 
 class DepthVolumePrior(FromDenoiser):

@@ -8,7 +8,7 @@ Nothing here looks at clean data: settings are arguments, chosen elsewhere on va
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -16,12 +16,17 @@ from types import ModuleType
 import numpy as np
 import scipy
 import skimage
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from emlab.errors import InputError
+from emlab.physics.operators import ShapedOperator
+from emlab.solvers.contract import conjugate_gradients
 
 Image = NDArray[np.float32]
 BM3D_PROFILES = {"np": "BM3DProfile", "high": "BM3DProfileHigh", "vn": "BM3DProfileVN"}
+BM4D_PROFILES = {"np": "BM4DProfile", "refilter": "BM4DProfileRefilter"}
 
 
 def bm3d(image: ArrayLike, sigma: float | NDArray, profile: str = "np") -> Image:
@@ -53,18 +58,38 @@ def bm3d(image: ArrayLike, sigma: float | NDArray, profile: str = "np") -> Image
     return np.asarray(restored, "f4")
 
 
-def nlm(image: ArrayLike, sigma: float, strength: float = 0.8, patch: int = 5) -> Image:
-    """Non-local means (Buades et al. 2005): averages over similar patches within 9 pixels.
+def bm4d(volume: ArrayLike, sigma: float, profile: str = "np") -> Image:
+    """BM3D's successor for volumes ``(D, H, W)`` and white noise (Maggioni et al. 2013).
+
+    Takes about a minute per 100 000 voxels and core. Arguments and errors are those of `bm3d`;
+    the profiles are ``"np"`` and ``"refilter"``, which runs its second stage twice.
+    """
+    package, profiles = _optional("bm4d"), _optional("bm4d.profiles")
+    if profile not in BM4D_PROFILES:
+        raise InputError(f"unknown BM4D profile {profile!r}; use {', '.join(BM4D_PROFILES)}")
+    settings = getattr(profiles, BM4D_PROFILES[profile])()
+    settings.num_threads = 1
+    with _numpy_with_trapz():
+        return np.asarray(package.bm4d(_image(volume, 3), float(sigma), settings), "f4")
+
+
+def nlm(
+    image: ArrayLike, sigma: float, strength: float = 0.8, patch: int = 5, distance: int = 9
+) -> Image:
+    """Non-local means (Buades et al. 2005): averages over similar patches nearby.
 
     Parameters
     ----------
+    image : array_like
+        ``(H, W)`` or ``(D, H, W)``.
     strength : float
         Decay of the weights in units of `sigma`.
-    patch : int
-        Side of the patches that are compared, in pixels.
+    patch, distance : int
+        Side of the patches that are compared, and how far away they are looked for, in pixels.
     """
+    noisy = _image(image, 2, 3)
     restored = skimage.restoration.denoise_nl_means(
-        _image(image), patch, 9, strength * sigma, fast_mode=True, sigma=sigma
+        noisy, patch, distance, strength * sigma, fast_mode=True, sigma=sigma
     )
     return np.asarray(restored, "f4")
 
@@ -124,8 +149,9 @@ def wavelet(
 
 
 def gaussian(image: ArrayLike, width: float) -> Image:
-    """Gaussian smoothing; `width` is the standard deviation of the kernel in pixels."""
-    return np.asarray(scipy.ndimage.gaussian_filter(_image(image), width, mode="reflect"), "f4")
+    """Gaussian smoothing of an image or a volume; `width` is the kernel's standard deviation."""
+    noisy = _image(image, 2, 3)
+    return np.asarray(scipy.ndimage.gaussian_filter(noisy, width, mode="reflect"), "f4")
 
 
 def wiener_deconvolve(
@@ -160,6 +186,70 @@ def wiener_deconvolve(
     spectrum = np.fft.rfft2(mirrored) * transfer.conj()
     spectrum /= np.abs(transfer) ** 2 + balance * (2 * frequency) ** power
     return np.asarray(np.fft.irfft2(spectrum, mirrored.shape)[:height, :width], "f4")
+
+
+def linear_mmse(
+    measurement: ArrayLike,
+    operator: ShapedOperator,
+    shape: tuple[int, ...],
+    sigma: float,
+    spectrum: Sequence[float],
+) -> Image:
+    r"""The best *linear* restoration of stationary images of known spectrum, for any operator.
+
+    .. math:: \hat x = \mu + S A^\top (A S A^\top + \sigma^2)^{-1} (y - A\mu) ,
+
+    S diagonal in the cosine transform (reflecting borders), solved by conjugate gradients. For
+    images that are truly Gaussian no restoration has a smaller mean square error.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of what is restored, ``(H, W)`` or ``(D, H, W)``.
+    sigma : float
+        Of white noise; without noise a thousandth of the grey range is assumed.
+    spectrum : sequence of float
+        Polynomial in the logarithm of the frequency (in periods a pixel), highest power first, of
+        the logarithm of the power spectral density, as `fit_spectrum` finds it.
+    """
+    y = torch.from_numpy(_image(measurement, 2, 3))
+    density = torch.from_numpy(np.exp(np.polyval(spectrum, np.log(_radius(shape)))))
+
+    def covariance(x: Tensor) -> Tensor:
+        coefficients = density * torch.from_numpy(scipy.fft.dctn(x.numpy(), norm="ortho"))
+        return torch.from_numpy(scipy.fft.idctn(coefficients.numpy(), norm="ortho"))
+
+    def explained(x: Tensor) -> Tensor:
+        back = covariance(operator.A_adjoint(x[0]))
+        return (operator.A(back) + max(sigma, 1e-3) ** 2 * x[0])[None]
+
+    flat = operator.A(torch.ones(shape, dtype=y.dtype))
+    mean = (flat * y).sum() / flat.square().sum()
+    dual = conjugate_gradients(explained, (y - mean * flat)[None], 200, 1e-10)[0]
+    return np.asarray(mean + covariance(operator.A_adjoint(dual)), "f4")
+
+
+def fit_spectrum(images: ArrayLike, order: int = 4) -> list[float]:
+    """The `spectrum` of `linear_mmse` of clean images ``(n, H, W)`` or volumes ``(n, D, H, W)``."""
+    clean = np.asarray(images, dtype=np.float64)
+    axes = tuple(range(1, clean.ndim))
+    clean = clean - clean.mean(axes, keepdims=True)
+    power = np.square(scipy.fft.dctn(clean, axes=axes, norm="ortho")).mean(0).ravel()
+    radius = np.log(_radius(clean.shape[1:]).ravel())
+    edges = np.linspace(radius[1:].min(), radius.max(), 25)
+    place = np.digitize(radius[1:], edges)
+    bins = [place == n for n in np.unique(place)]
+    centre = [radius[1:][one].mean() for one in bins]
+    height = [np.log(power[1:][one].mean()) for one in bins]
+    return np.polyfit(centre, height, order).tolist()
+
+
+def _radius(shape: Sequence[int]) -> NDArray[np.float64]:
+    """Frequency of each coefficient of the cosine transform, in periods a pixel; never zero."""
+    axes = np.meshgrid(*(np.arange(side) / (2 * side) for side in shape), indexing="ij")
+    radius = np.sqrt(sum(np.square(axis) for axis in axes))
+    radius.flat[0] = 1 / (2 * max(shape))
+    return radius
 
 
 def richardson_lucy(image: ArrayLike, kernel: ArrayLike, iterations: int) -> Image:
@@ -227,10 +317,11 @@ def _centred(kernel: NDArray, shape: tuple[int, ...]) -> NDArray:
     return np.roll(canvas, (-(kernel.shape[0] // 2), -(kernel.shape[1] // 2)), (0, 1))
 
 
-def _image(image: ArrayLike, dimensions: int = 2) -> NDArray[np.float64]:
+def _image(image: ArrayLike, *dimensions: int) -> NDArray[np.float64]:
     array = np.asarray(image, dtype=np.float64)
-    if array.ndim != dimensions or 0 in array.shape:
-        wanted = "an image (H, W)" if dimensions == 2 else "a volume (D, H, W)"
+    if array.ndim not in (dimensions or (2,)) or 0 in array.shape:
+        names = {2: "an image (H, W)", 3: "a volume (D, H, W)"}
+        wanted = " or ".join(names[n] for n in dimensions or (2,))
         raise InputError(f"expected {wanted}, got an array of shape {array.shape}")
     if not np.isfinite(array).all():
         raise InputError("the image contains NaN or infinity; replace them first")
@@ -263,5 +354,5 @@ def _optional(module: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError:
-        name = {"pywt": "PyWavelets"}.get(module, "bm3d")
+        name = {"pywt": "PyWavelets"}.get(module, module.partition(".")[0])
         raise InputError(f"{name} is not installed; pip install 'emlab-book[peers]'") from None
