@@ -115,7 +115,7 @@ CASES = {
     ),
     # As published, which know nothing of the noise: their mean is on the way, their spread off.
     "plug and play": Case(PlugAndPlayConfig(alpha=0.3), 0.5, (0.35, 0.6)),
-    "FlowDPS published": Case(FlowDPSConfig(step_size=0.4), 1.1, (1.5, 2.0)),
+    "FlowDPS published": Case(FlowDPSConfig(step_size=0.4), 1.8, (1.5, 2.0)),
     "DPS": Case(DPSConfig(200, 1.0, None), 1.6, (0.6, 1.1)),
     "score iteration": Case(IterationConfig(a=0.2, b=0.0), 0.3, None, Direct()),
 }

@@ -49,10 +49,12 @@ class GaussianPrior:
         return -self._filter(x, lambda variances: 1 / (variances + noise))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw ``(n, H, W)`` images."""
-        white = torch.randn(n, self.mean.numel(), generator=generator, dtype=self.mean.dtype)
-        coloured = (white.to(self.mean.device) * self.variances.sqrt()) @ self.basis.T
-        return self.mean + coloured.reshape(n, *self.mean.shape)
+        """Draw ``(n, H, W)`` images, the same on any machine: the root of a covariance is unique.
+
+        Its eigenvectors are not: of equal variances every processor finds others.
+        """
+        white = torch.randn(n, *self.mean.shape, generator=generator, dtype=self.mean.dtype)
+        return self.mean + self._filter(white.to(self.mean) + self.mean, torch.sqrt)
 
     def _filter(self, x: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         coefficients = (x - self.mean).flatten(-2) @ self.basis
