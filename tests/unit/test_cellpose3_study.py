@@ -29,7 +29,7 @@ from emlab.errors import InputError
 from emlab.methods import cellpose3
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import degrade_fixed, normalise
-from emlab.settings import PROFILES
+from emlab.settings import PROFILES, tuned
 from tools import tune_cells
 
 DENOISE = 12.0
@@ -62,7 +62,7 @@ METHODS = {
     "clean": lambda case: _answer(case.clean),
     "degraded": lambda case: _answer(case.degraded),
     "constant": lambda case: study.Answer(0 * case.degraded, 0 * case.labels),
-    "gaussian": lambda case: _answer(rows.run_peer("gaussian", case, {"width": 1.5})),
+    "gaussian": lambda case: _answer(rows.PEERS["gaussian"](case, width=1.5)),
     "ours": lambda case: study.Answer(case.clean, case.labels),
 }
 
@@ -210,7 +210,7 @@ def test_the_table_is_recorded_and_shown(table, tmp_path):
     study.record(table, report, "denoise")
     values = report.metrics()["values"]
     assert values["denoise.ap_50.ours"]["value"] == 1
-    assert values["denoise.gain.over_gaussian"]["low"] > 0
+    assert values["denoise.gain.ours_over_gaussian"]["low"] > 0
     assert "denoise.recovered.degraded" not in values
     assert study.markdown(table).count("\n") == 1 + len(METHODS)
     assert "{" not in claims_table(chapters.claims("05_cellpose3"), values)
@@ -225,10 +225,10 @@ def test_the_summary_says_no_more_than_the_intervals():
     values = {
         "deblur.ap_50.ours": gain(0.6, 0.8),
         "deblur.recovered.ours": gain(0.6, 0.8),
-        "deblur.gain.over_gaussian": gain(0.1, 0.2),
-        "deblur.gain.over_richardson_lucy": gain(-0.01, 0.03),
-        "deblur.gain.over_range": gain(-0.05, -0.01),
-        "deblur.gain.over_constant": gain(0.5, 0.7),
+        "deblur.gain.ours_over_gaussian": gain(0.1, 0.2),
+        "deblur.gain.ours_over_richardson_lucy": gain(-0.01, 0.03),
+        "deblur.gain.ours_over_range": gain(-0.05, -0.01),
+        "deblur.gain.ours_over_constant": gain(0.5, 0.7),
     }
     assert verdicts(values) == (
         "- **Blur**: 0.7 [0.6, 0.8] of the lost AP comes back; ahead of *Gaussian*; not told apart "
@@ -253,10 +253,11 @@ def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, monkeypatch,
     report = Report("05_cellpose3", tmp_path, "smoke", 0)
     monkeypatch.setattr(report, "recorded", lambda recording: f"recorded: {recording.name}")
     slow = ("noise2void", "noise2self")
-    table, told = rows.run_study(report, "denoise", cases, METHODS, slow)
+    table = rows.run_study(report, "denoise", cases, METHODS, slow)
     assert table.recorded == {"gaussian": 0, "noise2void": None}
-    assert told == ["† recorded: rows"]
-    assert "Gaussian † |" in study.markdown(table)
+    shown = study.markdown(table)
+    assert "Gaussian † |" in shown
+    assert shown.endswith("\n\n† recorded: rows What ran again is 0 apart at most.")
     assert table.methods[:2] == ["clean", "degraded"]
     assert len(table.answers["gaussian"]) == rows.CHECKED
     assert report.metrics()["values"]["recorded.apart.denoise.gaussian"]["value"] == 0
@@ -272,21 +273,19 @@ def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, monkeypatch,
 def test_peers_see_the_case_and_restore_it(cases):
     case = cases[0]
     error = [np.abs(case.degraded - case.clean).mean()]
-    error.append(np.abs(rows.run_peer("gaussian", case, {"width": 1.0}) - case.clean).mean())
+    error.append(np.abs(rows.PEERS["gaussian"](case, width=1.0) - case.clean).mean())
     assert error[1] < error[0]
     blurred = replace(case, task="deblur", level=3.0)
     settings = {"smoothing": 0.0, "iterations": 10}
-    sharper = rows.run_peer("richardson_lucy", blurred, settings)
+    sharper = rows.PEERS["richardson_lucy"](blurred, **settings)
     edges = [ndimage.gaussian_gradient_magnitude(i, 1.5).max() for i in (blurred.degraded, sharper)]
     assert edges[1] > 1.1 * edges[0]
-    with pytest.raises(InputError, match="unknown peer 'magic'"):
-        rows.run_peer("magic", case, {})
 
 
 def test_bm3d_works_on_square_roots_of_counts(cases):
     pytest.importorskip("bm3d")
     small = study.crop(cases[0], (slice(0, 48), slice(0, 48)))
-    smooth = rows.run_peer("bm3d", small, {"strength": 1.0})
+    smooth = rows.PEERS["bm3d"](small, strength=1.0)
     assert np.abs(smooth - small.clean).mean() < 0.6 * np.abs(small.degraded - small.clean).mean()
 
 
@@ -300,7 +299,7 @@ def test_tuning_takes_the_best_of_a_grid(cases, monkeypatch):
 
 def test_every_task_has_tuned_peers_and_rows():
     for task, grid in tune_cells.GRIDS.items():
-        assert set(rows.tuned(task)) == set(grid) == set(rows.peer_rows(task, grid, None))
+        assert set(tuned("cellpose3", task)) == set(grid) == set(rows.peer_rows(task, grid, None))
         assert "ours" in rows.RESTORERS[task]
     assert {name for task in rows.RESTORERS.values() for name in task} <= set(study.LABELS)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -95,9 +96,9 @@ def test_the_segmenter_judges_and_pairs_are_of_what_both_saw(judged, tmp_path):
     values = report.metrics()["values"]
     assert values["correlation.constant"]["value"] == values["frc.constant"]["value"] == 0
     assert values["own.f1.constant"]["value"] == 0
-    assert values["gain.frc.squares"]["n"] == 1
-    assert values["over_squares.correlation.tsm"]["value"] > 0
-    assert "gain.f1.tsm" not in values
+    assert values["gain_frc.squares_over_raw"]["n"] == 1
+    assert values["gain_correlation.tsm_over_squares"]["value"] > 0
+    assert "gain_f1.tsm_over_raw" not in values
     assert judged.markdown_gains().count("\n") == 1 + 3
 
 
@@ -111,19 +112,21 @@ def test_recorded_picks_join_the_very_same_micrographs_only(
     whole = row | {"rings": judged.scores["raw"]["rings"].tolist(), "own": [[], places[1]]}
     monkeypatch.setattr(topaz, "find", lambda: None)
 
-    def again(kept):
-        return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, kept=kept)
+    def again(**rows):
+        told = {"kept": [("an old run", rows)], "report": Mock(recorded=lambda one: f"from {one}")}
+        return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, **told)
 
-    joined = again({"raw": row, "bm3d": whole})
+    joined = again(raw=row, bm3d=whole)
     assert list(joined.recorded) == ["bm3d"]
     assert [len(each.scores) for each in joined.own["bm3d"].picked] == [0, 2]
     assert "| BM3D † |" in joined.markdown_all()
+    assert joined.markdown_all().endswith("\n\n† from an old run")
     ice = {"ice": {"raw": [3], "bm3d": [4]}}
     nothing = study.audit({"ice": micrographs[:1]}, raw, joined, segmenter, kept=ice)
     scores = nothing.studies["ice"].scores
     assert {name: one["topaz"].tolist() for name, one in scores.items()} == {"raw": [3]}
     other = row | {"bands": (np.array(bands) + 0.1).tolist()}
-    assert not again({"raw": other, "bm3d": whole}).picks
+    assert not again(raw=other, bm3d=whole).picks
 
 
 def test_what_is_made_of_nothing_is_counted_and_refusals_are_kept(
@@ -205,7 +208,7 @@ def test_statements_are_counted_by_what_became_of_their_conditions(tmp_path):
     for name in ("tsm", "generalist", "flowdps", "mtd", "cellpose3"):
         report.value(f"agreement.{name}", 0.1)
     report.value("own.f1.raw", 0.7, 0.6, 0.8, n=4)
-    report.value("gain.own_f1.cellpose3", 0.1, -0.1, 0.3, n=4)
+    report.value("gain_own_f1.cellpose3_over_raw", 0.1, -0.1, 0.3, n=4)
     chapter.record_statements(report)
     found = report.metrics()["values"]
     counts = [found[f"statements.{word}"]["value"] for word in ("confirmed", "contradicted")]
@@ -213,7 +216,7 @@ def test_statements_are_counted_by_what_became_of_their_conditions(tmp_path):
 
 
 def test_tables_fill_in_numbers_and_dashes():
-    assert "0.25" in decision_table({"gain.correlation.tsm": value(0.25)})
+    assert "0.25" in decision_table({"gain_correlation.tsm_over_raw": value(0.25)})
     statements = chapters.claims("06_compare", "statement")
     assert claims_table(statements, {}).count("not measured") == len(statements)
 

@@ -9,9 +9,10 @@ from emlab import chapters
 from emlab.bench import format_targets, targets_met
 from emlab.chapters.em_generalist.experiments import Training, ceiling, kernel_error
 from emlab.chapters.em_generalist.figures import training
-from emlab.chapters.em_generalist.study import defocus_rows, tuned
+from emlab.chapters.em_generalist.study import defocus_rows
 from emlab.errors import InputError
 from emlab.recipes.generalist_tasks import defocus_tasks, task
+from emlab.settings import tuned
 
 TARGETS, CLAIMS = chapters.targets("01_em_generalist"), chapters.claims("01_em_generalist")
 
@@ -22,8 +23,8 @@ def number(value, low=None, high=None):
 
 def test_a_shortfall_is_what_is_missing_and_nothing_else():
     values = {
-        "denoise_10.gain_psnr.over_bm3d": number(0.2),
-        "denoise_25.gain_psnr.over_bm3d": number(0.9),
+        "denoise_10.gain_psnr.ours_over_bm3d": number(0.2),
+        "denoise_25.gain_psnr.ours_over_bm3d": number(0.9),
         "isotropic_4.psnr_xz.ours": number(31.0),
         "isotropic_4.psnr_xz.cubic": number(30.0),
         "isotropic_4.slice_correlation.ours": number(1.05),
@@ -31,8 +32,8 @@ def test_a_shortfall_is_what_is_missing_and_nothing_else():
     by_name = {t.name: t for t in TARGETS}
     missing = {name: by_name[name].shortfall(values) for name in values if name in by_name}
     assert missing == {
-        "denoise_10.gain_psnr.over_bm3d": pytest.approx(0.1),
-        "denoise_25.gain_psnr.over_bm3d": 0,
+        "denoise_10.gain_psnr.ours_over_bm3d": pytest.approx(0.1),
+        "denoise_25.gain_psnr.ours_over_bm3d": 0,
         "isotropic_4.psnr_xz.ours": 0,
         "isotropic_4.slice_correlation.ours": pytest.approx(0.03),
     }
@@ -60,7 +61,7 @@ def test_departures_name_only_what_fails_and_are_conditions_of_their_claim():
         "isotropic_10.boundary.ours": number(0.7),
         "isotropic_10.boundary.cubic": number(0.69),
         "race.psnr_gain": number(-0.1),
-        "real_pair.gain_psnr.over_bm3d": number(0.02, -0.1, 0.1),
+        "real_pair.gain_psnr.ours_over_bm3d": number(0.02, -0.1, 0.1),
     }
     said = {c.id: c.departures(values) for c in CLAIMS if c.departures(values)}
     assert list(said) == ["G5", "G13"]
@@ -81,7 +82,8 @@ def test_the_training_curve_is_that_of_the_card():
 
 
 def test_defocus_peers_are_tuned_for_their_own_blur():
-    iterations = [tuned(t.name)["richardson_lucy"]["iterations"] for t in defocus_tasks()]
+    peers = [tuned("em_generalist", t.name) for t in defocus_tasks()]
+    iterations = [one["richardson_lucy"]["iterations"] for one in peers]
     assert iterations == sorted(iterations)
     assert iterations[0] < iterations[-1]
     rows = defocus_rows(None, None, 2)

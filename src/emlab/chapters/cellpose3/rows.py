@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from emlab.bench import Report
-from emlab.bench.study import DAGGER, Study, each
+from emlab.bench.study import Study, each
 from emlab.chapters.cellpose3.cases import (
     Case,
     Image,
@@ -33,7 +33,6 @@ from emlab.chapters.cellpose3.study import (
     score,
 )
 from emlab.data.cells import Cell
-from emlab.errors import InputError
 from emlab.methods.cellpose3 import (
     SEGMENTER,
     load_restorer,
@@ -46,7 +45,7 @@ from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.recorded import Recording
 from emlab.runtime import Stopwatch
-from emlab.settings import read_settings
+from emlab.settings import read_settings, tuned
 from emlab.solvers import classical
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 
@@ -95,9 +94,8 @@ def peer_rows(task: str, names: Iterable[str], segmenter: ResidualUNet) -> dict[
     """Peers that learn from no clean image, as `tools/tune_cells` set them."""
 
     def row(name: str) -> Method:
-        settings = {} if name in BLIND_SPOT else dict(tuned(task)[name])
-        settings.pop("validation_ap_50", None)
-        return lambda case: _seen(run_peer(name, case, settings), segmenter)
+        settings = {} if name in BLIND_SPOT else tuned("cellpose3", task)[name]
+        return lambda case: _seen(PEERS[name](case, **settings), segmenter)
 
     return {name: row(name) for name in names}
 
@@ -134,28 +132,6 @@ def _seen(image: Image, segmenter: ResidualUNet) -> Answer:
 # --- peers
 
 
-def tuned(task: str) -> dict[str, dict[str, Any]]:
-    """Settings of a task's peers, the best on validation nuclei, and their AP there."""
-    return read_settings("chapters/cellpose3/peers")["peers"][task]
-
-
-def run_peer(name: str, case: Case, settings: Mapping[str, Any]) -> Image:
-    """Restore a case without clean images; peers are told the strength of noise and blur.
-
-    Raises
-    ------
-    InputError
-        Unknown peer, or its package is not installed.
-    """
-    if name in BLIND_SPOT:
-        config = BlindSpotConfig(kind=name, **settings)  # type: ignore[arg-type]
-        noisy = torch.from_numpy(case.degraded)
-        return denoise_blind_spot(noisy, config, case.generator()).numpy()
-    if name not in _PEERS:
-        raise InputError(f"unknown peer {name!r}; use {', '.join((*_PEERS, *BLIND_SPOT))}")
-    return _PEERS[name](case, **settings)
-
-
 def _gaussian(case: Case, width: float) -> Image:
     return classical.gaussian(case.degraded, width)
 
@@ -184,7 +160,15 @@ def _cubic(case: Case, width: float) -> Image:
     return classical.gaussian(fine, width) if width else fine
 
 
-_PEERS: Mapping[str, Callable[..., Image]] = {
+def _blind_spot(kind: Any, case: Case) -> Image:
+    noisy = torch.from_numpy(case.degraded)
+    return denoise_blind_spot(noisy, BlindSpotConfig(kind=kind), case.generator()).numpy()
+
+
+# Of a case without clean images; they are told the strength of noise and blur.
+PEERS: Mapping[str, Callable[..., Image]] = {
+    "noise2void": lambda case: _blind_spot("noise2void", case),
+    "noise2self": lambda case: _blind_spot("noise2self", case),
     "gaussian": _gaussian,
     "bm3d": _bm3d,
     "richardson_lucy": _richardson_lucy,
@@ -303,10 +287,9 @@ def recorded(
 ) -> tuple[list[Mapping[str, Any]], Recording] | None:
     """Recorded rows of these very cases, spoilt alike by the same noise, or None."""
     for recording in (ROWS, SLOW):
-        kept = recording.values.get(task, {}).get(name, ())
-        found = {row["case"][0]: row for row in kept}
+        found = {row["case"][0]: row for row in recording.values.get(task, {}).get(name, ())}
         own = [found.get(case.name, {}) for case in cases]
-        same = all(row.get("case") == _identity(case) for row, case in zip(own, cases, strict=True))
+        same = [row.get("case") for row in own] == [_identity(case) for case in cases]
         if own and same and not recording.stale:
             return own, recording
     return None
@@ -318,28 +301,21 @@ def run_study(
     cases: Sequence[Case],
     methods: Mapping[str, Method],
     slow: Iterable[str] = (),
-) -> tuple[Study, list[str]]:
+) -> Study:
     """Run every method on every case, with recorded rows where there are some of these very cases.
 
-    Of each recorded row the first `CHECKED` images are run again; the largest difference of AP at
-    .5 is recorded as ``recorded.apart.TASK.METHOD``. Rows that are `slow` are shown where they are
-    recorded and never run. Returns the study, with the answers of all images that were run, and a
-    sentence for each recording.
+    Of each recorded row the first `CHECKED` images are run again, see `Study.join_recorded`. Rows
+    that are `slow` are shown where they are recorded and never run. The study has the answers of
+    all images that were run.
     """
-    names = [*methods, *slow]
-    kept = {n: found for n in names if (found := recorded(task, n, cases)) is not None}
     table = Study(cases, COLUMNS, LABELS)
+    kept = {n: found for n in (*methods, *slow) if (found := recorded(task, n, cases)) is not None}
     table.run({n: each(m) for n, m in methods.items()}, score, first=dict.fromkeys(kept, CHECKED))
-    for name, (rows, _) in kept.items():
-        scores, apart = from_counts([row["counts"] for row in rows]), None
-        if name in methods:
-            here = table.scores[name]["ap_50"]
-            apart = float(np.abs(here - scores["ap_50"][:CHECKED]).max())
-            report.value(f"recorded.apart.{task}.{name}", apart, note="AP", n=CHECKED)
-        table.join(name, scores, apart)
+    for name, (rows, recording) in kept.items():
+        scores = {name: from_counts([row["counts"] for row in rows])}
+        table.join_recorded(recording, scores, report, task)
         table.seconds[name] = float(np.mean([row["seconds"] for row in rows]))
-    used = {recording.name: recording for _, recording in kept.values()}
-    return table, [f"{DAGGER} {report.recorded(recording)}" for recording in used.values()]
+    return table
 
 
 def race(network: ResidualUNet, images: int, repeats: int = 3) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from emlab.bench import Report
 from emlab.bench.study import DAGGER, Column, Scores, Study, Values, pipe_table, signed
 from emlab.chapters.tsm.cases import LABELS, Image, Method, find_picks, of_noisy
-from emlab.chapters.tsm.recorded import join, picks_of
+from emlab.chapters.tsm.recorded import Kept, join, picks_of
 from emlab.chapters.tsm.study import NOTE, PICKING, Table, correlations
 from emlab.errors import InputError
 from emlab.external.picking import Picks, f1_gain
@@ -33,7 +33,6 @@ COLUMNS = (
     Column("correlation", "correlation in particles", note=NOTE),
     Column("frc", "FRC 80 to 10 A", note=NOTE),
 )
-_REFERENCES = {"gain": "raw", "gain_over_tsm": "tsm", "over_squares": "squares"}
 NUMBERS = {  # their heads in tables, and who judges by them
     "correlation": ("correlation in particles", "correlation in particles"),
     "frc": ("FRC", "Fourier ring correlation"),
@@ -121,7 +120,7 @@ class Judged(Table):
 
     def record_all(self, report: Report) -> None:
         """Record ``correlation.METHOD``, ``frc.METHOD``, ``topaz.f1.METHOD``, ``own.f1.METHOD``,
-        ``gain.NUMBER.METHOD`` over raw, ``gain_over_tsm`` and ``over_squares`` alike."""
+        ``gain_NUMBER.METHOD_over_raw``, and over ``tsm`` and ``squares``."""
         for name, value in self.constant.items():
             report.value(f"{name}.constant", value, note="of an image without contrast")
         self.record(report)
@@ -130,11 +129,11 @@ class Judged(Table):
         Study(self.cases, PICKING[2:3], LABELS, scores=own).record(report, "own")
         for name in self.methods:
             report.value(f"cost.{name}", self.cost(name), unit="s", note="a megapixel")
-        for key, worse in _REFERENCES.items():
+        for worse in ("raw", "tsm", "squares"):
             for name in [n for n in self.methods if n != worse and worse in self.scores]:
                 n = min(self.seen(name), self.seen(worse))
                 for number, gain in self.gains(name, worse).items():
-                    report.value(f"{key}.{number}.{name}", *gain, note=NOTE, n=n)
+                    report.value(f"gain_{number}.{name}_over_{worse}", *gain, note=NOTE, n=n)
 
 
 def judge(
@@ -145,13 +144,14 @@ def judge(
     *,
     first: Mapping[str, int] | None = None,
     threads: int = 1,
-    kept: Mapping[str, Any] | None = None,
+    kept: Kept = (),
+    report: Report | None = None,
 ) -> Judged:
     """Denoise with every method and judge; Topaz picks where it is installed.
 
     Parameters as in `chapters.tsm.study.run_study`; ``segmenter`` is the frozen one that the
     restorer was trained through, ``kept`` are recorded rows: their picks, if they are of these very
-    micrographs.
+    micrographs, are told to the report.
     """
     judged = Judged(list(micrographs), thresholds=thresholds)
     asked = {name: partial(of_noisy, method) for name, method in methods.items()}
@@ -170,12 +170,12 @@ def judge(
         pairs = zip(made.images, seen, strict=True)
         rings = [ring_correlation(image, micrograph)[1] for image, micrograph in pairs]
         judged.add(name, rings, own_picks(made.images, seen, segmenter))
-    rows = kept or {}
-    if not (rows and join(judged, rows)):
+    if not (kept and report and join(judged, kept, report)):
         judged.pick(threads)
-    for name in judged.recorded:
-        picked = picks_of(rows[name]["own"])
-        judged.add(name, rows[name]["rings"], replace(judged.picks[name], picked=picked))
+    for name, row in [pair for _, rows in kept for pair in rows.items()]:
+        if name in judged.recorded:
+            picks = replace(judged.picks[name], picked=picks_of(row["own"]))
+            judged.add(name, row["rings"], picks)
     return judged
 
 
@@ -310,7 +310,7 @@ def halves(image: Image) -> tuple[Image, Image]:
 
 
 HALVES = (
-    Column("with_raw", "one half cleaned, the other raw", show="{mean:.4f}", note=""),
+    Column("with_raw", "one half cleaned, the other raw", show="{mean:.4f}", note="", gain="gain"),
     Column("itself", note=""),
 )
 
@@ -337,12 +337,10 @@ class Halves(Study):
         return self.markdown(extra={"gain over raw": gain, "both halves cleaned": both})
 
     def record_all(self, report: Report) -> None:
-        """Record ``halves.with_raw.METHOD``, ``halves.gain.METHOD``, ``halves.itself.METHOD``."""
+        """Record ``halves.NUMBER.METHOD`` and ``halves.gain.METHOD_over_raw``."""
         self.record(report, "halves")
-        note = "95 % bootstrap interval over windows of one micrograph"
         for name in [name for name in self.methods if name != "raw"]:
-            gain = self.gain(name, "raw", "with_raw")
-            report.value(f"halves.gain.{name}", *gain, note=note, n=self.seen(name))
+            self.record_gains(report, name, "raw", "halves", ["with_raw"])
 
 
 def split(

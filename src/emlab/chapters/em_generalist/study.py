@@ -32,7 +32,7 @@ from emlab.priors.base import FromDenoiser
 from emlab.priors.networks import FlowPrior
 from emlab.recipes.generalist_supervised import Restorer
 from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, STRANGE_BLUR, Task
-from emlab.settings import read_settings
+from emlab.settings import read_settings, tuned
 from emlab.solvers import classical
 from emlab.solvers.blind import BlindConfig
 from emlab.solvers.plug_and_play import RestoreConfig
@@ -180,17 +180,6 @@ def run_peer(name: str, measurement: NDArray, known: Known, settings: Settings) 
     return _PEERS[name](unit, known, settings) * np.float32(GREY_RANGE)
 
 
-def tuned(task: str) -> dict[str, dict[str, Any]]:
-    """Settings by peer for a task (or ``"real_pair"``), chosen on validation images."""
-    table = read_settings(PEERS)
-    if task not in table:
-        raise InputError(f"no peers are tuned for {task!r}; there are: {', '.join(table)}")
-    return {
-        peer: {key: value for key, value in entry.items() if key != "validation_psnr"}
-        for peer, entry in table[task].items()
-    }
-
-
 # --- the rows of a table
 
 
@@ -200,7 +189,7 @@ Rows = Callable[[Task], dict[str, Method]]
 
 def classical_rows(task: Task, peers: Iterable[str] | None = None) -> dict[str, Method]:
     """The identity and the tuned classical peers: those named, or all."""
-    settings = tuned("deblur" if task is STRANGE_BLUR else task.name)
+    settings = tuned("em_generalist", "deblur" if task is STRANGE_BLUR else task.name)
     return {
         "input": _on_fine_grid,
         **{name: partial(_peer, name, settings[name]) for name in peers or settings},
@@ -394,8 +383,12 @@ def _tiles(image: NDArray) -> list[NDArray]:
 
 
 Studies = dict[str, Study]  # by task
-# Rows that were measured on these very cases before: scores, first image, seconds a case.
-Kept = Callable[[Sequence[Case]], Mapping[str, tuple[Mapping[str, NDArray], Grey, float]]]
+Runner = Callable[[Study, Mapping[str, Method]], Study]  # runs methods, or knows recorded rows
+
+
+def run_here(study: Study, methods: Mapping[str, Method]) -> Study:
+    """Run every method on every case of a study; returns the study."""
+    return study.run({name: each(method) for name, method in methods.items()}, score)
 
 
 def run_studies(
@@ -404,7 +397,7 @@ def run_studies(
     specimen: Specimen,
     *,
     seed: int = 0,
-    kept: Kept | None = None,
+    kept: Runner = run_here,
 ) -> Studies:
     """Run every method on every measurement of crops, or of a block if tasks are isotropic."""
     studies = {}
@@ -412,25 +405,17 @@ def run_studies(
         truths = [specimen.grey] if task.kind == "isotropic" else specimen.grey
         seeds = [(seed * 1009 + i) * 1009 + sum(task.name.encode()) for i in range(len(truths))]
         cases = [Case.of(task, *one) for one in zip(truths, seeds, strict=True)]
-        studies[task.name] = _run(cases, methods(task), kept)
+        studies[task.name] = kept(Study(cases, _columns(task), LABELS), methods(task))
     return studies
 
 
 def run_real_pair(
-    pair: RealPair, methods: Rows, *, seed: int = 0, kept: Kept | None = None
+    pair: RealPair, methods: Rows, *, seed: int = 0, kept: Runner = run_here
 ) -> Studies:
     """The same of the real pair; each method has the noisy scan only, and is not told its noise."""
     case = Case(REAL_PAIR, pair.clean, pair.noisy, seed)
-    return {REAL_PAIR.name: _run([case], methods(REAL_PAIR), kept)}
-
-
-def _run(cases: Sequence[Case], methods: Mapping[str, Method], kept: Kept | None) -> Study:
-    study, before = Study(cases, _columns(cases[0].task), LABELS), kept(cases) if kept else {}
-    for name in (name for name in methods if name in before):
-        scores, image, study.seconds[name] = before[name]
-        study.join(name, scores)
-        study.answers[name] = [image]
-    return study.run({n: each(m) for n, m in methods.items() if n not in before}, score)
+    study = Study([case], _columns(REAL_PAIR), LABELS)
+    return {REAL_PAIR.name: kept(study, methods(REAL_PAIR))}
 
 
 def _columns(task: Task) -> tuple[Column, ...]:
@@ -448,7 +433,7 @@ def _columns(task: Task) -> tuple[Column, ...]:
 
 def best_classical(study: Study) -> str:
     """The classical peer that did best on validation images, of those that ran."""
-    table = read_settings(PEERS)[study.cases[0].task.name]
+    table = read_settings(PEERS)["peers"][study.cases[0].task.name]
     return max(set(table) & set(study.scores), key=lambda peer: table[peer]["validation_psnr"])
 
 
@@ -470,15 +455,12 @@ def markdown(studies: Studies) -> str:
             mean, low, high = study.interval(name, "psnr")
             cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
             cells += [column.text(study.interval(name, column.name)) for column in shown[1:]]
-    return pipe_table(heads, lines.values())
+    return pipe_table(heads, lines.values(), list(studies.values()))
 
 
 def record(studies: Studies, report: Report) -> None:
-    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.over_METHOD`` of ours."""
+    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.ours_over_METHOD``."""
     for task, study in studies.items():
         study.record(report, task)
-        for name in study.methods if "ours" in study.scores else ():
-            for metric in METRICS if name != "ours" else ():
-                gain = study.gain("ours", name, metric)
-                name_of_gain = f"{task}.gain_{metric}.over_{name}"
-                report.value(name_of_gain, *gain, note="paired, same targets")
+        for name in [n for n in study.methods if n != "ours" and "ours" in study.scores]:
+            study.record_gains(report, "ours", name, task, METRICS)
