@@ -10,7 +10,7 @@ import torch
 from emlab import weights
 from emlab.errors import InputError
 from emlab.io import read_image, write_image
-from emlab.methods.mtd import Config, likely_starts, recover
+from emlab.methods.mtd import Config, likely_starts, load_config, recover
 from emlab.methods.mtd_field import (
     concerns,
     random_starts,
@@ -191,7 +191,7 @@ def truncate_weights(folder, monkeypatch):
         (["--size", 5, "--memory-mb", 0], 2, "--memory-mb must be positive"),
         (["--size", 5, "--prior", "nonesuch"], 2, "unknown prior 'nonesuch'; choose one of none"),
         (["--size", 5, "--prior", "mtd_mnist_epsilon"], 2, "use --size 28"),
-        (["--size", 5, "--config", "theirs"], 2, "unknown config 'theirs'; choose one of"),
+        (["--size", 5, "--config", "theirs"], 2, "unknown configuration 'theirs'; choose one of"),
         (["--size", 5, "--config", "ours_gaussian"], 2, "needs a prior"),
         (["--size", 5, "--starts", 2, "--kept", 3], 2, "1 <= kept <= starts"),
         (["--size", 5, "--device", "tpu"], 2, "device 'tpu' is not here"),
@@ -295,7 +295,7 @@ def test_recover_compares_starts_at_the_density_it_is_told():
 
 def test_settings_scale_with_the_size():
     assert settings_for("none", 40).size == 40
-    assert settings_for("mtd_mnist_epsilon", 28) == Config.named("ours_mnist")
+    assert settings_for("mtd_mnist_epsilon", 28) == load_config("ours_mnist")
     assert settings_for("my_own_prior", 40).centre == (20.0, 20.0)
 
 

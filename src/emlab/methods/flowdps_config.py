@@ -23,7 +23,7 @@ from emlab.errors import InputError
 from emlab.priors import Prior, load_prior
 from emlab.priors.base import ScaledPrior
 from emlab.runtime import atomic_path, has_fast_bfloat16, make_generator
-from emlab.settings import read_settings
+from emlab.settings import of_kind, read_config, read_settings
 from emlab.solvers.denoiser_spread import MeasuredSpread, Spread, measure_spread
 from emlab.solvers.flowdps import FlowDPSConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
@@ -103,15 +103,8 @@ def load_config(name: str = "ours") -> Config:
     InputError
         Unknown name or settings.
     """
-    tables = read_settings("methods/flowdps")["configs"]
-    if name not in tables:
-        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
-    table = dict(tables[name])
-    sampler = dict(table.pop("sampler"))
-    kind = sampler.pop("kind", None)
-    if kind not in _SAMPLERS:
-        raise InputError(f"unknown sampler {kind!r}; choose one of {', '.join(_SAMPLERS)}")
-    return Config(sampler=_SAMPLERS[kind](**sampler), **table)
+    table = read_config("flowdps", name)
+    return Config(sampler=of_kind(_SAMPLERS, "kind", table.pop("sampler")), **table)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from emlab.methods.estimate import Cost, Estimate
 from emlab.models import build
 from emlab.physics.mtd import Rotations, cut_patches
 from emlab.priors.base import Prior
-from emlab.settings import read_settings
+from emlab.settings import read_config
 from emlab.solvers.expectation_maximization import (
     EMConfig,
     ExpectationStep,
@@ -95,16 +95,12 @@ class Config:
         if self.refine < 0 or not 1 <= self.grids <= self.size:
             raise InputError(f"need refine >= 0 and grids in 1..{self.size}")
 
-    @classmethod
-    def named(cls, name: str) -> Config:
-        """One of ``methods/mtd.toml``: {paper,ours}_{gaussian,mnist}."""
-        tables = read_settings("methods/mtd")["configs"]
-        if name not in tables:
-            raise InputError(f"unknown config {name!r}; choose one of {', '.join(tables)}")
-        table = dict(tables[name])
-        centre = table.pop("centre", None)
-        em = EMConfig(**table.pop("em"))
-        return cls(em=em, centre=tuple(centre) if centre else None, **table)
+
+def load_config(name: str) -> Config:
+    """Return ``[configs.NAME]`` of the method's settings, such as ``ours_mnist``."""
+    table = read_config("mtd", name)
+    em, centre = EMConfig(**table.pop("em")), tuple(table.pop("centre", ()))
+    return Config(em=em, centre=centre or None, **table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +146,7 @@ def recover(
     field : Tensor
         ``(N, N')``, both multiples of ``config.size``; background zero.
     config : Config
-        Settings, for example ``Config.named("ours_mnist")``.
+        Settings, for example ``load_config("ours_mnist")``.
     prior : Prior, optional
         What images look like; required by some settings.
     sigma : float, optional

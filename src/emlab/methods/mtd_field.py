@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.methods.mtd import TYPICAL_DENSITY, Config, check_density, recover
+from emlab.methods.mtd import TYPICAL_DENSITY, Config, check_density, load_config, recover
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import GaussianPrior, gaussian_prior
 from emlab.priors.networks import MLPScore, load_prior
@@ -104,7 +104,7 @@ def settings_for(prior_name: str, size: int, config_name: str | None = None) -> 
             f"the prior {prior_name} knows images of {trained} x {trained} pixels only; "
             f"use --size {trained}, or --prior none"
         )
-    config = Config.named(config_name or DEFAULT_CONFIGS.get(prior_name, "ours_mnist"))
+    config = load_config(config_name or DEFAULT_CONFIGS.get(prior_name, "ours_mnist"))
     if size == config.size:
         return config
     centre = (size / 2, size / 2) if config.centre else None
