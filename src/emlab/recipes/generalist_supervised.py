@@ -16,12 +16,18 @@ from torch import Tensor, nn
 from emlab import weights
 from emlab.errors import InputError
 from emlab.models import build
-from emlab.recipes.generalist import Material, jitter, training_patches, validation_patches
+from emlab.recipes.generalist import (
+    TISSUE,
+    UNIT_RANGE,
+    Material,
+    jitter,
+    training_patches,
+    validation_patches,
+)
 from emlab.recipes.generalist_tasks import TASKS, Task
 from emlab.recipes.lesson import Lesson
 
 NAME = "generalist_supervised"
-UNIT_RANGE = 2.0  # the network sees grey levels 0..255 as -1..1
 
 
 @dataclass(frozen=True)
@@ -145,15 +151,8 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
         return _psnr_by_task(Restorer(model, scales), clean.to(device))
 
-    return Lesson(
-        torch.from_numpy(training_patches(material)),
-        partial(paired_loss, scales=scales),
-        evaluate,
-        "flyem_validation_train, isbi2012",
-        "planes 0-151 and sections 0-17; validation on planes 160-179",
-        jitter,
-        half=True,
-    )
+    images, loss = training_patches(material), partial(paired_loss, scales=scales)
+    return Lesson(torch.from_numpy(images), loss, evaluate, *TISSUE, jitter, half=True)
 
 
 def _psnr_by_task(restorer: Restorer, clean: Tensor) -> dict[str, float]:
