@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emlab import weights
+from emlab import models
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
-from emlab.models import build
 from emlab.physics.mtd import Rotations, cut_patches
 from emlab.priors.base import Prior
 from emlab.settings import read_config
@@ -295,10 +294,7 @@ def align_to_prior(
 @cache
 def turns_network(name: str, device: torch.device) -> nn.Module:
     """The shipped network of a name that tells by how many quarter turns an image is turned."""
-    tensors, card = weights.load(name)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    return network.to(device).eval().requires_grad_(False)
+    return models.load(name, device)[0]
 
 
 def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:

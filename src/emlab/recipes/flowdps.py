@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
+from emlab import models
 from emlab.checks import check_fields
 from emlab.data.metadata import Metadata
 from emlab.data.particles import draw_metadata
@@ -21,7 +21,6 @@ from emlab.data.phase_maps import FIELD, phase_maps
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.methods.flowdps_observation import lens
-from emlab.models import build
 from emlab.physics import ExitWave, Poisson
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
@@ -192,12 +191,8 @@ class Restorer:
 
 
 def load_restorer(device: torch.device | str = "cpu") -> Restorer:
-    """Rebuild the trained network from its weights and card."""
-    tensors, card = weights.load(SUPERVISED)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    network.to(device).eval().requires_grad_(False)
-    return Restorer(network, phase_scale())
+    """The trained network."""
+    return Restorer(models.load(SUPERVISED, device)[0], phase_scale())
 
 
 def paired_loss(

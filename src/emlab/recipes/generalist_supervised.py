@@ -13,9 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
+from emlab import models
 from emlab.errors import InputError
-from emlab.models import build
 from emlab.recipes.generalist import (
     TISSUE,
     UNIT_RANGE,
@@ -100,11 +99,8 @@ class Restorer:
 
 
 def load_restorer(device: torch.device | str = "cpu") -> Restorer:
-    """Rebuild the trained network from its weights and card."""
-    tensors, card = weights.load(NAME)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    network.to(device).eval().requires_grad_(False)
+    """The trained network."""
+    network, card = models.load(NAME, device)
     return Restorer(network, tuple(card.objective["scales"]))
 
 
