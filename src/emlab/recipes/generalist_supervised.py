@@ -128,17 +128,6 @@ def paired_loss(
     return (restorer.correction(rough, number.to(clean.device)) - wanted).square().mean()
 
 
-def typical_errors(patches: Tensor) -> list[float]:
-    """Root-mean-square error of the rough images of each task, in units of the grey range."""
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    for which in TASKS.values():
-        measured = which.measure_section(patches, generator, UNIT_RANGE)
-        error = (which.back_to_grid(measured) - patches).square().mean().sqrt()
-        errors.append(round(error.item() / UNIT_RANGE, 4))
-    return errors
-
-
 def prepare(recipe: dict, table: dict) -> Lesson:
     """The supervised network on the patches of the prior."""
     material, scales = Material(**table), recipe["objective"]["scales"]
