@@ -275,6 +275,6 @@ def spanned(interval: Interval, show: str = ".3f") -> str:
 
 
 def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; bars in cells are escaped, also those of formulas and code."""
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)
