@@ -99,7 +99,7 @@ def _guided() -> float:
 
 
 def _expectation_maximisation() -> float:
-    config = mtd.Config.named("paper_mnist")
+    config = mtd.load_config("paper_mnist")
     config = replace(config, em=replace(config.em, iterations=10))
     prior = TimedPrior(load_prior("mtd_mnist_epsilon"))
     field = torch.rand(308, 308, generator=make_generator(0))

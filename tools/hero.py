@@ -24,7 +24,7 @@ def main() -> None:
     use_style()
     truth = torch.from_numpy(load_digits("held_out").images[DIGIT])
     measurement = simulate_measurement(truth, 0.3, make_generator(3))
-    prior, config = load_prior("mtd_mnist_epsilon"), mtd.Config.named("ours_mnist")
+    prior, config = load_prior("mtd_mnist_epsilon"), mtd.load_config("ours_mnist")
     with torch.no_grad():
         recovery = mtd.recover(measurement.field, config, make_generator(0), prior)
     figure = Figure(figsize=(9, 3.2), layout="constrained")

@@ -1,5 +1,7 @@
 """``python -m tools.record [CHAPTER [NAME ...]]``: measure what chapters show as recorded.
 
+What a method reads of it is written into settings of the method, too: `MEASURED`.
+
 Without names: only what is stale or was never measured; with ``--list`` nothing is measured.
 """
 
@@ -7,13 +9,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import emlab.chapters
 from emlab.recorded import Recording
-from emlab.runtime import choose_threads
+from emlab.runtime import atomic_path, choose_threads
+
+# Settings of methods that chapters measured: the values of these recordings.
+MEASURED = {"methods/flowdps_measured": ("03_flowdps", ("misfit", "spread", "warning"))}
 
 
 def recordings() -> Iterator[Recording]:
@@ -24,6 +32,29 @@ def recordings() -> Iterator[Recording]:
             if isinstance(value, Recording):
                 found[value.chapter, value.name] = value
     yield from (found[key] for key in sorted(found))
+
+
+def settings_file(place: str) -> Path:
+    """Where settings of `MEASURED` lie in the package."""
+    return Path(emlab.chapters.__file__).parents[1] / f"{place}.toml"
+
+
+def measured(place: str) -> str:
+    """Settings that a method reads, as TOML: a table for each recording, with its values."""
+    chapter, names = MEASURED[place]
+    text = f"# Written by `python -m tools.record {chapter}`: what it measured for the method.\n"
+    for recording in recordings():
+        if recording.chapter == chapter and recording.name in names:
+            lines = (f"{key} = {_inline(value)}\n" for key, value in recording.values.items())
+            text += f"\n[{recording.name}]\n" + "".join(lines)
+    return text
+
+
+def _inline(value: Any) -> str:
+    """A value of TOML on one line: numbers, texts and lists look as in JSON."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{recording.chapter} {recording.name}: stale or asked for", flush=True)
         if not options.list:
             print(f"  {recording.record()}", flush=True)
+            for place, (chapter, names) in MEASURED.items():
+                if recording.chapter == chapter and recording.name in names:
+                    with atomic_path(settings_file(place)) as temporary:
+                        temporary.write_text(measured(place), encoding="utf-8")
     print(f"{len(chosen)} recordings, {len(stale)} {'stale' if options.list else 'measured'}")
     return 1 if options.list and stale else 0
 

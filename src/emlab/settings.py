@@ -1,7 +1,7 @@
 """Settings: a TOML file beside the code that reads it, often with a table a profile."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,22 @@ def tuned(chapter: str, task: str = "") -> dict[str, dict[str, Any]]:
         peer: {key: value for key, value in entry.items() if not key.startswith("validation_")}
         for peer, entry in found.items()
     }
+
+
+def read_config(method: str, name: str) -> dict[str, Any]:
+    """``[configs.NAME]`` of ``methods/METHOD.toml``; an `InputError` if there is none."""
+    tables = read_settings(f"methods/{method}")["configs"]
+    if name not in tables:
+        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
+    return tables[name]
+
+
+def of_kind(kinds: Mapping[str, Callable[..., Any]], key: str, table: dict[str, Any]) -> Any:
+    """Make what a table describes: its `key` says of which kind; an `InputError` if unknown."""
+    kind, arguments = table.get(key), {name: table[name] for name in table if name != key}
+    if kind not in kinds:
+        raise InputError(f"unknown {key} {kind!r}; choose one of {', '.join(kinds)}")
+    return kinds[kind](**arguments)
 
 
 def only_first(

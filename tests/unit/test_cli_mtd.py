@@ -8,15 +8,10 @@ import pytest
 import torch
 
 from emlab import weights
+from emlab.app.commands.mtd import concerns, random_starts, settings_for, sigma_from_snr
 from emlab.errors import InputError
 from emlab.io import read_image, write_image
-from emlab.methods.mtd import Config, likely_starts, recover
-from emlab.methods.mtd_field import (
-    concerns,
-    random_starts,
-    settings_for,
-    sigma_from_snr,
-)
+from emlab.methods.mtd import Config, likely_starts, load_config, recover
 from emlab.metrics import relative_error
 from emlab.physics.mtd import cut_patches, simulate_measurement
 from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep
@@ -191,7 +186,7 @@ def truncate_weights(folder, monkeypatch):
         (["--size", 5, "--memory-mb", 0], 2, "--memory-mb must be positive"),
         (["--size", 5, "--prior", "nonesuch"], 2, "unknown prior 'nonesuch'; choose one of none"),
         (["--size", 5, "--prior", "mtd_mnist_epsilon"], 2, "use --size 28"),
-        (["--size", 5, "--config", "theirs"], 2, "unknown config 'theirs'; choose one of"),
+        (["--size", 5, "--config", "theirs"], 2, "unknown configuration 'theirs'; choose one of"),
         (["--size", 5, "--config", "ours_gaussian"], 2, "needs a prior"),
         (["--size", 5, "--starts", 2, "--kept", 3], 2, "1 <= kept <= starts"),
         (["--size", 5, "--device", "tpu"], 2, "device 'tpu' is not here"),
@@ -255,14 +250,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(emlab, fiel
 def test_sigma_follows_from_the_snr(snr):
     generator = torch.Generator().manual_seed(1)
     measurement = simulate_measurement(TRUTH, snr, generator, field_size=330, rotations=1)
-    assert sigma_from_snr(measurement.field, snr) == pytest.approx(measurement.sigma, rel=0.02)
+    assert sigma_from_snr(measurement.field, snr, 0.1) == pytest.approx(measurement.sigma, rel=0.02)
 
 
 def test_random_starts_have_the_mean_and_energy_of_a_copy():
     generator = torch.Generator().manual_seed(2)
     measurement = simulate_measurement(TRUTH, 5.0, generator, field_size=330)
     config = Config(SIZE, starts=400)
-    starts = random_starts(measurement.field, measurement.sigma, config, generator)
+    starts = random_starts(measurement.field, measurement.sigma, config, generator, 0.1)
     assert starts.shape == (400, SIZE, SIZE)
     assert starts.mean().item() == pytest.approx(TRUTH.mean().item(), rel=0.1)
     assert starts.square().mean().item() == pytest.approx(TRUTH.square().mean().item(), rel=0.1)
@@ -295,7 +290,7 @@ def test_recover_compares_starts_at_the_density_it_is_told():
 
 def test_settings_scale_with_the_size():
     assert settings_for("none", 40).size == 40
-    assert settings_for("mtd_mnist_epsilon", 28) == Config.named("ours_mnist")
+    assert settings_for("mtd_mnist_epsilon", 28) == load_config("ours_mnist")
     assert settings_for("my_own_prior", 40).centre == (20.0, 20.0)
 
 

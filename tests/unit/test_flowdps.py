@@ -71,6 +71,11 @@ def published(*args, **options):
     return flowdps(*args[:4], FlowDPSConfig(step_size=5.0), **options)
 
 
+def squared(*args, **options):
+    config = FlowDPSConfig(step_size=0.1075, squared_norm=True)
+    return flowdps(*args[:4], config, **options)
+
+
 def corrected(*args, **options):
     spread = WienerSpread(torch.ones(SIDE, SIDE // 2 + 1))
     return flowdps(*args[:4], FlowDPSConfig(corrected=True), spread=spread, **options)
@@ -93,6 +98,17 @@ def test_a_fixed_step_follows_noise_too_far_and_a_clean_measurement_not_far_enou
     assert even[2] < 0.82
 
 
+@pytest.mark.parametrize(
+    ("snr", "reference"),
+    [(0.1, (8.8, 0.16, 0.19)), (1.0, (1.6, 0.29, 0.55)), (10, (0.88, 1.6, 0.95))],
+)
+def test_steps_of_the_squared_norm_have_the_miscalibration_of_the_reference(snr, reference):
+    gain, variance, covered = scalar(squared, snr)
+    assert gain == pytest.approx(reference[0], rel=0.03)
+    assert variance == pytest.approx(reference[1], rel=0.1)
+    assert covered == pytest.approx(reference[2], abs=0.02)
+
+
 @pytest.mark.parametrize("snr", [0.1, 1.0, 10])
 def test_guided_sampler_is_exact_at_every_noise_with_28_evaluations(snr):
     gain, variance, covered = scalar(guided, snr)
@@ -109,13 +125,14 @@ def test_corrected_form_has_gain_one_and_spreads_a_little_too_little(snr, known)
     assert covered == pytest.approx(known, abs=0.03)
 
 
-def test_published_steps_are_the_formulas():
-    """Three steps down the length of the misfit, the blend, and the mix of old and new noise."""
+@pytest.mark.parametrize("squared_norm", [False, True])
+def test_published_steps_are_the_formulas(squared_norm):
+    """Three steps down the norm of the residual, the blend, and the mix of old and new noise."""
     lens = ComplexCTF(300, 2.63, torch.tensor([9000.0, 20000.0]))
     instrument = ExitWave(lens, 40.0, 8)
     counts = 40 * 2.63**2
     measurement = Poisson().sample(instrument.A(0.1 * draw(2, 8, 8)), generator(4))
-    config = FlowDPSConfig(steps=3, time_shift=1.0, step_size=0.3)
+    config = FlowDPSConfig(3, time_shift=1.0, step_size=0.3, squared_norm=squared_norm)
     found = flowdps(
         WhitePrior(), instrument, measurement, Poisson(), config, generator(5), samples=2,
     )  # fmt: skip
@@ -132,8 +149,9 @@ def test_published_steps_are_the_formulas():
         moved = clean
         for _ in range(3):
             moved = moved.detach().requires_grad_()
-            length = ((measurement - instrument.A(moved)) / counts).flatten(2).norm(dim=2).sum()
-            moved = moved - 0.3 * torch.autograd.grad(length, moved)[0]
+            norm = ((measurement - instrument.A(moved)) / counts).flatten(2).norm(dim=2)
+            loss = (norm**2 if squared_norm else norm).sum()
+            moved = moved - 0.3 * torch.autograd.grad(loss, moved)[0]
         blend = t * clean + (1 - t) * moved.detach()
         noise = following**0.5 * rest + (1 - following) ** 0.5 * normal()
         x = following * blend + (1 - following) * noise

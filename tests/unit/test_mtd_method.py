@@ -10,7 +10,14 @@ from drawing import generator
 
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
-from emlab.methods.mtd import Config, align_to_prior, draw_starts, estimate_noise_level, recover
+from emlab.methods.mtd import (
+    Config,
+    align_to_prior,
+    draw_starts,
+    estimate_noise_level,
+    load_config,
+    recover,
+)
 from emlab.metrics import relative_error
 from emlab.physics.mtd import Rotations, simulate_measurement
 from emlab.priors.gaussian import GaussianMixturePrior, gaussian_prior
@@ -45,7 +52,7 @@ def test_recovery_beats_the_prior_mean_and_nears_known_poses(seed):
     average = measurement.operator.A_adjoint(measurement.field) / copies
     oracle = error(prior.denoise(average, measurement.sigma / copies**0.5), image)
     recovered = recover(
-        measurement.field, Config.named("ours_gaussian"), generator(1), prior, measurement.sigma
+        measurement.field, load_config("ours_gaussian"), generator(1), prior, measurement.sigma
     )
     assert recovered.noise_sigma == measurement.sigma
     assert error(recovered.image, image) < 0.4 * error(prior.mean, image)
@@ -65,7 +72,7 @@ def test_several_starts_recover_without_a_prior():
 
 def test_images_turned_by_eighths_are_recovered():
     image, measurement = measure(rotations=8, field_size=110)
-    config = replace(Config.named("ours_gaussian"), rotations=8)
+    config = replace(load_config("ours_gaussian"), rotations=8)
     recovered = recover(measurement.field, config, generator(1), gaussian_prior())
     errors = [
         float((turned - image).norm() / image.norm())
@@ -77,7 +84,7 @@ def test_images_turned_by_eighths_are_recovered():
 def test_a_field_need_not_be_square():
     image, measurement = measure(field_size=110)
     recovered = recover(
-        measurement.field[:55], Config.named("ours_gaussian"), generator(1), gaussian_prior()
+        measurement.field[:55], load_config("ours_gaussian"), generator(1), gaussian_prior()
     )
     assert error(recovered.image, image) < 0.15
 
@@ -86,7 +93,7 @@ def test_a_field_need_not_be_square():
 def test_the_noise_level_is_estimated_when_not_given(snr, tolerance):
     _, measurement = measure(snr)
     recovered = recover(
-        measurement.field, Config.named("ours_gaussian"), generator(1), gaussian_prior()
+        measurement.field, load_config("ours_gaussian"), generator(1), gaussian_prior()
     )
     assert recovered.noise_sigma == pytest.approx(measurement.sigma, rel=tolerance)
 
@@ -128,7 +135,7 @@ def test_refinement_on_overlapping_patches_sees_copies_that_one_grid_cuts():
 
 def _refined(seed):
     image, measurement = measure(2.0, seed)
-    coarse = replace(Config.named("ours_gaussian"), refine=0)
+    coarse = replace(load_config("ours_gaussian"), refine=0)
     fine = replace(coarse, refine=15, grids=SIZE)
     prior, sigma = gaussian_prior(), measurement.sigma
     return [
@@ -263,11 +270,11 @@ def test_recovery_returns_the_image_where_the_prior_knows_it():
 
 @pytest.mark.parametrize("name", sorted(read_settings("methods/mtd")["configs"]))
 def test_every_named_config_can_be_read(name):
-    assert isinstance(Config.named(name), Config)
+    assert isinstance(load_config(name), Config)
 
 
 def test_the_papers_settings_are_the_papers():
-    gaussian, mnist = Config.named("paper_gaussian"), Config.named("paper_mnist")
+    gaussian, mnist = load_config("paper_gaussian"), load_config("paper_mnist")
     for config, size in ((gaussian, 5), (mnist, 28)):
         assert (config.size, config.rotations, config.starts, config.refine) == (size, 4, 1, 0)
         assert (config.em.m_step, config.em.step_size) == ("gradient", 1e-3)
@@ -296,8 +303,8 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 
 
 def test_an_unknown_config_is_refused():
-    with pytest.raises(InputError, match="unknown config 'best'; choose one of paper_gaussian"):
-        Config.named("best")
+    with pytest.raises(InputError, match="unknown configuration 'best'; choose one of paper_ga"):
+        load_config("best")
 
 
 @pytest.mark.parametrize("sigma", [None, 1.0])
@@ -331,7 +338,7 @@ def test_no_rotation_at_all_is_refused():
 def test_settings_that_need_a_prior_say_so():
     _, measurement = measure()
     with pytest.raises(InputError, match="needs a prior"):
-        recover(measurement.field, Config.named("ours_gaussian"), generator())
-    config = replace(Config.named("ours_gaussian"), start="uniform")
+        recover(measurement.field, load_config("ours_gaussian"), generator())
+    config = replace(load_config("ours_gaussian"), start="uniform")
     with pytest.raises(InputError, match="needs a prior"):
         recover(measurement.field, config, generator())

@@ -34,7 +34,7 @@ from emlab.chapters.mtd.study import (
 )
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
-from emlab.methods.mtd import Config
+from emlab.methods.mtd import load_config
 from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 from emlab.priors.gaussian import gaussian_prior
@@ -166,7 +166,7 @@ def test_the_ablation_changes_one_thing_after_the_other(kind, monkeypatch):
     task = mtd_study.draw_tasks(kind, StudySettings(1, 1, (1.0,)))[0]
     rows = ablation_rows(kind, gaussian_prior(), 0)
     used = {name: row(task) for name, row in rows.items()}
-    paper, ours = Config.named(f"paper_{kind}"), Config.named(f"ours_{kind}")
+    paper, ours = load_config(f"paper_{kind}"), load_config(f"ours_{kind}")
     for name, (config, _, prior, sigma, _) in used.items():
         assert replace(config, em=paper.em) == paper
         assert sigma == task.measurement.sigma

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from emlab.data import potentials
 from emlab.data.potentials import ANGSTROM3_PER_DALTON, aligned, barrel, potential, read_atoms
 from emlab.errors import InputError
 
@@ -20,6 +21,12 @@ def write_model(path, atoms):
     return path
 
 
+@pytest.fixture
+def vacuum(monkeypatch):
+    """Nothing is displaced."""
+    monkeypatch.setattr(potentials, "ICE_VOLTS", 0.0)
+
+
 def d7(points):
     """Images of points under the seven-fold along z and the two-fold along x."""
     turns = Rotation.from_euler("z", 360 / 7 * np.arange(7)[:, None], degrees=True).as_matrix()
@@ -27,35 +34,37 @@ def d7(points):
     return np.einsum("tij,nj->tni", turns, both).reshape(-1, 3)
 
 
-def test_integral_in_vacuum_is_the_sum_of_scattering_factors(tmp_path):
+def test_integral_in_vacuum_is_the_sum_of_scattering_factors(tmp_path, vacuum):
     model = write_model(tmp_path / "o.pdb", [("O", 5.0, -3.0, 2.0, 20.0), ("O", 9, 1, 4, 20.0)])
-    volume = potential(model, 2.0, 16, solvent_volts=0.0)
+    volume = potential(model, 2.0, 16)
     assert volume.shape == (16, 16, 16)
     assert float(volume.sum()) * 8 == pytest.approx(2 * 47.8776 * OXYGEN_FACTOR, rel=0.01)
 
 
-def test_ice_that_is_displaced_is_taken_away(tmp_path):
+def test_ice_that_is_displaced_is_taken_away(tmp_path, monkeypatch):
     model = write_model(tmp_path / "o.pdb", [("O", 0.0, 0.0, 0.0, 20.0)])
-    vacuum, ice = (potential(model, 2.0, 16, solvent_volts=volts) for volts in (0.0, 4.5))
+    ice = potential(model, 2.0, 16)
+    monkeypatch.setattr(potentials, "ICE_VOLTS", 0.0)
+    vacuum = potential(model, 2.0, 16)
     displaced = 4.5 * ANGSTROM3_PER_DALTON * 1.07 * 16
     assert 8 * float((vacuum - ice).sum()) == pytest.approx(displaced, rel=1e-3)
     spread = (vacuum - ice).max() / (vacuum - ice).sum()
     assert spread < 0.5 * vacuum.max() / vacuum.sum()
 
 
-def test_atoms_lie_where_the_model_says_x_last(tmp_path):
+def test_atoms_lie_where_the_model_says_x_last(tmp_path, vacuum):
     """Three atoms along a line: it becomes z, the heavy end keeps its side up to a turn."""
     atoms = [("O", 0.0, 0.0, 0.0, 20.0), ("O", 8.0, 0.0, 0.0, 20.0), ("O", -8.0, 0.0, 0.0, 20.0)]
-    volume = potential(write_model(tmp_path / "line.pdb", atoms), 2.0, 16, solvent_volts=0.0)
+    volume = potential(write_model(tmp_path / "line.pdb", atoms), 2.0, 16)
     peaks = {tuple(place) for place in np.argwhere(volume.numpy() > 0.5 * float(volume.max()))}
     assert {(4, 8, 8), (8, 8, 8), (12, 8, 8)} <= peaks
 
 
-def test_carbons_carry_the_hydrogens_that_a_model_lacks(tmp_path):
+def test_carbons_carry_the_hydrogens_that_a_model_lacks(tmp_path, vacuum):
     carbon = [("C", 0.0, 0.0, 0.0, 20.0)]
-    bare = potential(write_model(tmp_path / "c.pdb", carbon), 2.0, 16, solvent_volts=0.0)
+    bare = potential(write_model(tmp_path / "c.pdb", carbon), 2.0, 16)
     with_one = [*carbon, ("H", 0.0, 0.0, 1.09, 20.0)]
-    full = potential(write_model(tmp_path / "ch.pdb", with_one), 2.0, 16, solvent_volts=0.0)
+    full = potential(write_model(tmp_path / "ch.pdb", with_one), 2.0, 16)
     per_hydrogen = 8 * float(full.sum()) - 47.8776 * 2.5088
     assert 8 * float(bare.sum()) - 47.8776 * 2.5088 == pytest.approx(1.6 * per_hydrogen, rel=0.05)
 

@@ -1,5 +1,7 @@
 """Recipes of the digits: each trains, leaves weights with a full card, never sees a test digit."""
 
+import math
+
 import pytest
 import torch
 
@@ -114,3 +116,15 @@ def test_training_digits_are_none_of_the_others(monkeypatch):
         others = set(hash_images((load_digits(split).images * 255).round().astype("uint8")))
         assert len(others) >= 200
         assert not training & others
+
+
+def test_the_psnr_of_what_is_left_noisy_is_that_of_the_noise():
+    clean = torch.zeros(96, 32, 32)
+    stacks, alike = clean[:, None].expand(-1, 3, -1, -1), {"levels": (0.1, 0.5), "unit": 2.0}
+    found = recipe.denoising_psnr(lambda noisy, sigma: noisy, clean, peak=2.0, **alike)
+    assert found["denoising_psnr_at_0.1"] == pytest.approx(20, abs=0.1)
+    assert found["denoising_psnr_at_0.5"] == pytest.approx(6.02, abs=0.1)
+    middle = recipe.denoising_psnr(
+        lambda noisy, sigma: noisy.mean(1), stacks, peak=1.0, truth=clean, **alike
+    )
+    assert middle["denoising_psnr_at_0.5"] == pytest.approx(10 * math.log10(3), abs=0.1)

@@ -11,7 +11,8 @@ from emlab import recorded
 from emlab.errors import InputError
 from emlab.recorded import Recording
 from emlab.recorded.code import code_hash
-from tools.record import main, recordings
+from emlab.settings import read_settings
+from tools.record import MEASURED, main, measured, recordings, settings_file
 
 CODE = '''
 """A module of a method."""
@@ -133,6 +134,14 @@ def test_a_measurement_that_cannot_be_kept_is_one_clear_error(write):
 def test_no_recording_of_the_book_is_stale():
     stale = [f"{r.chapter} {r.name}" for r in recordings() if not r.path.is_file() or r.stale]
     assert stale == [], "measure them again: python -m tools.record"
+
+
+@pytest.mark.parametrize("place", MEASURED)
+def test_settings_of_methods_hold_what_was_measured(place):
+    chapter, names = MEASURED[place]
+    told = {r.name: r.values for r in recordings() if r.chapter == chapter and r.name in names}
+    assert read_settings(place) == told
+    assert settings_file(place).read_text() == measured(place)
 
 
 def test_every_kept_file_has_a_recording():

@@ -42,7 +42,7 @@ def sampled(prior, mask, measurement, noise, n, seed=0, prior_std=STD, **options
 def case():
     """White Gaussian images, half of the pixels seen: prior, mask, exact posterior, samples."""
     prior, mask = white(), half_mask()
-    measurement = mask.measure(prior.sample(1, generator(1))[0], NOISE, generator(2))
+    measurement = lab.measure(mask, prior.sample(1, generator(1))[0], NOISE, generator(2))
     exact = lab.gaussian_posterior(prior, mask, measurement, NOISE)
     return prior, mask, *exact, posterior_samples(prior, mask, measurement)
 
@@ -93,7 +93,7 @@ def test_samplers_repeat_with_the_seed_and_differ_without():
     prior, mask = white(), half_mask()
     for draw in (
         lambda seed: sample_prior(prior, (2, SIZE, SIZE), generator(seed), steps=5),
-        lambda seed: posterior_samples(prior, mask, mask.seen, n=2, seed=seed, steps=5),
+        lambda seed: posterior_samples(prior, mask, mask.mask, n=2, seed=seed, steps=5),
     ):
         assert torch.equal(draw(7), draw(7))
         assert not torch.allclose(draw(7), draw(8))
@@ -114,7 +114,7 @@ def test_samplers_keep_double_precision():
 
 def test_closed_form_of_the_posterior_is_that_of_single_pixels(case):
     prior, mask, mean, std, _ = case
-    seen = mask.seen.bool()
+    seen = mask.mask.bool()
     assert torch.allclose(std[~seen], torch.tensor(STD), atol=1e-5)
     assert torch.allclose(mean[~seen], prior.mean[~seen], atol=1e-5)
     expected = STD * NOISE / math.hypot(STD, NOISE)
@@ -124,10 +124,10 @@ def test_closed_form_of_the_posterior_is_that_of_single_pixels(case):
 def test_closed_form_of_the_posterior_agrees_with_conditioned_draws():
     prior, mask = lab.smooth_images(3, 1.0), lab.Mask(torch.eye(3))
     draws = prior.sample(400_000, generator())
-    seen = mask.measure(draws, NOISE, generator(1)).flatten(1).double()
+    seen = lab.measure(mask, draws, NOISE, generator(1)).flatten(1).double()
     inputs = torch.cat([seen[:, ::4], torch.ones(len(seen), 1)], dim=1)
     fit = torch.linalg.lstsq(inputs, draws.flatten(1).double())
-    measurement = mask.measure(prior.sample(1, generator(2))[0], NOISE, generator(3))
+    measurement = lab.measure(mask, prior.sample(1, generator(2))[0], NOISE, generator(3))
     values = torch.cat([measurement.flatten()[::4], torch.ones(1)]).double()
     mean, std = lab.gaussian_posterior(prior, mask, measurement, NOISE)
     regressed = (draws.flatten(1) - inputs @ fit.solution).std(0)
@@ -144,7 +144,7 @@ def test_more_steps_bring_the_variance_closer():
     prior, mask = white(), half_mask()
     _, std = lab.gaussian_posterior(prior, mask, prior.mean, NOISE)
     ratios = [
-        (posterior_samples(prior, mask, prior.mean * mask.seen, steps=n).var(0) / std**2).mean()
+        (posterior_samples(prior, mask, prior.mean * mask.mask, steps=n).var(0) / std**2).mean()
         for n in (30, 300)
     ]
     assert abs(ratios[1] - 1) < abs(ratios[0] - 1) / 2
@@ -153,7 +153,7 @@ def test_more_steps_bring_the_variance_closer():
 def test_unseen_values_follow_their_correlation_with_seen_ones():
     prior = lab.smooth_images(6, correlation=2.0)
     mask = half_mask()
-    measurement = mask.measure(prior.sample(1, generator(1))[0], 0.5, generator(2))
+    measurement = lab.measure(mask, prior.sample(1, generator(1))[0], 0.5, generator(2))
     mean, std = lab.gaussian_posterior(prior, mask, measurement, 0.5)
     samples = sampled(prior, mask, measurement, 0.5, 1000, seed=3, prior_std=1.0)
     scores = lab.compare_posteriors([(mean, std)], [samples])
@@ -182,7 +182,7 @@ def test_a_wrong_noise_level_costs_the_coverage_of_the_closed_form(factor):
     prior = GaussianPrior(torch.zeros(24, 24), STD**2)
     mask, told = lab.Mask(torch.ones(24, 24)), factor * NOISE
     truth = prior.sample(1, generator(1))[0]
-    measurement = mask.measure(truth, NOISE, generator(2))
+    measurement = lab.measure(mask, truth, NOISE, generator(2))
     gain = STD**2 / (STD**2 + told**2)
     half_width = lab.NORMAL_90 * told * math.sqrt(gain)
     covered = ((truth - gain * measurement).abs() < half_width).float().mean().item()

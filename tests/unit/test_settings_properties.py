@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from emlab.errors import InputError
 from emlab.methods import flowdps_config, generalist
+from emlab.settings import of_kind
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 NEEDED = {
@@ -133,3 +134,10 @@ def test_examples_are_of_every_class() -> None:
     for kind in CLASSES.values():
         required = [i.name for i in fields(kind) if i.default is MISSING is i.default_factory]
         assert example(kind) is not None, required
+
+
+def test_settings_of_an_unknown_kind_are_refused():
+    table = {"solver": "best", "steps": 3}
+    with pytest.raises(InputError, match="unknown solver 'best'; choose one of one, other"):
+        of_kind({"one": dict, "other": dict}, "solver", table)
+    assert of_kind({"best": dict}, "solver", table) == {"steps": 3}

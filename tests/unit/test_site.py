@@ -94,7 +94,7 @@ def test_time_is_summed_under_the_heading_above(runs: Runs) -> None:
 def test_landing_page_shows_each_chapter_with_its_curtain_and_times(runs: Runs) -> None:
     first, second = landing.chapter_cards(runs).split("[Two]")
     assert 'class="emlab-curtain"' in first
-    assert "2 minutes to read · ran in 2.0 minutes on 2 cores" in first
+    assert "2 minutes to read · ran in 2.0 min on 2 cores" in first
     assert "gains 1.5 [1.25, 1.75]" in first
     assert "emlab-curtain" not in second
     assert "1 minutes to read" not in second

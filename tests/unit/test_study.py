@@ -123,3 +123,8 @@ def test_signs_and_tables():
     assert signed(Interval(-1, -1, -1)) == "-1.000"
     assert spanned(Interval(-0.5, -1.0, 0.25), "+.2f") == "-0.50 [-1.00, +0.25]"
     assert pipe_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_bars_in_cells_do_not_split_them():
+    lines = pipe_table(["$|a|$", "b"], [["`x|y`", "plain"]]).splitlines()
+    assert lines == [r"| $\|a\|$ | b |", "| --- | --- |", r"| `x\|y` | plain |"]

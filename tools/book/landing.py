@@ -65,7 +65,7 @@ def times(runs: Runs, slug: str) -> str:
     if metrics := runs.metrics.get(slug):
         stamp = metrics["environment"]
         where = stamp.get("gpu") or f"{stamp.get('cores')} cores"
-        parts.append(f"ran in {_duration(metrics['seconds'])} on {where}")
+        parts.append(f"ran in {chapters.clock(metrics['seconds'])} on {where}")
     return " · ".join(parts)
 
 
@@ -107,7 +107,3 @@ def _verb(verdict: str, count: int) -> str:
     if count == 1:
         return verdict
     return verdict.replace("holds", "hold").replace("does not", "do not")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} minutes"

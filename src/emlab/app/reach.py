@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import emlab
 from emlab import data
 from emlab.chapters import published
+from emlab.data.registry import hash_file
+from emlab.recorded.code import digest
 
 PACKAGE = Path(emlab.__file__).parent
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "matplotlib")
@@ -114,32 +115,23 @@ def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
     weights = sorted(path for path in own.rglob("*") if path.is_file()) if own.is_dir() else []
     state = {
         "code": code_hash(notebook),
-        "weights": _hash([p for p in weights if "__pycache__" not in p.parts], own),
+        "weights": {str(p): hash_file(p) for p in weights if "__pycache__" not in p.parts},
         "parameters": {name: parameters[name] for name in sorted(parameters)},
         "libraries": [platform.python_version(), *map(_version, LIBRARIES)],
         "mirror": os.environ.get("EMLAB_MIRROR", ""),
         "data": {name: data.available(name) for name in sorted(data.records())},
     }
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    return digest(state)
 
 
 def code_hash(notebook: Path) -> str:
     """Return a hash of a notebook and of all that it reaches in the package."""
-    return _hash(reached(notebook), PACKAGE, notebook.read_bytes())
+    return digest([hash_file(file) for file in (notebook, *reached(notebook))])
 
 
 def changed(notebook: Path, profile: str) -> bool:
     """Return whether a chapter differs from the one whose numbers were last published."""
     return code_hash(notebook) != published(notebook.stem, profile).get("code")
-
-
-def _hash(files: Iterable[Path], root: Path, first: bytes = b"") -> str:
-    """Hash of names and contents, after some bytes."""
-    digest = hashlib.sha256(first)
-    for file in files:
-        digest.update(f"{file.relative_to(root).as_posix()}\n".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _version(name: str) -> str:

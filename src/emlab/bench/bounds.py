@@ -59,7 +59,6 @@ from emlab.bench.schema import load_expected, load_metrics, validate
 from emlab.errors import InputError
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
-TRIVIAL = ("identity", "constant", "untrained")
 
 
 @dataclass(frozen=True)

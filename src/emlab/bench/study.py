@@ -305,9 +305,9 @@ def spanned(interval: Interval, show: str = ".3f") -> str:
 def pipe_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], studies: Sequence[Study] = ()
 ) -> str:
-    """A Markdown table, and below it where recorded rows of these studies are from."""
+    """A Markdown table, bars in cells escaped; below it where recorded rows are from."""
     lines = [heads, ["---"] * len(heads), *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)
     said = dict.fromkeys(f"{DAGGER} {one}" for study in studies for one in study.said)
     apart = [one for study in studies for one in study.recorded.values() if one is not None]
     again = f" What ran again is {max(apart):.2g} apart at most." if apart else ""

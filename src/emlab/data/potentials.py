@@ -28,7 +28,6 @@ def potential(
     box: int,
     *,
     oversampling: int = 2,
-    solvent_volts: float = ICE_VOLTS,
 ) -> Tensor:
     r"""Electrostatic potential of an atomic model relative to the ice around it.
 
@@ -53,8 +52,6 @@ def potential(
         Voxels a side, even.
     oversampling : int
         How much finer the atoms are drawn; the paper's 64 pixels of 2.63 A binned by 4 are 4.
-    solvent_volts : float
-        Mean inner potential of what surrounds the particle; 0 for vacuum.
 
     Returns
     -------
@@ -96,7 +93,7 @@ def potential(
     coarse = _bin(_draw(*atoms, pixel_size_angstrom / oversampling, box * oversampling), box)
     total = float(coarse.sum()) * pixel_size_angstrom**3
     ice = _blur(coarse, SOLVENT_BLUR_ANGSTROM / pixel_size_angstrom)
-    return coarse - solvent_volts * volume / total * ice
+    return coarse - ICE_VOLTS * volume / total * ice
 
 
 def read_atoms(

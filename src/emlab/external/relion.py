@@ -62,12 +62,11 @@ def version() -> str:
     return found[1] if found else ""
 
 
-def reconstruct(star: Path, *, symmetry: str = "C1") -> tuple[NDArray[np.float32], float, Finished]:
+def reconstruct(star: Path) -> tuple[NDArray[np.float32], float, Finished]:
     """Reconstruct a map from particles of known poses, with correction for their lens.
 
-    The STAR file has poses and optics, its stacks lie beside it; ``symmetry`` is RELION's name,
-    such as C1 or D7. Returns the map ``(n, n, n)`` float32, axes (z, y, x), its voxel size in
-    angstrom, and what the program took.
+    The STAR file has poses and optics, its stacks lie beside it. Returns the map ``(n, n, n)``
+    float32, axes (z, y, x), its voxel size in angstrom, and what the program took.
 
     Raises
     ------
@@ -80,7 +79,7 @@ def reconstruct(star: Path, *, symmetry: str = "C1") -> tuple[NDArray[np.float32
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         out = Path(made) / "map.mrc"
         words: list[str | Path] = [program, "--i", star.name, "--o", out, "--ctf"]
-        done = run_program([*words, "--sym", symmetry, "--pad", "2"], star.resolve().parent)
+        done = run_program([*words, "--sym", "C1", "--pad", "2"], star.resolve().parent)
         return *_map(out), done
 
 
@@ -91,10 +90,7 @@ def refine(
     *,
     low_pass_angstrom: float,
     mask_angstrom: float,
-    iterations: int = 5,
-    symmetry: str = "C1",
-    healpix_order: int = 2,
-    threads: int = 1,
+    iterations: int,
 ) -> tuple[NDArray[np.float32], float, Finished]:
     """Find poses and a map from a coarse reference: ``relion_refine`` with one class.
 
@@ -109,8 +105,6 @@ def refine(
         `low_pass_angstrom`.
     mask_angstrom : float
         Diameter of the circle outside which particles are zeroed.
-    healpix_order : int
-        2 is 15 degrees between directions, 3 is 7.5; halved once by oversampling.
     """
     program = require("relion_refine")
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
@@ -120,11 +114,12 @@ def refine(
         words += [folder / "reference.mrc", "--firstiter_cc", "--ini_high", str(low_pass_angstrom)]
         words += ["--ctf", "--iter", str(iterations), "--tau2_fudge", "4", "--K", "1"]
         words += ["--particle_diameter", str(mask_angstrom), "--flatten_solvent", "--zero_mask"]
-        words += ["--sym", symmetry, "--norm", "--scale", "--oversampling", "1"]
-        words += ["--healpix_order", str(healpix_order), "--offset_range", "5"]
-        words += ["--offset_step", "2", "--j", str(threads), "--pool", "30", "--dont_check_norm"]
+        words += ["--sym", "C1", "--norm", "--scale", "--oversampling", "1"]
+        # 15 degrees between directions, halved once by oversampling.
+        words += ["--healpix_order", "2", "--offset_range", "5"]
+        words += ["--offset_step", "2", "--j", "1", "--pool", "30", "--dont_check_norm"]
         words += ["--random_seed", "0", "--pad", "2", "--dont_combine_weights_via_disc"]
-        done = run_program(words, star.resolve().parent, threads=threads)
+        done = run_program(words, star.resolve().parent)
         return *_map(folder / f"run_it{iterations:03d}_class001.mrc"), done
 
 

@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from emlab import weights
+from emlab import models, weights
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
 from emlab.metrics.segmentation import mean_diameter
-from emlab.models import build, untrained
+from emlab.models import untrained
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.runtime import Stopwatch
@@ -224,12 +224,10 @@ def resize(image: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _load(name: str, outputs: int, device: torch.device | str) -> ResidualUNet:
-    tensors, card = weights.load(name)
-    network = build(card.model)
+    network, card = models.load(name, device)
     if not isinstance(network, ResidualUNet) or card.model["outputs"] != outputs:
         raise InputError(f"{name} is no Cellpose3 network with {outputs} output(s)")
-    network.load_state_dict(tensors)
-    return network.to(device).eval().requires_grad_(False)
+    return network
 
 
 def _checked(image: ArrayLike, network: ResidualUNet) -> Tensor:

@@ -1,7 +1,7 @@
 """Settings of FlowDPS, its prior in radians, and how far the truth lies from the prior's answers.
 
 The guided sampler needs that spread at each noise level and frequency. For shipped weights it was
-recorded on views that the network was not trained on. For other weights the prior is asked about
+measured on views that the network was not trained on. For other weights the prior is asked about
 draws of its own, once: the result is kept in the user's cache.
 """
 
@@ -22,14 +22,14 @@ from emlab.data.phase_maps import FIELD
 from emlab.errors import InputError
 from emlab.priors import Prior, load_prior
 from emlab.priors.base import ScaledPrior
-from emlab.recorded import kept
 from emlab.runtime import atomic_path, has_fast_bfloat16, make_generator
-from emlab.settings import read_settings
+from emlab.settings import of_kind, read_config, read_settings
 from emlab.solvers.denoiser_spread import MeasuredSpread, Spread, measure_spread
 from emlab.solvers.flowdps import FlowDPSConfig
 from emlab.solvers.guided_phase import GuidedPhaseConfig
 from emlab.solvers.sampling import sample_prior
 
+MEASURED = "methods/flowdps_measured"  # settings that `tools.record` writes
 LEVELS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6)  # in units of the prior
 DRAWS, STEPS = 16, 10
 Sampler = GuidedPhaseConfig | FlowDPSConfig
@@ -103,15 +103,8 @@ def load_config(name: str = "ours") -> Config:
     InputError
         Unknown name or settings.
     """
-    tables = read_settings("methods/flowdps")["configs"]
-    if name not in tables:
-        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
-    table = dict(tables[name])
-    sampler = dict(table.pop("sampler"))
-    kind = sampler.pop("kind", None)
-    if kind not in _SAMPLERS:
-        raise InputError(f"unknown sampler {kind!r}; choose one of {', '.join(_SAMPLERS)}")
-    return Config(sampler=_SAMPLERS[kind](**sampler), **table)
+    table = read_config("flowdps", name)
+    return Config(sampler=of_kind(_SAMPLERS, "kind", table.pop("sampler")), **table)
 
 
 @dataclass(frozen=True)
@@ -174,7 +167,7 @@ def spread_of(name: str, prior: Prior, device: torch.device | str = "cpu") -> tu
     prior : Prior
         The prior of these weights in radians.
     """
-    digest, known = weights.card(name).sha256, kept("03_flowdps", "spread")
+    digest, known = weights.card(name).sha256, read_settings(MEASURED)["spread"]
     if known["sha256"].get(name) == digest:
         return _spread(np.array(known["rings"][name])), "measured on held-out views"
     file = cache_folder() / "spread" / f"{name}_{digest[:16]}.npy"

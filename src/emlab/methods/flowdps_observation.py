@@ -21,7 +21,7 @@ from emlab.data.metadata import Metadata, Particles
 from emlab.data.particles import centre_window, resample
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.errors import InputError
-from emlab.methods.flowdps_config import Config
+from emlab.methods.flowdps_config import MEASURED, Config
 from emlab.physics.counting import (
     CountingNoise,
     GaussianCounts,
@@ -31,7 +31,7 @@ from emlab.physics.counting import (
 )
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.exit_wave import ExitWave
-from emlab.recorded import kept
+from emlab.settings import read_settings
 
 Contrast = Literal["auto", "bright", "dark"]
 CONTRASTS = ("auto", "bright", "dark")
@@ -164,15 +164,14 @@ def misfit(
     counts, expected : Tensor
         ``(..., n, H, W)``.
     coarser_than_angstrom : float, optional
-        Default: the length that told other proteins best on validation poses
-        (recorded).
+        Default: the length that told other proteins best on validation poses (measured).
 
     Returns
     -------
     Tensor, Tensor
         ``(..., n)``.
     """
-    length = coarser_than_angstrom or kept("03_flowdps", "misfit")["coarser_than_angstrom"]
+    length = coarser_than_angstrom or read_settings(MEASURED)["misfit"]["coarser_than_angstrom"]
     left = (counts - expected) * noise.curvature(expected).sqrt()
     height, width = left.shape[-2:]
     rows, columns = (torch.fft.fftfreq(side, pixel_size_angstrom) for side in (height, width))

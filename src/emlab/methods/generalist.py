@@ -36,7 +36,7 @@ from emlab.physics.operators import (
 )
 from emlab.priors import DepthPrior, EquivariantPrior, Prior, load_prior
 from emlab.runtime import has_fast_bfloat16
-from emlab.settings import read_settings
+from emlab.settings import of_kind, read_config
 from emlab.solvers import solver_of
 from emlab.solvers.blind import BlindConfig, blind_deblur
 from emlab.solvers.classical import cubic_axial, cubic_upsample
@@ -116,20 +116,9 @@ def load_config(name: str = "ours") -> Config:
     InputError
         Unknown name or settings.
     """
-    tables = read_settings("methods/generalist")["configs"]
-    if name not in tables:
-        raise InputError(f"unknown configuration {name!r}; choose one of {', '.join(tables)}")
-    table = dict(tables[name])
-    solvers = {task: _solver(table.pop(task)) for task in TASKS if task in table}
-    return Config(solvers=solvers, **table)
-
-
-def _solver(table: Mapping[str, Any]) -> Solver:
-    arguments = dict(table)
-    kind = arguments.pop("solver", None)
-    if kind not in _SOLVERS:
-        raise InputError(f"unknown solver {kind!r}; choose one of {', '.join(_SOLVERS)}")
-    return _SOLVERS[kind](**arguments)
+    table = read_config("generalist", name)
+    found = {task: of_kind(_SOLVERS, "solver", table.pop(task)) for task in TASKS if task in table}
+    return Config(solvers=found, **table)
 
 
 @dataclass(frozen=True)

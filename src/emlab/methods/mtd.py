@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emlab import weights
+from emlab import models
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.methods.estimate import Cost, Estimate
-from emlab.models import build
 from emlab.physics.mtd import Rotations, cut_patches
 from emlab.priors.base import Prior
-from emlab.settings import read_settings
+from emlab.settings import read_config
 from emlab.solvers.expectation_maximization import (
     EMConfig,
     ExpectationStep,
@@ -95,16 +94,12 @@ class Config:
         if self.refine < 0 or not 1 <= self.grids <= self.size:
             raise InputError(f"need refine >= 0 and grids in 1..{self.size}")
 
-    @classmethod
-    def named(cls, name: str) -> Config:
-        """One of ``methods/mtd.toml``: {paper,ours}_{gaussian,mnist}."""
-        tables = read_settings("methods/mtd")["configs"]
-        if name not in tables:
-            raise InputError(f"unknown config {name!r}; choose one of {', '.join(tables)}")
-        table = dict(tables[name])
-        centre = table.pop("centre", None)
-        em = EMConfig(**table.pop("em"))
-        return cls(em=em, centre=tuple(centre) if centre else None, **table)
+
+def load_config(name: str) -> Config:
+    """Return ``[configs.NAME]`` of the method's settings, such as ``ours_mnist``."""
+    table = read_config("mtd", name)
+    em, centre = EMConfig(**table.pop("em")), tuple(table.pop("centre", ()))
+    return Config(em=em, centre=centre or None, **table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +145,7 @@ def recover(
     field : Tensor
         ``(N, N')``, both multiples of ``config.size``; background zero.
     config : Config
-        Settings, for example ``Config.named("ours_mnist")``.
+        Settings, for example ``load_config("ours_mnist")``.
     prior : Prior, optional
         What images look like; required by some settings.
     sigma : float, optional
@@ -299,10 +294,7 @@ def align_to_prior(
 @cache
 def turns_network(name: str, device: torch.device) -> nn.Module:
     """The shipped network of a name that tells by how many quarter turns an image is turned."""
-    tensors, card = weights.load(name)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    return network.to(device).eval().requires_grad_(False)
+    return models.load(name, device)[0]
 
 
 def _shift_to(image: Tensor, centre: tuple[float, float]) -> Tensor:

@@ -19,6 +19,7 @@ BACKGROUND_ANGSTROM = 150.0  # standard deviation of the blur that is taken off 
 CLIP = 6.0  # what is darker or brighter than so many sigmas of noise is no protein
 _NUISANCE_ANGSTROM = 30.0
 _NULL_PATCHES = 64
+_THRESHOLD, _MOST = 4.5, 400  # robust standard deviations of a candidate, and candidates
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,12 @@ def guide(
     matcher: Matcher,
     generator: torch.Generator,
     *,
-    threshold: float = 4.5,
-    most: int = 400,
     weighted: bool = True,
 ) -> Guides:
     """Find particles, ask the bank what they are, and paste the answers.
 
-    Candidates are the peaks of the correlation with 48 targets of the bank, higher than
-    `threshold` robust standard deviations. A candidate counts if its cosine is above that of 19
+    Candidates are the peaks of the correlation with 48 targets of the bank, higher than 4.5 robust
+    standard deviations, the best 400 at most. A candidate counts if its cosine is above that of 19
     in 20 random places; its confidence is then 1 - H(w)/ln m inside the particle's disc (1 if not
     `weighted`). What the pasted targets leave of the image is blurred by 30 A and added: the guess
     knows nothing of background.
@@ -119,11 +118,9 @@ def guide(
     ----------
     image : Tensor
         ``(H, W)`` of `standardise`.
-    most : int
-        Candidates at most, the best.
     """
     calm = image.clamp(-CLIP, CLIP)
-    places = propose(calm, matcher, generator, threshold, most)
+    places = propose(calm, matcher, generator)
     box = matcher.bank.box
     elsewhere = _elsewhere(image.shape, places, box, generator)
     null = matcher(_patches(calm, elsewhere, box)).similarity.quantile(0.95).item()
@@ -156,13 +153,7 @@ def guide(
     return Guides(guess, confidence, places, match.similarity, null, amplitude)
 
 
-def propose(
-    image: Tensor,
-    matcher: Matcher,
-    generator: torch.Generator,
-    threshold: float,
-    most: int,
-) -> np.ndarray:
+def propose(image: Tensor, matcher: Matcher, generator: torch.Generator) -> np.ndarray:
     """Places ``(n, 2)`` (y, x) where targets correlate, the best first, a radius apart."""
     box, side = matcher.bank.box, matcher.bank.box // 2
     small = coarsen(image[None])[0]
@@ -181,11 +172,11 @@ def propose(
     spread = 1.4826 * np.median(np.abs(values - middle))
     reach = max(2, int(matcher.radius_angstrom / matcher.bank.pixel_size_angstrom / 2))
     peaks = (values == scipy.ndimage.maximum_filter(values, size=2 * reach + 1)) & (
-        values > middle + threshold * spread
+        values > middle + _THRESHOLD * spread
     )
     places = 2 * np.argwhere(peaks)
     inside = ((places >= box // 2) & (places <= np.array(image.shape) - box // 2)).all(1)
-    order = np.argsort(-values[peaks][inside], kind="stable")[:most]
+    order = np.argsort(-values[peaks][inside], kind="stable")[:_MOST]
     return places[inside][order]
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from emlab import weights
 from emlab.errors import InputError
 from emlab.models.depth_unet import DepthUNet
 from emlab.models.mlp import MLP
@@ -43,6 +44,14 @@ def build(specification: dict) -> Network:
         raise InputError(f"network {kind!r} cannot be built: {error}") from error
 
 
+def load(name: str, device: torch.device | str = "cpu") -> tuple[Network, weights.Card]:
+    """A network with its trained weights, frozen, and their card."""
+    tensors, card = weights.load(name)
+    network = build(card.model)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False), card
+
+
 def untrained(specification: dict, seed: int = 0) -> Network:
     """A network before its training, the baseline that training has to beat.
 
@@ -58,4 +67,4 @@ def untrained(specification: dict, seed: int = 0) -> Network:
     return network
 
 
-__all__ = ["MLP", "DepthUNet", "ResidualUNet", "TurnsNet", "UNet", "build", "untrained"]
+__all__ = ["MLP", "DepthUNet", "ResidualUNet", "TurnsNet", "UNet", "build", "load", "untrained"]

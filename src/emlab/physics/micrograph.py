@@ -227,8 +227,6 @@ class Micrograph:
         ``(n, 2)`` centres (y, x) in pixels, may lie on fractions; only those inside the image.
     rotations : ndarray
         ``(n, 3, 3)`` as `emlab.data.phase_maps.project` takes them.
-    depths_angstrom : ndarray
-        ``(n,)`` above the middle of the ice; adds to the defocus.
     """
 
     noisy: Tensor
@@ -236,7 +234,6 @@ class Micrograph:
     noise_free_sources: dict[str, Tensor]
     coordinates: NDArray[np.float64]
     rotations: NDArray[np.float64]
-    depths_angstrom: NDArray[np.float64]
     config: MicrographConfig
 
     @property
@@ -329,8 +326,8 @@ def simulate_micrograph(
     clean = noisy - expected["shot"] - expected["structure"]
     places = centres.numpy() - pad
     inside = ((places >= 0) & (places < np.array(config.shape))).all(1)
-    turned, deep = rotations.numpy()[inside], depths.numpy()[inside]
-    return Micrograph(noisy, clean, expected, places[inside], turned, deep, config)
+    turned = rotations.numpy()[inside]
+    return Micrograph(noisy, clean, expected, places[inside], turned, config)
 
 
 def config_transfer(config: MicrographConfig, depth_angstrom: float = 0.0) -> Tensor:

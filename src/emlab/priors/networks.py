@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emlab import weights
 from emlab.errors import InputError
-from emlab.models import MLP, DepthUNet, build, untrained
+from emlab.models import MLP, DepthUNet, load, untrained
 from emlab.priors.base import FromDenoiser
 from emlab.priors.depth import DepthMatching, DepthPrior, levels
 from emlab.priors.objectives import EpsilonMatching, FlowMatching, VPSchedule
@@ -176,10 +176,8 @@ def load_prior(name: str, device: torch.device | str = "cpu", half: bool = False
     IntegrityError
         The weights file does not match its card.
     """
-    tensors, card = weights.load(name)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    prior = wrap(network.to(device), card.objective)
+    network, card = load(name, device)
+    prior = wrap(network, card.objective)
     if half and isinstance(prior, DepthPrior | FlowPrior | ScorePrior):
         prior.half = True
     return prior

@@ -33,7 +33,8 @@ def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
     The residual form :math:`\|\sigma_a s(x') + u\|^2` is
     :math:`\frac{\sigma_a^2}{v^4} \|D - z\|^2` with this z. For Gaussian noise z and x' have
     independent noises, so that D learns the clean image: the loss *is* Noise2Noise on a pair that
-    was recorrupted (Pang et al. 2021). But z holds noise of variance `target_variance`.
+    was recorrupted (Pang et al. 2021). But z holds noise of variance
+    :math:`\sigma_n^2 (1 + \sigma_n^2/\sigma_a^2)`: small auxiliary noise is ill-conditioned.
 
     Parameters
     ----------
@@ -43,14 +44,6 @@ def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
         ``(n,)``.
     """
     return x - auxiliary / sigma_a[:, None, None]
-
-
-def target_variance(sigma_a: Tensor) -> Tensor:
-    r"""Noise in the target of DSM: :math:`\sigma_n^2 (1 + \sigma_n^2/\sigma_a^2)`, a pixel.
-
-    Of d pixels it grows as :math:`d/\sigma_a^2`: small auxiliary noise is ill-conditioned.
-    """
-    return 1 + sigma_a.square().reciprocal()
 
 
 def centred_target(x: Tensor, guess: Tensor, v: Tensor, sigma_r: float) -> Tensor:

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
+from emlab import models
 from emlab.checks import check_fields
 from emlab.data.metadata import Metadata
 from emlab.data.particles import draw_metadata
@@ -21,16 +21,15 @@ from emlab.data.phase_maps import FIELD, phase_maps
 from emlab.errors import InputError
 from emlab.methods.flowdps_config import PhaseScale, phase_scale
 from emlab.methods.flowdps_observation import lens
-from emlab.models import build
 from emlab.physics import ExitWave, Poisson
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.recipes.lesson import Lesson
+from emlab.recipes.lesson import Lesson, denoising_psnr, settings_of
 from emlab.training import Loss
 
 SUPERVISED = "flowdps_supervised"
 VALIDATION_LEVELS = (0.25, 0.5, 1.0, 2.0)  # standard deviations of the noise in prior units
-PEAK_RADIANS = 0.5
+PEAK_RADIANS = 0.5  # of the PSNR on the card
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,12 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     Numbers on the card come from viewing directions at least 2 degrees from any trained on.
     """
     material, objective, scale = Material(**table), recipe["objective"], phase_scale()
-    loss = FlowMatching(**{key: value for key, value in objective.items() if key != "kind"})
+    loss = FlowMatching(**settings_of(objective))
     validation = scale.to_prior(_maps(material, material.validation, 1, "validation"))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
-        return _denoising_psnr(model, objective, validation.to(device), scale)
+        denoise, peak = wrap(model, objective).denoise, PEAK_RADIANS / scale.std
+        return denoising_psnr(denoise, validation.to(device), VALIDATION_LEVELS, 1.0, peak)
 
     told = f"mean {scale.mean:g} and standard deviation {scale.std:g} rad"
     return _lesson(material, loss, evaluate, told)
@@ -116,20 +116,6 @@ def _lesson(
         partial(turn, scale=phase_scale()),
         half=half,
     )
-
-
-def _denoising_psnr(
-    model: nn.Module, objective: dict, images: Tensor, scale: PhaseScale
-) -> dict[str, float]:
-    """PSNR in dB (peak .5 rad) after one evaluation, by noise level in prior units."""
-    prior, generator = wrap(model, objective), torch.Generator().manual_seed(0)
-    peak, numbers = PEAK_RADIANS / scale.std, {}
-    for level in VALIDATION_LEVELS:
-        noise = level * torch.randn(images.shape, generator=generator).to(images.device)
-        denoised = [prior.denoise(part, level) for part in (images + noise).split(64)]
-        error = (torch.cat(denoised) - images).square().mean((1, 2))
-        numbers[f"denoising_psnr_at_{level:g}"] = (10 * torch.log10(peak**2 / error)).mean().item()
-    return numbers
 
 
 @dataclass(frozen=True)
@@ -205,12 +191,8 @@ class Restorer:
 
 
 def load_restorer(device: torch.device | str = "cpu") -> Restorer:
-    """Rebuild the trained network from its weights and card."""
-    tensors, card = weights.load(SUPERVISED)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    network.to(device).eval().requires_grad_(False)
-    return Restorer(network, phase_scale())
+    """The trained network."""
+    return Restorer(models.load(SUPERVISED, device)[0], phase_scale())
 
 
 def paired_loss(

@@ -14,12 +14,18 @@ from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.recipes.lesson import Lesson
+from emlab.recipes.lesson import Lesson, denoising_psnr, settings_of
 
 # Planes of the isotropic volume (axis 0) and sections of the serial-section stack.
 TRAINING_PLANES, VALIDATION_PLANES = slice(0, 152), slice(160, 180)
 TRAINING_SECTIONS = slice(0, 18)
-VALIDATION_LEVELS = (0.1, 0.25)
+# For cards: between the planes lie eight unused ones, and the test volumes are never opened.
+TISSUE = (
+    "flyem_validation_train, isbi2012",
+    "planes 0-151 and sections 0-17; validation on planes 160-179",
+)
+VALIDATION_LEVELS = (0.1, 0.25)  # in units of the grey range
+UNIT_RANGE = 2.0  # networks see grey levels 0..255 as -1..1
 
 
 @dataclass(frozen=True)
@@ -81,38 +87,16 @@ def jitter(batch: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def prepare(recipe: dict, table: dict) -> Lesson:
-    """The flow prior on FIB-SEM and serial-section patches.
-
-    Numbers on the card come from planes that no training patch touches, eight unused planes
-    after the last that one does. The test volumes are never opened.
-    """
+    """The flow prior on FIB-SEM and serial-section patches."""
     material, objective = Material(**table), recipe["objective"]
-    loss = FlowMatching(**{key: value for key, value in objective.items() if key != "kind"})
-    validation = torch.from_numpy(validation_patches(material)).float() / 127.5 - 1
+    clean = torch.from_numpy(validation_patches(material)).float() / 127.5 - 1
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
-        return _denoising_psnr(model, objective, validation.to(device))
+        denoise = wrap(model, objective).denoise
+        return denoising_psnr(denoise, clean.to(device), VALIDATION_LEVELS, UNIT_RANGE, UNIT_RANGE)
 
-    return Lesson(
-        torch.from_numpy(training_patches(material)),
-        loss,
-        evaluate,
-        "flyem_validation_train, isbi2012",
-        "planes 0-151 and sections 0-17; validation on planes 160-179",
-        jitter,
-    )
-
-
-def _denoising_psnr(model: nn.Module, objective: dict, images: Tensor) -> dict[str, float]:
-    """PSNR in dB after one evaluation, by noise level in units of the grey range."""
-    prior, generator = wrap(model, objective), torch.Generator().manual_seed(0)
-    numbers = {}
-    for level in VALIDATION_LEVELS:
-        sigma = 2 * level
-        noisy = images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
-        error = (prior.denoise(noisy, sigma) - images).square().mean((1, 2))
-        numbers[f"denoising_psnr_at_{level:g}"] = (10 * torch.log10(4 / error)).mean().item()
-    return numbers
+    images, loss = training_patches(material), FlowMatching(**settings_of(objective))
+    return Lesson(torch.from_numpy(images), loss, evaluate, *TISSUE, jitter)
 
 
 def _cut(

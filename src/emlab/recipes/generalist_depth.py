@@ -14,8 +14,14 @@ from emlab import data
 from emlab.checks import check_fields
 from emlab.errors import InputError
 from emlab.priors.depth import REFERENCE_ANGSTROM, DepthMatching
-from emlab.recipes.generalist import TRAINING_PLANES, TRAINING_SECTIONS, VALIDATION_PLANES
-from emlab.recipes.lesson import Lesson
+from emlab.recipes.generalist import (
+    TISSUE,
+    TRAINING_PLANES,
+    TRAINING_SECTIONS,
+    UNIT_RANGE,
+    VALIDATION_PLANES,
+)
+from emlab.recipes.lesson import Lesson, denoising_psnr, settings_of
 
 NAME = "generalist_depth"
 VALIDATION_LEVELS = (0.1, 0.25, 0.5)
@@ -152,52 +158,25 @@ def vary(batch: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def prepare(recipe: dict, table: dict) -> Lesson:
-    """The prior that sees depth, on FIB-SEM stacks and serial sections.
-
-    Numbers on the card come from planes that no training stack touches, eight unused planes
-    after the last that one does. The test volumes are never opened.
-    """
-    material, objective = Material(**table), recipe["objective"]
-    loss = DepthMatching(**{key: value for key, value in objective.items() if key != "kind"})
-    validation = torch.from_numpy(validation_stacks(material)).float() / 127.5 - 1
+    """The prior that sees depth, on FIB-SEM stacks and serial sections."""
+    material, loss = Material(**table), DepthMatching(**settings_of(recipe["objective"]))
+    clean = torch.from_numpy(validation_stacks(material)).float() / 127.5 - 1
+    middle, planes = clean[:, material.planes // 2], torch.arange(material.planes)
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
-        return denoising_psnr(model, loss, validation.to(device))
+        """With all planes, and with the middle one alone."""
+        told = (clean.to(device), VALIDATION_LEVELS, UNIT_RANGE, UNIT_RANGE, middle.to(device))
+        numbers = {}
+        for ending, present in (("", planes >= 0), ("_alone", planes == material.planes // 2)):
 
-    return Lesson(
-        torch.from_numpy(training_stacks(material)),
-        loss,
-        evaluate,
-        "flyem_validation_train, isbi2012",
-        "planes 0-151 and sections 0-17; validation on planes 160-179",
-        vary,
-        half=True,
-    )
+            def denoise(stack: Tensor, sigma: float, present: Tensor = present) -> Tensor:
+                level, there = stack.new_full((len(stack),), sigma), present.to(device)
+                there = there.expand(len(stack), -1)
+                return loss.denoise(model, stack, level, torch.zeros_like(level), there)
 
+            found = denoising_psnr(denoise, *told)
+            numbers.update({f"{name}{ending}": value for name, value in found.items()})
+        return numbers
 
-def denoising_psnr(model: nn.Module, matching: DepthMatching, stacks: Tensor) -> dict[str, float]:
-    """PSNR in dB of middle planes, by noise level in units of the grey range.
-
-    With all planes of the stacks, and with the middle one alone.
-    """
-    generator, numbers = torch.Generator().manual_seed(0), {}
-    count, planes = stacks.shape[:2]
-    octaves = stacks.new_zeros(count)
-    everything = torch.ones(count, planes, dtype=torch.bool, device=stacks.device)
-    alone = everything & (torch.arange(planes, device=stacks.device) == planes // 2)
-    middle = stacks[:, planes // 2]
-    for level in VALIDATION_LEVELS:
-        sigma = stacks.new_full((count,), 2 * level)
-        noise = torch.randn(stacks.shape, generator=generator).to(stacks.device)
-        noisy = stacks + 2 * level * noise
-        for ending, present in (("", everything), ("_alone", alone)):
-            parts = [
-                matching.denoise(model, *part)
-                for part in zip(
-                    *(t.split(16) for t in (noisy, sigma, octaves, present)), strict=True
-                )
-            ]
-            error = (torch.cat(parts) - middle).square().mean((1, 2))
-            psnr = (10 * torch.log10(4 / error)).mean().item()
-            numbers[f"denoising_psnr_at_{level:g}{ending}"] = psnr
-    return numbers
+    images = torch.from_numpy(training_stacks(material))
+    return Lesson(images, loss, evaluate, *TISSUE, vary, half=True)

@@ -13,15 +13,20 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from emlab import weights
+from emlab import models
 from emlab.errors import InputError
-from emlab.models import build
-from emlab.recipes.generalist import Material, jitter, training_patches, validation_patches
+from emlab.recipes.generalist import (
+    TISSUE,
+    UNIT_RANGE,
+    Material,
+    jitter,
+    training_patches,
+    validation_patches,
+)
 from emlab.recipes.generalist_tasks import TASKS, Task
 from emlab.recipes.lesson import Lesson
 
 NAME = "generalist_supervised"
-UNIT_RANGE = 2.0  # the network sees grey levels 0..255 as -1..1
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,8 @@ class Restorer:
 
 
 def load_restorer(device: torch.device | str = "cpu") -> Restorer:
-    """Rebuild the trained network from its weights and card."""
-    tensors, card = weights.load(NAME)
-    network = build(card.model)
-    network.load_state_dict(tensors)
-    network.to(device).eval().requires_grad_(False)
+    """The trained network."""
+    network, card = models.load(NAME, device)
     return Restorer(network, tuple(card.objective["scales"]))
 
 
@@ -126,17 +128,6 @@ def paired_loss(
     return (restorer.correction(rough, number.to(clean.device)) - wanted).square().mean()
 
 
-def typical_errors(patches: Tensor) -> list[float]:
-    """Root-mean-square error of the rough images of each task, in units of the grey range."""
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    for which in TASKS.values():
-        measured = which.measure_section(patches, generator, UNIT_RANGE)
-        error = (which.back_to_grid(measured) - patches).square().mean().sqrt()
-        errors.append(round(error.item() / UNIT_RANGE, 4))
-    return errors
-
-
 def prepare(recipe: dict, table: dict) -> Lesson:
     """The supervised network on the patches of the prior."""
     material, scales = Material(**table), recipe["objective"]["scales"]
@@ -145,15 +136,8 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
         return _psnr_by_task(Restorer(model, scales), clean.to(device))
 
-    return Lesson(
-        torch.from_numpy(training_patches(material)),
-        partial(paired_loss, scales=scales),
-        evaluate,
-        "flyem_validation_train, isbi2012",
-        "planes 0-151 and sections 0-17; validation on planes 160-179",
-        jitter,
-        half=True,
-    )
+    images, loss = training_patches(material), partial(paired_loss, scales=scales)
+    return Lesson(torch.from_numpy(images), loss, evaluate, *TISSUE, jitter, half=True)
 
 
 def _psnr_by_task(restorer: Restorer, clean: Tensor) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,35 @@ class Lesson:
 
 
 Prepare = Callable[[dict, dict], Lesson]
+
+
+def settings_of(objective: Mapping[str, Any]) -> dict[str, Any]:
+    """What an objective's class is made with: its table without the ``kind``."""
+    return {key: value for key, value in objective.items() if key != "kind"}
+
+
+def denoising_psnr(
+    denoise: Callable[[Tensor, float], Tensor],
+    images: Tensor,
+    levels: Sequence[float],
+    unit: float,
+    peak: float,
+    truth: Tensor | None = None,
+) -> dict[str, float]:
+    """PSNR in dB of `peak` after one evaluation ``denoise(noisy, sigma)``, at noise `levels`.
+
+    Levels are in units of `unit` of the clean images ``(n, ...)``; what these are denoised to is
+    `truth` ``(n, H, W)``, by default they themselves.
+    """
+    clean, generator = images if truth is None else truth, torch.Generator().manual_seed(0)
+    numbers = {}
+    for level in levels:
+        sigma = unit * level
+        noisy = images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
+        denoised = torch.cat([denoise(part, sigma) for part in noisy.split(64)])
+        error = (denoised - clean).square().mean((1, 2))
+        numbers[f"denoising_psnr_at_{level:g}"] = (10 * torch.log10(peak**2 / error)).mean().item()
+    return numbers
 
 
 def named(method: str, prepare: Prepare, *names: str) -> dict[str, Recipe]:

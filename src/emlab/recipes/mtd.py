@@ -15,7 +15,7 @@ from emlab.priors.objectives import (
     VPSchedule,
     implicit_score_matching,
 )
-from emlab.recipes.lesson import Lesson
+from emlab.recipes.lesson import Lesson, settings_of
 from emlab.training import Loss
 
 VALIDATION_LEVELS = (0.1, 0.3, 1.0, 3.0)
@@ -84,7 +84,7 @@ def _images(data: str) -> tuple[Tensor, Tensor, str]:
 
 
 def _loss(objective: dict) -> Loss:
-    arguments = {key: value for key, value in objective.items() if key != "kind"}
+    arguments = settings_of(objective)
     if objective["kind"] == "epsilon":
         return EpsilonMatching(**arguments)
     if objective["kind"] == "vp":

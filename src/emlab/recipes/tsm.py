@@ -25,7 +25,7 @@ from emlab.physics.micrograph import (
 from emlab.priors.networks import ScorePrior
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import Features, Matcher, TargetBank
-from emlab.recipes.lesson import Lesson
+from emlab.recipes.lesson import Lesson, settings_of
 from emlab.solvers.tiling import TiledPrior
 
 PROTEINS = {
@@ -301,7 +301,7 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     training: `tsm_dsm` sees noisy micrographs, `tsm_tsm` also the reference volumes.
     """
     material = Material(**table)
-    objective = ScoreMatching(**{k: v for k, v in recipe["objective"].items() if k != "kind"})
+    objective = ScoreMatching(**settings_of(recipe["objective"]))
     guidance = Guidance(**recipe["guidance"]) if "guidance" in recipe else None
     bank = BankConfig.read(recipe.get("bank", {}))
     shown = frames("train", material.micrographs, material.size)

@@ -22,6 +22,7 @@ from emlab.models import build
 from emlab.physics.micrograph import MicrographConfig
 from emlab.priors.networks import ScorePrior, wrap
 from emlab.priors.score_matching import Guidance, ScoreMatching
+from emlab.recipes.lesson import settings_of
 from emlab.recipes.tsm import BankConfig, GuidedLoss, Material, make_matchers, places
 from emlab.runtime import atomic_path
 from emlab.settings import read_profile, read_settings
@@ -137,7 +138,7 @@ def train_on(
     settings = dict(read_profile("recipes/tsm", profile)["training"][name])
     model, table = settings.pop("model"), settings.pop("material", {})
     settings |= {"seed": seed, "evaluate_every": 0} | ({} if steps is None else {"steps": steps})
-    objective = ScoreMatching(**{k: v for k, v in recipe["objective"].items() if k != "kind"})
+    objective = ScoreMatching(**settings_of(recipe["objective"]))
     fields, working = [], pixel_size_angstrom
     for values in micrographs:
         coarse, working = to_working_size(np.asarray(values, np.float32), pixel_size_angstrom)

@@ -1,6 +1,6 @@
 """Measurements that take longer than a chapter may: made once by a tool, kept, marked and guarded.
 
-A module of a method says what is measured::
+A module of a chapter says what is measured::
 
     SCHEDULES = Recording(
         "04_mtd", "schedules", measure=_measure_schedules,
@@ -33,12 +33,7 @@ from emlab.runtime import Stopwatch, atomic_path, environment_stamp
 
 FOLDER = Path(__file__).parent
 
-__all__ = ["Recording", "fingerprint", "kept"]
-
-
-def kept(chapter: str, name: str) -> Mapping[str, Any]:
-    """The values of a recording by the slug of its chapter and its name, whoever measured them."""
-    return json.loads((FOLDER / chapter / f"{name}.json").read_text(encoding="utf-8"))["values"]
+__all__ = ["Recording", "fingerprint"]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ def fingerprint(recording: Recording) -> str:
         "settings": recording.settings,
         "weights": {name: weights.card(name).sha256 for name in recording.weights},
     }
+    return digest(state)
+
+
+def digest(state: Any) -> str:
+    """Return 64 hex digits for what JSON can hold, whatever the order of names in tables."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

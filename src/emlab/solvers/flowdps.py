@@ -3,18 +3,19 @@ r"""FlowDPS: posterior sampling with a flow, as published and corrected.
 Time t runs from 0 (noise) to 1 (image), :math:`x_t = t x_1 + (1-t) x_0`. At each time
 
 1. :math:`\hat x_1 = x_t + (1-t)v` and :math:`\hat x_0 = x_t - t v`;
-2. a few gradient steps of :math:`\|y - A(x)\|`, not squared, take :math:`\hat x_1` to
-   :math:`\hat x_1(y)`, which enters with the weight of the noise,
+2. a few gradient steps of :math:`\|y - A(x)\|` take :math:`\hat x_1` to :math:`\hat x_1(y)`,
+   which enters with the weight of the noise,
    :math:`\tilde x_1 = t\,\hat x_1 + (1-t)\,\hat x_1(y)`;
 3. at the next time :math:`t'`: :math:`x_{t'} = t'\tilde x_1 + (1-t')\,(\sqrt{t'}\,\hat x_0 +
    \sqrt{1-t'}\,\epsilon)`.
 
-(Kim et al. 2025, algorithm 1 and public code.) The step knows nothing of the noise: of a scalar
-Gaussian it follows the same share of the measurement, with the same spread, however noisy that is.
-Corrected, step 2 is the mean of :math:`x_1` given :math:`x_t` *and* the counts, which
-is Bayes' rule :math:`v(x|y) = v + \frac{1-t}{t}\nabla\log p(y|x_t)` (the sign of Zhang et al.,
-eq. 11, put right), :math:`\hat x_0` follows from it, and step 3 draws as much noise anew as the
-reverse diffusion does.
+(Kim et al. 2025, algorithm 1 and public code; Zhang et al. 2025 print the squared norm in step 2,
+:math:`x - \zeta_t \nabla\|y - A(x)\|^2`, their eq. 13.) The step knows nothing of the noise: of a
+scalar Gaussian it follows the same share of the measurement, with the same spread, however noisy
+that is. Corrected, step 2 is the mean of :math:`x_1` given :math:`x_t` *and* the counts, which is
+Bayes' rule :math:`v(x|y) = v + \frac{1-t}{t}\nabla\log p(y|x_t)` (the sign of Zhang et al., eq. 11,
+put right), :math:`\hat x_0` follows from it, and step 3 draws as much noise anew as the reverse
+diffusion does.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class FlowDPSConfig:
     gradient_steps : int
         Of the data term at each time, 3 as published.
     step_size : float
-        Length of each: the phase moves by this times the gradient of the misfit's length, the
-        misfit in units of the counts without a specimen.
+        Of each: the phase moves by this times the gradient of the residual's norm, the residual in
+        units of the counts without a specimen.
+    squared_norm : bool
+        Gradients are of the squared norm (Zhang et al., eq. 13), not of the norm.
     corrected : bool
-        See above; the two settings before have no part in it.
+        See above; the three settings before have no part in it.
     iterations : int
         Conjugate gradients of the corrected data step.
     sigma_max : float
@@ -62,6 +65,7 @@ class FlowDPSConfig:
     time_shift: float = 3.0
     gradient_steps: int = 3
     step_size: float = 5.0
+    squared_norm: bool = False
     corrected: bool = False
     iterations: int = 4
     sigma_max: float = 1000.0
@@ -146,6 +150,7 @@ def _descend(
             pull = noise.gradient(tangent.expected, measurement)
             first = (pull.square() / noise.curvature(tangent.expected)).mean().sqrt().item()
         misfit = (measurement - tangent.expected) / empty
-        misfit = misfit / misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
+        norm = misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
+        misfit = 2 * misfit if config.squared_norm else misfit / norm
         image = image + config.step_size * tangent.A_adjoint(misfit / empty)
     return image, first

@@ -16,9 +16,10 @@ from emlab.data.particles import OPTIONS, STACKS, read_particles, write_star
 from emlab.errors import InputError
 from emlab.io import write_image
 from emlab.methods.flowdps import Config, Retrieval, load, load_config, retrieve
+from emlab.methods.flowdps_config import MEASURED
 from emlab.methods.flowdps_observation import CONTRASTS, check, find_contrast
-from emlab.recorded import kept
 from emlab.runtime import Stopwatch, atomic_path, make_generator
+from emlab.settings import read_settings
 
 NUMBERS = ("chi2", "chi2_low", "dose_per_angstrom2", "gain", "offset")
 UNSEEN = 2.0  # electrons per square angstrom below which the user is told
@@ -169,7 +170,7 @@ class Retrieve(Seeded):
     ) -> dict[str, str]:
         data, chi2, config = self.particles, whole["chi2_low"], self.settings
         middle, side = float(np.median(chi2)), data.images.shape[-1]
-        warn_above = kept("03_flowdps", "warning")["warn_above"]
+        warn_above = read_settings(MEASURED)["warning"]["warn_above"]
         defocus = (data.defocus_u_angstrom + data.defocus_v_angstrom) / 2e4
         dose = float(np.median(whole["dose_per_angstrom2"]))
         if middle > warn_above:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 import tomli_w
 import torch
+from torch import Tensor
 from typer import Option
 
+from emlab import weights
 from emlab.app.commands import job
 from emlab.app.commands.job import Job, Seeded, note
 from emlab.app.commands.options import Seed, argument, command, group, option
@@ -18,10 +21,20 @@ from emlab.data.digits import load_digits
 from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
 from emlab.io.tags import PixelSize
-from emlab.methods import mtd_field
-from emlab.methods.mtd import Config, draw_starts, estimate_noise_level, recover as run
+from emlab.methods.mtd import (
+    Config,
+    check_density,
+    draw_starts,
+    estimate_noise_level,
+    load_config,
+    recover as run,
+)
 from emlab.physics.mtd import simulate_measurement
+from emlab.priors.base import Prior
+from emlab.priors.gaussian import GaussianPrior, gaussian_prior
+from emlab.priors.networks import MLPScore, load_prior
 from emlab.runtime import Stopwatch, atomic_path, choose_device, make_generator
+from emlab.settings import read_settings
 
 app = group(
     "Multi-target detection: one image, many rotated copies of it at unknown places in one "
@@ -29,6 +42,14 @@ app = group(
     "**Try it:** `emlab mtd simulate field.mrc --digit 3 --snr 1`, then "
     "`emlab mtd recover field.mrc digit.tif --size 28`"
 )
+IMAGE_SIZES = {"mnist": 28, "gaussian": 5}  # by the data of a recipe
+DEFAULT_CONFIGS = {
+    "none": "no_prior",
+    "gaussian": "ours_gaussian",
+    "mtd_gaussian_mlp": "paper_gaussian",
+}
+DIGIT_ENERGY = (0.02, 0.25)  # mean square of one MNIST image in [0, 1]
+DENSITIES = (0.02, 0.5)  # copies cover at least and at most this fraction of a plausible field
 Rotations = Annotated[int, Option(min=1, help="K: copies are turned by multiples of 360/K.")]
 
 
@@ -79,7 +100,7 @@ class Recover(Seeded):
         job.check_positive(snr=self.snr, sigma=self.sigma, memory_mb=self.memory_mb)
         job.check_outputs(self.out, inputs=[self.field], endings=WRITABLE)
         self.name = self.prior or ("mtd_mnist_epsilon" if self.size == 28 else "none")
-        self.settings = self._settings(mtd_field.settings_for(self.name, self.size, self.config))
+        self.settings = self._settings(settings_for(self.name, self.size, self.config))
         if self.place.type == "mps":  # no double precision, in which likelihoods are summed
             if self.device != "auto":
                 raise InputError(
@@ -89,12 +110,12 @@ class Recover(Seeded):
         source = read_image(self.field)
         self.spacing = job.in_plane(source.pixel_size_angstrom)
         self.pixels = self._whole_patches(source.pixels)
-        self.on_cpu = mtd_field.find_prior(self.name, self.settings)
+        self.on_cpu = find_prior(self.name, self.settings)
         self.given = self.sigma
         if self.snr is not None:
-            self.given = mtd_field.sigma_from_snr(self.pixels, self.snr, self.density)
+            self.given = sigma_from_snr(self.pixels, self.snr, self.density)
         self.level = estimate_noise_level(self.pixels) if self.given is None else self.given
-        for sentence in mtd_field.concerns(self.pixels, self.level, self.name):
+        for sentence in concerns(self.pixels, self.level, self.name):
             note(sentence)
 
     def run(self) -> dict[str, str]:
@@ -102,13 +123,11 @@ class Recover(Seeded):
         settings, generator = self.settings, make_generator(self.seed)
         with Stopwatch() as watch, job.bar("iterations") as progress:
             if self.on_cpu is None:
-                drawn = mtd_field.random_starts(
-                    self.pixels, self.level, settings, generator, self.density
-                )
+                drawn = random_starts(self.pixels, self.level, settings, generator, self.density)
             else:
                 drawn = draw_starts(settings, generator, self.on_cpu)
             pixels, drawn = self.pixels.to(self.place), drawn.to(self.place)
-            prior = mtd_field.find_prior(self.name, settings, self.place)
+            prior = find_prior(self.name, settings, self.place)
             result = run(
                 pixels,
                 settings,
@@ -121,9 +140,9 @@ class Recover(Seeded):
                     done + 1, settings.em.iterations, log_likelihood=f"{likely.max().item():.1f}"
                 ),
             )
-            noise = mtd_field.noise_gain(
-                pixels.shape, result.noise_sigma, settings, generator, prior, drawn, self.density
-            )
+            sigma = result.noise_sigma
+            empty = sigma * torch.randn(pixels.shape, generator=generator).to(self.place)
+            blank = run(empty, settings, generator, prior, sigma, drawn, self.density)
         origin = "from --snr" if self.snr else "estimated" if self.sigma is None else "given"
         copies = result.occupancy * self.pixels.numel() / (2 * self.size - 1) ** 2
         return {
@@ -134,8 +153,8 @@ class Recover(Seeded):
             "sigma": f"{result.noise_sigma:.5g} ({origin})",
             "log-likelihood": f"{result.log_likelihood:.2f}, "
             f"{result.log_likelihood_gain:.1f} more than without copies",
-            "on pure noise": f"{noise:.1f} more, from white noise of the same size; trust an image "
-            "that gained clearly more",
+            "on pure noise": f"{blank.log_likelihood_gain:.1f} more, from white noise of the same "
+            "size; trust an image that gained clearly more",
             "occupancy": f"{result.occupancy:.3f} of the patches, about {copies:.0f} copies",
             "seconds": f"{watch.seconds:.1f}",
             "written": job.write_output(self.out, result.image.cpu().numpy(), self.spacing),
@@ -250,3 +269,97 @@ class Simulate(Job):
             "recover it": f"emlab mtd recover {self.out} OUT.tif --size {len(self.hidden)} "
             f"--snr {self.snr:g}",
         }
+
+
+# --- a field of the user's own: its noise and grey levels, and settings that suit a prior
+
+
+def sigma_from_snr(field: Tensor, snr: float, density: float) -> float:
+    r"""Noise level of a field whose signal-to-noise ratio is known.
+
+    With :math:`\mathrm{SNR} = \|F\|^2/(L^2\sigma^2)` and copies that cover a fraction
+    :math:`\rho` of the field ``(N, N')``, its mean square is
+    :math:`\sigma^2(1 + \rho\,\mathrm{SNR})`. A density wrong by 0.1 makes an error of 5 % in sigma
+    at SNR 1, and less below.
+    """
+    check_density(density)
+    return math.sqrt(field.square().mean().item() / (1 + density * snr))
+
+
+def random_starts(
+    field: Tensor,
+    sigma: float,
+    config: Config,
+    generator: torch.Generator,
+    density: float,
+) -> Tensor:
+    """White noise ``(config.starts, L, L)`` with the mean and energy that one copy should have.
+
+    Both follow from those of the field, its noise and the density; the energy is at least that of
+    an SNR of 0.05, because in faint fields the difference is uncertain.
+    """
+    check_density(density)
+    energy = max((field.square().mean().item() - sigma**2) / density, 0.05 * sigma**2)
+    largest = 0.9 * math.sqrt(energy)
+    mean = min(max(field.mean().item() / density, -largest), largest)
+    shape = (config.starts, config.size, config.size)
+    return mean + math.sqrt(energy - mean**2) * torch.randn(shape, generator=generator)
+
+
+def settings_for(prior_name: str, size: int, config_name: str | None = None) -> Config:
+    """Settings for images of `size` pixels: a named config, or the one that suits the prior."""
+    trained = IMAGE_SIZES.get(_trained_on(prior_name))
+    if trained is not None and trained != size:
+        raise InputError(
+            f"the prior {prior_name} knows images of {trained} x {trained} pixels only; "
+            f"use --size {trained}, or --prior none"
+        )
+    config = load_config(config_name or DEFAULT_CONFIGS.get(prior_name, "ours_mnist"))
+    if size == config.size:
+        return config
+    centre = (size / 2, size / 2) if config.centre else None
+    return replace(config, size=size, centre=centre, upright="")
+
+
+def find_prior(name: str, config: Config, device: torch.device | str = "cpu") -> Prior | None:
+    """The prior of a name: ``"none"``, ``"gaussian"`` (exact) or a name of `emlab weights list`."""
+    if name == "none":
+        return None
+    if name == "gaussian":
+        exact = gaussian_prior()
+        return GaussianPrior(exact.mean.to(device), 1.0)
+    if name not in weights.names():
+        known = ", ".join(["none", "gaussian", *weights.names()])
+        raise InputError(f"unknown prior {name!r}; choose one of {known}")
+    prior = load_prior(name, device)
+    if isinstance(prior, MLPScore) and config.start != "uniform":
+        raise InputError(f"{name} knows no noise levels; use it with --config paper_gaussian")
+    return prior
+
+
+def concerns(field: Tensor, sigma: float, prior_name: str) -> list[str]:
+    """What looks wrong with a field, one sentence each: background, noise level, grey levels."""
+    found = []
+    median, square = field.median().item(), field.square().mean().item()
+    if abs(median) > 0.2 * sigma:
+        found.append(
+            f"the median of the field is {median:.4g}, but the method takes the background as 0; "
+            "if that is a background, add --subtract-background"
+        )
+    if sigma > 1.1 * math.sqrt(square):
+        found.append(f"sigma {sigma:.4g} exceeds the field's root mean square {square**0.5:.4g}")
+    if _trained_on(prior_name) == "mnist":
+        excess, uncertain = square - sigma**2, 0.05 * sigma**2
+        low, high = (d * e for d, e in zip(DENSITIES, DIGIT_ENERGY, strict=True))
+        if excess - uncertain > high or excess + uncertain < low:
+            found.append(
+                f"{prior_name} knows digits with grey levels 0 to 1, but the copies in this field "
+                "seem much brighter or fainter; divide it by their brightest grey level first, "
+                "or use --prior none"
+            )
+    return found
+
+
+def _trained_on(prior_name: str) -> str:
+    recipe = read_settings("recipes/mtd")["recipes"].get(prior_name, {})
+    return "gaussian" if prior_name == "gaussian" else recipe.get("data", "")

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from emlab import metrics
 from emlab.chapters.mtd.study import Method, Task, paper_start, targets
-from emlab.methods.mtd import Config, Recovery, align_to_prior, recover
+from emlab.methods.mtd import Config, Recovery, align_to_prior, load_config, recover
 from emlab.physics.mtd import Measurement, Rotations, cut_patches, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
@@ -35,7 +35,7 @@ def compare_schedules(
 
     Validation digits at SNR 0.5, the same field for every schedule.
     """
-    paper = Config.named("paper_mnist")
+    paper = load_config("paper_mnist")
 
     def error(job: tuple[int, Tensor, tuple[float, str]]) -> float:
         number, truth, (weight, schedule) = job
@@ -57,7 +57,7 @@ def compare_schedules(
 
 def violate_separation(densities: tuple[float, ...], count: int, seed: int) -> dict[float, float]:
     """Mean error by density when copies may touch: ours, Gaussian images, SNR 5, N = 110."""
-    config, prior = Config.named("ours_gaussian"), gaussian_prior()
+    config, prior = load_config("ours_gaussian"), gaussian_prior()
     means = {}
     for density in densities:
         errors = []
@@ -110,7 +110,7 @@ def classical_rows(prior: Prior) -> dict[str, Method]:
         return averages[task.seed]
 
     def denoised(task: Task) -> Tensor:
-        ours = Config.named("ours_mnist")
+        ours = load_config("ours_mnist")
         assert ours.centre is not None
         upright = align_to_prior(
             average(task), prior, ours.centre, task.generator(), upright=ours.upright
@@ -127,8 +127,8 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
     The closed form in place of a gradient step; the occupancy learned; each without a prior and
     with ours in the M-step (``map`` or ``proximal``); its weight growing from 0 as the paper's.
     """
-    paper, start = Config.named(f"paper_{kind}"), paper_start(kind, make_generator(seed))
-    with_prior = Config.named(f"ours_{kind}").em
+    paper, start = load_config(f"paper_{kind}"), paper_start(kind, make_generator(seed))
+    with_prior = load_config(f"ours_{kind}").em
     without = replace(with_prior, m_step="closed_form")
     changes = {
         "closed_form": replace(without, learn_occupancy=False),

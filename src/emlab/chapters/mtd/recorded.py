@@ -32,7 +32,7 @@ from emlab.chapters.mtd.study import (
     untrained_row,
 )
 from emlab.data.digits import load_digits
-from emlab.methods.mtd import Config, draw_starts
+from emlab.methods.mtd import draw_starts, load_config
 from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior
 from emlab.recorded import Recording
@@ -49,7 +49,7 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         kind, split = study["kind"], study["split"]
         size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
         prior = gaussian_prior() if kind == "gaussian" else load_prior("mtd_mnist_epsilon")
-        config = replace(Config.named(f"ours_{kind}"), starts=study["starts"])
+        config = replace(load_config(f"ours_{kind}"), starts=study["starts"])
         starts = draw_starts(config, make_generator(seed), prior)
         methods = standard_methods(kind, seed, starts) | ablation_rows(kind, prior, seed)
         methods |= classical_rows(prior)

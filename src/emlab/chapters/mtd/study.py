@@ -14,7 +14,7 @@ from emlab.bench import Report
 from emlab.bench.study import Column, Study, each
 from emlab.data.digits import load_digits
 from emlab.errors import InputError
-from emlab.methods.mtd import Config, Recovery, draw_starts, recover
+from emlab.methods.mtd import Config, Recovery, draw_starts, load_config, recover
 from emlab.physics.mtd import Measurement, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
@@ -226,7 +226,7 @@ def standard_methods(
     ``brightest_patch``: answers without any work.
     """
     generator = torch.Generator().manual_seed(seed)
-    paper, ours = Config.named(f"paper_{kind}"), Config.named(f"ours_{kind}")
+    paper, ours = load_config(f"paper_{kind}"), load_config(f"ours_{kind}")
     paper_prior: Prior
     ours_prior: Prior
     if kind == "gaussian":
@@ -263,7 +263,7 @@ def standard_methods(
     if kind == "gaussian":
         rows["converged_no_prior"] = lambda task: recover(
             task.measurement.field,
-            Config.named("converged_gaussian"),
+            load_config("converged_gaussian"),
             task.generator(),
             sigma=task.measurement.sigma,
         )
@@ -294,7 +294,7 @@ def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
 def untrained_row(starts: int, seed: int = 0, device: torch.device | str = "cpu") -> Method:
     """Our method with a network that was never trained: what the solver does on its own."""
     prior = untrained_prior("mtd_mnist_epsilon", seed, device)
-    config = replace(Config.named("ours_mnist"), starts=starts)
+    config = replace(load_config("ours_mnist"), starts=starts)
     generator = torch.Generator().manual_seed(seed)
     return ours_row(config, prior, draw_starts(config, generator, prior, device))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emlab.errors import InputError
+from emlab.physics.operators import Mask
 from emlab.priors import GaussianMixturePrior, GaussianPrior, Prior
 from emlab.priors.objectives import VPSchedule
 from emlab.training import Loss, TrainingConfig, train
@@ -41,24 +41,9 @@ def smooth_images(size: int, correlation: float) -> GaussianPrior:
     return GaussianPrior(torch.zeros(size, size), covariance + 1e-3 * torch.eye(size**2))
 
 
-@dataclass(frozen=True)
-class Mask:
-    """The simplest instrument: it sees the pixels where `seen` is 1, and its adjoint is itself."""
-
-    seen: Tensor  #: (H, W) of zeros and ones
-
-    def A(self, image: Tensor) -> Tensor:
-        """Return the image with zeros where nothing is seen."""
-        return image * self.seen
-
-    def A_adjoint(self, measurement: Tensor) -> Tensor:
-        """Return the measurement with zeros where nothing is seen."""
-        return measurement * self.seen
-
-    def measure(self, image: Tensor, noise_sigma: float, generator: torch.Generator) -> Tensor:
-        """``A(image)`` plus white noise on the pixels that are seen."""
-        noise = torch.randn(image.shape, generator=generator).to(image)
-        return self.A(image + noise_sigma * noise)
+def measure(mask: Mask, image: Tensor, noise_sigma: float, generator: torch.Generator) -> Tensor:
+    """What a mask sees of an image, with white noise on the pixels that it sees."""
+    return mask.A(image + noise_sigma * torch.randn(image.shape, generator=generator).to(image))
 
 
 def gaussian_posterior(
@@ -69,7 +54,7 @@ def gaussian_posterior(
     .. math:: \mu + G(y - A\mu),\quad \Sigma - G A \Sigma,\quad
               G = \Sigma A^\top (A\Sigma A^\top + \sigma_y^2)^{-1} .
     """
-    seen = mask.seen.flatten().bool()
+    seen = mask.mask.flatten().bool()
     covariance = ((prior.basis * prior.variances) @ prior.basis.T).double()
     inner = covariance[seen][:, seen] + noise_sigma**2 * torch.eye(int(seen.sum())).double()
     gain = torch.linalg.solve(inner, covariance[seen]).T

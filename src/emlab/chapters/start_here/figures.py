@@ -164,7 +164,7 @@ def posterior_images(
 ) -> Figure:
     """Truth, what was seen of it, and further images on one grey range; unseen pixels are black."""
     lowest = truth.min()
-    shown = torch.where(mask.seen > 0, measurement, lowest)
+    shown = torch.where(mask.mask > 0, measurement, lowest)
     limits = (lowest.item(), truth.max().item())
     return show_images({"truth": truth, "measurement": shown, **panels}, limits=limits, columns=5)
 
