@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -111,19 +112,21 @@ def test_recorded_picks_join_the_very_same_micrographs_only(
     whole = row | {"rings": judged.scores["raw"]["rings"].tolist(), "own": [[], places[1]]}
     monkeypatch.setattr(topaz, "find", lambda: None)
 
-    def again(kept):
-        return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, kept=kept)
+    def again(**rows):
+        told = {"kept": [("an old run", rows)], "report": Mock(recorded=lambda one: f"from {one}")}
+        return study.judge(micrographs, raw, {"raw": 0.0}, segmenter, **told)
 
-    joined = again({"raw": row, "bm3d": whole})
+    joined = again(raw=row, bm3d=whole)
     assert list(joined.recorded) == ["bm3d"]
     assert [len(each.scores) for each in joined.own["bm3d"].picked] == [0, 2]
     assert "| BM3D † |" in joined.markdown_all()
+    assert joined.markdown_all().endswith("\n\n† from an old run")
     ice = {"ice": {"raw": [3], "bm3d": [4]}}
     nothing = study.audit({"ice": micrographs[:1]}, raw, joined, segmenter, kept=ice)
     scores = nothing.studies["ice"].scores
     assert {name: one["topaz"].tolist() for name, one in scores.items()} == {"raw": [3]}
     other = row | {"bands": (np.array(bands) + 0.1).tolist()}
-    assert not again({"raw": other, "bm3d": whole}).picks
+    assert not again(raw=other, bm3d=whole).picks
 
 
 def test_what_is_made_of_nothing_is_counted_and_refusals_are_kept(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -150,10 +151,12 @@ def test_recorded_runs_are_told_by_their_settings():
 def test_a_recorded_row_belongs_to_its_very_cases(mirror):
     tissue = crops("test", 12, 96)
     wanted, quick = task("deblur"), lambda _: {"bm3d_lucy": lambda case: case.measurement}
-    told = []
-    rows = recorded.rows(SimpleNamespace(recorded=told.append))
+    report = Mock(recorded=lambda recording: recording.name, value=lambda _, value, **more: value)
+    rows = recorded.rows(report)
     kept = study.run_studies([wanted], quick, tissue, kept=rows)
-    assert told == [recorded.ROWS]
+    assert kept["deblur"].said == ["rows"]
+    assert kept["deblur"].recorded["bm3d_lucy"] > 1, "another method ran again"
+    assert study.markdown(kept).splitlines()[-1].startswith("† rows What ran again is ")
     assert list(kept["deblur"].recorded) == ["bm3d_lucy"]
     assert kept["deblur"].interval("bm3d_lucy", "psnr").low > 30
     assert "BM3D, then Richardson-Lucy †" in study.markdown(kept)

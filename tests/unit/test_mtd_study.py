@@ -1,6 +1,7 @@
 """The study of multi-target detection: every method on the same fields, numbers that belong."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ from emlab.metrics import relative_error
 from emlab.physics.mtd import simulate_measurement
 from emlab.priors.gaussian import gaussian_prior
 from emlab.settings import PROFILES
+
+REPORT = Mock(recorded=lambda recording: recording.name, value=lambda _, value, **more: value)
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +177,16 @@ def test_the_ablation_changes_one_thing_after_the_other(kind, monkeypatch):
 
 
 def test_a_recorded_study_is_shown_as_it_stands():
-    fields = recorded_study(ABLATION, "mnist")
+    fields = recorded_study(REPORT, ABLATION, "mnist")
     of = ABLATION.settings["studies"]["mnist"]
     assert fields.snrs == of["snrs"]
     assert set(fields.studies[fields.snrs[0]].methods) == set(of["rows"])
     kept = ABLATION.values["studies"]["mnist"]["rows"]["ours"]["errors"][f"{fields.snrs[0]:g}"]
     shown = fields.studies[fields.snrs[0]].interval("ours", "error_shift").mean
     assert shown == pytest.approx(np.array(kept)[..., 1].mean())
-    assert error_table(fields).count("†") == len(of["rows"])
+    table = error_table(fields)
+    assert table.count("† |") == len(of["rows"])
+    assert table.endswith("\n\n† ablation")
 
 
 def test_unknown_kinds_of_image_are_refused():
@@ -206,13 +211,13 @@ def test_recorded_rows_join_the_fields_that_they_were_measured_on():
     methods = standard_methods("gaussian")
     names = ("prior_mean", "paper_no_prior", "paper_prior")
     chosen = {name: methods[name] for name in names}
-    study = study_with_recorded("gaussian", size, chosen)
+    study = study_with_recorded(REPORT, "gaussian", size, chosen)
     live = run_study("gaussian", size, {"paper_prior": methods["paper_prior"]})
-    assert set(study.recorded) == {"paper_no_prior", "paper_prior"}
-    assert study.recorded["paper_prior"] == pytest.approx(1, abs=0.01)
+    assert set(study.studies[1.0].recorded) == {"paper_no_prior", "paper_prior"}
+    assert study.studies[1.0].recorded["paper_prior"] == pytest.approx(0, abs=0.01)
     kept, here = (each.studies[1.0].scores["paper_prior"]["error"] for each in (study, live))
     np.testing.assert_allclose(kept, here, rtol=0.01)
-    assert error_table(study).count("†") == 2
+    assert error_table(study).count("† |") == 2
     only = study.studies[1.0]
     difference = kept - only.scores["prior_mean"]["error"]
     gain = only.gain("prior_mean", "paper_prior", "error")
@@ -241,9 +246,9 @@ def test_digits_that_stand_in_have_recorded_rows_of_their_own(monkeypatch):
     assert set(rows) == {*told["mnist"]["rows"], *told["untrained"]["rows"]}
     kept = ROWS.values["studies"]["mnist_stand_in"]["rows"]["paper_prior"]["errors"]["1"]
     assert rows["paper_prior"]["errors"]["1"] == kept
-    study = untrained_study(size, 8)
-    assert study.recorded == {"ours_untrained": None}
-    _join(study, "paper_prior", rows["paper_prior"], None)
+    study = untrained_study(REPORT, size, 8)
+    assert study.studies[1.0].recorded == {"ours_untrained": None}
+    _join(study, {"paper_prior": rows["paper_prior"]}, REPORT, "mnist")
     picture = study.images("paper_prior", 1.0)[0]
     truth = targets("mnist", 1, "held_out")[0].numpy()
     assert relative_error(picture, truth) == pytest.approx(kept[0][0][0], rel=0.1)
@@ -251,6 +256,6 @@ def test_digits_that_stand_in_have_recorded_rows_of_their_own(monkeypatch):
 
 def test_other_fields_run_an_untrained_network_here(monkeypatch):
     monkeypatch.setattr(mtd_recorded, "recorded_rows", lambda *_: {})
-    study = untrained_study(StudySettings(1, 1, (1.0,)), 3)
-    assert study.recorded == {}
+    study = untrained_study(REPORT, StudySettings(1, 1, (1.0,)), 3)
+    assert study.studies[1.0].recorded == {}
     assert study.studies[1.0].scores["ours_untrained"]["error"].shape == (1,)

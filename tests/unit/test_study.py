@@ -25,6 +25,13 @@ def study():
     return Study(CASES, COLUMNS, {"zero": "nothing", "ours": "ours"}).run(METHODS, score)
 
 
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    made = Report("99_test", tmp_path, "smoke", 0)
+    monkeypatch.setattr(made, "recorded", lambda recording: f"Recorded: {recording}.")
+    return made
+
+
 def test_numbers_are_means_over_cases_with_bootstrap_intervals(study):
     np.testing.assert_array_equal(study.scores["zero"]["error"], CASES)
     assert study.interval("zero", "error") == mean_interval(np.array(CASES))
@@ -71,20 +78,31 @@ def test_scores_of_other_cases_are_refused():
         Study(CASES, COLUMNS, {}).run(METHODS, lambda cases, answers: {"error": [1.0]})
 
 
-def test_tables_mark_what_is_recorded_and_compare(study):
-    study.join("old", {"error": [1.0] * 4}, agreement=0.9)
+def test_tables_mark_what_is_recorded_compare_and_say_where_it_is_from(study, report):
+    study.join_recorded("an old run", {"old": {"error": [1.0] * 4}}, report)
     lines = study.markdown(versus="zero", extra={"seen": lambda name: str(study.seen(name))})
-    head, _, zero, ours, old = lines.splitlines()
+    head, _, zero, ours, old, _, said = lines.splitlines()
     assert head == "| method | error | over nothing | seen |"
     assert zero == f"| nothing | {COLUMNS[0].text(study.interval('zero', 'error'))} |  | 4 |"
     assert ours.startswith("| ours | 0.500 | +3.250 [")
     assert old.startswith("| old † | 1.000 |")
-    assert study.recorded == {"old": 0.9}
+    assert said == "† Recorded: an old run."
+    assert study.recorded == {"old": None}
 
 
-def test_records_have_prefix_column_and_method(study, tmp_path):
-    report = Report("99_test", tmp_path, "smoke", 0)
-    study.join("old", {"error": [1.0] * 4})
+def test_a_recorded_row_is_compared_with_what_ran_again(report):
+    study = Study(CASES, COLUMNS, {}).run(METHODS, score, first={"zero": 2})
+    study.join_recorded("an old run", {"zero": {"error": [1.0, 2.5, 4.0, 8.0]}}, report, "near")
+    assert study.seen("zero") == 4
+    assert study.recorded == {"zero": 0.5}
+    told = report.metrics()["values"]["recorded.apart.near.zero"]
+    assert (told["value"], told["unit"], told["n"]) == (0.5, "px", 2)
+    both = pipe_table(["method"], [["zero †"]], [study, study])
+    assert both.endswith("\n\n† Recorded: an old run. What ran again is 0.5 apart at most.")
+
+
+def test_records_have_prefix_column_and_method(study, report):
+    study.join_recorded("an old run", {"old": {"error": [1.0] * 4}}, report)
     study.record(report, "near.snr_1")
     study.record_gains(report, "ours", "zero", "near.snr_1")
     values = report.metrics()["values"]

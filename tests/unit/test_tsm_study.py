@@ -1,5 +1,7 @@
 """The study of chapter 02: what it calls a pick, a map and a control is one."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -122,18 +124,22 @@ def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
         found.scores |= table.scores
         return found
 
+    report = Mock(recorded=lambda one: f"from {one}", value=lambda _, value, **more: value)
     other = fresh()
-    assert not join(other, {"raw": row("raw", 0.1)})
+    assert not join(other, [("here", {"raw": row("raw", 0.1)})], report)
     assert not other.picks
     mine = fresh()
     shown = row("gaussian") | {"window": SLOW_PEERS.values["bm3d"]["window"]}
-    assert join(mine, {"raw": row("raw"), "topaz": row("gaussian"), "wiener": shown})
+    kept = [("here", {"raw": row("raw"), "wiener": shown}), ("there", {"topaz": row("gaussian")})]
+    assert join(mine, kept, report)
+    assert mine.said == ["from here", "from there"]
     assert {name: image.shape for name, image in mine.windows.items()} == {"wiener": (220, 220)}
     assert mine.counts("raw").f1() > 0.9
     assert mine.recorded.keys() == {"topaz", "wiener"}
     assert mine.seen("wiener") == 2
     assert mine.cost("topaz") == 3
-    assert mine.markdown_recovery().count("†") == 2
+    assert mine.markdown_recovery().count("† |") == 2
+    assert mine.markdown_picks().endswith("\n\n† from here\n\n† from there")
 
 
 def test_recordings_of_the_chapter_are_of_as_many_micrographs_as_it_shows():

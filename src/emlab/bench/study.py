@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from emlab.bench.report import Report
 from emlab.errors import InputError
 from emlab.metrics import Interval, mean_interval
+from emlab.recorded import Recording
 from emlab.runtime import Stopwatch
 
 Values = NDArray[np.float64]
@@ -104,8 +105,9 @@ class Study:
     seconds : dict of float
         A case, by method, of those that ran here.
     recorded : dict
-        Methods whose scores are recorded: score here over the recorded one where some cases were
-        run again, or None.
+        Methods whose scores are recorded: how far those are from what was run again, or None.
+    said : list of str
+        Where recorded scores are from.
     """
 
     cases: Sequence[Any]
@@ -116,6 +118,7 @@ class Study:
     answers: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     recorded: dict[str, float | None] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
     def run(
         self,
@@ -155,10 +158,32 @@ class Study:
                 progress(f"{self.label(name)}: {column.text(self.interval(name, column.name))}")
         return self
 
-    def join(self, method: str, scores: Mapping[str, Any], agreement: float | None = None) -> None:
-        """Put a recorded row of the same cases into the table."""
-        self.scores[method] = {key: np.asarray(one, float) for key, one in scores.items()}
-        self.recorded[method] = agreement
+    def join_recorded(
+        self, recording: Recording, rows: Mapping[str, Scores], report: Report, prefix: str = ""
+    ) -> Study:
+        """Put recorded rows of these very cases into the table; returns the study itself.
+
+        Rows are marked with a dagger, and tables say below themselves where they are from. What
+        ran here on the first of the cases is replaced; how far it was from the recorded scores,
+        the largest difference in the first column, is ``recorded.apart.PREFIX.METHOD``.
+
+        Parameters
+        ----------
+        rows : dict of dict of ndarray
+            As `scores`; lists will do.
+        """
+        self.said.append(report.recorded(recording))
+        first, note = self.columns[0], "largest difference, here from recorded"
+        for name, row in rows.items():
+            here = self.scores.get(name, {}).get(first.name, np.empty(0))
+            self.scores[name] = {key: np.asarray(one, float) for key, one in row.items()}
+            then = self.scores[name].get(first.name, np.empty(0))
+            n, self.recorded[name] = min(len(here), len(then)), None
+            if n:
+                apart = np.abs(here[:n] - then[:n]).max()
+                key = ".".join(filter(None, ["recorded.apart", prefix, name]))
+                self.recorded[name] = report.value(key, apart, unit=first.unit, note=note, n=n)
+        return self
 
     @property
     def methods(self) -> list[str]:
@@ -217,7 +242,7 @@ class Study:
             if versus:
                 row.append("" if name == versus else signed(self.gain(name, versus, shown[0].name)))
             rows.append(row + [cell(name) for cell in (extra or {}).values()])
-        return pipe_table(heads, rows)
+        return pipe_table(heads, rows, [self])
 
     def record(self, report: Report, prefix: str = "") -> None:
         """Record every number of every method as ``PREFIX.COLUMN.METHOD``."""
@@ -274,7 +299,13 @@ def spanned(interval: Interval, show: str = ".3f") -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+def pipe_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], studies: Sequence[Study] = ()
+) -> str:
+    """A Markdown table, and below it where recorded rows of these studies are from."""
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    said = dict.fromkeys(f"{DAGGER} {one}" for study in studies for one in study.said)
+    apart = [one for study in studies for one in study.recorded.values() if one is not None]
+    again = f" What ran again is {max(apart):.2g} apart at most." if apart else ""
+    return "\n\n".join([table, *said]) + again

@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from emlab.bench import Report
-from emlab.bench.study import DAGGER, Study, each
+from emlab.bench.study import Study, each
 from emlab.chapters.cellpose3.cases import (
     Case,
     Image,
@@ -303,10 +303,9 @@ def recorded(
 ) -> tuple[list[Mapping[str, Any]], Recording] | None:
     """Recorded rows of these very cases, spoilt alike by the same noise, or None."""
     for recording in (ROWS, SLOW):
-        kept = recording.values.get(task, {}).get(name, ())
-        found = {row["case"][0]: row for row in kept}
+        found = {row["case"][0]: row for row in recording.values.get(task, {}).get(name, ())}
         own = [found.get(case.name, {}) for case in cases]
-        same = all(row.get("case") == _identity(case) for row, case in zip(own, cases, strict=True))
+        same = [row.get("case") for row in own] == [_identity(case) for case in cases]
         if own and same and not recording.stale:
             return own, recording
     return None
@@ -318,28 +317,21 @@ def run_study(
     cases: Sequence[Case],
     methods: Mapping[str, Method],
     slow: Iterable[str] = (),
-) -> tuple[Study, list[str]]:
+) -> Study:
     """Run every method on every case, with recorded rows where there are some of these very cases.
 
-    Of each recorded row the first `CHECKED` images are run again; the largest difference of AP at
-    .5 is recorded as ``recorded.apart.TASK.METHOD``. Rows that are `slow` are shown where they are
-    recorded and never run. Returns the study, with the answers of all images that were run, and a
-    sentence for each recording.
+    Of each recorded row the first `CHECKED` images are run again, see `Study.join_recorded`. Rows
+    that are `slow` are shown where they are recorded and never run. The study has the answers of
+    all images that were run.
     """
-    names = [*methods, *slow]
-    kept = {n: found for n in names if (found := recorded(task, n, cases)) is not None}
     table = Study(cases, COLUMNS, LABELS)
+    kept = {n: found for n in (*methods, *slow) if (found := recorded(task, n, cases)) is not None}
     table.run({n: each(m) for n, m in methods.items()}, score, first=dict.fromkeys(kept, CHECKED))
-    for name, (rows, _) in kept.items():
-        scores, apart = from_counts([row["counts"] for row in rows]), None
-        if name in methods:
-            here = table.scores[name]["ap_50"]
-            apart = float(np.abs(here - scores["ap_50"][:CHECKED]).max())
-            report.value(f"recorded.apart.{task}.{name}", apart, note="AP", n=CHECKED)
-        table.join(name, scores, apart)
+    for name, (rows, recording) in kept.items():
+        scores = {name: from_counts([row["counts"] for row in rows])}
+        table.join_recorded(recording, scores, report, task)
         table.seconds[name] = float(np.mean([row["seconds"] for row in rows]))
-    used = {recording.name: recording for _, recording in kept.values()}
-    return table, [f"{DAGGER} {report.recorded(recording)}" for recording in used.values()]
+    return table
 
 
 def race(network: ResidualUNet, images: int, repeats: int = 3) -> float:

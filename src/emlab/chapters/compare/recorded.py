@@ -69,6 +69,6 @@ def kept(here: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         return {}
     if PICKS.stale or BM3D.stale:
         return {}
-    rows = {**PICKS.values["rows"], **BM3D.values["rows"]}
+    rows = [(one, one.values["rows"]) for one in (PICKS, BM3D)]
     real = {name: picks_of(places) for name, places in PICKS.values["apoferritin"].items()}
     return {**PICKS.values, "rows": rows, "apoferritin": real}

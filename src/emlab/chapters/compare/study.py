@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from emlab.bench import Report
 from emlab.bench.study import DAGGER, Column, Scores, Study, Values, pipe_table, signed
 from emlab.chapters.tsm.cases import LABELS, Image, Method, find_picks, of_noisy
-from emlab.chapters.tsm.recorded import join, picks_of
+from emlab.chapters.tsm.recorded import Kept, join, picks_of
 from emlab.chapters.tsm.study import NOTE, PICKING, Table, correlations
 from emlab.errors import InputError
 from emlab.external.picking import Picks, f1_gain
@@ -145,13 +145,14 @@ def judge(
     *,
     first: Mapping[str, int] | None = None,
     threads: int = 1,
-    kept: Mapping[str, Any] | None = None,
+    kept: Kept = (),
+    report: Report | None = None,
 ) -> Judged:
     """Denoise with every method and judge; Topaz picks where it is installed.
 
     Parameters as in `chapters.tsm.study.run_study`; ``segmenter`` is the frozen one that the
     restorer was trained through, ``kept`` are recorded rows: their picks, if they are of these very
-    micrographs.
+    micrographs, are told to the report.
     """
     judged = Judged(list(micrographs), thresholds=thresholds)
     asked = {name: partial(of_noisy, method) for name, method in methods.items()}
@@ -170,12 +171,12 @@ def judge(
         pairs = zip(made.images, seen, strict=True)
         rings = [ring_correlation(image, micrograph)[1] for image, micrograph in pairs]
         judged.add(name, rings, own_picks(made.images, seen, segmenter))
-    rows = kept or {}
-    if not (rows and join(judged, rows)):
+    if not (kept and report and join(judged, kept, report)):
         judged.pick(threads)
-    for name in judged.recorded:
-        picked = picks_of(rows[name]["own"])
-        judged.add(name, rows[name]["rings"], replace(judged.picks[name], picked=picked))
+    for name, row in [pair for _, rows in kept for pair in rows.items()]:
+        if name in judged.recorded:
+            picks = replace(judged.picks[name], picked=picks_of(row["own"]))
+            judged.add(name, row["rings"], picks)
     return judged
 
 

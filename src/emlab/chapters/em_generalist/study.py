@@ -394,8 +394,12 @@ def _tiles(image: NDArray) -> list[NDArray]:
 
 
 Studies = dict[str, Study]  # by task
-# Rows that were measured on these very cases before: scores, first image, seconds a case.
-Kept = Callable[[Sequence[Case]], Mapping[str, tuple[Mapping[str, NDArray], Grey, float]]]
+Runner = Callable[[Study, Mapping[str, Method]], Study]  # runs methods, or knows recorded rows
+
+
+def run_here(study: Study, methods: Mapping[str, Method]) -> Study:
+    """Run every method on every case of a study; returns the study."""
+    return study.run({name: each(method) for name, method in methods.items()}, score)
 
 
 def run_studies(
@@ -404,7 +408,7 @@ def run_studies(
     specimen: Specimen,
     *,
     seed: int = 0,
-    kept: Kept | None = None,
+    kept: Runner = run_here,
 ) -> Studies:
     """Run every method on every measurement of crops, or of a block if tasks are isotropic."""
     studies = {}
@@ -412,25 +416,17 @@ def run_studies(
         truths = [specimen.grey] if task.kind == "isotropic" else specimen.grey
         seeds = [(seed * 1009 + i) * 1009 + sum(task.name.encode()) for i in range(len(truths))]
         cases = [Case.of(task, *one) for one in zip(truths, seeds, strict=True)]
-        studies[task.name] = _run(cases, methods(task), kept)
+        studies[task.name] = kept(Study(cases, _columns(task), LABELS), methods(task))
     return studies
 
 
 def run_real_pair(
-    pair: RealPair, methods: Rows, *, seed: int = 0, kept: Kept | None = None
+    pair: RealPair, methods: Rows, *, seed: int = 0, kept: Runner = run_here
 ) -> Studies:
     """The same of the real pair; each method has the noisy scan only, and is not told its noise."""
     case = Case(REAL_PAIR, pair.clean, pair.noisy, seed)
-    return {REAL_PAIR.name: _run([case], methods(REAL_PAIR), kept)}
-
-
-def _run(cases: Sequence[Case], methods: Mapping[str, Method], kept: Kept | None) -> Study:
-    study, before = Study(cases, _columns(cases[0].task), LABELS), kept(cases) if kept else {}
-    for name in (name for name in methods if name in before):
-        scores, image, study.seconds[name] = before[name]
-        study.join(name, scores)
-        study.answers[name] = [image]
-    return study.run({n: each(m) for n, m in methods.items() if n not in before}, score)
+    study = Study([case], _columns(REAL_PAIR), LABELS)
+    return {REAL_PAIR.name: kept(study, methods(REAL_PAIR))}
 
 
 def _columns(task: Task) -> tuple[Column, ...]:
@@ -470,7 +466,7 @@ def markdown(studies: Studies) -> str:
             mean, low, high = study.interval(name, "psnr")
             cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
             cells += [column.text(study.interval(name, column.name)) for column in shown[1:]]
-    return pipe_table(heads, lines.values())
+    return pipe_table(heads, lines.values(), list(studies.values()))
 
 
 def record(studies: Studies, report: Report) -> None:

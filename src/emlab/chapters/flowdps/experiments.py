@@ -312,7 +312,7 @@ def sweep_studies(runs: Sweep) -> dict[float, Study]:
         study = found[float(value)] = Study((), SWEPT, LABELS, directions)
         for name, row in kept.items():
             told = {key: row[key] for key in ("rmse", "covered") if row[key] is not None}
-            study.join(name, told)
+            study.scores[name] = {key: np.array(one, float) for key, one in told.items()}
     return found
 
 
@@ -322,13 +322,9 @@ def record_sweep(report: Report, name: str, runs: Sweep) -> None:
         for method in study.methods:
             for column, key in zip(SWEPT, ("rmse", "coverage"), strict=True):
                 if column.name in study.scores[method]:
-                    report.value(
-                        f"{name}.{key}.{method}.at_{value:g}",
-                        *study.interval(method, column.name),
-                        unit=column.unit,
-                        note=column.note,
-                        n=study.seen(method),
-                    )
+                    found, n = study.interval(method, column.name), study.seen(method)
+                    where = f"{name}.{key}.{method}.at_{value:g}"
+                    report.value(where, *found, unit=column.unit, note=column.note, n=n)
 
 
 # --- what is recorded
@@ -442,36 +438,26 @@ SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
 
 
 def join_rows(study: Study, report: Report) -> None:
-    """Put the recorded rows into a study of the same particles; tell how what ran here agrees."""
-    if not particles(study).begin_with(ROWS.values["particles"]):
-        return
-    for name, row in ROWS.values["rows"].items():
-        agreement = None
-        if name in study.scores:
-            here, then = study.scores[name]["rmse"], np.array(row["scores"]["rmse"])
-            n = min(len(here), len(then))
-            agreement = float(here[:n].mean() / then[:n].mean())
-            report.value(f"recorded.agreement.{name}", agreement, note="error")
-            print(f"{LABELS[name]}: {agreement:.3f} of the recorded error")
-        study.join(name, row["scores"], agreement)
-    print("†", report.recorded(ROWS))
+    """Put the recorded rows into a study of the same particles."""
+    if particles(study).begin_with(ROWS.values["particles"]):
+        rows = {name: row["scores"] for name, row in ROWS.values["rows"].items()}
+        study.join_recorded(ROWS, rows, report)
 
 
-def sweep_agreement(sampling: Sampling) -> float | None:
-    """Error of the first particles of the sweep's last dose over what was recorded of them.
+def sweep_again(sampling: Sampling, report: Report) -> None:
+    """Run ours on the first particles of the sweep's last dose again, beside what was recorded.
 
-    None where the particles cannot be made again: their model or their optics are not here.
+    Nothing happens where the particles cannot be made: their model or their optics are not here.
     """
     settings, dose = SWEEPS.settings, SWEEPS.settings["doses"][-1]
     try:
         cases = make_cases(settings["specimen"], settings["poses"], settings["seed"], (dose,))
     except DataUnavailableError:
-        return None
+        return
     if not cases.begin_with(SWEEPS.values["particles"]):
-        return None
+        return
     few = cases[: settings["batch"]]
     config = hurried("ours", settings["steps"], settings["samples"], settings["batch"])
     rows = {"ours": sampled_row(sampling, config, settings["seed"])}
-    here = run_study(few, rows).scores["ours"]["rmse"]
-    then = SWEEPS.values["sweeps"]["dose"][f"{dose:g}"]["ours"]["rmse"]
-    return float(here.mean() / np.mean(then[: len(few)]))
+    then = SWEEPS.values["sweeps"]["dose"][f"{dose:g}"]["ours"]["rmse"][: len(few)]
+    run_study(few, rows).join_recorded(SWEEPS, {"ours": {"rmse": then}}, report, "sweep")

@@ -39,7 +39,8 @@ def error_table(fields: Fields) -> str:
             for study in fields.studies.values()
         ]
         rows.append([first.label(name), *cells])
-    return pipe_table(["method", *(f"SNR {snr:g}" for snr in fields.snrs)], rows)
+    heads = ["method", *(f"SNR {snr:g}" for snr in fields.snrs)]
+    return pipe_table(heads, rows, list(fields.studies.values()))
 
 
 def error_figure(fields: Fields, title: str) -> Figure:

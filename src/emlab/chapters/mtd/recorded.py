@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from emlab.bench.study import Study, each
+from emlab.bench import Report
+from emlab.bench.study import Scores, Study, each
 from emlab.chapters.mtd.experiments import (
     ablation_rows,
     classical_rows,
@@ -103,18 +104,24 @@ def _packed(fields: Fields, row: str, size: StudySettings) -> dict[str, Any]:
     return {"errors": errors, "images": images}
 
 
-def _join(fields: Fields, row: str, kept: Mapping[str, Any], ratio: float | None) -> None:
-    """Put a recorded row into the studies: of the first targets and draws."""
-    fields.kept[row] = {}
-    for snr, study in fields.studies.items():
-        places = [(task.target, task.draw) for task in study.cases]
-        errors = np.array(kept["errors"][f"{snr:g}"])
-        both = np.stack([errors[place] for place in places]).T
-        study.join(row, dict(zip((column.name for column in COLUMNS), both, strict=True)), ratio)
-        if f"{snr:g}" in kept["images"]:
-            pixels = zlib.decompress(b64decode(kept["images"][f"{snr:g}"]))
-            grey = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
-            fields.kept[row][snr] = grey[: len(fields.truths)] / 255
+def _join(fields: Fields, rows: Mapping[str, Any], report: Report, kind: str) -> None:
+    """Put recorded rows into the studies: of the first targets and draws."""
+    fields.kept |= {row: {} for row in rows}
+    for snr, study in (fields.studies if rows else {}).items():
+        places = tuple(np.array([(task.target, task.draw) for task in study.cases]).T)
+        study.join_recorded(ROWS, _scores(rows, snr, places), report, kind)
+        for row, kept in rows.items():
+            if f"{snr:g}" in kept["images"]:
+                pixels = zlib.decompress(b64decode(kept["images"][f"{snr:g}"]))
+                grey = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
+                fields.kept[row][snr] = grey[: len(fields.truths)] / 255
+
+
+def _scores(rows: Mapping[str, Any], snr: float, places: Any = ()) -> dict[str, Scores]:
+    """Errors of every row by column, all or at places ``(targets, draws)``."""
+    errors = {row: np.array(kept["errors"][f"{snr:g}"])[places] for row, kept in rows.items()}
+    names = [column.name for column in COLUMNS]
+    return {row: dict(zip(names, one.reshape(-1, 2).T, strict=True)) for row, one in errors.items()}
 
 
 _READ = {**read_settings("chapters/mtd/chapter"), **read_settings("methods/mtd")}
@@ -162,6 +169,7 @@ def recorded_rows(
 
 
 def study_with_recorded(
+    report: Report,
     kind: str,
     size: StudySettings,
     methods: dict[str, Method],
@@ -172,37 +180,32 @@ def study_with_recorded(
 ) -> Fields:
     """`run_study`, but with recorded rows where there are some of the same fields.
 
-    Of each of those the first field is run again and compared, unless its start came from other
-    digits than the recorded one; see `Study.recorded`.
+    Of each of those the first field is run again, unless its start came from other digits than the
+    recorded one; see `Study.join_recorded`.
     """
     kept = recorded_rows(kind, size, seed, device)
+    kept = {name: kept[name] for name in methods if name in kept}
     live = {name: method for name, method in methods.items() if name not in kept}
     fields = run_study(kind, size, live, seed=seed, device=device, workers=workers)
-    same = kind == "gaussian" or load_digits("train").source == ROWS.values["starts_from"]
-    first = fields.studies[size.snrs[0]].cases[:1]
-    for name in [name for name in methods if name in kept]:
-        ratio = None
-        if same:
-            here = score(first, each(methods[name])(first))["error"][0]
-            ratio = float(here / np.array(kept[name]["errors"][f"{size.snrs[0]:g}"])[0, 0, 0])
-        _join(fields, name, kept[name], ratio)
+    if kind == "gaussian" or load_digits("train").source == ROWS.values["starts_from"]:
+        again = {name: each(methods[name]) for name in kept}
+        fields.studies[size.snrs[0]].run(again, score, first=dict.fromkeys(kept, 1))
+    _join(fields, kept, report, kind)
     return fields
 
 
-def recorded_study(recording: Recording, name: str) -> Fields:
+def recorded_study(report: Report, recording: Recording, name: str) -> Fields:
     """A recorded study as it stands, without its fields."""
     of, kept = recording.settings["studies"][name], recording.values["studies"][name]["rows"]
     cases = np.repeat(np.arange(of["targets"]), of["draws"])
     studies = {snr: Study(list(cases), COLUMNS, LABELS, cases) for snr in of["snrs"]}
     for snr, study in studies.items():
-        for row in kept:
-            errors = np.array(kept[row]["errors"][f"{snr:g}"]).reshape(-1, 2).T
-            columns = (column.name for column in COLUMNS)
-            study.join(row, dict(zip(columns, errors, strict=True)))
+        study.join_recorded(recording, _scores(kept, snr), report)
     return Fields(np.empty(0), studies)
 
 
 def untrained_study(
+    report: Report,
     size: StudySettings,
     starts: int,
     *,
@@ -211,10 +214,9 @@ def untrained_study(
     workers: int = 1,
 ) -> Fields:
     """The row of a network that was never trained: recorded, or run from so many starts."""
-    kept = recorded_rows("mnist", size, seed, device).get("ours_untrained")
-    if kept is None:
-        methods = {"ours_untrained": untrained_row(starts, seed, device)}
-        return run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
-    fields = run_study("mnist", size, {}, seed=seed, device=device)
-    _join(fields, "ours_untrained", kept, None)
+    rows = recorded_rows("mnist", size, seed, device)
+    kept = {name: row for name, row in rows.items() if name == "ours_untrained"}
+    methods = {} if kept else {"ours_untrained": untrained_row(starts, seed, device)}
+    fields = run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
+    _join(fields, kept, report, "mnist")
     return fields

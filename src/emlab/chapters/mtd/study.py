@@ -105,11 +105,6 @@ class Fields:
         """Signal-to-noise ratios."""
         return list(self.studies)
 
-    @property
-    def recorded(self) -> dict[str, float | None]:
-        """Methods whose errors are recorded, see `Study`."""
-        return self.studies[self.snrs[0]].recorded
-
     def images(self, method: str, snr: float) -> np.ndarray | None:
         """What a method made of each target's first field ``(targets, L, L)``, where it is kept."""
         if method in self.kept:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from emlab.bench import Report
-from emlab.bench.study import pipe_table
+from emlab.bench.study import Study, pipe_table
 from emlab.chapters.tsm.cases import (
     LABELS,
     SLUG,
@@ -36,6 +36,7 @@ from emlab.chapters.tsm.cases import (
 from emlab.chapters.tsm.figures import central
 from emlab.chapters.tsm.study import (
     MAPS,
+    PICKING,
     THE_TRUTH,
     Reconstruction,
     Table,
@@ -62,6 +63,7 @@ from emlab.settings import read_settings
 from emlab.training import TrainingConfig, train
 
 _SAME = 1e-3  # the same micrograph on another machine
+Kept = Sequence[tuple[Recording, Mapping[str, Any]]]  # rows by method of each recording
 TRACED = {"encoder": "annealed", "encoder_at_once": "at_once"}
 _KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
 
@@ -323,22 +325,22 @@ def picks_by(rows: Mapping[str, Any]) -> dict[str, list[Picked]]:
     return {name: picks_of(row["picks"]) for name, row in rows.items()}
 
 
-def join(table: Table, rows: Mapping[str, Any]) -> bool:
+def join(table: Table, kept: Kept, report: Report) -> bool:
     """Give a table the recorded picks, costs and slow peers, if of the same micrographs.
 
     Returns whether they are: as many, and the raw ones correlate with the truth as recorded.
     """
-    bands = {name: by_column(row["bands"]) for name, row in rows.items()}
-    for column, kept in bands["raw"].items():
+    rows = {name: row for _, part in kept for name, row in part.items()}
+    for column, then in by_column(rows["raw"]["bands"]).items():
         live = table.scores["raw"][column]
-        if live.shape != kept.shape or np.abs(live - kept).max() > _SAME:
+        if live.shape != then.shape or np.abs(live - then).max() > _SAME:
             return False
-    for name, row in rows.items():
-        if name not in table.scores or table.seen(name) < len(row["bands"]):
-            table.join(name, bands[name])
-        if "window" in row:
-            table.windows[name] = _unpacked(row["window"])
-        table.costs[name] = row["cost"]
+    for recording, part in kept:
+        seen = {name: table.seen(name) for name in table.scores}
+        slow = {n: row["bands"] for n, row in part.items() if seen.get(n, 0) < len(row["bands"])}
+        table.join_recorded(recording, {n: by_column(one) for n, one in slow.items()}, report)
+    table.windows |= {n: _unpacked(row["window"]) for n, row in rows.items() if "window" in row}
+    table.costs |= {name: row["cost"] for name, row in rows.items()}
     table.take(picks_by(rows))
     return True
 
@@ -351,28 +353,31 @@ def join_maps(table: Table, maps: Mapping[str, Any]) -> None:
         table.maps[name] = Reconstruction(None, *curves, *told)
 
 
-def pick_again(table: Table, threads: int = 1) -> float:
-    """Largest difference of TSM's picks in the first micrograph, live less recorded, as a share."""
+def pick_again(
+    table: Table, recording: Recording, report: Report, threads: int = 1
+) -> float | None:
+    """Pick TSM's first micrograph again, where Topaz is installed: how far off the recorded F1."""
+    if topaz.find() is None:
+        return None
     again = run_study(table.cases[:1], {}, table.thresholds)
     again.answers["tsm"] = Denoised(table.answers["tsm"].images[:1], 0.0)
     again.pick(threads)
-    return abs(again.counts("tsm").f1() - table.counts("tsm").part(np.array([0])).f1())
+    here, then = again.counts("tsm"), table.counts("tsm").part(np.array([0]))
+    found = Study(again.cases, PICKING[2:3], LABELS, scores={"tsm": {"f1": np.array([here.f1()])}})
+    found.join_recorded(recording, {"tsm": {"f1": np.array([then.f1()])}}, report, "picking")
+    return found.recorded["tsm"]
 
 
-def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> list[str]:
+def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> float | None:
     """Give a table picks: the recorded ones if they are `wanted` and fit, else by Topaz, now.
 
-    Returns what was recorded, in words, and how well a picker that is run now agrees; empty if
-    nothing was.
+    Returns what `pick_again` does of recorded ones.
     """
-    if not (wanted and join(table, PICKER.values["tables"]["test"] | SLOW_PEERS.values)):
-        table.pick(threads)
-        return []
-    said = [report.recorded(PICKER), report.recorded(SLOW_PEERS)]
-    if topaz.find() is not None:
-        gap = report.value("picking.live_difference", pick_again(table, threads), n=1)
-        said.append(f"Topaz, run now on TSM's first micrograph: F1 differs by {gap:.3f}")
-    return said
+    kept = [(PICKER, PICKER.values["tables"]["test"]), (SLOW_PEERS, SLOW_PEERS.values)]
+    if wanted and join(table, kept, report):
+        return pick_again(table, PICKER, report, threads)
+    table.pick(threads)
+    return None
 
 
 def refined_table(rows: Mapping[str, Mapping[str, Any]], report: Report) -> str:

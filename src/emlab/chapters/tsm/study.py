@@ -109,9 +109,9 @@ class Table(Study):
 
     def picking(self) -> Study:
         """Precision, recall and F1 of the methods that have picks."""
-        found = Study(self.cases, PICKING, LABELS)
-        found.scores |= {name: vars(self.counts(name)) for name in self.picks}
-        return found
+        scores: dict[str, Scores] = {name: vars(self.counts(name)) for name in self.picks}
+        kept = dict.fromkeys(scores) if self.said else {}
+        return Study(self.cases, PICKING, LABELS, scores=scores, recorded=kept, said=self.said)
 
     def chance(self) -> float:
         """F1 of places drawn blindly, as many as there are particles."""
@@ -189,10 +189,8 @@ class Table(Study):
             rows.append([study.label(name), level, str(count), *cells, precise])
         if "raw" in self.picks:
             rows.append(["places at random", *[""] * 4, f"{self.chance():.3f}", "", ""])
-        numbers = [column.head for column in PICKING]
-        return pipe_table(
-            ["picked from", "threshold", "picks", *numbers, "average precision"], rows
-        )
+        heads = ["picked from", "threshold", "picks", *(column.head for column in PICKING)]
+        return pipe_table([*heads, "average precision"], rows, [study])
 
     def markdown_maps(self) -> str:
         """A row a method: particles and resolution."""
