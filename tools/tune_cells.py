@@ -17,7 +17,7 @@ import torch
 from emlab import weights
 from emlab.chapters.cellpose3 import cases as cases_of
 from emlab.chapters.cellpose3.cases import Case, Labeller, harder, make_cases, precision
-from emlab.chapters.cellpose3.rows import labels_of, run_peer
+from emlab.chapters.cellpose3.rows import PEERS, labels_of
 from emlab.methods.cellpose3 import SEGMENTER, load_segmenter
 from emlab.physics.degradations import TASKS
 from emlab.runtime import choose_threads
@@ -65,7 +65,7 @@ def search(task: str, cases: Sequence[Case], labeller: Labeller) -> dict[str, Se
     """The settings of `GRIDS` with the highest AP at .5 on validation cases."""
 
     def quality(peer: str, settings: Settings) -> float:
-        found = [labeller(run_peer(peer, case, settings)) for case in cases]
+        found = [labeller(PEERS[peer](case, **settings)) for case in cases]
         pairs = zip(cases, found, strict=True)
         return float(np.mean([precision(case.labels, labels) for case, labels in pairs]))
 

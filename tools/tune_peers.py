@@ -70,7 +70,8 @@ GRIDS: dict[str, Grids] = {
 def main() -> None:
     """Run the search, or a part of it."""
     names = sys.argv[1:] or TUNED
-    write(TARGET, HEAD, read_settings(study.PEERS) | {name: search(name) for name in names})
+    peers = read_settings(study.PEERS)["peers"] | {name: search(name) for name in names}
+    write(TARGET, HEAD, {"peers": peers})
 
 
 def search(name: str, count: int = 12) -> dict[str, Settings]:

@@ -29,6 +29,24 @@ def read_profile(place: str, profile: str) -> dict[str, Any]:
     return read_settings(place)[profile]
 
 
+def tuned(chapter: str, task: str = "") -> dict[str, dict[str, Any]]:
+    """Settings by peer of a chapter, or of one of its tasks: the best on validation data.
+
+    Raises
+    ------
+    InputError
+        No peers are tuned for the task.
+    """
+    peers = read_settings(f"chapters/{chapter}/peers")["peers"]
+    if task and task not in peers:
+        raise InputError(f"no peers are tuned for {task!r}; there are: {', '.join(peers)}")
+    found = peers[task] if task else peers
+    return {
+        peer: {key: value for key, value in entry.items() if not key.startswith("validation_")}
+        for peer, entry in found.items()
+    }
+
+
 def only_first(
     labels: Mapping[str, str], here: Mapping[str, Any], full: Mapping[str, Any]
 ) -> list[str]:

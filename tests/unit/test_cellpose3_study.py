@@ -29,7 +29,7 @@ from emlab.errors import InputError
 from emlab.methods import cellpose3
 from emlab.metrics.segmentation import average_precision
 from emlab.physics.degradations import degrade_fixed, normalise
-from emlab.settings import PROFILES
+from emlab.settings import PROFILES, tuned
 from tools import tune_cells
 
 DENOISE = 12.0
@@ -62,7 +62,7 @@ METHODS = {
     "clean": lambda case: _answer(case.clean),
     "degraded": lambda case: _answer(case.degraded),
     "constant": lambda case: study.Answer(0 * case.degraded, 0 * case.labels),
-    "gaussian": lambda case: _answer(rows.run_peer("gaussian", case, {"width": 1.5})),
+    "gaussian": lambda case: _answer(rows.PEERS["gaussian"](case, width=1.5)),
     "ours": lambda case: study.Answer(case.clean, case.labels),
 }
 
@@ -273,21 +273,19 @@ def test_recorded_rows_are_used_for_the_very_same_cases_only(cases, monkeypatch,
 def test_peers_see_the_case_and_restore_it(cases):
     case = cases[0]
     error = [np.abs(case.degraded - case.clean).mean()]
-    error.append(np.abs(rows.run_peer("gaussian", case, {"width": 1.0}) - case.clean).mean())
+    error.append(np.abs(rows.PEERS["gaussian"](case, width=1.0) - case.clean).mean())
     assert error[1] < error[0]
     blurred = replace(case, task="deblur", level=3.0)
     settings = {"smoothing": 0.0, "iterations": 10}
-    sharper = rows.run_peer("richardson_lucy", blurred, settings)
+    sharper = rows.PEERS["richardson_lucy"](blurred, **settings)
     edges = [ndimage.gaussian_gradient_magnitude(i, 1.5).max() for i in (blurred.degraded, sharper)]
     assert edges[1] > 1.1 * edges[0]
-    with pytest.raises(InputError, match="unknown peer 'magic'"):
-        rows.run_peer("magic", case, {})
 
 
 def test_bm3d_works_on_square_roots_of_counts(cases):
     pytest.importorskip("bm3d")
     small = study.crop(cases[0], (slice(0, 48), slice(0, 48)))
-    smooth = rows.run_peer("bm3d", small, {"strength": 1.0})
+    smooth = rows.PEERS["bm3d"](small, strength=1.0)
     assert np.abs(smooth - small.clean).mean() < 0.6 * np.abs(small.degraded - small.clean).mean()
 
 
@@ -301,7 +299,7 @@ def test_tuning_takes_the_best_of_a_grid(cases, monkeypatch):
 
 def test_every_task_has_tuned_peers_and_rows():
     for task, grid in tune_cells.GRIDS.items():
-        assert set(rows.tuned(task)) == set(grid) == set(rows.peer_rows(task, grid, None))
+        assert set(tuned("cellpose3", task)) == set(grid) == set(rows.peer_rows(task, grid, None))
         assert "ours" in rows.RESTORERS[task]
     assert {name for task in rows.RESTORERS.values() for name in task} <= set(study.LABELS)
 

@@ -24,13 +24,13 @@ from emlab.chapters.em_generalist.study import (
     run_real_pair,
     run_studies,
     score,
-    tuned,
 )
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
 from emlab.methods import generalist
 from emlab.metrics.structure import slice_correlation
 from emlab.recipes.generalist_tasks import GREY_RANGE, STRANGE_BLUR, TASKS, task
+from emlab.settings import tuned
 from tools import tune_peers
 from tools.tune_peers import GRIDS
 
@@ -244,13 +244,13 @@ def test_answers_of_another_shape_and_unknown_tasks_are_refused():
 def test_every_peer_of_every_grid_is_tuned_and_settings_lie_on_the_grid():
     for name in [*TASKS, "real_pair"]:
         kind = TASKS[name].kind if name in TASKS else name
-        settings = tuned(name)
+        settings = tuned("em_generalist", name)
         assert set(settings) == set(GRIDS[kind])
         for peer, values in settings.items():
             assert values in GRIDS[kind][peer]
             assert peer in LABELS
     with pytest.raises(InputError, match="no peers are tuned"):
-        tuned("cats")
+        tuned("em_generalist", "cats")
     assert list(classical_rows(STRANGE_BLUR)) == list(classical_rows(TASKS["deblur"]))
 
 

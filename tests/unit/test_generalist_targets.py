@@ -9,9 +9,10 @@ from emlab import chapters
 from emlab.bench import format_targets, targets_met
 from emlab.chapters.em_generalist.experiments import Training, ceiling, kernel_error
 from emlab.chapters.em_generalist.figures import training
-from emlab.chapters.em_generalist.study import defocus_rows, tuned
+from emlab.chapters.em_generalist.study import defocus_rows
 from emlab.errors import InputError
 from emlab.recipes.generalist_tasks import defocus_tasks, task
+from emlab.settings import tuned
 
 TARGETS, CLAIMS = chapters.targets("01_em_generalist"), chapters.claims("01_em_generalist")
 
@@ -81,7 +82,8 @@ def test_the_training_curve_is_that_of_the_card():
 
 
 def test_defocus_peers_are_tuned_for_their_own_blur():
-    iterations = [tuned(t.name)["richardson_lucy"]["iterations"] for t in defocus_tasks()]
+    peers = [tuned("em_generalist", t.name) for t in defocus_tasks()]
+    iterations = [one["richardson_lucy"]["iterations"] for one in peers]
     assert iterations == sorted(iterations)
     assert iterations[0] < iterations[-1]
     rows = defocus_rows(None, None, 2)

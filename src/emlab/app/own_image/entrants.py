@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from emlab.app.own_image.asked import Entrant, Grey, Progress, Question, Ready
-from emlab.chapters.em_generalist.study import Known, run_peer, tuned
+from emlab.chapters.em_generalist.study import Known, run_peer
 from emlab.chapters.tsm.cases import topaz_denoise, wiener
 from emlab.errors import InputError
 from emlab.external import topaz
@@ -26,6 +26,7 @@ from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.degradations import normalise
 from emlab.physics.noise_estimation import NoiseSpectrum
 from emlab.recipes.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, Task
+from emlab.settings import tuned
 from emlab.solvers import classical
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 
@@ -228,7 +229,7 @@ def _peer(name: str, question: Question) -> Ready:
     settings: dict[str, Any] = {}
     if question.task != "upsample":
         name = "bm3d_coloured" if coloured and name == "bm3d" else name
-        settings = dict(tuned(nearest)[name])
+        settings = tuned("em_generalist", nearest)[name]
     if "balance" in settings:
         settings["balance"] *= (level / DEBLUR_NOISE) ** 2
         where += ", the balance times the ratio of noise powers"

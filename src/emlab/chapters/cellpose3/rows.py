@@ -33,7 +33,6 @@ from emlab.chapters.cellpose3.study import (
     score,
 )
 from emlab.data.cells import Cell
-from emlab.errors import InputError
 from emlab.methods.cellpose3 import (
     SEGMENTER,
     load_restorer,
@@ -46,7 +45,7 @@ from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.recorded import Recording
 from emlab.runtime import Stopwatch
-from emlab.settings import read_settings
+from emlab.settings import read_settings, tuned
 from emlab.solvers import classical
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 
@@ -95,9 +94,8 @@ def peer_rows(task: str, names: Iterable[str], segmenter: ResidualUNet) -> dict[
     """Peers that learn from no clean image, as `tools/tune_cells` set them."""
 
     def row(name: str) -> Method:
-        settings = {} if name in BLIND_SPOT else dict(tuned(task)[name])
-        settings.pop("validation_ap_50", None)
-        return lambda case: _seen(run_peer(name, case, settings), segmenter)
+        settings = {} if name in BLIND_SPOT else tuned("cellpose3", task)[name]
+        return lambda case: _seen(PEERS[name](case, **settings), segmenter)
 
     return {name: row(name) for name in names}
 
@@ -134,28 +132,6 @@ def _seen(image: Image, segmenter: ResidualUNet) -> Answer:
 # --- peers
 
 
-def tuned(task: str) -> dict[str, dict[str, Any]]:
-    """Settings of a task's peers, the best on validation nuclei, and their AP there."""
-    return read_settings("chapters/cellpose3/peers")["peers"][task]
-
-
-def run_peer(name: str, case: Case, settings: Mapping[str, Any]) -> Image:
-    """Restore a case without clean images; peers are told the strength of noise and blur.
-
-    Raises
-    ------
-    InputError
-        Unknown peer, or its package is not installed.
-    """
-    if name in BLIND_SPOT:
-        config = BlindSpotConfig(kind=name, **settings)  # type: ignore[arg-type]
-        noisy = torch.from_numpy(case.degraded)
-        return denoise_blind_spot(noisy, config, case.generator()).numpy()
-    if name not in _PEERS:
-        raise InputError(f"unknown peer {name!r}; use {', '.join((*_PEERS, *BLIND_SPOT))}")
-    return _PEERS[name](case, **settings)
-
-
 def _gaussian(case: Case, width: float) -> Image:
     return classical.gaussian(case.degraded, width)
 
@@ -184,7 +160,15 @@ def _cubic(case: Case, width: float) -> Image:
     return classical.gaussian(fine, width) if width else fine
 
 
-_PEERS: Mapping[str, Callable[..., Image]] = {
+def _blind_spot(kind: Any, case: Case) -> Image:
+    noisy = torch.from_numpy(case.degraded)
+    return denoise_blind_spot(noisy, BlindSpotConfig(kind=kind), case.generator()).numpy()
+
+
+# Of a case without clean images; they are told the strength of noise and blur.
+PEERS: Mapping[str, Callable[..., Image]] = {
+    "noise2void": lambda case: _blind_spot("noise2void", case),
+    "noise2self": lambda case: _blind_spot("noise2self", case),
     "gaussian": _gaussian,
     "bm3d": _bm3d,
     "richardson_lucy": _richardson_lucy,

@@ -13,6 +13,7 @@ from emlab import chapters, data
 from emlab.bench import Report
 from emlab.bench.study import pipe_table
 from emlab.chapters.tsm.cases import (
+    THRESHOLDS,
     Image,
     Method,
     RealStudy,
@@ -21,7 +22,6 @@ from emlab.chapters.tsm.cases import (
     real_apoferritin,
     score_method,
     study_real,
-    tuned,
 )
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
@@ -37,7 +37,7 @@ from emlab.priors.base import Prior
 from emlab.recipes.particles import RESTORER, SQUARES, restore
 from emlab.recipes.tsm import frames, volume
 from emlab.runtime import make_generator
-from emlab.settings import read_settings
+from emlab.settings import read_settings, tuned
 from emlab.solvers.denoiser_spread import WienerSpread
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
 from emlab.solvers.one_step import DiffuseBackConfig, diffuse_back, tweedie
@@ -47,7 +47,7 @@ SLUG = "06_compare"
 
 def thresholds() -> dict[str, float]:
     """Scores that a pick of Topaz needs, by method, all from validation micrographs."""
-    return {**tuned()["thresholds"], **read_settings("chapters/compare/peers")["thresholds"]}
+    return {**THRESHOLDS, **read_settings("chapters/compare/peers")["thresholds"]}
 
 
 def methods(
@@ -86,8 +86,7 @@ def generalist_method(
     """
     config = generalist.load_config()
     loaded = generalist.load(config, device) if prior is None else prior
-    found = read_settings("chapters/compare/peers")["peers"]["generalist"]
-    seen = working_angstrom or found["working_angstrom"]
+    seen = working_angstrom or tuned("compare")["generalist"]["working_angstrom"]
 
     def clean(image: Image) -> Image:
         sides = [max(64, 2 * round(side * pixel_size_angstrom / seen / 2)) for side in image.shape]

@@ -15,7 +15,7 @@ from emlab.methods.cellpose3 import load_segmenter
 from emlab.recipes.particles import RESTORER, SEGMENTER, SQUARES
 from emlab.recipes.tsm import frames
 from emlab.recorded import Recording
-from emlab.settings import read_settings
+from emlab.settings import tuned
 
 _REAL = ("raw", "generalist", "tsm", "squares", "cellpose3")
 
@@ -50,7 +50,7 @@ ROWS = ("raw", "gaussian", "wiener", "generalist", "tsm", "squares", "cellpose3"
 _KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {
     "seed": 0,
     "thresholds": thresholds(),
-    "generalist": read_settings("chapters/compare/peers")["peers"]["generalist"],
+    "generalist": tuned("compare")["generalist"],
 }
 PICKS = Recording(
     SLUG,

@@ -226,7 +226,7 @@ def _recording(name: str, measure: Any, **more: Any) -> Recording:
     return Recording("01_em_generalist", name, measure, settings, ("generalist_flow",))
 
 
-ROWS = _recording("rows", _measure_rows, tuned=read_settings(PEERS))
+ROWS = _recording("rows", _measure_rows, tuned=read_settings(PEERS)["peers"])
 ABLATIONS = _recording("ablations", _measure_ablations)
 INTERVALS = _recording("intervals", _measure_intervals)
 

@@ -32,7 +32,7 @@ from emlab.priors.base import FromDenoiser
 from emlab.priors.networks import FlowPrior
 from emlab.recipes.generalist_supervised import Restorer
 from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, STRANGE_BLUR, Task
-from emlab.settings import read_settings
+from emlab.settings import read_settings, tuned
 from emlab.solvers import classical
 from emlab.solvers.blind import BlindConfig
 from emlab.solvers.plug_and_play import RestoreConfig
@@ -180,17 +180,6 @@ def run_peer(name: str, measurement: NDArray, known: Known, settings: Settings) 
     return _PEERS[name](unit, known, settings) * np.float32(GREY_RANGE)
 
 
-def tuned(task: str) -> dict[str, dict[str, Any]]:
-    """Settings by peer for a task (or ``"real_pair"``), chosen on validation images."""
-    table = read_settings(PEERS)
-    if task not in table:
-        raise InputError(f"no peers are tuned for {task!r}; there are: {', '.join(table)}")
-    return {
-        peer: {key: value for key, value in entry.items() if key != "validation_psnr"}
-        for peer, entry in table[task].items()
-    }
-
-
 # --- the rows of a table
 
 
@@ -200,7 +189,7 @@ Rows = Callable[[Task], dict[str, Method]]
 
 def classical_rows(task: Task, peers: Iterable[str] | None = None) -> dict[str, Method]:
     """The identity and the tuned classical peers: those named, or all."""
-    settings = tuned("deblur" if task is STRANGE_BLUR else task.name)
+    settings = tuned("em_generalist", "deblur" if task is STRANGE_BLUR else task.name)
     return {
         "input": _on_fine_grid,
         **{name: partial(_peer, name, settings[name]) for name in peers or settings},
@@ -444,7 +433,7 @@ def _columns(task: Task) -> tuple[Column, ...]:
 
 def best_classical(study: Study) -> str:
     """The classical peer that did best on validation images, of those that ran."""
-    table = read_settings(PEERS)[study.cases[0].task.name]
+    table = read_settings(PEERS)["peers"][study.cases[0].task.name]
     return max(set(table) & set(study.scores), key=lambda peer: table[peer]["validation_psnr"])
 
 

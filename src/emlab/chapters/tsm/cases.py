@@ -46,11 +46,12 @@ from emlab.priors.networks import untrained_prior
 from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import PROTEINS, volume
 from emlab.runtime import make_generator
-from emlab.settings import read_settings
+from emlab.settings import read_settings, tuned
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
 from emlab.solvers.classical import bm3d
 
 SLUG = "02_tsm"
+THRESHOLDS = read_settings("chapters/tsm/peers")["thresholds"]  # scores that a pick needs
 Image = NDArray[np.float32]
 LABELS = {
     "raw": "raw",
@@ -160,7 +161,7 @@ def topaz_denoise(images: Sequence[Image], threads: int = 1) -> Denoised:
 
 def classical(names: Sequence[str], settings: Mapping[str, Any] | None = None) -> dict[str, Method]:
     """Raw, Gaussian, Wiener and BM3D with their tuned settings, those of `names`."""
-    table = tuned()["peers"] if settings is None else settings
+    table = tuned("tsm") if settings is None else settings
     made: dict[str, Method] = {
         "raw": each(lambda image: image),
         "gaussian": each(partial(gaussian, **table.get("gaussian", {}))),
@@ -168,11 +169,6 @@ def classical(names: Sequence[str], settings: Mapping[str, Any] | None = None) -
         "bm3d": each(partial(block_matching, **table.get("bm3d", {}))),
     }
     return {name: made[name] for name in names}
-
-
-def tuned() -> dict[str, Any]:
-    """``peers.toml``: tables ``peers`` and ``thresholds``."""
-    return read_settings("chapters/tsm/peers")
 
 
 def score_method(

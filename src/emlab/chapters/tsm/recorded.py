@@ -31,7 +31,6 @@ from emlab.chapters.tsm.cases import (
     score_method,
     study_real,
     topaz_denoise,
-    tuned,
 )
 from emlab.chapters.tsm.figures import central
 from emlab.chapters.tsm.study import (
@@ -282,7 +281,10 @@ def _variants(table: Mapping[str, Any]) -> dict[str, Any]:
 
 _READ = read_settings("chapters/tsm/chapter")
 _ABLATIONS = _READ["recorded"]["ablations"]
-_SETTINGS = {key: _READ["cpu"][key] for key in _KEPT} | {**tuned(), "seed": 0}
+_SETTINGS = {key: _READ["cpu"][key] for key in _KEPT} | {
+    **read_settings("chapters/tsm/peers"),
+    "seed": 0,
+}
 _BOTH = ("tsm_dsm", "tsm_tsm")
 PICKER = Recording(SLUG, "picker", _measure_picker, _SETTINGS, _BOTH)
 APOFERRITIN = Recording(SLUG, "apoferritin", _measure_apoferritin, _SETTINGS, _BOTH)
