@@ -210,7 +210,7 @@ def test_the_table_is_recorded_and_shown(table, tmp_path):
     study.record(table, report, "denoise")
     values = report.metrics()["values"]
     assert values["denoise.ap_50.ours"]["value"] == 1
-    assert values["denoise.gain.over_gaussian"]["low"] > 0
+    assert values["denoise.gain.ours_over_gaussian"]["low"] > 0
     assert "denoise.recovered.degraded" not in values
     assert study.markdown(table).count("\n") == 1 + len(METHODS)
     assert "{" not in claims_table(chapters.claims("05_cellpose3"), values)
@@ -225,10 +225,10 @@ def test_the_summary_says_no_more_than_the_intervals():
     values = {
         "deblur.ap_50.ours": gain(0.6, 0.8),
         "deblur.recovered.ours": gain(0.6, 0.8),
-        "deblur.gain.over_gaussian": gain(0.1, 0.2),
-        "deblur.gain.over_richardson_lucy": gain(-0.01, 0.03),
-        "deblur.gain.over_range": gain(-0.05, -0.01),
-        "deblur.gain.over_constant": gain(0.5, 0.7),
+        "deblur.gain.ours_over_gaussian": gain(0.1, 0.2),
+        "deblur.gain.ours_over_richardson_lucy": gain(-0.01, 0.03),
+        "deblur.gain.ours_over_range": gain(-0.05, -0.01),
+        "deblur.gain.ours_over_constant": gain(0.5, 0.7),
     }
     assert verdicts(values) == (
         "- **Blur**: 0.7 [0.6, 0.8] of the lost AP comes back; ahead of *Gaussian*; not told apart "

@@ -96,9 +96,9 @@ def test_the_segmenter_judges_and_pairs_are_of_what_both_saw(judged, tmp_path):
     values = report.metrics()["values"]
     assert values["correlation.constant"]["value"] == values["frc.constant"]["value"] == 0
     assert values["own.f1.constant"]["value"] == 0
-    assert values["gain.frc.squares"]["n"] == 1
-    assert values["over_squares.correlation.tsm"]["value"] > 0
-    assert "gain.f1.tsm" not in values
+    assert values["gain_frc.squares_over_raw"]["n"] == 1
+    assert values["gain_correlation.tsm_over_squares"]["value"] > 0
+    assert "gain_f1.tsm_over_raw" not in values
     assert judged.markdown_gains().count("\n") == 1 + 3
 
 
@@ -208,7 +208,7 @@ def test_statements_are_counted_by_what_became_of_their_conditions(tmp_path):
     for name in ("tsm", "generalist", "flowdps", "mtd", "cellpose3"):
         report.value(f"agreement.{name}", 0.1)
     report.value("own.f1.raw", 0.7, 0.6, 0.8, n=4)
-    report.value("gain.own_f1.cellpose3", 0.1, -0.1, 0.3, n=4)
+    report.value("gain_own_f1.cellpose3_over_raw", 0.1, -0.1, 0.3, n=4)
     chapter.record_statements(report)
     found = report.metrics()["values"]
     counts = [found[f"statements.{word}"]["value"] for word in ("confirmed", "contradicted")]
@@ -216,7 +216,7 @@ def test_statements_are_counted_by_what_became_of_their_conditions(tmp_path):
 
 
 def test_tables_fill_in_numbers_and_dashes():
-    assert "0.25" in decision_table({"gain.correlation.tsm": value(0.25)})
+    assert "0.25" in decision_table({"gain_correlation.tsm_over_raw": value(0.25)})
     statements = chapters.claims("06_compare", "statement")
     assert claims_table(statements, {}).count("not measured") == len(statements)
 

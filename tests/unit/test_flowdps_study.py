@@ -143,7 +143,7 @@ def test_the_table_is_recorded_and_shown(table, tmp_path):
     report = Report("03_flowdps", tmp_path, "smoke", 0)
     rows.record(table, report)
     values = report.metrics()["values"]
-    for name in ("rmse.ours", "coverage.ours.dose_30", "rmse_ratio.over_best_classical"):
+    for name in ("rmse.ours", "coverage.ours.dose_30", "rmse_ratio.ours_over_best_classical"):
         assert name in values
     assert values["coverage.ours.all"]["value"] == rows.coverage(table, "ours").mean
     text = rows.table(table)

@@ -203,7 +203,7 @@ def test_ours_is_run_on_every_kind_of_task_and_leaves_its_costs():
     with pytest.raises(InputError, match="already recorded"):
         report.value("isotropic_6.psnr.ours", 1.0)
     with pytest.raises(InputError, match="already recorded"):
-        report.value("deblur.gain_frc_nm.over_wiener", 1.0)
+        report.value("deblur.gain_frc_nm.ours_over_wiener", 1.0)
 
 
 def test_real_pair_is_scored_in_tiles_after_matching_grey_levels():

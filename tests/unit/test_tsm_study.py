@@ -304,7 +304,7 @@ def test_the_report_holds_what_the_bounds_ask_for(table, micrographs, barrel, tm
     table.record_all(report)
     table.record_set(report, "near focus")
     values = report.metrics()["values"]
-    for name in ("recovery.tsm", "picking.f1_gain.over_raw", "recovery_80_40.raw"):
+    for name in ("recovery.tsm", "picking.gain_f1.tsm_over_raw", "recovery_80_40.raw"):
         assert name in values
     assert values["picking.recall.raw"]["low"] <= values["picking.recall.raw"]["value"]
     assert values["set.near_focus.f1.tsm"]["value"] == values["picking.f1.tsm"]["value"]

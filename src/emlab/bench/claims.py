@@ -46,7 +46,7 @@ _OTHER_END = {"low": "high", "high": "low"}
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison such as ``gain.over_wiener:low > 0``.
+    """A comparison such as ``gain.ours_over_wiener:low > 0``.
 
     Attributes
     ----------

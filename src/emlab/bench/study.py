@@ -259,12 +259,15 @@ class Study:
                     n = len(np.unique(self.targets[:n]))
                 report.value(key, *interval, unit=column.unit, note=note, n=n)
 
-    def record_gains(self, report: Report, better: str, worse: str, prefix: str = "") -> None:
-        """Record paired gains as ``PREFIX.gain_COLUMN.BETTER_over_WORSE``."""
-        for column in (column for column in self.columns if column.of is mean_of):
-            key = f"{column.gain or f'gain_{column.name}'}.{better}_over_{worse}"
-            gain = self.gain(better, worse, column.name)
-            report.value(".".join(filter(None, [prefix, key])), *gain, note="paired, same cases")
+    def record_gains(
+        self, report: Report, better: str, worse: str, prefix: str = "", columns: Sequence[str] = ()
+    ) -> None:
+        """Record paired gains in means over cases as ``PREFIX.gain_COLUMN.BETTER_over_WORSE``."""
+        n = min(self.seen(better), self.seen(worse))
+        for name in columns or [column.name for column in self.columns if column.of is mean_of]:
+            key = f"{self._column(name).gain or f'gain_{name}'}.{better}_over_{worse}"
+            where, gain = ".".join(filter(None, [prefix, key])), self.gain(better, worse, name)
+            report.value(where, *gain, note="paired, same cases", n=n)
 
     def _column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)

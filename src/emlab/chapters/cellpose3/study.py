@@ -119,7 +119,7 @@ def _part(scores: Scores, name: str, targets: Values | None) -> Interval:
 
 _RATE = partial(Column, show="{mean:.3f}", note="for each true object", of=_ratio)
 COLUMNS = (
-    Column("ap_50", "AP at .5", note=NOTE),
+    Column("ap_50", "AP at .5", note=NOTE, gain="gain"),
     Column("ap_75", note=NOTE),
     _RATE("tp_rate", "TP"),
     _RATE("fp_rate", "FP"),
@@ -173,15 +173,14 @@ def markdown(table: Study) -> str:
 
 
 def record(table: Study, report: Report, task: str) -> None:
-    """Record ``TASK.NUMBER.METHOD`` of `COLUMNS` and `CHANGES`, and ``TASK.gain.over_METHOD``."""
+    """Record ``TASK.NUMBER.METHOD``, and ``TASK.gain.ours_over_METHOD`` in AP at .5."""
     table.record(report, task)
     changed = changes(table)
     for name in ("clean", "degraded"):
         del changed.scores[name]
     changed.record(report, task)
     for name in [n for n in changed.methods if n != "ours" and "ours" in changed.scores]:
-        gain = table.gain("ours", name, "ap_50")
-        report.value(f"{task}.gain.over_{name}", *gain, note=NOTE, n=table.seen(name))
+        table.record_gains(report, "ours", name, task, ["ap_50"])
 
 
 _SPOILT = {
@@ -205,7 +204,7 @@ def verdicts(values: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         found: dict[str, list[str]] = {"ahead of": [], "not told apart from": [], "behind": []}
         for name, label in LABELS.items():
-            gain = values.get(f"{task}.gain.over_{name}")
+            gain = values.get(f"{task}.gain.ours_over_{name}")
             if gain is None or name in _NO_PEERS:
                 continue
             behind = "behind" if gain["high"] < 0 else "not told apart from"

@@ -33,7 +33,6 @@ COLUMNS = (
     Column("correlation", "correlation in particles", note=NOTE),
     Column("frc", "FRC 80 to 10 A", note=NOTE),
 )
-_REFERENCES = {"gain": "raw", "gain_over_tsm": "tsm", "over_squares": "squares"}
 NUMBERS = {  # their heads in tables, and who judges by them
     "correlation": ("correlation in particles", "correlation in particles"),
     "frc": ("FRC", "Fourier ring correlation"),
@@ -121,7 +120,7 @@ class Judged(Table):
 
     def record_all(self, report: Report) -> None:
         """Record ``correlation.METHOD``, ``frc.METHOD``, ``topaz.f1.METHOD``, ``own.f1.METHOD``,
-        ``gain.NUMBER.METHOD`` over raw, ``gain_over_tsm`` and ``over_squares`` alike."""
+        ``gain_NUMBER.METHOD_over_raw``, and over ``tsm`` and ``squares``."""
         for name, value in self.constant.items():
             report.value(f"{name}.constant", value, note="of an image without contrast")
         self.record(report)
@@ -130,11 +129,11 @@ class Judged(Table):
         Study(self.cases, PICKING[2:3], LABELS, scores=own).record(report, "own")
         for name in self.methods:
             report.value(f"cost.{name}", self.cost(name), unit="s", note="a megapixel")
-        for key, worse in _REFERENCES.items():
+        for worse in ("raw", "tsm", "squares"):
             for name in [n for n in self.methods if n != worse and worse in self.scores]:
                 n = min(self.seen(name), self.seen(worse))
                 for number, gain in self.gains(name, worse).items():
-                    report.value(f"{key}.{number}.{name}", *gain, note=NOTE, n=n)
+                    report.value(f"gain_{number}.{name}_over_{worse}", *gain, note=NOTE, n=n)
 
 
 def judge(
@@ -311,7 +310,7 @@ def halves(image: Image) -> tuple[Image, Image]:
 
 
 HALVES = (
-    Column("with_raw", "one half cleaned, the other raw", show="{mean:.4f}", note=""),
+    Column("with_raw", "one half cleaned, the other raw", show="{mean:.4f}", note="", gain="gain"),
     Column("itself", note=""),
 )
 
@@ -338,12 +337,10 @@ class Halves(Study):
         return self.markdown(extra={"gain over raw": gain, "both halves cleaned": both})
 
     def record_all(self, report: Report) -> None:
-        """Record ``halves.with_raw.METHOD``, ``halves.gain.METHOD``, ``halves.itself.METHOD``."""
+        """Record ``halves.NUMBER.METHOD`` and ``halves.gain.METHOD_over_raw``."""
         self.record(report, "halves")
-        note = "95 % bootstrap interval over windows of one micrograph"
         for name in [name for name in self.methods if name != "raw"]:
-            gain = self.gain(name, "raw", "with_raw")
-            report.value(f"halves.gain.{name}", *gain, note=note, n=self.seen(name))
+            self.record_gains(report, name, "raw", "halves", ["with_raw"])
 
 
 def split(

@@ -459,11 +459,8 @@ def markdown(studies: Studies) -> str:
 
 
 def record(studies: Studies, report: Report) -> None:
-    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.over_METHOD`` of ours."""
+    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.ours_over_METHOD``."""
     for task, study in studies.items():
         study.record(report, task)
-        for name in study.methods if "ours" in study.scores else ():
-            for metric in METRICS if name != "ours" else ():
-                gain = study.gain("ours", name, metric)
-                name_of_gain = f"{task}.gain_{metric}.over_{name}"
-                report.value(name_of_gain, *gain, note="paired, same targets")
+        for name in [n for n in study.methods if n != "ours" and "ours" in study.scores]:
+            study.record_gains(report, "ours", name, task, METRICS)

@@ -429,11 +429,11 @@ def record(study: Study, report: Report, ours: str = "ours") -> None:
         for kind, key in (("rings", "finer_than"), ("zeros", "finer_near_zeros_than")):
             found = finer_by(study, ours, name, kind)
             report.value(f"{key}.{name}", *found, note="ratio of frequencies at FRC .5")
-        report.value(f"rmse_ratio.over_{name}", *ratio(study, ours, name), note=NOTE)
+        report.value(f"rmse_ratio.{ours}_over_{name}", *ratio(study, ours, name), note=NOTE)
         gain = zeros_gain(study, ours, name)
-        report.value(f"frc_zeros_gain.over_{name}", *gain, note="mean FRC near zeros")
-    best = best_classical(study)
-    report.value("rmse_ratio.over_best_classical", *ratio(study, ours, best), note=LABELS[best])
+        report.value(f"gain_frc_zeros.{ours}_over_{name}", *gain, note="mean FRC near zeros")
+    best, key = best_classical(study), "rmse_ratio.ours_over_best_classical"
+    report.value(key, *ratio(study, ours, best), note=LABELS[best])
 
 
 def _record_calibration(study: Study, report: Report, name: str) -> None:

@@ -210,12 +210,10 @@ class Table(Study):
         constant = band_correlations(np.ones(tuple(first.noisy.shape)), first)["mean"]
         report.value("recovery.nothing", constant, note="of an image without contrast")
         self.record(report)
-        pairs = [("over_", "tsm", name) for name in self.methods if name != "tsm"]
-        pairs += [("dsm_over_", "dsm", name) for name in ("topaz", "gaussian", "bm3d")]
-        for key, better, worse in pairs:
-            if {better, worse} <= self.scores.keys():
-                gain = self.gain(better, worse, "recovery")
-                report.value(f"recovery_gain.{key}{worse}", *gain, note=NOTE)
+        pairs = [("tsm", name) for name in self.methods if name != "tsm"]
+        pairs += [("dsm", name) for name in ("topaz", "gaussian", "bm3d")]
+        for pair in [pair for pair in pairs if self.scores.keys() >= {*pair}]:
+            self.record_gains(report, *pair, columns=["recovery"])
         if "raw" in self.picks:
             report.value("picking.f1.chance", self.chance(), note="places at random")
         self.picking().record(report, "picking")
@@ -224,14 +222,15 @@ class Table(Study):
             report.value(f"picking.average_precision.{name}", precise)
             for number in ("f1", "precision", "recall") if name != "tsm" in self.picks else ():
                 gain = self.picking_gain("tsm", name, number)
-                report.value(f"picking.{number}_gain.over_{name}", *gain, note=NOTE)
+                report.value(f"picking.gain_{number}.tsm_over_{name}", *gain, note=NOTE)
         for name, found in self.maps.items():
             report.value(f"map.resolution.{name}", found.resolution_angstrom, unit="A")
             report.value(f"map.resolution_truth.{name}", found.true_resolution_angstrom, unit="A")
         for worse in ("raw", "topaz"):
             if {"tsm", worse} <= self.maps.keys():
                 ratio = self.maps["tsm"].resolution_angstrom / self.maps[worse].resolution_angstrom
-                report.value(f"map.resolution_ratio.over_{worse}", ratio, note="below 1 is finer")
+                key = f"map.resolution_ratio.tsm_over_{worse}"
+                report.value(key, ratio, note="below 1 is finer")
 
     def record_set(self, report: Report, name: str) -> None:
         """Record ``set.NAME.NUMBER.METHOD``: correlation, precision, recall and F1."""
