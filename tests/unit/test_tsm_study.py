@@ -124,7 +124,8 @@ def test_recorded_picks_join_a_table_of_the_same_micrographs_only(table):
         found.scores |= table.scores
         return found
 
-    report, other = Mock(recorded=lambda one: f"from {one}"), fresh()
+    report = Mock(recorded=lambda one: f"from {one}", value=lambda _, value, **more: value)
+    other = fresh()
     assert not join(other, [("here", {"raw": row("raw", 0.1)})], report)
     assert not other.picks
     mine = fresh()
