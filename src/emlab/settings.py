@@ -57,7 +57,7 @@ def read_config(method: str, name: str) -> dict[str, Any]:
 
 def of_kind(kinds: Mapping[str, Callable[..., Any]], key: str, table: dict[str, Any]) -> Any:
     """Make what a table describes: its `key` says of which kind; an `InputError` if unknown."""
-    kind, arguments = table.get(key), {name: table[name] for name in table if name != key}
+    kind, arguments = table.get(key, ""), {name: table[name] for name in table if name != key}
     if kind not in kinds:
         raise InputError(f"unknown {key} {kind!r}; choose one of {', '.join(kinds)}")
     return kinds[kind](**arguments)

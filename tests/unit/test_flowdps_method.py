@@ -377,7 +377,8 @@ def test_the_table_counts_for_the_weights_that_it_was_measured_for(prior, monkey
     found = flowdps_config.on_images(prior, prior.draw(4))
     digest = {"some": "abc" if same else "xyz"}
     table = {"sha256": digest, "rings": {"some": flowdps_config.rings_of(found).tolist()}}
-    monkeypatch.setattr(flowdps_config, "kept", lambda *_: table)
+    settings = {**flowdps_config.read_settings("methods/flowdps"), "spread": table}
+    monkeypatch.setattr(flowdps_config, "read_settings", lambda place: settings)
     monkeypatch.setattr(flowdps_config.weights, "card", lambda name: Mock(sha256="abc"))
     monkeypatch.setattr(flowdps_config, "cache_folder", lambda: Path("/nowhere"))
     monkeypatch.setattr(flowdps_config, "on_own_draws", Mock(side_effect=ZeroDivisionError))

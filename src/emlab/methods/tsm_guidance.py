@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,6 @@ from emlab.errors import InputError
 from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.priors.target_bank import Matcher, coarsen
 
-Transfer = Callable[[tuple[int, int]], Tensor]
 BACKGROUND_ANGSTROM = 150.0  # standard deviation of the blur that is taken off first
 CLIP = 6.0  # what is darker or brighter than so many sigmas of noise is no protein
 _NUISANCE_ANGSTROM = 30.0
