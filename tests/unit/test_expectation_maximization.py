@@ -274,6 +274,7 @@ def test_the_noise_level_is_estimated_at_the_truth(count, snr, grids):
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"m_step": "newton"}, "m_step must be 'gradient' or 'closed_form'"),
         ({"prior_schedule": "cosine"}, "'constant' or 'linear'"),
+        ({"assignment": "firm"}, "assignment must be 'soft' or 'hard'"),
         ({"step_size": 0.0}, "step_size must be positive"),
         ({"step_size": math.nan}, "step_size must be a finite number"),
         ({"prior_precision": -1.0}, "prior_precision must be positive"),

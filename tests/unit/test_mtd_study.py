@@ -171,6 +171,8 @@ def test_the_ablation_changes_one_thing_after_the_other(kind, monkeypatch):
         assert config.em.m_step == (ours.em.m_step if prior else "closed_form")
         assert config.em.learn_occupancy == (not name.startswith("closed_form"))
     assert used["annealed_prior"][0].em.prior_schedule == "linear"
+    hard = [name for name, given in used.items() if given[0].em.assignment == "hard"]
+    assert hard == ["hard_prior"]
 
 
 def test_a_recorded_study_is_shown_as_it_stands():

@@ -125,7 +125,8 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
     """What ours changes in the paper's settings, one after the other, from the paper's own start.
 
     The closed form in place of a gradient step; the occupancy learned; each without a prior and
-    with ours in the M-step (``map`` or ``proximal``); its weight growing from 0 as the paper's.
+    with ours in the M-step (``map`` or ``proximal``), that with each patch given to its likeliest
+    state; the weight of the prior growing from 0 as the paper's.
     """
     paper, start = Config.named(f"paper_{kind}"), paper_start(kind, make_generator(seed))
     with_prior = Config.named(f"ours_{kind}").em
@@ -135,6 +136,7 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
         "closed_form_prior": replace(with_prior, learn_occupancy=False),
         "occupancy": without,
         "occupancy_prior": with_prior,
+        "hard_prior": replace(with_prior, assignment="hard"),
         "annealed_prior": replace(with_prior, prior_schedule="linear", tolerance=0.0),
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from emlab.bench.study import Study, each
 from emlab.chapters.mtd.experiments import (
@@ -25,6 +26,7 @@ from emlab.chapters.mtd.study import (
     Method,
     StudySettings,
     draw_tasks,
+    ours_row,
     run_study,
     score,
     standard_methods,
@@ -32,6 +34,7 @@ from emlab.chapters.mtd.study import (
 )
 from emlab.data.digits import load_digits
 from emlab.methods.mtd import Config, draw_starts
+from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior
 from emlab.recorded import Recording
@@ -47,11 +50,11 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, study in settings["studies"].items():
         kind, split = study["kind"], study["split"]
         size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
-        prior = gaussian_prior() if kind == "gaussian" else load_prior("mtd_mnist_epsilon")
-        config = replace(Config.named(f"ours_{kind}"), starts=study["starts"])
-        starts = draw_starts(config, make_generator(seed), prior)
+        prior, starts, config = _ours(kind, study["starts"], seed)
         methods = standard_methods(kind, seed, starts) | ablation_rows(kind, prior, seed)
         methods |= classical_rows(prior)
+        hard = replace(config.em, assignment="hard")
+        methods["ours_hard"] = ours_row(replace(config, em=hard), prior, starts)
         if "ours_untrained" in study["rows"]:
             methods["ours_untrained"] = untrained_row(len(starts), seed)
         chosen = {row: methods[row] for row in study["rows"]}
@@ -60,6 +63,13 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         found[name] = {"power": _power(kind, size, seed, split), "rows": rows}
     choose_threads(workers)
     return {"studies": found, "starts_from": load_digits("train").source}
+
+
+def _ours(kind: str, starts: int, seed: int) -> tuple[Prior, Tensor, Config]:
+    """Prior, so many starts and settings of ours for one kind of image."""
+    prior = gaussian_prior() if kind == "gaussian" else load_prior("mtd_mnist_epsilon")
+    config = replace(Config.named(f"ours_{kind}"), starts=starts)
+    return prior, draw_starts(config, make_generator(seed), prior), config
 
 
 def _measure_schedules(settings: Mapping[str, Any]) -> dict[str, list[float]]:
