@@ -19,6 +19,7 @@ from emlab.chapters.mtd.recorded import (
     _join,
     recorded_rows,
     recorded_study,
+    sample_calibration,
     study_with_recorded,
     untrained_study,
 )
@@ -184,6 +185,12 @@ def test_a_recorded_study_is_shown_as_it_stands():
     shown = fields.studies[fields.snrs[0]].interval("ours", "error_shift").mean
     assert shown == pytest.approx(np.array(kept)[..., 1].mean())
     assert error_table(fields).count("†") == len(of["rows"])
+
+
+def test_the_spread_of_recorded_samples_is_compared_with_their_error():
+    (_, error, spread), ratio = sample_calibration("gaussian", "1")
+    assert ratio.mean == pytest.approx(error / spread)
+    assert ratio.low < ratio.mean < ratio.high
 
 
 def test_unknown_kinds_of_image_are_refused():

@@ -19,7 +19,7 @@ from emlab.physics.mtd import Measurement, Rotations, cut_patches, simulate_meas
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.runtime import Stopwatch, make_generator
-from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep
+from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep, sample_images
 
 SCHEDULES = {
     "constant 1": (1.0, "constant"),
@@ -153,6 +153,17 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
         )
 
     return {name: row(em) for name, em in changes.items()}
+
+
+def draw_images(task: Task, found: Recovery, prior: Prior, chains: int, sweeps: int) -> Tensor:
+    """Posterior samples ``(draws, L, L)``: the second half of chains that start at a recovery."""
+    measurement = task.measurement
+    rotations = measurement.operator.rotations
+    patches = cut_patches(measurement.field, rotations.size)
+    estep = ExpectationStep(patches, rotations, measurement.sigma)
+    starts = found.image.expand(chains, -1, -1)
+    drawn = sample_images(estep, starts, prior, found.occupancy, sweeps, task.generator())
+    return drawn[sweeps // 2 :].flatten(0, 1)
 
 
 def _align(spectra: Tensor, reference: Tensor, margin: int) -> list[int]:
