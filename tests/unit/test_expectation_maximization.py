@@ -1,10 +1,12 @@
 """Expectation-maximisation climbs, and every M-step is the step that its equation says."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from drawing import draw, generator
+from torch.nn.functional import pad
 
 from emlab.errors import InputError
 from emlab.physics.mtd import Rotations, cut_patches, simulate_measurement
@@ -17,7 +19,9 @@ from emlab.solvers.expectation_maximization import (
     estimate_noise,
     likelihood_gradient,
     maximization_step,
+    sample_images,
 )
+from emlab.solvers.one_step import DiffuseBackConfig
 
 SIZE = 5
 
@@ -265,6 +269,66 @@ def test_the_noise_level_is_estimated_at_the_truth(count, snr, grids):
     assert estimates[1].item() == pytest.approx(raw)
 
 
+# --- drawing images from their posterior
+
+
+def closed_form_posterior(patches, prior, variance, sigma, occupancy):
+    """Mean and covariance of the pixels of an image seen in two patches, in whatever states.
+
+    A mixture of Gaussians, one for each pair of states, each by the formula of linear regression.
+    """
+    pixels = torch.eye(4, dtype=torch.float64).reshape(4, 2, 2)
+    views = torch.stack(
+        [
+            pad(pixels.rot90(k, (1, 2)), (0, 2, 0, 2)).roll(shift, (1, 2))[:, :2, :2].flatten(1).T
+            for k in range(4)
+            for shift in itertools.product(range(4), repeat=2)
+        ]
+    )
+    blank = views.sum((1, 2)) == 0
+    log_state = torch.where(blank, (1 - occupancy) / blank.sum(), occupancy / (~blank).sum()).log()
+    pairs = torch.cartesian_prod(torch.arange(64), torch.arange(64))
+    operators = views[pairs].flatten(1, 2)
+    seen, identity = patches.flatten(), torch.eye(8, dtype=torch.float64)
+    noise = sigma**2 * identity + variance * operators @ operators.mT
+    law = torch.distributions.MultivariateNormal(operators @ prior.mean.flatten(), noise)
+    weights = (log_state[pairs].sum(1) + law.log_prob(seen)).softmax(0)
+    precision = torch.eye(4, dtype=torch.float64) / variance + operators.mT @ operators / sigma**2
+    pull = prior.mean.flatten() / variance + operators.mT @ seen / sigma**2
+    means = torch.linalg.solve(precision, pull)
+    mean = weights @ means
+    apart = means - mean
+    within = torch.einsum("c,cij->ij", weights, torch.linalg.inv(precision))
+    return mean, within + torch.einsum("c,ci,cj->ij", weights, apart, apart)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.8])
+def test_sampled_images_have_the_mean_and_covariance_of_the_closed_form(sigma):
+    """With states that cannot be told apart and pixels that are seen unequally often."""
+    variance, occupancy = 0.5, 0.7
+    prior = GaussianPrior(1 + draw(2, 2, seed=9), variance)
+    truth = prior.sample(1, generator(3))[0]
+    clean = torch.zeros(2, 2, 2, dtype=torch.float64)
+    clean[0], clean[1, :1] = truth, truth.rot90(1)[1:]
+    patches = clean + sigma * draw(2, 2, 2, seed=5)
+    mean, covariance = closed_form_posterior(patches, prior, variance, sigma, occupancy)
+    expectation = ExpectationStep(patches, Rotations(4, 2, torch.float64), sigma)
+    starts, config = prior.sample(400, generator(1)), DiffuseBackConfig(steps=150, sigma_min=0.005)
+    chains = sample_images(expectation, starts, prior, occupancy, 60, generator(2), config)
+    assert chains.shape == (60, 400, 2, 2)
+    drawn = chains[20:].reshape(-1, 4)
+    torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.T.cov(), covariance, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("change", [{"sweeps": 0}, {"occupancy": 0.0}, {"occupancy": 1.0}])
+def test_samples_need_a_sweep_and_an_occupancy(change):
+    truth, expectation = problem()
+    given = {"sweeps": 1, "occupancy": 0.4} | change
+    with pytest.raises(InputError, match="sweeps >= 1 and occupancy in"):
+        sample_images(expectation, truth[None], gaussian_prior(), generator=generator(), **given)
+
+
 # --- bad input
 
 
@@ -274,6 +338,7 @@ def test_the_noise_level_is_estimated_at_the_truth(count, snr, grids):
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"m_step": "newton"}, "m_step must be 'gradient' or 'closed_form'"),
         ({"prior_schedule": "cosine"}, "'constant' or 'linear'"),
+        ({"assignment": "firm"}, "assignment must be 'soft' or 'hard'"),
         ({"step_size": 0.0}, "step_size must be positive"),
         ({"step_size": math.nan}, "step_size must be a finite number"),
         ({"prior_precision": -1.0}, "prior_precision must be positive"),

@@ -228,6 +228,44 @@ def test_expected_patches_find_the_copies_at_high_snr():
     assert error.norm() < 0.02 * clean.norm()
 
 
+# --- all weight on one state
+
+
+@pytest.mark.parametrize("occupancy", [None, 0.4])
+def test_hard_assignment_gives_each_patch_to_its_likeliest_state(occupancy):
+    """Shifts that see nothing look all the same: they are one state."""
+    truth, patches, rotations, sigma = problem(4, 4)
+    states, _, blank = state_probabilities(4, 4, occupancy)
+    logs = log_joint(truth, patches, 4, sigma, occupancy)
+    best = logs.masked_fill(blank, -math.inf).max(1)
+    seen = best.values > logs[:, blank].logsumexp(1)
+    numerator = torch.zeros(4, 4, 4, dtype=torch.float64)
+    for patch, state in zip(patches[seen], best.indices[seen], strict=True):
+        k, *shift = states[int(state)]
+        numerator[k] += uncrop(patch, *shift)
+    step = ExpectationStep(patches, rotations, sigma, memory_mb=0.2)
+    hard = step(truth[None], occupancy, "hard")
+    torch.testing.assert_close(hard.numerator[0], numerator, **EXACT)
+    assert 0 < seen.double().mean() < 1
+    assert hard.occupancy.item() == pytest.approx(seen.double().mean().item())
+    assert hard.log_likelihood == step(truth[None], occupancy).log_likelihood
+    nothing = step(0 * truth[None], 1e-6, "hard")
+    assert not nothing.numerator.any()
+    assert not nothing.denominator.any()
+
+
+def test_drawn_states_are_on_average_the_weights():
+    truth, patches, rotations, sigma = problem(4, 4, snr=0.5)
+    step = ExpectationStep(patches, rotations, sigma)
+    soft = step(truth[None], 0.4)
+    drawn = step(truth.expand(2000, 4, 4), 0.4, generator(3))
+    for name in ("numerator", "denominator", "occupancy"):
+        each, expected = getattr(drawn, name), getattr(soft, name)[0]
+        error = 5 * each.std(0) / len(each) ** 0.5
+        assert each.std() > 0
+        assert ((each.mean(0) - expected).abs() <= error + 1e-9).all()
+
+
 # --- numbers that computers can hold
 
 

@@ -20,6 +20,7 @@ from emlab.chapters.mtd.recorded import (
     _join,
     recorded_rows,
     recorded_study,
+    sample_calibration,
     study_with_recorded,
     untrained_study,
 )
@@ -174,6 +175,8 @@ def test_the_ablation_changes_one_thing_after_the_other(kind, monkeypatch):
         assert config.em.m_step == (ours.em.m_step if prior else "closed_form")
         assert config.em.learn_occupancy == (not name.startswith("closed_form"))
     assert used["annealed_prior"][0].em.prior_schedule == "linear"
+    hard = [name for name, given in used.items() if given[0].em.assignment == "hard"]
+    assert hard == ["hard_prior"]
 
 
 def test_a_recorded_study_is_shown_as_it_stands():
@@ -187,6 +190,12 @@ def test_a_recorded_study_is_shown_as_it_stands():
     table = error_table(fields)
     assert table.count("† |") == len(of["rows"])
     assert table.endswith("\n\n† ablation")
+
+
+def test_the_spread_of_recorded_samples_is_compared_with_their_error():
+    (_, error, spread), ratio = sample_calibration("gaussian", "1")
+    assert ratio.mean == pytest.approx(error / spread)
+    assert ratio.low < ratio.mean < ratio.high
 
 
 def test_unknown_kinds_of_image_are_refused():

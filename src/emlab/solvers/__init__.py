@@ -14,6 +14,7 @@ from emlab.solvers.expectation_maximization import (
     ExpectationStep,
     Statistics,
     approximate_em,
+    sample_images,
 )
 from emlab.solvers.sampling import PosteriorConfig, sample_posterior, sample_prior
 
@@ -28,6 +29,7 @@ __all__ = [
     "Solver",
     "Statistics",
     "approximate_em",
+    "sample_images",
     "sample_posterior",
     "sample_prior",
     "solver_of",

@@ -19,7 +19,7 @@ from emlab.physics.mtd import Measurement, Rotations, cut_patches, simulate_meas
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.runtime import Stopwatch, make_generator
-from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep
+from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep, sample_images
 
 SCHEDULES = {
     "constant 1": (1.0, "constant"),
@@ -125,7 +125,8 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
     """What ours changes in the paper's settings, one after the other, from the paper's own start.
 
     The closed form in place of a gradient step; the occupancy learned; each without a prior and
-    with ours in the M-step (``map`` or ``proximal``); its weight growing from 0 as the paper's.
+    with ours in the M-step (``map`` or ``proximal``), that with each patch given to its likeliest
+    state; the weight of the prior growing from 0 as the paper's.
     """
     paper, start = load_config(f"paper_{kind}"), paper_start(kind, make_generator(seed))
     with_prior = load_config(f"ours_{kind}").em
@@ -135,6 +136,7 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
         "closed_form_prior": replace(with_prior, learn_occupancy=False),
         "occupancy": without,
         "occupancy_prior": with_prior,
+        "hard_prior": replace(with_prior, assignment="hard"),
         "annealed_prior": replace(with_prior, prior_schedule="linear", tolerance=0.0),
     }
 
@@ -151,6 +153,17 @@ def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
         )
 
     return {name: row(em) for name, em in changes.items()}
+
+
+def draw_images(task: Task, found: Recovery, prior: Prior, chains: int, sweeps: int) -> Tensor:
+    """Posterior samples ``(draws, L, L)``: the second half of chains that start at a recovery."""
+    measurement = task.measurement
+    rotations = measurement.operator.rotations
+    patches = cut_patches(measurement.field, rotations.size)
+    estep = ExpectationStep(patches, rotations, measurement.sigma)
+    starts = found.image.expand(chains, -1, -1)
+    drawn = sample_images(estep, starts, prior, found.occupancy, sweeps, task.generator())
+    return drawn[sweeps // 2 :].flatten(0, 1)
 
 
 def _align(spectra: Tensor, reference: Tensor, margin: int) -> list[int]:

@@ -22,6 +22,12 @@ LINES = {
     "ours": ("vermilion", "-"),
     "oracle": ("green", "-."),
 }
+FAINT_LINES = {
+    "prior_mean": LINES["prior_mean"],
+    "detect_align_denoise": ("orange", "--"),
+    "ours": LINES["ours"],
+    "oracle": LINES["oracle"],
+}
 
 
 def error_table(fields: Fields) -> str:
@@ -43,24 +49,27 @@ def error_table(fields: Fields) -> str:
     return pipe_table(heads, rows, list(fields.studies.values()))
 
 
-def error_figure(fields: Fields, title: str) -> Figure:
+def error_figure(
+    fields: Fields, title: str, lines: Mapping[str, tuple[str, str]] = LINES
+) -> Figure:
     """Error against SNR with 95 % intervals: rotation and shift, and rotation only."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, column in zip(axes, reversed(COLUMNS), strict=True):
-        for name, (colour, style) in LINES.items():
+        for name, (colour, style) in lines.items():
             intervals = [study.interval(name, column.name) for study in fields.studies.values()]
             mean, low, high = np.array(intervals).T
             axis.plot(
                 fields.snrs, mean, style, color=COLOURS[colour], marker="o", label=LABELS[name]
             )
             axis.fill_between(fields.snrs, low, high, color=COLOURS[colour], alpha=0.15, lw=0)
-        axis.set(xlabel="SNR", xscale="log", ylim=(0, None))
+        axis.set(xlabel="SNR", xscale="log")
         axis.set_xticks(fields.snrs, [f"{snr:g}" for snr in fields.snrs])
         axis.minorticks_off()
         axis.set_title(f"after the best {column.head.removesuffix(' only')}")
+    axes[0].set_ylim(0, None)
     axes[0].set_ylabel("relative error")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from emlab.bench import Report
 from emlab.bench.study import Scores, Study, each
@@ -17,6 +18,7 @@ from emlab.chapters.mtd.experiments import (
     ablation_rows,
     classical_rows,
     compare_schedules,
+    draw_images,
     violate_separation,
 )
 from emlab.chapters.mtd.study import (
@@ -25,14 +27,18 @@ from emlab.chapters.mtd.study import (
     Fields,
     Method,
     StudySettings,
+    Task,
     draw_tasks,
+    ours_row,
     run_study,
     score,
     standard_methods,
     untrained_row,
 )
 from emlab.data.digits import load_digits
-from emlab.methods.mtd import draw_starts, load_config
+from emlab.methods.mtd import Config, Recovery, draw_starts, load_config
+from emlab.metrics.intervals import Interval, paired_ratio
+from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior
 from emlab.recorded import Recording
@@ -48,11 +54,11 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, study in settings["studies"].items():
         kind, split = study["kind"], study["split"]
         size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
-        prior = gaussian_prior() if kind == "gaussian" else load_prior("mtd_mnist_epsilon")
-        config = replace(load_config(f"ours_{kind}"), starts=study["starts"])
-        starts = draw_starts(config, make_generator(seed), prior)
+        prior, starts, config = _ours(kind, study["starts"], seed)
         methods = standard_methods(kind, seed, starts) | ablation_rows(kind, prior, seed)
         methods |= classical_rows(prior)
+        hard = replace(config.em, assignment="hard")
+        methods["ours_hard"] = ours_row(replace(config, em=hard), prior, starts)
         if "ours_untrained" in study["rows"]:
             methods["ours_untrained"] = untrained_row(len(starts), seed)
         chosen = {row: methods[row] for row in study["rows"]}
@@ -61,6 +67,13 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         found[name] = {"power": _power(kind, size, seed, split), "rows": rows}
     choose_threads(workers)
     return {"studies": found, "starts_from": load_digits("train").source}
+
+
+def _ours(kind: str, starts: int, seed: int) -> tuple[Prior, Tensor, Config]:
+    """Prior, so many starts and settings of ours for one kind of image."""
+    prior = gaussian_prior() if kind == "gaussian" else load_prior("mtd_mnist_epsilon")
+    config = replace(load_config(f"ours_{kind}"), starts=starts)
+    return prior, draw_starts(config, make_generator(seed), prior), config
 
 
 def _measure_schedules(settings: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -79,6 +92,44 @@ def _measure_separation(settings: Mapping[str, Any]) -> dict[str, float]:
     densities = tuple(settings["densities"])
     errors = violate_separation(densities, settings["targets"], settings["seed"])
     return {f"{density:g}": error for density, error in errors.items()}
+
+
+def _measure_samples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By study and SNR, of every field: errors of ours and of the samples' mean, and their spread.
+
+    Errors are pairs, after the best rotation and after the best rotation and shift; the spread is
+    relative to the norm of the truth, as they are.
+    """
+    workers = choose_threads()
+    choose_threads(1)
+    found: dict[str, Any] = {}
+    for kind, study in settings["studies"].items():
+        found[kind] = {}
+        sample = _sampling_row(kind, study["starts"], settings)
+        for snr in study["snrs"]:
+            size = StudySettings(study["targets"], study["draws"], (snr,))
+            rows = each(sample, workers)(draw_tasks(kind, size, settings["seed"]))
+            found[kind][f"{snr:g}"] = {name: [row[name] for row in rows] for name in rows[0]}
+    choose_threads(workers)
+    return found
+
+
+def _sampling_row(
+    kind: str, starts: int, settings: Mapping[str, Any]
+) -> Callable[[Task], dict[str, Any]]:
+    prior, drawn_starts, config = _ours(kind, starts, settings["seed"])
+    ours = ours_row(config, prior, drawn_starts)
+
+    def sampled(task: Task) -> dict[str, Any]:
+        recovery = ours(task)
+        assert isinstance(recovery, Recovery)
+        drawn = draw_images(task, recovery, prior, settings["chains"], settings["sweeps"])
+        errors = score([task] * 2, [recovery, drawn.mean(0)])
+        pairs = np.stack([errors[column.name] for column in COLUMNS], -1)
+        spread = (drawn.std(0).norm() / task.truth.norm()).item()
+        return {"ours": pairs[0].tolist(), "mean": pairs[1].tolist(), "spread": spread}
+
+    return sampled
 
 
 def _power(
@@ -141,6 +192,13 @@ SCHEDULES = Recording(
     _measure_schedules,
     {**_READ["recorded"]["schedules"], "configs": _READ["configs"]},
     ("mtd_mnist_vp",),
+)
+SAMPLES = Recording(
+    "04_mtd",
+    "samples",
+    _measure_samples,
+    {**_READ["recorded"]["samples"], "configs": _READ["configs"]},
+    ("mtd_mnist_epsilon", "mtd_mnist_turns"),
 )
 SEPARATION = Recording(
     "04_mtd",
@@ -220,3 +278,18 @@ def untrained_study(
     fields = run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
     _join(fields, kept, report, "mnist")
     return fields
+
+
+def sample_calibration(kind: str, snr: str) -> tuple[list[float], Interval]:
+    """Root mean squares over the fields of `SAMPLES`, and the second over the third.
+
+    They are the errors of ours and of the samples' mean (digits: after the best shift too) and the
+    samples' spread. Of calibrated samples the ratio is 1; above it they spread too little.
+    """
+    found, of = SAMPLES.values[kind][snr], SAMPLES.settings["studies"][kind]
+    column = int(kind == "mnist")
+    ours, mean = (np.square(found[name])[:, column] for name in ("ours", "mean"))
+    spread = np.square(found["spread"])
+    targets = np.repeat(np.arange(of["targets"]), of["draws"])
+    ratio = paired_ratio(mean, spread, groups=targets)
+    return [float(v.mean() ** 0.5) for v in (ours, mean, spread)], Interval(*np.sqrt(ratio))

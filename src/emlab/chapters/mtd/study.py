@@ -36,10 +36,12 @@ LABELS = {
     "closed_form_prior": "closed form, our prior",
     "occupancy": "closed form, occupancy learned, no prior",
     "occupancy_prior": "closed form, occupancy learned, our prior",
-    "annealed_prior": "the same, weight of the prior grows",
+    "hard_prior": "the same, hard assignment",
+    "annealed_prior": "soft again, weight of the prior grows",
     "detect_align_average": "detect, align, average",
     "detect_align_denoise": "detect, align, average, denoise",
     "ours": "ours",
+    "ours_hard": "ours, hard assignment",
     "ours_untrained": "ours, untrained network",
     "oracle": "oracle: known poses, denoised",
 }
