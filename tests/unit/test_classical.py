@@ -135,7 +135,7 @@ def test_splines_pass_through_decimated_samples_at_every_order():
 def test_wrong_input_is_refused(clean):
     kernel = gaussian_kernel(1.0).numpy()
     for call in (
-        lambda: classical.gaussian(np.zeros((2, 3, 4)), 1),
+        lambda: classical.gaussian(np.zeros((1, 2, 3, 4)), 1),
         lambda: classical.tv(np.full((8, 8), np.nan), 0.1),
         lambda: classical.wiener_deconvolve(clean, 2 * kernel, 0.1),
         lambda: classical.wiener_deconvolve(clean, kernel[:-1], 0.1),
@@ -144,6 +144,8 @@ def test_wrong_input_is_refused(clean):
         lambda: classical.cubic_upsample(clean, 0),
         lambda: classical.cubic_axial(np.zeros((4, 4, 4)), 2, "middle"),
         lambda: classical.bm3d(clean, 0.1, "best"),
+        lambda: classical.bm4d(clean, 0.1),
+        lambda: classical.bm4d(np.zeros((8, 8, 8)), 0.1, "best"),
         lambda: classical.bm3d(clean, np.ones((3, 3))),
     ):
         with pytest.raises(InputError):
@@ -154,6 +156,7 @@ def test_wrong_input_is_refused(clean):
     ("module", "call"),
     [
         ("bm3d", lambda: classical.bm3d(np.eye(16), 0.1)),
+        ("bm4d", lambda: classical.bm4d(np.zeros((8, 8, 8)), 0.1)),
         ("pywt", lambda: classical.wavelet(np.eye(16), 0.1)),
     ],
 )

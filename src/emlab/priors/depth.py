@@ -165,7 +165,7 @@ class DepthPrior(FromDenoiser):
         told = math.nan
         if self.pixel_angstrom is not None:
             told = math.log2(self.pixel_angstrom / REFERENCE_ANGSTROM)
-        device = self.network.enter.weight.device
+        device = next(self.network.parameters(), stack).device
         given = [one.to(device) for one in (stack, sigma, torch.full_like(sigma, told), present)]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
             return self.matching.denoise(self.network, *given).to(stack.device)
