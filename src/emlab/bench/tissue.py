@@ -89,22 +89,6 @@ def block(split: str = "test", shape: tuple[int, int, int] = BLOCK) -> Specimen:
     return Specimen(cut.astype(np.float32), _SETS[split], dataset)
 
 
-def blocks(split: str, count: int, shape: tuple[int, int, int]) -> Specimen:
-    """Blocks of isotropic tissue ``(count, D, H, W)`` all over a volume; see `crops`."""
-    volume, dataset = _volume(split)
-    if volume is None:
-        grey = np.stack([neuropil(shape, 4000 + 10 * _SEEDS[split] + i) for i in range(count)])
-        return Specimen(grey, _SETS[split], None)
-    room = np.subtract(volume.shape, shape)
-    if count < 1 or room.min() < 0:
-        raise InputError(f"blocks of {shape} do not fit into a volume of {volume.shape}")
-    generator = np.random.default_rng(_SEEDS[split])
-    starts = generator.integers(room + 1, size=(count, 3))
-    starts[:, 0] = np.linspace(0, room[0], count).round()
-    grey = np.stack([volume[tuple(map(slice, at, at + shape))] for at in starts])
-    return Specimen(grey.astype(np.float32), _SETS[split], dataset)
-
-
 def neuron_labels(shape: tuple[int, int, int]) -> NDArray | None:
     """Neuron of each voxel of the test block, or None where the labels cannot be had.
 
