@@ -13,7 +13,7 @@ from benchmarks.measuring import Row, in_turn
 from emlab.priors.networks import load_prior
 from emlab.runtime import has_fast_bfloat16, make_generator
 
-NETWORKS = {"generalist_flow": 128, "tsm_tsm": 256}  # name: side of its tiles
+NETWORKS = {"generalist_depth": 128, "tsm_tsm": 256}  # name: side of its tiles
 BATCH = 4
 
 

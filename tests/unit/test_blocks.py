@@ -247,14 +247,14 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path):
         options = {"journal": tmp_path, "settings": settings, **options}
         return process_blocks(source, target, block, 1, make_different, **options)
 
-    settings = {"noise": 0.1, "prior": "generalist_flow"}
+    settings = {"noise": 0.1, "prior": "generalist_depth"}
     with pytest.raises(KeyboardInterrupt):
         start(settings, progress=stop)
     with pytest.raises(InputError, match=r"noise was 0\.1 and is 0\.2\); repeat those, or delete"):
         start({**settings, "noise": 0.2})
     with pytest.raises(InputError, match="block shape was"):
         start(settings, (9, 9, 10))
-    with pytest.raises(InputError, match="prior was generalist_flow and is None"):
+    with pytest.raises(InputError, match="prior was generalist_depth and is None"):
         start({"noise": 0.1})
     assert start(dict(reversed(settings.items()))).computed > 0
 

@@ -166,9 +166,11 @@ def test_missing_extras_are_named(module, call, monkeypatch):
         call()
 
 
-def test_linear_mmse_is_the_posterior_mean_of_a_gaussian_with_that_spectrum():
-    shape, sigma, spectrum = (8, 12), 0.1, [-2.0, -6.0]
-    operator = Downsample(2)
+@pytest.mark.parametrize(
+    ("operator", "sigma"), [(Downsample(2), 0.1), (Downsample(2, mode="decimate"), 0.0)]
+)
+def test_linear_mmse_is_the_posterior_mean_of_a_gaussian_with_that_spectrum(operator, sigma):
+    shape, spectrum = (8, 12), [-2.0, -6.0]
     generator = np.random.default_rng(0)
     frequency = classical._radius(shape)
     density = np.exp(np.polyval(spectrum, np.log(frequency)))
@@ -183,7 +185,7 @@ def test_linear_mmse_is_the_posterior_mean_of_a_gaussian_with_that_spectrum():
     matrix = torch.stack(rows).flatten(1).T.numpy()
     y = generator.normal(size=(4, 6)) + 3.0
     middle = np.full(96, y.mean())
-    gain = matrix @ covariance @ matrix.T + sigma**2 * np.eye(24)
+    gain = matrix @ covariance @ matrix.T + max(sigma, 1e-3) ** 2 * np.eye(24)
     wanted = middle + covariance @ matrix.T @ np.linalg.solve(gain, y.ravel() - matrix @ middle)
     found = classical.linear_mmse(y, operator, shape, sigma, spectrum)
     np.testing.assert_allclose(found.ravel(), wanted, atol=2e-4)

@@ -19,7 +19,7 @@ from emlab.models import build, untrained
 from emlab.priors import DepthPrior, EquivariantPrior, load_prior
 from emlab.priors.depth import DepthMatching
 from emlab.priors.networks import wrap
-from emlab.recipes import generalist_depth as recipe, recipes
+from emlab.recipes import generalist as recipe, recipes
 from emlab.solvers.plug_and_play import across_axes
 from emlab.solvers.tiling import TiledPrior
 
@@ -115,6 +115,32 @@ def test_every_axis_can_be_the_one_that_planes_are_stacked_along():
         torch.testing.assert_close(view.denoise(volume, 0.4), stacked.movedim(-3, axis))
     turned = EquivariantPrior(prior, generator()).denoise(volume, 0.4)
     assert turned.shape == volume.shape
+
+
+def test_cubic_voxels_get_the_mean_over_all_axes():
+    volumes, prior = draw(2, 6, 8, 12), network_prior()
+    along = prior.of_volumes()
+    wanted = [along.denoise(volumes.movedim(a, -3), 0.3).movedim(-3, a) for a in (-3, -2, -1)]
+    found = prior.of_volumes(cubic=True).denoise(volumes, 0.3)
+    torch.testing.assert_close(found, sum(wanted) / 3)
+    levels = torch.tensor([[0.2], [0.4]]).expand(2, 6)
+    each = prior.of_volumes(cubic=True).denoise(volumes, levels)
+    torch.testing.assert_close(each[1], prior.of_volumes(cubic=True).denoise(volumes[1], 0.4))
+    with pytest.raises(InputError, match="one noise level"):
+        prior.of_volumes(cubic=True).denoise(volumes, torch.linspace(0.1, 0.6, 6))
+
+
+def test_the_flow_velocity_of_a_denoiser_is_what_it_asks_of_the_path():
+    image, prior = draw(2, 8, 8), network_prior()
+    for time in (0.2, 0.7):
+        at = time * image + (1 - time) * draw(2, 8, 8, seed=1)
+        end = at + (1 - time) * prior.velocity(at, time)
+        torch.testing.assert_close(end, prior.denoise(at / time, (1 - time) / time))
+
+
+@pytest.mark.parametrize(("size", "told"), [(100.0, 100.0), (2.0, None), (None, None)])
+def test_a_pixel_size_is_told_where_it_was_trained(size, told):
+    assert generalist.load("generalist_depth", pixel_angstrom=size).pixel_angstrom == told
 
 
 def test_tiles_of_a_volume_equal_the_whole():

@@ -8,7 +8,8 @@ import torch
 
 from emlab import metrics
 from emlab.bench import Report
-from emlab.bench.tissue import RealPair, Specimen, block, crops, real_pair
+from emlab.bench.tissue import RealPair, Specimen, block, crops, own_noise, real_pair
+from emlab.chapters.em_generalist.figures import rooms, table
 from emlab.chapters.em_generalist.study import (
     LABELS,
     Case,
@@ -16,7 +17,6 @@ from emlab.chapters.em_generalist.study import (
     best_classical,
     classical_rows,
     image_of,
-    markdown,
     match_grey_levels,
     ours_row,
     record,
@@ -29,7 +29,15 @@ from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
 from emlab.methods import generalist
 from emlab.metrics.structure import slice_correlation
-from emlab.recipes.generalist_tasks import GREY_RANGE, STRANGE_BLUR, TASKS, task
+from emlab.recipes.generalist_tasks import (
+    GREY_RANGE,
+    MISSING,
+    OPEN,
+    STRANGE_BLUR,
+    TASKS,
+    VOLUMES,
+    task,
+)
 from emlab.settings import tuned
 from tools import tune_peers
 from tools.tune_peers import GRIDS
@@ -76,19 +84,44 @@ def test_every_row_has_every_metric_and_a_place_in_the_table(studies):
             assert scores["psnr"].shape == ((1, 2) if isotropic else (3, 1))
             assert scores["frc_nm"].shape == ((1, 1) if isotropic else (3, 1))
             assert np.isfinite(scores["frc_nm"]).all()
-            assert f"| {LABELS.get(method, method)} |" in markdown({name: study})
+            assert f"| {LABELS.get(method, method)} |" in table({name: study})
 
 
 def test_several_tasks_share_a_table_with_half_their_intervals(studies):
     pair = {name: studies[name] for name in ("upsample_2", "isotropic_4")}
-    head, _, first, *_ = markdown(pair).splitlines()
+    head, _, first, *_ = table(pair).splitlines()
     assert head.startswith(
-        "| method | 2x super-resolution: PSNR [dB] | SSIM | FRC .5 [nm] | 4x iso"
+        "| method | 2x super-resolution: error removed | PSNR [dB] | SSIM | 4x iso"
     )
-    assert head.endswith("| SSIM | FSC .5 [nm] |")
+    assert head.endswith("| PSNR [dB] | SSIM |")
     mean, low, high = pair["upsample_2"].interval("input", "psnr")
-    assert first.startswith(f"| {LABELS['input']} | {mean:.2f} ± {(high - low) / 2:.2f} | 0.")
-    assert "SSIM" not in markdown({str(i): studies["deblur"] for i in range(4)})
+    cells = f"| {LABELS['input']} | 0% | {mean:.2f} ± {(high - low) / 2:.2f} | 0."
+    assert first.startswith(cells)
+    assert "SSIM" not in table({str(i): studies["deblur"] for i in range(4)})
+
+
+def test_error_removed_counts_from_the_measurement_to_what_nobody_can_know():
+    case = Case.of(task("upsample_2"), neuropil((48, 48), 2), 0)
+    lost = case.lost
+    assert lost == pytest.approx(own_noise() ** 2 * 3 / 4)
+    error = np.sqrt(lost) * np.where(np.indices((48, 48)).sum(0) % 2, 1, -1)
+    answers = [np.repeat(np.repeat(case.measurement, 2, 0), 2, 1), case.truth + error]
+    removed = [score([case], [answer])["removed"].item() for answer in answers]
+    assert removed == pytest.approx([0, 1], abs=1e-4)
+
+
+def test_the_room_above_linear_mmse_is_shared_out(studies, tmp_path):
+    study = studies["deblur"]
+    room = replace(study, scores={**study.scores, "linear": study.scores["wiener"]})
+    report = Report("01_em_generalist", tmp_path, "smoke", 0, "cpu")
+    shown = rooms({"deblur": room}, report, ("near", "linear", "ours"))
+    values = report.metrics()["values"]
+    assert values["deblur.room.linear"]["value"] == 0
+    left = [study.scores[name]["mse"] for name in ("wiener", "near")]
+    share = (left[0] - left[1]).mean() / (left[0].mean() - study.cases[0].lost)
+    assert values["deblur.room.near"]["value"] == pytest.approx(share)
+    assert "deblur.room.ours" not in values
+    assert "blur 2 px" in shown
 
 
 def test_the_table_ranks_answers_as_they_deserve(studies):
@@ -242,12 +275,13 @@ def test_answers_of_another_shape_and_unknown_tasks_are_refused():
 
 
 def test_every_peer_of_every_grid_is_tuned_and_settings_lie_on_the_grid():
-    for name in [*TASKS, "real_pair"]:
-        kind = TASKS[name].kind if name in TASKS else name
+    kinds = {one.name: one.kind for one in (*TASKS.values(), *OPEN, MISSING)}
+    kinds |= {one.name: "volume" for one in VOLUMES} | {"real_pair": "real_pair"}
+    for name, kind in kinds.items():
         settings = tuned("em_generalist", name)
         assert set(settings) == set(GRIDS[kind])
         for peer, values in settings.items():
-            assert values in GRIDS[kind][peer]
+            assert peer == "linear" or values in GRIDS[kind][peer]
             assert peer in LABELS
     with pytest.raises(InputError, match="no peers are tuned"):
         tuned("em_generalist", "cats")

@@ -49,7 +49,7 @@ def work(root: Path) -> str:
     """Return cost of 1 TB of volume and of 10 000 micrographs, on cores and on cards."""
     content = _read(root)
     facts = (content or {}).get("facts", {})
-    if not {"generalist_flow_rate", "tsm_tsm_rate"} <= set(facts):
+    if not {"generalist_depth_rate", "tsm_tsm_rate"} <= set(facts):
         return MISSING
     from emlab.methods.generalist import load_config
     from emlab.methods.tsm import Config
@@ -70,13 +70,13 @@ def work(root: Path) -> str:
         ),
         Job(
             "1 TB of volume (8 bit), `generalist denoise`",
-            facts["generalist_flow_rate"],
+            facts["generalist_depth_rate"],
             pixels=VOXELS * repeated,
             moved=VOXELS * (1 + 4),
         ),
         Job(
             f"1 TB of volume (8 bit), `generalist isotropic --factor {AXIAL_FACTOR}`",
-            facts["generalist_flow_rate"],
+            facts["generalist_depth_rate"],
             pixels=VOXELS * AXIAL_FACTOR * steps * repeated,
             moved=VOXELS * (1 + 4 * AXIAL_FACTOR),
         ),

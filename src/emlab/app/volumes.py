@@ -25,9 +25,9 @@ from emlab.physics.noise_estimation import (
     estimate_noise_sigma,
     estimate_noise_spectrum,
 )
+from emlab.physics.operators import Sampling
 from emlab.priors import Prior
-from emlab.priors.networks import load_prior
-from emlab.runtime import choose_device, has_fast_bfloat16, make_generator
+from emlab.runtime import choose_device, make_generator
 from emlab.solvers import ONE_ESTIMATE
 from emlab.solvers.one_step import DiffuseBackConfig, OneStepConfig
 from emlab.solvers.plug_and_play import RestoreConfig
@@ -158,23 +158,26 @@ def survey(
 
 @dataclass(frozen=True)
 class Restorer:
-    """Denoises a block plane by plane (factor 1), or makes it isotropic, as a part of its volume.
+    """Denoises a block (factor 1), or makes it isotropic, as a part of its volume.
 
     It can be sent to a worker, which then loads the prior of the configuration once. Samples are
     computed one after the other; the seed and their number make their noise. The result is their
     mean in grey levels; with a spread, columns of mean and standard deviation take turns. The
-    factor and ``axial`` are those of `generalist.isotropic`.
+    factor and the sampling are those of `generalist.isotropic`, the pixel size that of `load`, and
+    ``cubic`` that of `generalist.solve`.
     """
 
     config: Config
     shared: Survey
     factor: int = 1
-    axial: str = "average"
+    sampling: Sampling = "average"
     samples: int = 1
     with_spread: bool = False
     seed: int = 0
     prior: Prior | None = None
     device: str = "cpu"
+    pixel_angstrom: float | None = None
+    cubic: bool = False
 
     @property
     def task(self) -> str:
@@ -197,6 +200,7 @@ class Restorer:
             card = weights.card(self.config.prior)
             sees = card.objective.get("kind") == "depth"
             planes = card.model.get("planes", 5) // 2 if sees else 0
+        planes = MARGIN if planes and self.cubic else planes
         return planes if isinstance(self.config.solvers[self.task], OneStepConfig) else 4 * planes
 
     def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
@@ -222,7 +226,7 @@ class Restorer:
             "spectrum": spectrum,
             "scale": self.shared.scale,
             "samples": 1,
-            "prior": self.prior or _loaded(self.config.prior, device, version),
+            "prior": self.prior or _loaded(self.config.prior, device, self.pixel_angstrom, version),
             "device": device,
             "noise": lambda step, shape: field.at(step, place, shape[-3:])[None],
         }
@@ -230,9 +234,10 @@ class Restorer:
         config = self.config
         if self.factor > 1:
             return generalist.isotropic(
-                block, self.factor, config, turns, axial=self.axial, **options
+                block, self.factor, config, turns, sampling=self.sampling, **options
             )
-        return generalist.denoise(block, config, turns, coloured=spectrum is not None, **options)
+        options |= {"coloured": spectrum is not None, "cubic": self.cubic}
+        return generalist.denoise(block, config, turns, **options)
 
 
 def restore_volume(
@@ -267,7 +272,8 @@ def restore_volume(
     scale = (restorer.factor, 1, len(targets))
     facts = {
         "task": restorer.task,
-        "axial": restorer.axial,
+        "sampling": restorer.sampling,
+        "cubic": restorer.cubic,
         "config": {"prior": config.prior, **asdict(solver), "tile": config.tile},
         "noise": restorer.shared.noise_sigma,
         "samples": restorer.drawn,
@@ -288,9 +294,9 @@ def restore_volume(
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: torch.device, version: str) -> Prior:
+def _loaded(name: str, device: torch.device, pixel_angstrom: float | None, version: str) -> Prior:
     """The last one is kept, for the next block; a worker may live longer than its files."""
-    return load_prior(name, device, half=has_fast_bfloat16(device))
+    return generalist.load(name, device, pixel_angstrom)
 
 
 class _Interleaved:

@@ -196,9 +196,11 @@ class Study:
         return len(next(iter(self.scores[method].values())))
 
     def label(self, method: str) -> str:
-        """Name for readers, marked where its scores are recorded."""
+        """Name for readers: marked where scores are recorded, or of the first few cases only."""
         mark = f" {DAGGER}" if method in self.recorded else ""
-        return self.labels.get(method, method) + mark
+        seen, whole = self.seen(method) if method in self.scores else 0, len(self.cases)
+        few = f" (first {seen} of {whole})" if 0 < seen < whole else ""
+        return self.labels.get(method, method) + few + mark
 
     def interval(self, method: str, column: str) -> Interval:
         """A number of a method with its 95 % interval over targets."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 
 import numpy as np
@@ -14,6 +15,7 @@ from emlab import data
 from emlab.bench import Report
 from emlab.data.phantoms import neuropil
 from emlab.errors import DataUnavailableError, InputError
+from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.recipes.generalist import VALIDATION_PLANES
 
 Grey = NDArray[np.float32]
@@ -87,6 +89,29 @@ def block(split: str = "test", shape: tuple[int, int, int] = BLOCK) -> Specimen:
         raise InputError(f"a block of {shape} does not fit at {corner} into {volume.shape}")
     cut = volume[tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))]
     return Specimen(cut.astype(np.float32), _SETS[split], dataset)
+
+
+def blocks(split: str, count: int, shape: tuple[int, int, int]) -> Specimen:
+    """Blocks of isotropic tissue ``(count, D, H, W)`` all over a volume; see `crops`."""
+    volume, dataset = _volume(split)
+    if volume is None:
+        grey = np.stack([neuropil(shape, 4000 + 10 * _SEEDS[split] + i) for i in range(count)])
+        return Specimen(grey, _SETS[split], None)
+    room = np.subtract(volume.shape, shape)
+    if count < 1 or room.min() < 0:
+        raise InputError(f"blocks of {shape} do not fit into a volume of {volume.shape}")
+    generator = np.random.default_rng(_SEEDS[split])
+    starts = generator.integers(room + 1, size=(count, 3))
+    starts[:, 0] = np.linspace(0, room[0], count).round()
+    grey = np.stack([volume[tuple(map(slice, at, at + shape))] for at in starts])
+    return Specimen(grey.astype(np.float32), _SETS[split], dataset)
+
+
+@lru_cache(maxsize=1)
+def own_noise() -> float:
+    """Noise of the truth itself, grey levels: as estimated from validation planes, if white."""
+    planes = crops("validation", 4, 192).grey
+    return float(np.mean([estimate_noise_sigma(plane) for plane in planes]))
 
 
 def neuron_labels(shape: tuple[int, int, int]) -> NDArray | None:

@@ -7,6 +7,7 @@ the prior was trained on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from emlab.physics.operators import (
     Blur,
     Downsample,
     Identity,
+    Sampling,
     Scaled,
     ShapedOperator,
     operator_norm,
@@ -54,6 +56,8 @@ from emlab.solvers.tiling import TiledPrior
 TASKS = ("denoise", "denoise_coloured", "deblur", "upsample", "isotropic")
 # Mean and standard deviation of the training patches after jitter, in the prior's units.
 TISSUE_MEAN, TISSUE_STD = 0.0135, 0.30
+# Pixel sizes that the prior was trained with and can be told; outside it judges by the image.
+KNOWN_ANGSTROM = 25.0, 300.0
 # A measurement that claims to have no noise at all is given this share of the tissue's contrast.
 LEAST_NOISE = 0.01
 
@@ -156,17 +160,23 @@ class GreyScale:
         return (units.cpu().numpy() * self.scale + self.zero).astype(np.float32)
 
 
-def load(config: Config, device: torch.device | str = "cpu") -> Prior:
-    """Return the configuration's prior, in bfloat16 where that is faster."""
-    return load_prior(config.prior, device, half=has_fast_bfloat16(device))
+def load(
+    name: str, device: torch.device | str = "cpu", pixel_angstrom: float | None = None
+) -> Prior:
+    """Return the prior of a configuration by its name, in bfloat16 where that is faster.
+
+    A prior that can be told the pixel size *of the result* is told it, from 25 to 300 angstroms.
+    """
+    prior = load_prior(name, device, half=has_fast_bfloat16(device))
+    known = pixel_angstrom is not None and KNOWN_ANGSTROM[0] <= pixel_angstrom <= KNOWN_ANGSTROM[1]
+    return prior.told(pixel_angstrom) if known and isinstance(prior, DepthPrior) else prior
 
 
 def denoise(image: ArrayLike, config: Config, generator: torch.Generator, **options: Any) -> Found:
-    """Remove noise from ``(H, W)``, or from every plane of ``(D, H, W)``.
+    """Remove noise from ``(H, W)``, or from ``(D, H, W)``: each plane together with its neighbours.
 
-    A prior that sees depth looks at each plane of a volume together with its neighbours.
-    Takes the options of `solve`, and ``coloured=True`` for noise whose spectrum is estimated from
-    the image itself.
+    Takes the options of `solve`; ``coloured=True`` for noise whose spectrum is estimated from the
+    image itself; and for volumes of cubic voxels ``cubic=True``, the mean over all three axes.
     """
     coloured = options.pop("coloured", False)
     task = "denoise_coloured" if coloured else "denoise"
@@ -199,7 +209,7 @@ def deblur_blind(
     grey = _checked(image, (2,))
     sigma, notes = _noise(grey, noise_sigma)
     scale = GreyScale.of(grey, sigma)
-    timed = TimedPrior(load(config, device) if prior is None else prior)
+    timed = TimedPrior(load(config.prior, device) if prior is None else prior)
     result, kernel = blind_deblur(
         _tiled(timed, config),
         scale.to_units(grey, device),
@@ -211,15 +221,23 @@ def deblur_blind(
 
 
 def upsample(
-    image: ArrayLike, factor: int, config: Config, generator: torch.Generator, **options: Any
+    image: ArrayLike,
+    factor: int,
+    config: Config,
+    generator: torch.Generator,
+    *,
+    sampling: Sampling = "average",
+    **options: Any,
 ) -> Found:
-    """Make ``(H, W)`` finer by a whole factor; its pixels are averages of the fine ones.
+    """Make ``(H, W)`` finer by a whole factor.
+
+    Its pixels are averages of the fine ones, or one of each block (``"decimate"``: a sparse scan).
 
     Coarse pixels alias fine detail, which an estimate would take for noise: unless `noise_sigma`
     tells otherwise the image counts as free of noise.
     """
-    operator = Downsample(_factor(factor))
-    start = cubic_upsample(_checked(image, (2,)), factor)
+    operator = Downsample(_factor(factor), mode=_sampling(sampling))
+    start = cubic_upsample(_checked(image, (2,)), factor, sampling)
     told = options.pop("noise_sigma", None)
     options |= {"noise_sigma": told or 0.0, "start": start}
     restored = solve("upsample", operator, image, config, generator, **options)
@@ -234,23 +252,23 @@ def isotropic(
     config: Config,
     generator: torch.Generator,
     *,
-    axial: str = "average",
+    sampling: Sampling = "average",
     **options: Any,
 ) -> Found:
     """Make ``(D, H, W)`` as fine along axis 0 as along the others.
+
+    Sections are seen alone: what thick slices lack is alike in all neighbours, and not noise.
 
     Parameters
     ----------
     factor : int
         Thickness of a slice in pixels of the other axes; the result is ``(D * factor, H, W)``.
-    axial : str
+    sampling : str
         A slice is the ``"average"`` of the planes that it stands for (block-face, sections), or
         one of them (``"decimate"``).
     """
-    if axial not in ("average", "decimate"):
-        raise InputError(f"axial must be 'average' or 'decimate', got {axial!r}")
-    start = cubic_axial(_checked(volume, (3,)), _factor(factor), axial)
-    operator = Axial(factor, axial)  # type: ignore[arg-type]
+    operator = Axial(_factor(factor), _sampling(sampling))
+    start = cubic_axial(_checked(volume, (3,)), factor, sampling)
     return solve("isotropic", operator, volume, config, generator, start=start, **options)
 
 
@@ -270,6 +288,7 @@ def solve(
     scale: GreyScale | None = None,
     spectrum: NoiseSpectrum | None = None,
     noise: NoiseSource | None = None,
+    cubic: bool = False,
 ) -> Found:
     """Restore a measurement: map it to the prior's units, run the task's solver, map it back.
 
@@ -292,6 +311,8 @@ def solve(
     scale, spectrum, noise : optional
         Grey scale, noise spectrum and a solver's random numbers of a larger volume that
         this image is a block of; default: from the image itself.
+    cubic : bool
+        Planes across all three axes of a volume are seen; only for denoising.
     """
     grey = _checked(image, (2, 3))
     count = config.samples if samples is None else samples
@@ -309,11 +330,14 @@ def solve(
     detector: GaussianNoise | ColouredGaussianNoise = _white(sigma, scale)
     if spectrum is not None:
         detector = ColouredGaussianNoise(spectrum.scaled(1 / scale.scale))
-    known: Prior = load(config, device) if prior is None else prior
-    depth = isinstance(known, DepthPrior) and grey.ndim == 3
-    timed = TimedPrior(known.of_volumes(config.batch) if depth else known)  # type: ignore[attr-defined]
-    known = _tiled(timed, config, depth)
-    if not isinstance(settings, OneStepConfig):
+    known: Prior = load(config.prior, device) if prior is None else prior
+    depth = isinstance(known, DepthPrior) and grey.ndim == 3 and task != "isotropic"
+    timed = TimedPrior(known.of_volumes(config.batch, cubic) if depth else known)  # type: ignore[attr-defined]
+    tiled = known = _tiled(timed, config, depth)
+    once = isinstance(settings, OneStepConfig)
+    if once:  # tells of tiles, as there are no steps
+        timed.progress, timed.total = progress, math.prod(shape[:-2]) * tiled.tiles(*shape[-2:])
+    else:
         known = EquivariantPrior(known, generator)
     if isinstance(settings, PlugAndPlayConfig):
         # The published step is a gradient step of length 1: it wants an operator of norm 1,
@@ -323,7 +347,8 @@ def solve(
     result = solver_of(settings)(
         across_axes(known) if task == "isotropic" else known,
         operator, y, detector, settings, noise or generator,
-        shape=shape, samples=count, start=first, progress=progress,
+        shape=shape, samples=count, start=first,
+        progress=None if once else progress,
     )  # fmt: skip
     return _estimate(result, scale, sigma, timed, notes)
 
@@ -369,6 +394,12 @@ def _checked(image: ArrayLike, dimensions: tuple[int, ...]) -> NDArray[np.float3
     if array.size == 0 or not np.isfinite(array).all():
         raise InputError("the image is empty, or contains NaN or infinity; replace those first")
     return array
+
+
+def _sampling(sampling: Sampling) -> Sampling:
+    if sampling not in ("average", "decimate"):
+        raise InputError(f"sampling must be 'average' or 'decimate', got {sampling!r}")
+    return sampling
 
 
 def _factor(factor: int) -> int:

@@ -49,6 +49,17 @@ class FromDenoiser(ABC):
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         return (self.denoise(x, sigma) - x) / level.square()[..., None, None]
 
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        r"""Velocity at points ``(..., H, W)`` of the straight path at times t in (0, 1).
+
+        :math:`x_t = t\,x_1 + (1-t)\,x_0` from noise :math:`x_0` to an image :math:`x_1` is
+        :math:`t` times the image under noise of :math:`\sigma = (1-t)/t`, so that
+        :math:`v = E[x_1 - x_0 \mid x_t] = (D(x_t/t, \sigma) - x_t)/(1-t)`.
+        """
+        time = torch.as_tensor(t, dtype=x.dtype, device=x.device)[..., None, None]
+        sigma = ((1 - time) / time)[..., 0, 0]
+        return (self.denoise(x / time, sigma) - x) / (1 - time)
+
 
 class ScaledPrior:
     """A prior of ``(image - shift) / scale``, seen as a prior of the image.

@@ -129,6 +129,7 @@ class DepthPrior(FromDenoiser):
         if pixel_angstrom is not None and not pixel_angstrom > 0:
             raise InputError(f"the pixel size must be positive, got {pixel_angstrom}")
         self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.matching, self.half, self.pixel_angstrom = matching, half, pixel_angstrom
 
     @property
@@ -140,9 +141,9 @@ class DepthPrior(FromDenoiser):
         """The same prior, told the pixel size."""
         return DepthPrior(self.network, self.matching, self.half, pixel_angstrom)
 
-    def of_volumes(self, batch: int = 16) -> DepthVolumePrior:
+    def of_volumes(self, batch: int = 16, cubic: bool = False) -> DepthVolumePrior:
         """The prior of volumes ``(..., D, H, W)``, so many planes at a time."""
-        return DepthVolumePrior(self, batch)
+        return DepthVolumePrior(self, batch, cubic)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean of each image alone; see `Prior.denoise`."""
@@ -184,17 +185,32 @@ class DepthVolumePrior(FromDenoiser):
     prior : DepthPrior
     batch : int
         Planes given to the network at once: beyond the volume and its answer, memory is theirs.
+    cubic : bool
+        Voxels are cubes: the mean of the answers for planes across each of the three axes.
     """
 
-    def __init__(self, prior: DepthPrior, batch: int = 16) -> None:
+    def __init__(self, prior: DepthPrior, batch: int = 16, cubic: bool = False) -> None:
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
-        self.prior, self.batch = prior, batch
+        self.prior, self.batch, self.cubic = prior, batch, cubic
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Posterior mean of volumes ``(..., D, H, W)``; see `Prior.denoise`."""
         if x.ndim < 3:
             raise InputError(f"a volume is (..., D, H, W), got shape {tuple(x.shape)}")
+        axes = (-3, -2, -1) if self.cubic else (-3,)
+        level = torch.as_tensor(sigma).broadcast_to(x.shape[:-2])
+        if self.cubic and (level != level[..., :1]).any():
+            raise InputError("planes of cubic voxels have one noise level")
+        answers = []
+        for axis in axes:
+            across = x.movedim(axis, -3)
+            here = level[..., :1].expand(across.shape[:-2]) if self.cubic else level
+            answers.append(self._along(across, here).movedim(-3, axis))
+        return torch.stack(answers).mean(0) if self.cubic else answers[0]
+
+    def _along(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The answer for planes across the first of a volume's axes."""
         depth, reach = x.shape[-3], self.prior.reach
         flat, level = x.reshape(-1, *x.shape[-2:]), levels(x, sigma)
         around = torch.arange(-reach, reach + 1, device=x.device)

@@ -1,7 +1,8 @@
-"""How the electron-microscopy prior is trained: patches, grey-level jitter, validation."""
+"""How the electron-microscopy prior is trained: stacks of five planes, at many pixel sizes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from emlab import data
 from emlab.checks import check_fields
 from emlab.errors import InputError
-from emlab.priors.networks import wrap
-from emlab.priors.objectives import FlowMatching
+from emlab.priors.depth import REFERENCE_ANGSTROM, DepthMatching
 from emlab.recipes.lesson import Lesson, denoising_psnr, settings_of
 
+NAME = "generalist_depth"
 # Planes of the isotropic volume (axis 0) and sections of the serial-section stack.
 TRAINING_PLANES, VALIDATION_PLANES = slice(0, 152), slice(160, 180)
 TRAINING_SECTIONS = slice(0, 18)
@@ -24,93 +25,160 @@ TISSUE = (
     "flyem_validation_train, isbi2012",
     "planes 0-151 and sections 0-17; validation on planes 160-179",
 )
-VALIDATION_LEVELS = (0.1, 0.25)  # in units of the grey range
+VALIDATION_LEVELS = (0.1, 0.25, 0.5)  # in units of the grey range
 UNIT_RANGE = 2.0  # networks see grey levels 0..255 as -1..1
+STEPS_AN_OCTAVE, AT_REFERENCE = 32, 128  # pixel sizes are kept as whole numbers beside the planes
+SECTION_ANGSTROM = 40.0
+_WIDEST = 4  # largest distance between the planes of a stack, in pixels
 
 
 @dataclass(frozen=True)
 class Material:
-    """How many patches of which size a network sees.
+    """How many stacks of which size a network sees.
 
     Attributes
     ----------
-    patch : int
-        Side of the square patches, in pixels.
-    patches : int
-        Training patches, drawn once; nine tenths from the isotropic volume.
+    patch, planes : int
+        Side of the square patches in pixels, and planes of a stack.
+    stacks : int
+        Training stacks, drawn once; a tenth from the serial sections.
     validation : int
-        Validation patches.
+        Validation stacks.
+    zoomed : float
+        Share of stacks cut at another pixel size.
+    zoom : tuple of float
+        Smallest and largest zoom, drawn log-uniformly.
+    spread : float
+        Share of the volume's stacks whose planes lie two to four voxels apart.
     """
 
     patch: int = 64
-    patches: int = 40_000
+    planes: int = 5
+    stacks: int = 40_000
     validation: int = 96
+    zoomed: float = 0.4
+    zoom: tuple[float, float] = (0.35, 1.5)
+    spread: float = 0.08
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.patch < 16 or self.patches < 10 or self.validation < 1:
-            raise InputError("training material needs patch >= 16, patches >= 10, validation >= 1")
+        if self.patch < 16 or self.stacks < 10 or self.validation < 1:
+            raise InputError("training material needs patch >= 16, stacks >= 10, validation >= 1")
+        if not (0 < self.zoom[0] <= self.zoom[1] and max(self.zoomed, self.spread) <= 1):
+            raise InputError("training material needs growing zooms and shares of at most 1")
 
 
-def training_patches(material: Material, seed: int = 0) -> NDArray[np.uint8]:
-    """Patches ``(n, patch, patch)`` u8 of all three axes of the volume and of the sections."""
+def training_stacks(material: Material, seed: int = 0) -> NDArray[np.uint8]:
+    """Stacks ``(n, planes + 1, patch, patch)`` u8; the last plane is the pixel size, see `code`.
+
+    Stacks of the volume lie along all three of its axes. Those of sections are neighbouring ones,
+    50 nm apart: of them the network learns that a neighbour can be of little use.
+    """
     generator = np.random.default_rng(seed)
     volume = data.load("flyem_validation_train").arrays["volume"][TRAINING_PLANES]
-    sections = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
-    of_sections = material.patches // 10
-    isotropic = [
-        _cut(np.moveaxis(volume, axis, 0), material.patch, count, generator)
-        for axis, count in enumerate(_thirds(material.patches - of_sections))
-    ]
-    return np.concatenate([*isotropic, _cut(sections, material.patch, of_sections, generator)])
+    sheets = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
+    size = (material.planes, material.patch, material.patch)
+    stacks = np.empty((material.stacks, material.planes + 1, *size[1:]), np.uint8)
+    for number, stack in enumerate(stacks):
+        of_sections = number % 10 == 9
+        source = sheets if of_sections else np.moveaxis(volume, generator.integers(3), 0)
+        zoom, distance = 1.0, 1.0
+        if generator.random() < material.zoomed:
+            fits = material.patch / min(source.shape[1:])
+            zoom = max(fits, math.exp(generator.uniform(*np.log(material.zoom))))
+        if not of_sections and generator.random() < material.spread:
+            distance = generator.uniform(2, _WIDEST)
+        voxel = (1.0 if of_sections else 1 / zoom, 1 / zoom, 1 / zoom)
+        stack[:-1] = np.rint(resampled(source, size, voxel, generator, distance))
+        stack[-1] = code((SECTION_ANGSTROM if of_sections else REFERENCE_ANGSTROM) / zoom)
+    return stacks
 
 
-def validation_patches(material: Material) -> NDArray[np.uint8]:
-    """Patches ``(n, patch, patch)`` u8 from planes of the volume that training does not touch."""
-    volume = data.load("flyem_validation_train").arrays["volume"][VALIDATION_PLANES]
-    return _cut(volume, material.patch, material.validation, np.random.default_rng(1))
+def resampled(
+    source: NDArray[np.uint8],
+    size: tuple[int, ...],
+    voxel: tuple[float, ...],
+    generator: np.random.Generator,
+    distance: float = 1.0,
+) -> NDArray[np.float32]:
+    """Cut ``size`` voxels, each `voxel` pixels wide, at a random place of ``(D, H, W)``.
 
-
-def jitter(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the eight flips and turns, and for each image a contrast and a brightness.
-
-    u8 patches in, float32 in about [-1, 1] out: ``gain * x + offset`` with a gain of .7 to 1.3 and
-    an offset of -.2 to .2.
+    Coarser voxels are averages of what they cover, finer ones are interpolated; planes lie
+    `distance` voxels apart.
     """
-    images = batch.float() / 127.5 - 1
-    turns, flip = torch.randint(4, (), generator=generator), torch.rand((), generator=generator)
-    images = torch.rot90(images, int(turns), (1, 2))
-    if flip < 0.5:
-        images = images.flip(-1)
-    gain, offset = torch.rand(2, len(images), 1, 1, generator=generator)
-    return (0.7 + 0.6 * gain) * images + 0.4 * offset - 0.2
+    windows, matrices = [], []
+    for axis, (count, length, width) in enumerate(zip(size, source.shape, voxel, strict=True)):
+        step, width = width * (1.0 if axis else distance), max(1.0, width)
+        room = length - (count - 1) * step - width
+        if room < -1e-6:
+            raise InputError(f"{count} voxels of {step:.3g} pixels do not fit into {length}")
+        whole = step == 1
+        start = generator.integers(int(room) + 1) if whole else generator.uniform(0, max(0.0, room))
+        left = start + step * np.arange(count)[:, None]
+        first, last = int(start), min(length, math.ceil(start + (count - 1) * step + width))
+        pixel = np.arange(first, last)
+        overlap = np.minimum(left + width, pixel + 1) - np.maximum(left, pixel)
+        windows.append(slice(first, last))
+        matrices.append((np.maximum(overlap, 0) / width).astype(np.float32))
+    part = source[tuple(windows)].astype(np.float32)
+    if part.shape == tuple(size):
+        return part
+    return np.einsum("az,zbc->abc", matrices[0], matrices[1] @ part @ matrices[2].T)
+
+
+def code(pixel_angstrom: float) -> int:
+    """A pixel size as a whole number 0 to 255, 32 steps an octave."""
+    return round(AT_REFERENCE + STEPS_AN_OCTAVE * math.log2(pixel_angstrom / REFERENCE_ANGSTROM))
+
+
+def validation_stacks(material: Material) -> NDArray[np.uint8]:
+    """Stacks from planes of the volume that training does not touch, all planes there."""
+    volume = data.load("flyem_validation_train").arrays["volume"][VALIDATION_PLANES]
+    size = (material.planes, material.patch, material.patch)
+    generator = np.random.default_rng(1)
+    cuts = [resampled(volume, size, (1.0,) * 3, generator) for _ in range(material.validation)]
+    return np.rint(np.stack(cuts)).astype(np.uint8)
+
+
+def vary(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """For each stack a flip and turn, an order of planes, a contrast and a brightness.
+
+    u8 stacks in, float32 in about [-1, 1] out, ``gain * x + offset`` with a gain of .7 to 1.3 and
+    an offset of -.2 to .2; the plane of pixel sizes becomes octaves from the reference.
+    """
+    images, octaves = batch[:, :-1].float() / 127.5 - 1, batch[:, -1:].float() - AT_REFERENCE
+    turns = torch.randint(4, (len(batch),), generator=generator).tolist()
+    flips = (torch.rand(2, len(batch), generator=generator) < 0.5).tolist()
+    turned = []
+    for stack, turn, flip, upside in zip(images, turns, *flips, strict=True):
+        stack = torch.rot90(stack, turn, (-2, -1))
+        axes = [-1] * flip + [0] * upside
+        turned.append(stack.flip(axes) if axes else stack)
+    gain, offset = torch.rand(2, len(images), 1, 1, 1, generator=generator)
+    varied = (0.7 + 0.6 * gain) * torch.stack(turned) + 0.4 * offset - 0.2
+    return torch.cat([varied, octaves / STEPS_AN_OCTAVE], dim=1)
 
 
 def prepare(recipe: dict, table: dict) -> Lesson:
-    """The flow prior on FIB-SEM and serial-section patches."""
-    material, objective = Material(**table), recipe["objective"]
-    clean = torch.from_numpy(validation_patches(material)).float() / 127.5 - 1
+    """The prior that sees depth, on FIB-SEM stacks and serial sections."""
+    material, loss = Material(**table), DepthMatching(**settings_of(recipe["objective"]))
+    clean = torch.from_numpy(validation_stacks(material)).float() / 127.5 - 1
+    middle, planes = clean[:, material.planes // 2], torch.arange(material.planes)
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
-        denoise = wrap(model, objective).denoise
-        return denoising_psnr(denoise, clean.to(device), VALIDATION_LEVELS, UNIT_RANGE, UNIT_RANGE)
+        """With all planes, and with the middle one alone."""
+        told = (clean.to(device), VALIDATION_LEVELS, UNIT_RANGE, UNIT_RANGE, middle.to(device))
+        numbers = {}
+        for ending, present in (("", planes >= 0), ("_alone", planes == material.planes // 2)):
 
-    images, loss = training_patches(material), FlowMatching(**settings_of(objective))
-    return Lesson(torch.from_numpy(images), loss, evaluate, *TISSUE, jitter)
+            def denoise(stack: Tensor, sigma: float, present: Tensor = present) -> Tensor:
+                level, there = stack.new_full((len(stack),), sigma), present.to(device)
+                there = there.expand(len(stack), -1)
+                return loss.denoise(model, stack, level, torch.zeros_like(level), there)
 
+            found = denoising_psnr(denoise, *told)
+            numbers.update({f"{name}{ending}": value for name, value in found.items()})
+        return numbers
 
-def _cut(
-    stack: NDArray[np.uint8], patch: int, count: int, generator: np.random.Generator
-) -> NDArray[np.uint8]:
-    planes, height, width = stack.shape
-    if min(height, width) < patch:
-        raise InputError(f"patches of {patch} do not fit into planes of {height} x {width}")
-    z = generator.integers(planes, size=count)
-    y = generator.integers(height - patch + 1, size=count)
-    x = generator.integers(width - patch + 1, size=count)
-    window = np.lib.stride_tricks.sliding_window_view(stack, (patch, patch), axis=(1, 2))
-    return window[z, y, x]
-
-
-def _thirds(count: int) -> list[int]:
-    return [(count + 2) // 3, (count + 1) // 3, count // 3]
+    images = torch.from_numpy(training_stacks(material))
+    return Lesson(images, loss, evaluate, *TISSUE, vary, half=True)

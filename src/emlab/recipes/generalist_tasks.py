@@ -16,6 +16,7 @@ from emlab.physics.operators import (
     Blur,
     Downsample,
     Identity,
+    Sampling,
     ShapedOperator,
     defocus_kernel,
     gaussian_kernel,
@@ -46,6 +47,8 @@ class Task:
         Fine pixels per coarse one.
     blur : float
         Standard deviation of the Gaussian kernel in pixels.
+    mode : str
+        Whether a coarse pixel is the ``"average"`` of fine ones or one of them, ``"decimate"``.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Task:
     noise: float = 0.0
     factor: int = 1
     blur: float = 0.0
+    mode: Sampling = "average"
 
     @cached_property
     def kernel(self) -> Tensor:
@@ -65,12 +69,34 @@ class Task:
         if self.kind == "deblur":
             return Blur(self.kernel)
         if self.kind == "upsample":
-            return Downsample(self.factor)
-        return Axial(self.factor) if self.kind == "isotropic" else Identity()
+            return Downsample(self.factor, mode=self.mode)
+        return Axial(self.factor, self.mode) if self.kind == "isotropic" else Identity()
 
     def section_operator(self) -> ShapedOperator:
         """The same on images ``(..., H, W)``: an axial task seen in a section, z along H."""
         return Downsample(self.factor, (-2,)) if self.kind == "isotropic" else self.operator()
+
+    def finer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the image or volume that a measurement of this shape is restored to."""
+        if self.kind == "isotropic":
+            return shape[0] * self.factor, *shape[1:]
+        return tuple(side * self.factor for side in shape)
+
+    def lost(self, own: float, shape: tuple[int, ...], grey_range: float = GREY_RANGE) -> float:
+        r"""Mean square error that is left to a genie who knows the tissue, in grey levels squared.
+
+        A truth ``(H, W)`` or ``(D, H, W)`` has white noise of its own, of standard deviation o. The
+        genie must tell it from the measurement: along each right singular vector of A, of singular
+        value :math:`\sqrt\lambda`, measured with noise s, there remains
+        :math:`o^2 s^2 / (\lambda o^2 + s^2)`, and all of it where :math:`\lambda = 0`.
+        """
+        added, power = (self.noise * grey_range) ** 2, np.ones(1)
+        if self.kind == "deblur":
+            power = np.abs(np.fft.fft2(self.kernel.numpy(), shape[-2:])) ** 2
+        cells = self.factor ** {"isotropic": 1, "upsample": 2}.get(self.kind, 0)
+        power = power / (cells if self.mode == "average" else 1)
+        seen = own**2 * added / (power * own**2 + added) if added else np.zeros(1)
+        return float(seen.mean() / cells + own**2 * (1 - 1 / cells)) if own else 0.0
 
     def measure(
         self, clean: Tensor, generator: torch.Generator, grey_range: float = GREY_RANGE
@@ -88,11 +114,12 @@ class Task:
         """The measurement ``(..., H, W)`` on the fine grid: cubic splines, or as it is."""
         if self.factor == 1:
             return measurement
-        rows = _matrix(measurement.shape[-2], self.factor).to(measurement)
+        rows = _matrix(measurement.shape[-2], self.factor, self.mode).to(measurement)
         fine = rows @ measurement
         if self.kind == "isotropic":
             return fine
-        return fine @ _matrix(measurement.shape[-1], self.factor).to(measurement).T
+        columns = _matrix(measurement.shape[-1], self.factor, self.mode)
+        return fine @ columns.to(measurement).T
 
     def _with_noise(self, image: Tensor, generator: torch.Generator, grey_range: float) -> Tensor:
         if self.noise == 0:
@@ -141,6 +168,19 @@ _ALL = (
     *(Task(f"isotropic_{f}", f"{f}x isotropic", "isotropic", factor=f) for f in (4, 6, 10)),
 )
 TASKS = {task.name: task for task in _ALL}
+# Whole volumes, for priors that see depth.
+VOLUMES = (
+    Task("volume_10", "volume, white noise .1", "denoise", noise=0.1),
+    Task("volume_25", "volume, white noise .25", "denoise", noise=0.25),
+)
+# Where little is measured and much is left open; no network was ever trained on these.
+OPEN = (
+    Task("denoise_50", "white noise .5", "denoise", noise=0.5),
+    Task("denoise_100", "white noise 1", "denoise", noise=1.0),
+    Task("upsample_8", "8x super-resolution", "upsample", factor=8),
+    Task("sparse_scan", "one pixel in four scanned", "upsample", factor=2, mode="decimate"),
+)
+MISSING = Task("missing_slices", "every other slice lost", "isotropic", factor=2, mode="decimate")
 STRANGE_BLUR = replace(TASKS["deblur"], name="blind_gaussian", label="Gaussian, 2 px: no disc")
 REAL_PAIR = Task("real_pair", "real SEM pair", "denoise")  # its noise is its own
 
@@ -159,5 +199,5 @@ def task(name: str) -> Task:
 
 
 @lru_cache(maxsize=64)
-def _matrix(count: int, factor: int) -> Tensor:
-    return torch.from_numpy(spline_matrix(count, factor).astype(np.float32))
+def _matrix(count: int, factor: int, mode: str) -> Tensor:
+    return torch.from_numpy(spline_matrix(count, factor, mode).astype(np.float32))

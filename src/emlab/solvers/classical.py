@@ -213,20 +213,30 @@ def linear_mmse(
         the logarithm of the power spectral density, as `fit_spectrum` finds it.
     """
     y = torch.from_numpy(_image(measurement, 2, 3))
-    density = torch.from_numpy(np.exp(np.polyval(spectrum, np.log(_radius(shape)))))
+    noise = max(sigma, 1e-3) ** 2
 
-    def covariance(x: Tensor) -> Tensor:
-        coefficients = density * torch.from_numpy(scipy.fft.dctn(x.numpy(), norm="ortho"))
-        return torch.from_numpy(scipy.fft.idctn(coefficients.numpy(), norm="ortho"))
+    def density(sides: Sequence[int]) -> NDArray[np.float64]:
+        steps = [fine / side for fine, side in zip(shape, sides, strict=True)]
+        return np.exp(np.polyval(spectrum, np.log(_radius(sides, steps))))
+
+    def filtered(x: Tensor, gains: NDArray[np.float64]) -> Tensor:
+        coefficients = gains * scipy.fft.dctn(x.numpy(), norm="ortho")
+        return torch.from_numpy(scipy.fft.idctn(coefficients, norm="ortho"))
+
+    prior = density(shape)
+    # Coarse pixels have about the spectrum of the fine ones at the frequencies that they can tell.
+    about = 1 / (density(y.shape) + noise) if y.shape != shape else np.ones(shape)
 
     def explained(x: Tensor) -> Tensor:
-        back = covariance(operator.A_adjoint(x[0]))
-        return (operator.A(back) + max(sigma, 1e-3) ** 2 * x[0])[None]
+        return (operator.A(filtered(operator.A_adjoint(x[0]), prior)) + noise * x[0])[None]
 
     flat = operator.A(torch.ones(shape, dtype=y.dtype))
     mean = (flat * y).sum() / flat.square().sum()
-    dual = conjugate_gradients(explained, (y - mean * flat)[None], 200, 1e-10)[0]
-    return np.asarray(mean + covariance(operator.A_adjoint(dual)), "f4")
+    dual = conjugate_gradients(
+        explained, (y - mean * flat)[None], 500, 1e-10,
+        precondition=lambda residual: filtered(residual[0], about)[None],
+    )[0]  # fmt: skip
+    return np.asarray(mean + filtered(operator.A_adjoint(dual), prior), "f4")
 
 
 def fit_spectrum(images: ArrayLike, order: int = 4) -> list[float]:
@@ -244,11 +254,15 @@ def fit_spectrum(images: ArrayLike, order: int = 4) -> list[float]:
     return np.polyfit(centre, height, order).tolist()
 
 
-def _radius(shape: Sequence[int]) -> NDArray[np.float64]:
-    """Frequency of each coefficient of the cosine transform, in periods a pixel; never zero."""
-    axes = np.meshgrid(*(np.arange(side) / (2 * side) for side in shape), indexing="ij")
-    radius = np.sqrt(sum(np.square(axis) for axis in axes))
-    radius.flat[0] = 1 / (2 * max(shape))
+def _radius(shape: Sequence[int], steps: Sequence[float] = ()) -> NDArray[np.float64]:
+    """Frequency of each coefficient of the cosine transform, in periods a pixel; never zero.
+
+    The image's own pixels are `steps` pixels long, or one.
+    """
+    steps = steps or [1.0] * len(shape)
+    own = [np.arange(side) / (2 * side * step) for side, step in zip(shape, steps, strict=True)]
+    radius = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*own, indexing="ij")))
+    radius.flat[0] = radius.flat[1:].min()
     return radius
 
 

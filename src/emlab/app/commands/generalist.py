@@ -28,12 +28,10 @@ from emlab.app.volumes import Restorer, megabytes, restore_volume, survey
 from emlab.errors import InputError
 from emlab.io.volumes import Volume, create_volume
 from emlab.methods import generalist
-from emlab.methods.estimate import TimedPrior
-from emlab.methods.generalist import Config, OneStepConfig, load, load_config
+from emlab.methods.generalist import Config, load, load_config
 from emlab.priors import Prior
 from emlab.runtime import make_generator
 from emlab.solvers import ONE_ESTIMATE
-from emlab.solvers.tiling import TiledPrior
 
 # Side of the patches that the networks were trained on; smaller images are padded to it.
 PATCH = 64
@@ -43,7 +41,7 @@ app = group(
     "`emlab generalist isotropic sections.mrc isotropic.mrc --factor 4`\n\n"
     "Files: tif, mrc, png, npy and (volumes) zarr. Results are float32 in the grey levels of the "
     "input, with the pixel size of the result in the header. What the prior was trained on, and "
-    "where not to use it: `emlab weights card generalist_flow`. A restored image is an estimate; "
+    "where not to use it: `emlab weights card generalist_depth`. A restored image is an estimate; "
     "look at --spread before you count anything in it."
 )
 
@@ -100,7 +98,9 @@ class Restoring(Seeded):
         self.input = read_input(self.source, self.dimensions, self.task)
         volume = len(self.input.shape) == 3
         job.check_outputs(self.out, self.spread, inputs=[self.source], volume=volume)
-        self.loaded: Prior = load(self.settings, self.place)
+        size = finer(self.input.pixel_size_angstrom, self.lateral)
+        self.pixel_angstrom = size[-1] if isinstance(size, tuple) else size
+        self.loaded: Prior = load(self.settings.prior, self.place, self.pixel_angstrom)
 
     def _draw_samples(self) -> None:
         """Take a sampler where the config gives one estimate."""
@@ -117,18 +117,13 @@ class Restoring(Seeded):
         """Restore what fits into memory, and write it."""
         padded, corner = self.padded()
         with bar(self.solved) as progress:
-            prior = self.loaded
-            if isinstance(self.settings.solvers[self.solved], OneStepConfig):
-                tiled = TiledPrior(prior, self.settings.tile, self.settings.overlap)
-                tiles = prod(padded.shape[:-2]) * tiled.tiles(*padded.shape[-2:])
-                prior = TimedPrior(prior, progress, tiles)
             result = getattr(generalist, self.task)(
                 padded,
                 config=self.settings,
                 generator=make_generator(self.seed),
                 noise_sigma=self.noise,
                 samples=self.settings.samples,
-                prior=prior,
+                prior=self.loaded,
                 device=self.place,
                 progress=progress,
                 **self.options(),
@@ -238,12 +233,14 @@ class RestoringVolumes(Restoring):
                 self.settings,
                 shared,
                 self.depth,
-                self.options().get("axial", "average"),
+                self.options().get("sampling", "average"),
                 self.settings.samples,
                 with_spread=len(targets) > 1,
                 seed=self.seed,
                 prior=self.loaded if crew is None else None,
                 device=str(self.place) if crew is None else self.device,
+                pixel_angstrom=self.pixel_angstrom,
+                cubic=self.options().get("cubic", False),
             )
             done = restore_volume(
                 volume,
@@ -267,7 +264,7 @@ class RestoringVolumes(Restoring):
 
 @command(app, "denoise")
 class Denoise(RestoringVolumes):
-    """Remove noise from an image, or from every plane of a stack or volume.
+    """Remove noise from an image, or from a volume, each plane together with its neighbours.
 
     **Example:** `emlab generalist denoise noisy.mrc clean.mrc --coloured`
 
@@ -277,6 +274,7 @@ class Denoise(RestoringVolumes):
     """
 
     coloured: bool = option(False, "Neighbouring pixels share noise: estimate how.")
+    cubic: bool = option(False, "Voxels are cubes: look along all three axes, for thrice the work.")
 
     task = "denoise"
     dimensions = (2, 3)
@@ -293,10 +291,12 @@ class Denoise(RestoringVolumes):
                 "give --noise or --coloured: the spectrum is estimated with its strength"
             )
         super().open()
+        if self.cubic and len(self.input.shape) != 3:
+            raise InputError("--cubic is for volumes; leave it out for an image")
 
     def options(self) -> dict[str, Any]:
-        """Whether noise is coloured."""
-        return {"coloured": self.coloured}
+        """Whether noise is coloured, and voxels are cubes."""
+        return {"coloured": self.coloured, "cubic": self.cubic}
 
 
 @command(app, "deblur")
@@ -354,7 +354,7 @@ class Deblur(Restoring):
 
 @command(app, "upsample")
 class Upsample(Restoring):
-    """Make one image finer; its pixels are taken as averages of the fine ones.
+    """Make one image finer; its pixels are averages of the fine ones, or a sparse scan of them.
 
     **Example:** `emlab generalist upsample coarse.tif fine.tif --factor 3 --spread doubt.tif`
 
@@ -363,17 +363,21 @@ class Upsample(Restoring):
     """
 
     factor: float = option(2, "How many times finer, a whole number.")
+    sampling: str = option(
+        "average", "A pixel is the `average` of fine ones, or one of them: `decimate`."
+    )
 
     task = "upsample"
 
     def open(self) -> None:
-        """Also check the factor."""
+        """Also check factor and sampling."""
+        check_sampling(self.sampling)
         self.lateral = whole_factor(self.factor)
         super().open()
 
     def options(self) -> dict[str, Any]:
-        """The factor."""
-        return {"factor": self.lateral}
+        """The factor, and what a pixel is."""
+        return {"factor": self.lateral, "sampling": self.sampling}
 
 
 @command(app, "isotropic")
@@ -391,15 +395,14 @@ class Isotropic(RestoringVolumes):
         "Thickness of a slice in pixels of rows and columns, a whole number.",
         shown="from the pixel size",
     )
-    axial: str = option("average", "A slice is the `average` of its planes, or one: `decimate`.")
+    sampling: str = option("average", "A slice is the `average` of its planes, or one: `decimate`.")
 
     task = "isotropic"
     dimensions = (3,)
 
     def open(self) -> None:
         """Also find the factor, and say how the result's voxels differ from cubes."""
-        if self.axial not in ("average", "decimate"):
-            raise InputError(f"--axial is average or decimate, not {self.axial!r}")
+        check_sampling(self.sampling)
         given = None if self.factor is None else whole_factor(self.factor)
         super().open()
         self.depth = self._factor_from_pixel_size() if given is None else given
@@ -416,7 +419,7 @@ class Isotropic(RestoringVolumes):
 
     def options(self) -> dict[str, Any]:
         """The factor, and what a slice is."""
-        return {"factor": self.depth, "axial": self.axial}
+        return {"factor": self.depth, "sampling": self.sampling}
 
     def _factor_from_pixel_size(self) -> int:
         """Thickness of a slice in pixels, from the header."""
@@ -430,6 +433,12 @@ class Isotropic(RestoringVolumes):
                 f"resample it, or give --factor"
             )
         return whole_factor(round(ratio))
+
+
+def check_sampling(sampling: str) -> None:
+    """Refuse what is neither way of sampling."""
+    if sampling not in ("average", "decimate"):
+        raise InputError(f"--sampling is average or decimate, not {sampling!r}")
 
 
 def whole_factor(value: float) -> int:

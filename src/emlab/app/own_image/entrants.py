@@ -96,7 +96,7 @@ def _flow(question: Question) -> Ready:
     config, drawing = load_config("ours"), load_config("samples")
     noise, method = question.noise, getattr(generalist, question.task)
     told: dict[str, Any] = {
-        "prior": generalist.load(config, question.device),
+        "prior": generalist.load(config.prior, question.device),
         "device": question.device,
         "scale": question.grey_scale,
         "noise_sigma": noise.sigma,
@@ -297,10 +297,10 @@ def learned(task: str) -> list[Entrant]:
             "generalist",
             "EM Generalist",
             "learned",
-            "One flow prior of tissue, for every task; posterior mean or maximum.",
+            "One diffusion prior of tissue, for every task; posterior mean or maximum.",
             _flow,
-            weights=("generalist_flow",),
-            unsuited=of("tissue unknown", "its prior knows tissue at 4 and 10 nm a pixel"),
+            weights=("generalist_depth",),
+            unsuited=of("tissue unknown", "its prior knows tissue at 4 to 30 nm a pixel"),
         ),
         scoring("tsm", "TSM", "Score network guided by target structures, one Tweedie step."),
         scoring("dsm", "DSM", "The same network trained by denoising alone, without targets."),

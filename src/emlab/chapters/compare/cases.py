@@ -85,7 +85,7 @@ def generalist_method(
     The default is that of the largest correlation on validation micrographs.
     """
     config = generalist.load_config()
-    loaded = generalist.load(config, device) if prior is None else prior
+    loaded = generalist.load(config.prior, device) if prior is None else prior
     seen = working_angstrom or tuned("compare")["generalist"]["working_angstrom"]
 
     def clean(image: Image) -> Image:

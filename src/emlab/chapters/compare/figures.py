@@ -85,7 +85,7 @@ def corners(images: Mapping[str, Image], side: int, pixel_size_angstrom: float) 
 
 # The weights whose cards say what a method's prior has seen.
 CHECKPOINTS = {
-    "EM Generalist": ("generalist_flow",),
+    "EM Generalist": ("generalist_depth",),
     "TSM": ("tsm_tsm",),
     "FlowDPS": ("flowdps_flow",),
     "MTD": ("mtd_mnist_vp",),

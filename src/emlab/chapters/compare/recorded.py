@@ -57,7 +57,7 @@ PICKS = Recording(
     "picks",
     _measure,
     {**_KEPT, "rows": list(ROWS), "empty": _HERE["empty"]},
-    ("generalist_flow", "tsm_tsm", SEGMENTER, SQUARES, RESTORER),
+    ("generalist_depth", "tsm_tsm", SEGMENTER, SQUARES, RESTORER),
 )
 BM3D = Recording(SLUG, "bm3d", _measure, {**_KEPT, "rows": ["bm3d"], "empty": 0}, (SEGMENTER,))
 

@@ -22,7 +22,8 @@ from emlab.methods.generalist import Config, GreyScale
 from emlab.models import build
 from emlab.physics.noise_estimation import noise_correlation
 from emlab.physics.operators import Downsample
-from emlab.priors import FlowPrior, Prior
+from emlab.priors import Prior
+from emlab.priors.base import FromDenoiser
 from emlab.priors.diffusion import DDPMSchedule, DDPMView, flow_time
 from emlab.recipes.generalist_tasks import GREY_RANGE
 from emlab.runtime import make_generator, peak_memory_mb
@@ -48,7 +49,7 @@ class Meeting(NamedTuple):
 
 
 def where_paths_meet(
-    prior: FlowPrior, clean: Tensor, steps: Sequence[int], generator: torch.Generator
+    prior: FromDenoiser, clean: Tensor, steps: Sequence[int], generator: torch.Generator
 ) -> list[Meeting]:
     """Ask a network for the clean image on the DDPM path and on the flow's, at the same noise.
 
@@ -150,23 +151,6 @@ def kernel_error(found: NDArray, true: NDArray) -> float:
     side = max(found.shape[0], true.shape[0])
     first, second = (np.pad(k, (side - k.shape[0]) // 2) for k in (found, true))
     return float(np.abs(first - second).sum() / 2)
-
-
-def ceiling(sigma: float, factor: int = 1) -> float:
-    """PSNR in dB that noise of the truth itself leaves to a perfect restoration.
-
-    Parameters
-    ----------
-    sigma : float
-        White noise of the truth in grey levels 0..255, above 0.
-    factor : int
-        Coarse pixels are averages over ``factor ** 2`` of the truth's, which keep that share of
-        its noise's variance; the rest cannot be known. With 1 nothing of the noise is known.
-    """
-    if sigma <= 0 or factor < 1:
-        raise InputError("the ceiling needs noise above 0 and a factor of 1 or more")
-    lost = 1.0 if factor == 1 else 1 - 1 / factor**2
-    return 20 * math.log10(GREY_RANGE / sigma) - 10 * math.log10(lost)
 
 
 # --- large and real images

@@ -1,7 +1,8 @@
-"""The figures of the EM Generalist chapter."""
+"""The figures and tables of the EM Generalist chapter."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emlab.bench.study import Study
+from emlab.bench import Report
+from emlab.bench.study import Study, mean_of, pipe_table, spanned
 from emlab.chapters.em_generalist.experiments import Calibration, Judged, Stitched, Training
 from emlab.chapters.em_generalist.recorded import Run
 from emlab.chapters.em_generalist.study import LABELS, Grey, Studies, best_classical, image_of
+from emlab.recipes.generalist_tasks import GREY_RANGE
 from emlab.viz import COLOURS
 
 if TYPE_CHECKING:
@@ -76,6 +79,57 @@ def gains(studies: Studies, methods: Sequence[str]) -> Figure:
     axis.set(xlabel="PSNR over the best classical peer (dB)")
     figure.legend(loc="outside upper right", ncols=len(methods))
     return figure
+
+
+def table(studies: Studies) -> str:
+    """A row a method: of each task the error removed, PSNR and SSIM; of more than three no SSIM.
+
+    A single task has intervals, the resolution, the gain over its best peer and seconds as well.
+    """
+    first = next(iter(studies.values()))
+    if len(studies) == 1:
+        seconds = {"seconds": lambda name: f"{first.seconds[name]:.2g}"}
+        return first.markdown(versus=best_classical(first), extra=seconds)
+    heads, lines = ["method"], {name: [first.label(name)] for name in first.methods}
+    for study in studies.values():
+        label, ssim = study.cases[0].task.label, len(studies) <= 3
+        heads += [f"{label}: error removed", "PSNR [dB]", *["SSIM"] * ssim]
+        for name, cells in lines.items():
+            mean, low, high = study.interval(name, "psnr")
+            cells.append(f"{study.interval(name, 'removed').mean:.0%}")
+            cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
+            cells += [f"{study.interval(name, 'ssim').mean:.3f}"] * ssim
+    return pipe_table(heads, lines.values(), list(studies.values()))
+
+
+def rooms(studies: Studies, report: Report, methods: Sequence[str]) -> str:
+    """Between the best linear answer and what the noise of the truth allows, how far is a method?
+
+    A row a task: PSNR of linear MMSE, the ceiling, and of the mean square error between the two the
+    share that each method takes away, with intervals over cases of its numerator alone.
+    """
+    lines = []
+    for name, study in studies.items():
+        error = {row: scores["mse"] for row, scores in study.scores.items()}
+        case, linear = study.cases[0], error["linear"]
+        room = float(linear.mean() - case.lost)
+        ceiling = math.inf
+        if case.lost > 0:
+            ceiling = 10 * math.log10(GREY_RANGE**2 / case.lost)
+            report.value(f"{name}.ceiling", ceiling, unit="dB", note="noise of the truth, if white")
+        line = [case.task.label, f"{study.interval('linear', 'psnr').mean:.2f}", f"{ceiling:.2f}"]
+        for row in methods:
+            if row not in error:
+                line.append("")
+                continue
+            n = min(len(error[row]), len(linear))
+            share = (linear[:n] - error[row][:n]) / room
+            gained = mean_of({row: share}, row, None)
+            report.value(f"{name}.room.{row}", *gained, note="share of the room, see text", n=n)
+            line.append(spanned(gained, ".0%"))
+        lines.append(line)
+    shown = [LABELS.get(row, row) for row in methods]
+    return pipe_table(["task", "linear MMSE [dB]", "ceiling [dB]", *shown], lines)
 
 
 def correlation_curves(curves: Mapping[str, tuple[NDArray, NDArray]], ylabel: str) -> Figure:

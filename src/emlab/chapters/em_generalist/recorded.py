@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -16,45 +17,55 @@ from scipy import stats
 from emlab import chapters, metrics
 from emlab.bench import Report
 from emlab.bench.study import Study, each
-from emlab.bench.tissue import crops, real_pair
+from emlab.bench.tissue import PIXEL_NM, block, blocks, crops, real_pair
 from emlab.chapters.em_generalist.experiments import Calibration, kernel_error
 from emlab.chapters.em_generalist.study import (
     PEERS,
+    PUBLISHED,
     Case,
     Grey,
     Method,
+    Rows,
     Runner,
+    Studies,
     classical_rows,
-    defocus_rows,
     hurried,
     image_of,
     ours_row,
+    published_rows,
     run_real_pair,
     run_studies,
     score,
 )
 from emlab.errors import InputError
+from emlab.methods import generalist
 from emlab.methods.generalist import GreyScale, Solver, load, load_config
 from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.physics import GaussianNoise
 from emlab.priors import Prior
 from emlab.recipes.generalist_tasks import (
     GREY_RANGE,
+    OPEN,
+    REAL_PAIR,
     STRANGE_BLUR,
     TASKS,
+    VOLUMES,
     Task,
     defocus_tasks,
     task,
 )
 from emlab.recorded import Recording
-from emlab.runtime import Stopwatch, choose_threads, make_generator
+from emlab.runtime import choose_threads, make_generator
 from emlab.settings import read_settings
 from emlab.solvers import ONE_ESTIMATE, solver_of
-from emlab.solvers.plug_and_play import PlugAndPlayConfig
+from emlab.solvers.blind import BlindConfig
+from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
 from emlab.solvers.sampling import DPSConfig
 
 SHOWN = 128  # pixels along a side of a kept picture: its upper left corner
 FINE = 0.2  # periods a pixel: above, there is detail and noise
+SLOW = {*PUBLISHED, "ours_blind", "bm4d"}  # rows of which nothing is run again
+PIXEL_ANGSTROM = 10 * PIXEL_NM
 
 
 class Run(NamedTuple):
@@ -69,7 +80,7 @@ class Run(NamedTuple):
     fine_power : float
         Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise.
     seconds : float
-        For all crops.
+        Of the processor, for all crops.
     steps : int
     """
 
@@ -113,47 +124,83 @@ class Bench:
         return cls(task, truth, measured, seed)
 
     def run(self, solver: Solver, prior: Prior) -> Run:
-        """One sample of every crop, timed."""
+        """One sample of every crop, timed by the processor's clock."""
         shape, count = tuple(self.truth.shape[1:]), len(self.truth)
         sigma = self.task.noise * GREY_RANGE
         scale = GreyScale.of(self.measured, sigma)
         units = scale.to_units(self.measured, "cpu")
         noise = GaussianNoise(max(sigma / scale.scale, 0.003))
         operator, generator = self.task.operator(), make_generator(self.seed)
-        with Stopwatch() as watch:
-            one = isinstance(solver, ONE_ESTIMATE)  # all crops as one image then
-            found = solver_of(solver)(
-                prior, operator, units, noise, solver, generator,
-                shape=None if one else shape, samples=1 if one else count,
-                start=self.task.back_to_grid(units),
-            )  # fmt: skip
+        one = isinstance(solver, ONE_ESTIMATE)  # all crops as one image then
+        before = time.process_time()
+        found = solver_of(solver)(
+            prior, operator, units, noise, solver, generator,
+            shape=None if one else shape, samples=1 if one else count,
+            start=self.task.back_to_grid(units),
+        )  # fmt: skip
+        seconds = time.process_time() - before
         images = scale.to_grey(found.images[0] if one else found.images)
-        return Run.of(images, self.truth, watch.seconds, found.evaluations // (1 if one else count))
+        return Run.of(images, self.truth, seconds, found.evaluations // (1 if one else count))
+
+
+def defocus_rows(config: generalist.Config, prior: Prior, steps: int) -> Rows:
+    """Wiener and Richardson-Lucy, tuned for the blur; ours, told the kernel or not.
+
+    A kernel of up to 17 pixels is searched in so many steps; the search's own restoration is cut
+    short, ours follows.
+    """
+    blind = BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
+
+    def find(case: Case) -> tuple[generalist.Found, Grey]:
+        told: dict[str, Any] = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
+        image = case.measurement
+        kernel = generalist.deblur_blind(image, config, case.generator(), blind=blind, **told)[1]
+        return generalist.deblur(image, kernel, config, case.generator(), **told), kernel
+
+    return lambda task: {
+        **classical_rows(task, ("wiener", "richardson_lucy")),
+        "ours": ours_row(config, prior),
+        "ours_blind": find,
+    }
 
 
 def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Scores of each slow row in each task, what tells its cases apart, and the kernels found."""
     tissue, seed = crops("test", settings["crops"], settings["crop"]), settings["seed"]
     pair, config = real_pair(settings["pair"]), load_config("ours")
+    prior = load(config.prior, pixel_angstrom=PIXEL_ANGSTROM)
     if tissue.dataset is None or pair is None:
         raise InputError("rows are recorded on the real data; set EMLAB_MIRROR, or `make data`")
     few = replace(tissue, grey=tissue.grey[: settings["defocus_crops"]])
-    blind = defocus_rows(config, load(config), settings["blind_steps"])
+    blind = defocus_rows(config, prior, settings["blind_steps"])
     blurs = [*defocus_tasks(settings["defocus"]), STRANGE_BLUR]
 
     def slow(which: Task) -> dict[str, Method]:
-        methods = blind(which) if which in blurs else classical_rows(which)
+        asked = load(config.prior) if which is REAL_PAIR else prior  # its pixel size is not known
+        methods = blind(which) if which in blurs else classical_rows(which) | published_rows(asked)
         return {name: methods[name] for name in settings["rows"][which.name]}
 
-    others = [one for name, one in TASKS.items() if name in settings["rows"]]
-    studies = run_studies(others, slow, tissue, seed=seed)
-    studies |= run_studies(blurs, slow, few, seed=seed) | run_real_pair(pair, slow, seed=seed)
+    def run(study: Study, methods: Mapping[str, Method]) -> Study:
+        print(study.cases[0].task.label, *methods, flush=True)
+        solved = {name: each(method) for name, method in methods.items()}
+        return study.run(solved, score, first={"dps": settings["dps_crops"]}, progress=print)
+
+    several = blocks("test", settings["volumes"], tuple(settings["volume"]))
+    specimens = dict.fromkeys(VOLUMES, several) | dict.fromkeys(blurs, few)
+    cube, studies = block("test", tuple(settings["block"])), Studies()
+    for which in (*TASKS.values(), *VOLUMES, *OPEN, *blurs):
+        if which.name in settings["rows"]:
+            usual = cube if which.kind == "isotropic" else tissue
+            seen = specimens.get(which, usual)
+            studies |= run_studies([which], slow, seen, seed=seed, kept=run)
+    studies |= run_real_pair(pair, slow, seed=seed, kept=run)
     found: dict[str, Any] = {}
     for name, study in studies.items():
         kept = {
             row: {
                 "values": {metric: values.ravel().tolist() for metric, values in scores.items()},
                 "seconds": study.seconds[row],
+                "cases": study.seen(row),
                 "image": _packed(image_of(study.answers[row][0])),
             }
             for row, scores in study.scores.items()
@@ -171,7 +218,7 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
     tissue = crops("test", settings["crops"], settings["crop"]).grey
     small = tissue[: settings["ablation_crops"], :side, :side]
     config = load_config("ours")
-    prior, steps = load(config), settings["flow"]
+    prior, steps = load(config.prior, pixel_angstrom=PIXEL_ANGSTROM), settings["flow"]
     noisy, blurred = (Bench.of(task(name), small, seed) for name in ("denoise_10", "deblur"))
     solvers: dict[str, dict[Any, Any]] = {
         "step_size": {g: DPSConfig(settings["ablation_steps"], g) for g in settings["step_sizes"]},
@@ -207,7 +254,8 @@ def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
     tissue = crops("test", settings["crops"], settings["crop"]).grey
     few = tissue[: settings["interval_crops"], :side, :side]
     config = hurried(load_config("samples"), settings["interval_steps"], count)
-    method, found = ours_row(config, load(config), count), {}
+    prior = load(config.prior, pixel_angstrom=PIXEL_ANGSTROM)
+    method, found = ours_row(config, prior, count), {}
     reach = float(stats.t.ppf(0.95, count - 1))
     for name in settings["tasks"]:
         cases = [Case.of(task(name), crop, seed + number) for number, crop in enumerate(few)]
@@ -223,7 +271,7 @@ def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _recording(name: str, measure: Any, **more: Any) -> Recording:
     given = read_settings("methods/generalist") | {"seed": 0, "crops": 12, "crop": 96}
     settings = {**given, **chapters.table("01_em_generalist")["recorded"][name], **more}
-    return Recording("01_em_generalist", name, measure, settings, ("generalist_flow",))
+    return Recording("01_em_generalist", name, measure, settings, (load_config("ours").prior,))
 
 
 ROWS = _recording("rows", _measure_rows, tuned=read_settings(PEERS)["peers"])
@@ -241,10 +289,11 @@ def shortcuts() -> list[str]:
     ]
 
 
-def rows(report: Report) -> Runner:
+def rows(report: Report, hurry: bool = False) -> Runner:
     """What runs methods, but shows recorded rows that were measured on the very cases of a task.
 
-    Of the fast ones among these, crops by a classical peer, the first case is run again.
+    Of the fast ones among these, crops by a classical peer, the first case is run again. The
+    samplers as published run in a `hurry`, with few steps, or are left out where not recorded.
     """
 
     def run(study: Study, methods: Mapping[str, Method]) -> Study:
@@ -252,12 +301,16 @@ def rows(report: Report) -> Runner:
         kept, power = ROWS.values.get(name, {"power": (), "rows": {}}), _power(cases)
         same = len(power) == len(kept["power"]) and np.allclose(power, kept["power"], rtol=1e-5)
         before = {n: row for n, row in kept["rows"].items() if same and n in methods}
-        again = dict.fromkeys((n for n in before if n != "ours_blind" and len(cases) > 1), 1)
-        here = {n: each(m) for n, m in methods.items() if n in again or n not in before}
+        quick = (n for n in before if n not in SLOW and len(cases) > 1 and cases[0].truth.ndim == 2)
+        again = dict.fromkeys(quick, 1)
+        left = set(before) - set(again) | (set() if hurry else set(PUBLISHED))
+        here = {n: each(m) for n, m in methods.items() if n not in left}
         study.run(here, score, first=again)
         told = {n: row["values"].items() for n, row in before.items()}
-        shape = len(cases), -1
-        scores = {n: {k: np.reshape(v, shape) for k, v in values} for n, values in told.items()}
+        scores = {
+            n: {k: np.reshape(v, (before[n]["cases"], -1)) for k, v in values}
+            for n, values in told.items()
+        }
         for n, row in before.items():
             study.seconds[n] = row["seconds"]
             study.answers.setdefault(n, [_unpacked(row["image"])])
@@ -315,7 +368,7 @@ def _power(cases: Sequence[Case]) -> list[float]:
 
 
 def _packed(image: Grey) -> dict[str, Any]:
-    grey = image[:SHOWN, :SHOWN].clip(0, 255).round().astype(np.uint8)
+    grey = image[..., :SHOWN, :SHOWN].clip(0, 255).round().astype(np.uint8)
     packed = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
     return {"shape": list(grey.shape), "pixels": packed}
 

@@ -17,25 +17,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from emlab import metrics
 from emlab.bench import Report
-from emlab.bench.study import Column, Study, each, pipe_table
-from emlab.bench.tissue import PIXEL_NM, RealPair, Specimen
+from emlab.bench.study import Column, Study, each
+from emlab.bench.tissue import PIXEL_NM, RealPair, Specimen, own_noise
 from emlab.errors import InputError
 from emlab.methods import generalist
+from emlab.methods.estimate import TimedPrior
 from emlab.metrics.structure import slice_correlation
 from emlab.physics.noise_estimation import NoiseSpectrum, estimate_noise_spectrum
 from emlab.priors import Prior
-from emlab.priors.base import FromDenoiser
-from emlab.priors.networks import FlowPrior
 from emlab.recipes.generalist_supervised import Restorer
-from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, STRANGE_BLUR, Task
+from emlab.recipes.generalist_tasks import (
+    GREY_RANGE,
+    REAL_PAIR,
+    STRANGE_BLUR,
+    VOLUMES,
+    Task,
+)
 from emlab.settings import read_settings, tuned
 from emlab.solvers import classical
-from emlab.solvers.blind import BlindConfig
-from emlab.solvers.plug_and_play import RestoreConfig
+from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
+from emlab.solvers.sampling import DPSConfig
 
 Grey = NDArray[np.float32]
 Settings = Mapping[str, Any]
@@ -46,7 +50,9 @@ LABELS = {
     "tv": "total variation",
     "wavelet": "wavelet shrinkage",
     "nlm": "non-local means",
+    "linear": "linear MMSE",
     "bm3d": "BM3D",
+    "bm4d": "BM4D",
     "bm3d_coloured": "BM3D, coloured noise",
     "wiener": "Wiener",
     "richardson_lucy": "Richardson-Lucy",
@@ -54,6 +60,10 @@ LABELS = {
     "cubic": "cubic interpolation",
     "quintic": "quintic interpolation",
     "supervised": "supervised U-Net",
+    "flow": "flow as published",
+    "dps": "DPS as published",
+    "planes": "ours, plane by plane",
+    "stacks": "ours, neighbours along z",
     "ours": "ours",
     "ours_blind": "ours, kernel unknown",
     "white": "ours, told white noise",
@@ -61,6 +71,7 @@ LABELS = {
     "constant": "one grey level",
 }
 METRICS = ("psnr", "ssim", "frc_nm")
+PUBLISHED = {"flow": "paper", "dps": "paper_dps"}  # rows by the configuration that they run
 COLUMN = (24, 32)  # y and x sides of the columns that a block is cut into
 TILE = 96  # side of the tiles of the real pair
 
@@ -122,6 +133,11 @@ class Case:
             return Known.of_real(self.measurement)
         return Known(self.task, self.task.noise)
 
+    @cached_property
+    def lost(self) -> float:
+        """Mean square error that the noise of the truth itself leaves to any method."""
+        return self.task.lost(own_noise() if self.task is not REAL_PAIR else 0, self.truth.shape)
+
     def generator(self) -> torch.Generator:
         """A fresh generator: every method sees the same random numbers."""
         return torch.Generator().manual_seed(self.seed)
@@ -153,10 +169,17 @@ def _bm3d_lucy(y: Grey, known: Known, s: Settings) -> Grey:
 
 
 def _interpolate(y: Grey, known: Known, order: int) -> Grey:
-    assert known.task is not None
-    if known.task.kind == "isotropic":
-        return classical.cubic_axial(y, known.task.factor, order=order)
-    return classical.cubic_upsample(y, known.task.factor, order=order)
+    task = known.task
+    assert task is not None
+    fine = classical.cubic_axial if task.kind == "isotropic" else classical.cubic_upsample
+    return fine(y, task.factor, task.mode, order)
+
+
+def _linear(y: Grey, known: Known, s: Settings) -> Grey:
+    task = known.task
+    assert task is not None
+    shape = task.finer(y.shape)
+    return classical.linear_mmse(y, task.operator(), shape, known.sigma, s["spectrum"])
 
 
 _PEERS: dict[str, Peer] = {
@@ -164,7 +187,9 @@ _PEERS: dict[str, Peer] = {
     "tv": lambda y, known, s: classical.tv(y, s["weight"] * known.sigma),
     "wavelet": lambda y, known, s: classical.wavelet(y, known.sigma, **s),
     "nlm": lambda y, known, s: classical.nlm(y, known.sigma, **s),
+    "linear": _linear,
     "bm3d": _bm3d,
+    "bm4d": lambda y, known, s: classical.bm4d(y, s["scale"] * known.sigma),
     "bm3d_coloured": _bm3d_coloured,
     "wiener": lambda y, known, s: classical.wiener_deconvolve(y, known.kernel, **s),
     "richardson_lucy": lambda y, known, s: classical.richardson_lucy(y, known.kernel, **s),
@@ -175,7 +200,7 @@ _PEERS: dict[str, Peer] = {
 
 
 def run_peer(name: str, measurement: NDArray, known: Known, settings: Settings) -> Grey:
-    """Run a peer on grey levels 0..255 ``(H, W)``, or ``(D, H, W)`` of an axial task."""
+    """Run a peer on grey levels 0..255 ``(H, W)`` or ``(D, H, W)``."""
     unit = (measurement / GREY_RANGE).astype(np.float32)
     return _PEERS[name](unit, known, settings) * np.float32(GREY_RANGE)
 
@@ -216,30 +241,30 @@ def rows(
     return of
 
 
-def defocus_rows(config: generalist.Config, prior: Prior, steps: int) -> Rows:
-    """Wiener and Richardson-Lucy, tuned for the blur; ours, told the kernel or not.
-
-    A kernel of up to 17 pixels is searched in so many steps; the search's own restoration is cut
-    short, ours follows.
-    """
-    blind = BlindConfig(steps=steps, size=17, restoration=RestoreConfig(steps=2))
-
-    def find(case: Case) -> tuple[generalist.Found, Grey]:
-        told: dict[str, Any] = {"prior": prior, "noise_sigma": case.task.noise * GREY_RANGE}
-        image = case.measurement
-        kernel = generalist.deblur_blind(image, config, case.generator(), blind=blind, **told)[1]
-        return generalist.deblur(image, kernel, config, case.generator(), **told), kernel
-
-    return lambda task: {
-        **classical_rows(task, ("wiener", "richardson_lucy")),
-        "ours": ours_row(config, prior),
-        "ours_blind": find,
+def published_rows(prior: Prior, steps: int | None = None) -> dict[str, Method]:
+    """The paper's two samplers on the same prior, with their own number of steps or another."""
+    configs = {name: generalist.load_config(config) for name, config in PUBLISHED.items()}
+    return {
+        name: ours_row(hurried(config, steps) if steps else config, prior)
+        for name, config in configs.items()
     }
 
 
-def ours_row(config: generalist.Config, prior: Prior, samples: int | None = None) -> Method:
+def volume_rows(config: generalist.Config, prior: Prior) -> Rows:
+    """All peers that see depth; ours on each plane alone, with neighbours, and along all axes."""
+    return lambda task: {
+        **classical_rows(task),
+        "planes": ours_row(config, TimedPrior(prior)),  # is asked for planes as any other prior
+        "stacks": ours_row(config, prior),
+        "ours": ours_row(config, prior, cubic=True),
+    }
+
+
+def ours_row(
+    config: generalist.Config, prior: Prior, samples: int | None = None, **more: bool
+) -> Method:
     """Our method; it is told the noise level of simulated measurements, as the peers are."""
-    return partial(_ours, config, prior, samples)
+    return partial(_ours, config, {"prior": prior, "samples": samples, **more})
 
 
 def _on_fine_grid(case: Case) -> Grey:
@@ -251,45 +276,32 @@ def _peer(name: str, settings: Settings, case: Case) -> Grey:
     return run_peer(name, case.measurement, case.known, settings)
 
 
-def _ours(
-    config: generalist.Config, prior: Prior, samples: int | None, case: Case
-) -> generalist.Found:
-    task, generator = case.task, case.generator()
-    told: dict[str, Any] = {"prior": prior, "samples": samples}
+def _ours(config: generalist.Config, options: Settings, case: Case) -> generalist.Found:
+    task, generator, told = case.task, case.generator(), dict(options)
     if task is REAL_PAIR:
         return generalist.denoise(case.measurement, config, generator, coloured=True, **told)
     told["noise_sigma"] = task.noise * GREY_RANGE
+    if task.noise > 0.3:  # the contrast of one crop cannot be read any more: that of training
+        told["scale"] = generalist.GreyScale(GREY_RANGE / 2, GREY_RANGE / 2)
     if task.kind == "denoise":
         return generalist.denoise(case.measurement, config, generator, **told)
     if task.kind == "deblur":
         kernel = task.kernel.numpy()
         return generalist.deblur(case.measurement, kernel, config, generator, **told)
     solve = generalist.upsample if task.kind == "upsample" else generalist.isotropic
-    return solve(case.measurement, task.factor, config, generator, **told)
+    return solve(case.measurement, task.factor, config, generator, sampling=task.mode, **told)
 
 
-def hurried(config: generalist.Config, steps: int, samples: int) -> generalist.Config:
+_SAMPLERS = RestoreConfig | PlugAndPlayConfig | DPSConfig
+
+
+def hurried(config: generalist.Config, steps: int, samples: int = 1) -> generalist.Config:
     """The configuration with another number of steps of every sample, and of samples."""
     solvers = {
-        task: replace(solver, steps=steps) if isinstance(solver, RestoreConfig) else solver
+        task: replace(solver, steps=steps) if isinstance(solver, _SAMPLERS) else solver
         for task, solver in config.solvers.items()
     }
     return replace(config, solvers=solvers, samples=samples)
-
-
-class OnDevice(FromDenoiser):
-    """A prior that answers on its own device and returns to that of the question."""
-
-    def __init__(self, prior: FlowPrior, device: torch.device | str) -> None:
-        self.prior, self.device = prior, device
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Posterior mean; see `Prior.denoise`."""
-        return self.prior.denoise(x.to(self.device), sigma).to(x.device)
-
-    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Velocity; see `FlowPrior.velocity`."""
-        return self.prior.velocity(x.to(self.device), t).to(x.device)
 
 
 # --- scores
@@ -312,42 +324,68 @@ def image_of(answer: Any) -> Grey:
 def score(cases: Sequence[Case], answers: Sequence[Any]) -> dict[str, NDArray]:
     """All metrics ``(cases, places)``: a crop is one place, a volume or a real image has several.
 
-    ``psnr`` in dB over the range 255, ``ssim``, and ``frc_nm``, the period where the Fourier
-    correlation falls below .5 (of a whole volume: one place). Volumes also have ``psnr_xz``,
-    ``psnr_yz``, ``ssim_xz`` and ``ssim_yz``, of which ``psnr`` and ``ssim`` are the means, and
-    ``slice_correlation``, of neighbouring planes over that of the truth's. The real pair's scans
-    differ in brightness and contrast: its answers get the gain and offset that fit them best.
+    ``removed`` is the share that a method takes away of the mean square error that the measurement
+    on the fine grid has above `Case.lost`; it is below 0 where a method adds error.
+    ``mse`` in grey levels squared, ``psnr`` in dB over the range 255, ``ssim``, and ``frc_nm``, the
+    period where the Fourier correlation falls below .5 (of a whole volume: one place). Those of
+    axial tasks also have ``psnr_xz``, ``psnr_yz``, ``ssim_xz`` and ``ssim_yz``, of which ``psnr``
+    and ``ssim`` are the means, and ``slice_correlation``, of neighbouring planes over that of the
+    truth's. The real pair's scans differ in brightness and contrast: its answers get the gain and
+    offset that fit them best.
     """
-    found = [
-        _score(case.task, image_of(answer), case.truth)
-        for case, answer in zip(cases, answers, strict=True)
-    ]
+    found = [_score(case, image_of(answer)) for case, answer in zip(cases, answers, strict=True)]
     return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
-def _score(task: Task, estimate: NDArray, truth: NDArray) -> dict[str, list[float]]:
+def _score(case: Case, estimate: Grey) -> dict[str, list[float]]:
+    truth, measured = case.truth, _on_fine_grid(case)
     if estimate.shape != truth.shape:
         raise InputError(f"an answer has the shape {estimate.shape}, the truth {truth.shape}")
-    if task.kind == "isotropic":
-        return _score_volume(estimate, truth)
-    pairs = [(estimate, truth)]
-    if task is REAL_PAIR:
+    if case.task.kind == "isotropic":
+        return _score_volume(estimate, truth, measured, case.lost)
+    if case.task is REAL_PAIR:
         matched = match_grey_levels(estimate, truth)
-        pairs = list(zip(_tiles(matched), _tiles(truth), strict=True))
+        parts = list(zip(*map(_tiles, (matched, truth, measured)), strict=True))
+    else:
+        parts = [(estimate, truth, measured)]
+    curve = (
+        metrics.fourier_shell_correlation if truth.ndim == 3 else metrics.fourier_ring_correlation
+    )
     return {
-        "psnr": [metrics.psnr(a, b, GREY_RANGE) for a, b in pairs],
-        "ssim": [metrics.ssim(a, b, GREY_RANGE) for a, b in pairs],
-        "frc_nm": [_resolution(metrics.fourier_ring_correlation, a, b) for a, b in pairs],
+        "psnr": [metrics.psnr(a, b, GREY_RANGE) for a, b, _ in parts],
+        "ssim": [_ssim(a, b) for a, b, _ in parts],
+        "frc_nm": [_resolution(curve, a, b) for a, b, _ in parts],
+        "mse": [_mse(a, b) for a, b, _ in parts],
+        "removed": [_removed(a, b, c, case.lost) for a, b, c in parts],
     }
 
 
-def _score_volume(estimate: NDArray, truth: NDArray) -> dict[str, list[float]]:
+def _ssim(estimate: Grey, truth: Grey) -> float:
+    """Of an image; of a volume the mean over its planes."""
+    pairs = zip(*(one.reshape(-1, *one.shape[-2:]) for one in (estimate, truth)), strict=True)
+    return float(np.mean([metrics.ssim(a, b, GREY_RANGE) for a, b in pairs]))
+
+
+def _mse(estimate: Grey, truth: Grey) -> float:
+    return float(np.square(estimate - truth).mean())
+
+
+def _removed(estimate: Grey, truth: Grey, measured: Grey, lost: float) -> float:
+    return 1 - (_mse(estimate, truth) - lost) / (_mse(measured, truth) - lost)
+
+
+def _score_volume(
+    estimate: Grey, truth: Grey, measured: Grey, lost: float
+) -> dict[str, list[float]]:
     height, width = (side - side % cut for side, cut in zip(truth.shape[1:], COLUMN, strict=True))
     scores: dict[str, list[float]] = {}
     for y in range(0, height, COLUMN[0]):
         for x in range(0, width, COLUMN[1]):
             place = (slice(None), slice(y, y + COLUMN[0]), slice(x, x + COLUMN[1]))
             pair = estimate[place], truth[place]
+            removed = _removed(estimate[place], truth[place], measured[place], lost)
+            scores.setdefault("removed", []).append(removed)
+            scores.setdefault("mse", []).append(_mse(*pair))
             for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
                 both = []
                 for view, axis in (("xz", 1), ("yz", 2)):
@@ -419,11 +457,13 @@ def run_real_pair(
 
 
 def _columns(task: Task) -> tuple[Column, ...]:
-    volume, note = task.kind == "isotropic", Column.note
+    volume, note = task.kind == "isotropic" or task in VOLUMES, Column.note
     guessed = "; pixel size unknown, taken as 10 nm" * (task is REAL_PAIR)
     heads = {"psnr": "PSNR [dB]", "ssim": "SSIM", "frc_nm": f"F{'S' if volume else 'R'}C .5 [nm]"}
+    share = "" if task is REAL_PAIR else "error removed"
     sections = ("psnr_xz", "psnr_yz", "ssim_xz", "ssim_yz", "slice_correlation")
     return (
+        Column("removed", share, show="{mean:.0%} [{low:.0%}, {high:.0%}]"),
         Column("psnr", heads["psnr"], show="{mean:.2f} [{low:.2f}, {high:.2f}]", unit="dB"),
         Column("ssim", heads["ssim"], show="{mean:.3f}"),
         Column("frc_nm", heads["frc_nm"], "lower", "{mean:.1f}", "nm", note + guessed),
@@ -437,30 +477,15 @@ def best_classical(study: Study) -> str:
     return max(set(table) & set(study.scores), key=lambda peer: table[peer]["validation_psnr"])
 
 
-def markdown(studies: Studies) -> str:
-    """A row a method: of each task PSNR, SSIM and resolution; of more than three PSNR alone.
-
-    A single task has its interval, the gain over its best peer and seconds as well.
-    """
-    first = next(iter(studies.values()))
-    if len(studies) == 1:
-        seconds = {"seconds": lambda name: f"{first.seconds[name]:.2g}"}
-        return first.markdown(versus=best_classical(first), extra=seconds)
-    heads, lines = ["method"], {name: [first.label(name)] for name in first.methods}
-    for study in studies.values():
-        shown = study.columns[: 3 if len(studies) <= 3 else 1]
-        heads += [column.head for column in shown]
-        heads[-len(shown)] = f"{study.cases[0].task.label}: {shown[0].head}"
-        for name, cells in lines.items():
-            mean, low, high = study.interval(name, "psnr")
-            cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
-            cells += [column.text(study.interval(name, column.name)) for column in shown[1:]]
-    return pipe_table(heads, lines.values(), list(studies.values()))
-
-
 def record(studies: Studies, report: Report) -> None:
-    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.ours_over_METHOD``."""
+    """Record ``TASK.METRIC.METHOD``, and ``TASK.gain_METRIC.BETTER_over_METHOD``.
+
+    Better is ours, over all others, or the paper's flow, over the peers.
+    """
     for task, study in studies.items():
         study.record(report, task)
-        for name in [n for n in study.methods if n != "ours" and "ours" in study.scores]:
-            study.record_gains(report, "ours", name, task, METRICS)
+        own = {"ours": {"ours"}, "flow": {"ours", *PUBLISHED, "untrained", "constant"}}
+        for better, without in own.items():
+            for name in study.methods if better in study.scores else ():
+                if name not in without:
+                    study.record_gains(report, better, name, task, METRICS)
