@@ -155,7 +155,9 @@ def test_train_calls_the_recipe(emlab, recipe, tmp_path):
 
 def test_train_lists_recipes_and_refuses_unknown_ones(emlab, recipe):
     assert emlab("train", "--list")[:2] == (0, "tiny\n")
-    for arguments in (["huge"], [], ["tiny", "--profile", "x"], ["tiny", "--device", "abacus"]):
+    strange = ["tiny", "--images", "mine"]  # a recipe that does not take images
+    bad = ["huge"], [], ["tiny", "--profile", "x"], ["tiny", "--device", "abacus"], strange
+    for arguments in bad:
         status, _, err = emlab("train", *arguments)
         assert status == 2
         assert err.startswith("emlab: error: ")

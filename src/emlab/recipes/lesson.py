@@ -84,6 +84,8 @@ def train_recipe(
     device: str = "auto",
     out: Path | None = None,
     resume: bool = False,
+    section: str = "training",
+    command: str = "",
 ) -> weights.Card | None:
     """Train ``[recipes.name]`` of ``recipes/METHOD.toml`` and write weights and card.
 
@@ -91,9 +93,14 @@ def train_recipe(
     ----------
     prepare : callable
         Makes the lesson from the recipe's table and the profile's, from which ``model`` and all
-        that configures the training are taken out before.
+        that configures the training are taken out before. Without ``model`` it is that of the
+        weights of this name that there are.
     out : Path, optional
         Folder of weights and checkpoint; default: the package's own.
+    section : str
+        Table of the profile that says how long.
+    command : str
+        What the card says that was run; default: the command of the recipe.
 
     Returns
     -------
@@ -101,8 +108,9 @@ def train_recipe(
         Under ``torchrun`` the first process writes and the others return None.
     """
     recipe = read_settings(f"recipes/{method}")["recipes"][name]
-    settings = dict(read_profile(f"recipes/{method}", profile)["training"][name])
-    model_table, material = settings.pop("model"), settings.pop("material", {})
+    settings = dict(read_profile(f"recipes/{method}", profile)[section][name])
+    model_table = settings.pop("model", None) or dict(weights.card(name).model)
+    material = settings.pop("material", {})
     config = TrainingConfig(**settings)
     chosen = choose_device(device)
     lesson = prepare(recipe, material)
@@ -128,7 +136,7 @@ def train_recipe(
     if result.rank > 0:
         return None
     fields = {
-        "recipe": f"emlab train {name} --profile {profile}",
+        "recipe": command or f"emlab train {name} --profile {profile}",
         "data": lesson.data,
         "split": lesson.split,
         "steps": config.steps,

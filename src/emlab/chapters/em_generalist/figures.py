@@ -181,17 +181,19 @@ def samples_curve(once: float, means: NDArray) -> Figure:
 
 
 def training(run: Training) -> Figure:
-    """Denoising PSNR on validation patches against steps; the last doubling is shaded."""
-    figure = Figure(figsize=(7.2, 2.0), layout="constrained")
-    for axis, (level, scores) in zip(
-        np.atleast_1d(figure.subplots(1, len(run.scores))), run.scores.items(), strict=True
-    ):
-        axis.plot(run.steps, scores, "-o", ms=3, color=COLOURS["blue"])
+    """Denoising PSNR on validation stacks against steps; the last doubling is shaded."""
+    levels = [level for level in run.scores if not level.endswith("_alone")]
+    figure = Figure(figsize=(8.2, 2.2), layout="constrained")
+    for axis, level in zip(np.atleast_1d(figure.subplots(1, len(levels))), levels, strict=True):
+        axis.plot(run.steps, run.scores[level], "-o", ms=3, color=COLOURS["blue"])
+        if (alone := run.scores.get(f"{level}_alone")) is not None:
+            axis.plot(run.steps, alone, "-s", ms=3, color=COLOURS["sky"])
         axis.axvspan(run.steps[-1] / 2, run.steps[-1], color=COLOURS["sky"], alpha=0.2, lw=0)
         axis.set_xscale("log", base=2)
         axis.set_xticks(run.steps[[0, -1]], [f"{step:g}" for step in run.steps[[0, -1]]])
         title = f"noise {level}: last doubling {run.last_doubling(level):+.2f} dB"
-        axis.set(xlabel="training steps", ylabel="PSNR (dB)", title=title)
+        axis.set(xlabel="training steps", ylabel="PSNR (dB)")
+        axis.set_title(title, fontsize=8)
     return figure
 
 
