@@ -97,6 +97,9 @@ def test_several_tasks_share_a_table_with_half_their_intervals(studies):
     mean, low, high = pair["upsample_2"].interval("input", "psnr")
     cells = f"| {LABELS['input']} | 0% | {mean:.2f} ± {(high - low) / 2:.2f} | 0."
     assert first.startswith(cells)
+    less = replace(pair["isotropic_4"], scores={"cubic": pair["isotropic_4"].scores["cubic"]})
+    near = next(row for row in table(pair | {"isotropic_4": less}).splitlines() if "| near" in row)
+    assert near.endswith("|  |  |  |")
     assert "SSIM" not in table({str(i): studies["deblur"] for i in range(4)})
 
 

@@ -90,16 +90,22 @@ def table(studies: Studies) -> str:
     if len(studies) == 1:
         seconds = {"seconds": lambda name: f"{first.seconds[name]:.2g}"}
         return first.markdown(versus=best_classical(first), extra=seconds)
-    heads, lines = ["method"], {name: [first.label(name)] for name in first.methods}
-    for study in studies.values():
-        label, ssim = study.cases[0].task.label, len(studies) <= 3
+    heads, every = ["method"], list(studies.values())
+    names = dict.fromkeys(name for study in every for name in study.methods)
+    labelled = {name: next(s for s in every if name in s.scores).label(name) for name in names}
+    lines = {name: [label] for name, label in labelled.items()}
+    for study in every:
+        label, ssim = study.cases[0].task.label, len(every) <= 3
         heads += [f"{label}: error removed", "PSNR [dB]", *["SSIM"] * ssim]
         for name, cells in lines.items():
+            if name not in study.scores:
+                cells += ["", "", *[""] * ssim]
+                continue
             mean, low, high = study.interval(name, "psnr")
             cells.append(f"{study.interval(name, 'removed').mean:.0%}")
             cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
             cells += [f"{study.interval(name, 'ssim').mean:.3f}"] * ssim
-    return pipe_table(heads, lines.values(), list(studies.values()))
+    return pipe_table(heads, lines.values(), every)
 
 
 def rooms(studies: Studies, report: Report, methods: Sequence[str]) -> str:
