@@ -82,29 +82,35 @@ def gains(studies: Studies, methods: Sequence[str]) -> Figure:
 
 
 def table(studies: Studies) -> str:
-    """A row a method: of each task the error removed, PSNR and SSIM; of more than three no SSIM.
+    """A row a method, of each task the error removed and PSNR; of two tasks or one also SSIM.
 
-    A single task has intervals, the resolution, the gain over its best peer and seconds as well.
+    A single task has the resolution and seconds as well. What answers one grey level is left out.
     """
-    first = next(iter(studies.values()))
-    if len(studies) == 1:
-        seconds = {"seconds": lambda name: f"{first.seconds[name]:.2g}"}
-        return first.markdown(versus=best_classical(first), extra=seconds)
     heads, every = ["method"], list(studies.values())
-    names = dict.fromkeys(name for study in every for name in study.methods)
+    names = dict.fromkeys(name for study in every for name in study.methods if name != "constant")
     labelled = {name: next(s for s in every if name in s.scores).label(name) for name in names}
     lines = {name: [label] for name, label in labelled.items()}
     for study in every:
-        label, ssim = study.cases[0].task.label, len(every) <= 3
-        heads += [f"{label}: error removed", "PSNR [dB]", *["SSIM"] * ssim]
+        label = f"{study.cases[0].task.label}: " if len(every) > 1 else ""
+        shown = {"removed": f"{label}error removed", "psnr": "PSNR [dB]"}
+        shown |= {"ssim": "SSIM"} if len(every) < 3 else {}
+        if len(every) == 1:
+            shown |= {c.name: c.head for c in study.columns if c.name == "frc_nm"}
+        heads += [*shown.values(), *["seconds"] * (len(every) == 1)]
         for name, cells in lines.items():
             if name not in study.scores:
-                cells += ["", "", *[""] * ssim]
+                cells += [""] * len(shown)
                 continue
-            mean, low, high = study.interval(name, "psnr")
-            cells.append(f"{study.interval(name, 'removed').mean:.0%}")
-            cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
-            cells += [f"{study.interval(name, 'ssim').mean:.3f}"] * ssim
+            found = {column: study.interval(name, column) for column in shown}
+            half = (found["psnr"].high - found["psnr"].low) / 2
+            texts = {"removed": f"{found['removed'].mean:.0%}", "psnr": f"±\u00a0{half:.2f}"}
+            texts["psnr"] = f"{found['psnr'].mean:.2f}\u00a0{texts['psnr']}"
+            cells += [
+                texts.get(c) or f"{found[c].mean:{'.1f' if c == 'frc_nm' else '.3f'}}"
+                for c in shown
+            ]
+            if len(every) == 1:
+                cells.append(f"{study.seconds[name]:.2g}")
     return pipe_table(heads, lines.values(), every)
 
 
