@@ -13,6 +13,7 @@ from emlab import chapters, metrics
 from emlab.bench.claims import claims_table
 from emlab.bench.tissue import block, crops, neuron_labels
 from emlab.chapters.em_generalist import experiments as lab, recorded, study
+from emlab.chapters.em_generalist.figures import table
 from emlab.data.phantoms import neuropil
 from emlab.errors import InputError
 from emlab.methods.generalist import load_config
@@ -156,10 +157,10 @@ def test_a_recorded_row_belongs_to_its_very_cases(mirror):
     kept = study.run_studies([wanted], quick, tissue, kept=rows)
     assert kept["deblur"].said == ["rows"]
     assert kept["deblur"].recorded["bm3d_lucy"] > 0.1, "another method ran again"
-    assert study.markdown(kept).splitlines()[-1].startswith("† rows What ran again is ")
+    assert table(kept).splitlines()[-1].startswith("† rows What ran again is ")
     assert list(kept["deblur"].recorded) == ["bm3d_lucy"]
     assert kept["deblur"].interval("bm3d_lucy", "psnr").low > 30
-    assert "BM3D, then Richardson-Lucy †" in study.markdown(kept)
+    assert "BM3D, then Richardson-Lucy †" in table(kept)
     for other in (crops("test", 3, 96), crops("test", 12, 48)):
         live = study.run_studies([wanted], quick, other, kept=rows)
         assert live["deblur"].recorded == {}
