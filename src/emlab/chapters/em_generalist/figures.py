@@ -103,8 +103,9 @@ def table(studies: Studies) -> str:
                 continue
             found = {column: study.interval(name, column) for column in shown}
             half = (found["psnr"].high - found["psnr"].low) / 2
-            texts = {"removed": f"{found['removed'].mean:.0%}", "psnr": f"±\u00a0{half:.2f}"}
-            texts["psnr"] = f"{found['psnr'].mean:.2f}\u00a0{texts['psnr']}"
+            space = "\u00a0" if len(every) <= 3 else " "  # more columns have to break their lines
+            psnr = f"{found['psnr'].mean:.2f}{space}±{space}{half:.2f}"
+            texts = {"removed": f"{found['removed'].mean:.0%}", "psnr": psnr}
             cells += [
                 texts.get(c) or f"{found[c].mean:{'.1f' if c == 'frc_nm' else '.3f'}}"
                 for c in shown
