@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from browsing import DESKTOP, ROOT, Visit, chromium, missing, new_tab, violations
-from playwright.sync_api import Browser, ViewportSize
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from tools.book.notebooks import NOT_RUN
 
@@ -142,19 +143,36 @@ def test_tables_are_tables(visit: Visit) -> None:
     assert not [line for line in text if line.lstrip().startswith("| ")]
 
 
+@contextmanager
+def unfolded(page: Page) -> Iterator[None]:
+    """Open every folded part of a page, and fold the same ones again."""
+    page.evaluate(
+        "document.querySelectorAll('details:not([open])')"
+        ".forEach(d => { d.open = true; d.classList.add('unfolded'); })"
+    )
+    try:
+        yield
+    finally:
+        page.evaluate(
+            "document.querySelectorAll('details.unfolded')"
+            ".forEach(d => { d.open = false; d.classList.remove('unfolded'); })"
+        )
+
+
 @pytest.mark.parametrize("visit", grouped(WITH_CURTAINS), indirect=True)
 def test_curtains_move(visit: Visit) -> None:
     """The arrow keys move the edge that cuts the front image."""
-    curtains = visit.page.locator(".emlab-curtain")
-    for i in range(curtains.count()):
-        front = curtains.nth(i).locator(".ec-after")
-        before = front.evaluate("e => getComputedStyle(e).clipPath")
-        slider = curtains.nth(i).locator("input[type=range]")
-        slider.focus()
-        for _ in range(20):
-            slider.press("ArrowRight")
-        assert before.startswith("inset(")
-        assert front.evaluate("e => getComputedStyle(e).clipPath") != before
+    with unfolded(visit.page):
+        curtains = visit.page.locator(".emlab-curtain")
+        for i in range(curtains.count()):
+            front = curtains.nth(i).locator(".ec-after")
+            before = front.evaluate("e => getComputedStyle(e).clipPath")
+            slider = curtains.nth(i).locator("input[type=range]")
+            slider.focus()
+            for _ in range(20):
+                slider.press("ArrowRight")
+            assert before.startswith("inset(")
+            assert front.evaluate("e => getComputedStyle(e).clipPath") != before
 
 
 @pytest.mark.parametrize("visit", grouped(CHAPTERS), indirect=True)
