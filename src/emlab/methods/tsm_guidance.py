@@ -11,13 +11,16 @@ from torch import Tensor
 
 from emlab.errors import InputError
 from emlab.physics.noise_estimation import estimate_noise_sigma
+from emlab.priors.pose_posterior import Lens, Reference
 from emlab.priors.target_bank import Matcher, coarsen
 
 BACKGROUND_ANGSTROM = 150.0  # standard deviation of the blur that is taken off first
 CLIP = 6.0  # what is darker or brighter than so many sigmas of noise is no protein
 _NUISANCE_ANGSTROM = 30.0
 _NULL_PATCHES = 64
-_THRESHOLD, _MOST = 4.5, 400  # robust standard deviations of a candidate, and candidates
+_TRIED, _THRESHOLD, _MOST = 48, 4.5, 400  # targets, robust sigmas of a candidate, candidates
+_MARGIN = 6.0  # standard deviations of the decoys by which a reference has to beat them
+_UNSURE = 0.01  # places whose share is less are left to the score
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,9 @@ def guide(
         ``(H, W)`` of `standardise`.
     """
     calm = image.clamp(-CLIP, CLIP)
-    places = propose(calm, matcher, generator)
-    box = matcher.bank.box
+    box, radius = matcher.bank.box, matcher.radius_angstrom / matcher.bank.pixel_size_angstrom
+    templates = matcher.templates.reshape(-1, box // 2, box // 2)
+    places = propose(calm, templates, max(2, int(radius / 2)), box, generator)
     elsewhere = _elsewhere(image.shape, places, box, generator)
     null = matcher(_patches(calm, elsewhere, box)).similarity.quantile(0.95).item()
     pasted, confidence = torch.zeros_like(image), torch.zeros_like(image)
@@ -135,7 +139,6 @@ def guide(
         per_patch = (flat * seen).sum((1, 2)) / flat.square().sum((1, 2)).clamp_min(1e-12)
         amplitude = float(per_patch.median().clamp_min(0))
     weights = match.confidence if weighted else torch.ones_like(match.confidence)
-    radius = matcher.radius_angstrom / matcher.bank.pixel_size_angstrom
     near = torch.arange(box) - box // 2
     for number in sure.nonzero()[:, 0].tolist():
         y, x = (int(value) - box // 2 for value in places[number])
@@ -151,15 +154,24 @@ def guide(
     return Guides(guess, confidence, places, match.similarity, null, amplitude)
 
 
-def propose(image: Tensor, matcher: Matcher, generator: torch.Generator) -> np.ndarray:
-    """Places ``(n, 2)`` (y, x) where targets correlate, the best first, a radius apart."""
-    box, side = matcher.bank.box, matcher.bank.box // 2
-    small = coarsen(image[None])[0]
+def propose(
+    image: Tensor, templates: Tensor, reach: int, box: int, generator: torch.Generator
+) -> np.ndarray:
+    """Places ``(n, 2)`` (y, x) where some of the targets correlate, the best first.
+
+    Parameters
+    ----------
+    templates : Tensor
+        ``(m, box // 2, box // 2)``, at twice the pixel size of `image`.
+    reach : int
+        Least distance of two places, in coarse pixels.
+    """
+    side, small = box // 2, coarsen(image[None])[0]
     shape = tuple(small.shape)
-    chosen = torch.randperm(len(matcher.templates), generator=generator)[:48]
+    chosen = torch.randperm(len(templates), generator=generator)[:_TRIED]
     spectrum = torch.fft.rfft2(small - small.mean())
     best = torch.full(shape, -torch.inf)
-    for key in matcher.templates[chosen].reshape(-1, side, side):
+    for key in templates[chosen]:
         field = torch.zeros(shape)
         field[:side, :side] = key
         field = torch.roll(field, (-(side // 2), -(side // 2)), (0, 1))
@@ -168,7 +180,6 @@ def propose(image: Tensor, matcher: Matcher, generator: torch.Generator) -> np.n
     values = best.numpy()
     middle = np.median(values)
     spread = 1.4826 * np.median(np.abs(values - middle))
-    reach = max(2, int(matcher.radius_angstrom / matcher.bank.pixel_size_angstrom / 2))
     peaks = (values == scipy.ndimage.maximum_filter(values, size=2 * reach + 1)) & (
         values > middle + _THRESHOLD * spread
     )
@@ -176,6 +187,79 @@ def propose(image: Tensor, matcher: Matcher, generator: torch.Generator) -> np.n
     inside = ((places >= box // 2) & (places <= np.array(image.shape) - box // 2)).all(1)
     order = np.argsort(-values[peaks][inside], kind="stable")[:_MOST]
     return places[inside][order]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a reference explains of a micrograph.
+
+    Attributes
+    ----------
+    guess, share : Tensor
+        ``(H, W)`` in units of the noise, and how sure it is in [0, 1]; both 0 elsewhere.
+    places, evidence, rivals
+        ``(n, 2)`` (y, x); ``(n,)`` logarithms of the likelihood ratio of the reference to noise,
+        and of the best of its decoys to noise.
+    margin : float
+        By how many standard deviations of its decoys the reference explains more than they do, all
+        places together.
+    accepted : bool
+        Whether that is enough; otherwise nothing is guessed.
+    """
+
+    guess: Tensor
+    share: Tensor
+    places: np.ndarray
+    evidence: Tensor
+    rivals: Tensor
+    margin: float
+    accepted: bool
+
+
+def explain(image: Tensor, reference: Reference, lens: Lens, generator: torch.Generator) -> Explained:
+    """Find places that a reference may explain, and weigh it against noise and its decoys.
+
+    Parameters
+    ----------
+    image : Tensor
+        ``(H, W)`` of `standardise`.
+    lens : callable
+        See `Reference.under`.
+    """
+    calm = image.clamp(-CLIP, CLIP)
+    search = reference.under(calm, lens)
+    reach = max(2, int(reference.radius / 2))
+    half = reference.box // 2
+    places = propose(search.white, search.templates, reach, reference.box, generator) - half
+    guess, share = torch.zeros_like(search.white), torch.zeros_like(search.white)
+    inner = slice(half, -half), slice(half, -half)
+    if not len(places):
+        none = torch.empty(0)
+        return Explained(guess[inner], share[inner], places, none, none, 0.0, False)
+    fields = search.fields(places)
+    contrast = search.contrast(fields)
+    evidence = search.evidence(fields, contrast)
+    others = []
+    for decoy in reference.decoys:
+        other = decoy.under(calm, lens)
+        seen = other.fields(places)
+        others.append(other.evidence(seen, other.contrast(seen)))
+    rivals = torch.stack(others)
+    told = torch.cat([evidence[None], rivals]).clamp_min(0).sum(1)
+    margin = float((told[0] - told[1:].mean()) / told[1:].std().clamp_min(1.0))
+    rivals = rivals.amax(0)
+    accepted = margin > _MARGIN
+    if accepted:
+        sure = torch.sigmoid(evidence - torch.logaddexp(rivals, torch.zeros_like(rivals)))
+        chosen = (sure > _UNSURE).nonzero()[:, 0]
+        found = search.refine(places[chosen.numpy()], fields[chosen], contrast)
+        for (y, x), one, disc, weight in zip(
+            places[chosen.numpy()], found.guess, found.disc, sure[chosen], strict=True
+        ):
+            inside = slice(y, y + reference.box), slice(x, x + reference.box)
+            guess[inside] += weight * one
+            share[inside] = torch.maximum(share[inside], weight * disc)
+    return Explained(guess[inner], share[inner], places, evidence, rivals, margin, accepted)
 
 
 def _elsewhere(

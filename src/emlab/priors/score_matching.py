@@ -22,9 +22,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emlab.checks import check_fields
 from emlab.errors import InputError
+
+_SMOOTH, _NEAR = 1.5, 6  # rings: standard deviation of the blur of a spectrum, and its reach
 
 
 def dsm_target(x: Tensor, auxiliary: Tensor, sigma_a: Tensor) -> Tensor:
@@ -112,6 +115,22 @@ class Guidance:
         return self.weight * (progress - self.start) / (self.full - self.start)
 
 
+def wiener(x: Tensor, v: Tensor) -> Tensor:
+    r"""Images ``(n, H, W)`` less noise ``(n,)``, by :math:`\max(0, 1 - v^2/P(k))`, P of each."""
+    shape, spectrum = x.shape[-2:], torch.fft.rfft2(x.float())
+    frequency = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1]))
+    ring = (frequency * min(shape)).round().long().to(x.device)
+    count = torch.bincount(ring.flatten())
+    power = torch.zeros(len(x), len(count), device=x.device)
+    power.index_add_(1, ring.flatten(), spectrum.abs().square().flatten(1))
+    near = torch.arange(-_NEAR, _NEAR + 1, device=x.device) / _SMOOTH
+    weight = torch.softmax(-near.square() / 2, 0)
+    spread = functional.pad((power / count / shape.numel())[:, None], (_NEAR, _NEAR), "replicate")
+    mean = functional.conv1d(spread, weight[None, None])[:, 0]
+    gain = (1 - v.square()[:, None] / mean.clamp_min(1e-12)).clamp_min(0)
+    return torch.fft.irfft2(spectrum * gain[:, ring], s=shape)
+
+
 @dataclass(frozen=True)
 class ScoreMatching:
     r"""Denoising score matching in its residual form, with or without guidance.
@@ -122,12 +141,17 @@ class ScoreMatching:
     with the confidence c of each pixel's guess, z of `dsm_target` and :math:`D^*` of
     `centred_target`. :math:`\sigma_a` is log-uniform; its upper end falls from `sigma_start` to
     `sigma_end` over the training (annealing; equal values switch it off).
+
+    With `ringwise` the share of the input in D is not one number but Wiener's gain
+    :math:`\max(0, 1 - v^2/P(k))` with P the power of the image itself, averaged over rings of
+    frequency: the network starts at the best linear answer, zeros of the lens included.
     """
 
     sigma_data: float = 0.3
     sigma_min: float = 0.5
     sigma_start: float = 1.5
     sigma_end: float = 1.0
+    ringwise: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -152,7 +176,8 @@ class ScoreMatching:
         """D of images ``(n, H, W)`` with noise ``(n,)``."""
         wide = v[:, None, None]
         found = model((x / self.radius(wide))[:, None], v.log())[:, 0].float()
-        return self.skip(wide) * x + self.output(wide) * found
+        kept = wiener(x, v) if self.ringwise else self.skip(wide) * x
+        return kept + self.output(wide) * found
 
     def draw(self, n: int, progress: float, generator: torch.Generator) -> Tensor:
         """Auxiliary noise levels ``(n,)``."""

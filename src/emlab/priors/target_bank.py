@@ -95,7 +95,7 @@ class TargetBank:
         if directions < 1 or low_pass_angstrom <= 0:
             raise InputError("a target bank needs a direction and a low-pass in angstrom")
         smooth = low_pass(volume.float(), pixel_size_angstrom, low_pass_angstrom)
-        turns = _directions(directions)
+        turns = directions_of(directions)
         return cls(
             project(smooth, turns, pixel_size_angstrom, voltage_kv), angles, pixel_size_angstrom
         )
@@ -141,7 +141,7 @@ class TargetBank:
     def radius_angstrom(self) -> float:
         """Radius that holds 99 % of the squared projections."""
         weight = self.projections.square().sum(0)
-        away = _distance(self.box)
+        away = distance(self.box)
         order = away.flatten().argsort()
         gathered = weight.flatten()[order].cumsum(0)
         enough = int((gathered < 0.99 * gathered[-1]).sum())
@@ -171,7 +171,7 @@ class Matcher:
         self.features = features
         self.radius_angstrom = bank.radius_angstrom()
         pixels = min(self.radius_angstrom / bank.pixel_size_angstrom + 4, bank.box / 2 - 2)
-        self.disc = torch.sigmoid((pixels - _distance(bank.box)) / 1.0)
+        self.disc = torch.sigmoid((pixels - distance(bank.box)) / 1.0)
         self.coarse_disc = coarsen(self.disc[None])[0].clamp(0, 1)
         seen = bank.through(transfer, torch.arange(len(bank)))
         self.scale = float(seen.square().mean().sqrt())
@@ -279,7 +279,7 @@ def _vertex(values: Tensor) -> float:
     return 0.0 if bend >= 0 else min(0.5, max(-0.5, 0.5 * (left - right) / bend))
 
 
-def _directions(count: int) -> np.ndarray:
+def directions_of(count: int) -> np.ndarray:
     """Rotations ``(count, 3, 3)`` whose third columns are spread over the sphere."""
     number = np.arange(count)
     height = 1 - (2 * number + 1) / count
@@ -292,7 +292,7 @@ def _directions(count: int) -> np.ndarray:
     return np.stack([first, np.cross(third, first), third], axis=2)
 
 
-def _distance(box: int) -> Tensor:
+def distance(box: int) -> Tensor:
     """Distance in pixels from pixel ``box // 2``, ``(box, box)``."""
     axis = torch.arange(box) - box // 2
     return torch.hypot(axis[:, None].float(), axis.float())

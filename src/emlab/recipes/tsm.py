@@ -35,12 +35,13 @@ PROTEINS = {
     "test": ("t20s",),
 }
 DEFOCI_ANGSTROM = {
-    "train": (8000.0, 16000.0),
+    "train": (7000.0, 28000.0),
     "seen": (16000.0, 26000.0),
     "validation": (12000.0, 22000.0),
     "test": (16000.0, 26000.0),
 }
 STAND_IN = "barrel"
+_EMPTY = (2, 5)  # of eight micrographs of the training
 _SEEDS = {"train": 100, "validation": 200, "test": 300, "seen": 400}
 
 
@@ -57,9 +58,9 @@ def frames(
 ) -> list[Frame]:
     """Micrographs of a split: proteins in turn, defocus rising, doses of 36 to 54 e/A^2.
 
-    Every fourth micrograph has a carbon edge, every other an ice crystal. Proteins and defocus
-    ranges of the splits differ (`PROTEINS`, `DEFOCI_ANGSTROM`): ``seen`` has the proteins of
-    ``train`` at the defoci of ``test``. The barrel of ``validation`` is no real protein; it stands
+    Every fourth micrograph has a carbon edge, every other an ice crystal, and two of eight of
+    ``train`` no particle. Proteins of the splits differ (`PROTEINS`), defoci are `DEFOCI_ANGSTROM`:
+    ``seen`` has the proteins of ``train`` at the defoci of ``test``. The barrel of ``validation`` is no real protein; it stands
     in where an atomic model is not on this machine, and `Frame.specimen` says so. `particles` are
     expected in a field of 1024 x 1024 pixels; 110 by default, 0 for the control.
 
@@ -78,12 +79,14 @@ def volume(specimen: str) -> tuple[Tensor, str]:
         return specimen_volume(STAND_IN), STAND_IN
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _frame(split: str, number: int, count: int, size: int, particles: int | None) -> Frame:
     names, (low, high) = PROTEINS[split], DEFOCI_ANGSTROM[split]
     potential, name = volume(names[number % len(names)])
     share = (number + 0.5) / count
     wanted = 110 if particles is None else particles
+    if split == "train" and number % 8 in _EMPTY:
+        wanted = 0
     config = MicrographConfig(
         size=size,
         pixel_size_angstrom=PIXEL_ANGSTROM,
@@ -106,8 +109,8 @@ class Material:
     of side `crop` are drawn from `crops` places.
     """
 
-    micrographs: int = 8
-    size: int = 1024
+    micrographs: int = 24
+    size: int = 768
     validation: int = 2
     crop: int = 96
     crops: int = 50_000
@@ -329,7 +332,8 @@ def prepare(recipe: dict, table: dict) -> Lesson:
         evaluate,
         f"simulated micrographs of {', '.join(sorted({f.specimen for f in shown}))}, "
         f"{material.size} x {material.size} pixels of {PIXEL_ANGSTROM:g} A at 300 kV",
-        f"{material.micrographs} micrographs of .8 to 1.6 um defocus; validation on the simulated "
+        f"{material.micrographs} micrographs of .7 to 2.8 um defocus, a quarter of them without "
+        "particles; validation on the simulated "
         "barrel at 1.2 to 2.2 um, which is in no training micrograph",
     )
 
