@@ -15,7 +15,7 @@ from emlab.chapters.tsm import cases as tsm_chapter
 from emlab.chapters.tsm.study import run_study
 from emlab.methods.tsm import load_denoiser
 from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations
-from emlab.recipes.tsm import frames
+from emlab.recipes.tsm import PROTEINS, frames
 from tools.tuning import Grids, Settings, grid, tune, write
 
 TARGET = Path(tsm_chapter.__file__).with_name("peers.toml")
@@ -27,7 +27,7 @@ GRIDS: Grids = {
 }
 HEAD = """\
 # By tools/tune_tsm_peers.py on 4 validation micrographs of 512 x 512 pixels (another protein and
-# defocus range than the test's). Settings: largest correlation with the clean particles between 80
+# defocus range than the test's). Settings: largest correlation with the particles between 80
 # and 10 A. Thresholds: of Topaz's score, largest F1. BM3D and Noise2Void are too slow to be tuned.
 """
 
@@ -46,7 +46,10 @@ def main() -> None:
     names = ["raw", "gaussian", "wiener"]
     chosen = tsm_chapter.classical(names, settings)
     chosen["topaz"] = partial(tsm_chapter.topaz_denoise)
-    chosen |= {n: tsm_chapter.score_method(load_denoiser(n)) for n in ("dsm", "tsm")}
+    scores = {name: load_denoiser(name) for name in ("dsm", "tsm")}
+    chosen |= {name: tsm_chapter.score_method(score) for name, score in scores.items()}
+    reference = tsm_chapter.reference_of(PROTEINS["validation"][0])
+    chosen["guided"] = tsm_chapter.guided(scores["dsm"], reference, micrographs)
     few = tsm_chapter.classical(["bm3d"], settings)
     few["noise2void"] = tsm_chapter.each(partial(tsm_chapter.noise2void, steps=300, seed=0))
     table = run_study(

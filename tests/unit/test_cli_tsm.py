@@ -140,3 +140,20 @@ def test_bad_input_is_refused_in_one_line(emlab, tmp_path, model):
         assert said in err
         assert len(err.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_a_reference_guides_or_says_that_it_does_not_fit(emlab, tmp_path, model):
+    pytest.importorskip("torch_fourier_slice")
+    micrograph(tmp_path / "in.mrc")
+    volume = np.random.default_rng(0).normal(size=(32, 32, 32)).astype(np.float32)
+    write_image(tmp_path / "map.mrc", volume, 2.63)
+    words = "denoise", tmp_path / "in.mrc", tmp_path / "out.mrc", "--model", model, "--reference"
+    status, _, error = emlab(*words, tmp_path / "map.mrc")
+    assert status != 0
+    assert "give --defocus" in error
+    status, _, error = emlab(*words, tmp_path / "none.mrc", "--defocus", 15000)
+    assert status != 0
+    assert "there is no file" in error
+    status, out, _ = emlab(*words, tmp_path / "map.mrc", "--defocus", 15000)
+    assert status == 0
+    assert "it was not used" in out

@@ -114,25 +114,3 @@ def test_a_program_that_relion_names_is_run_in_the_folder_of_its_star_file(tmp_p
     assert volume.shape == (4, 4, 4)
     assert volume.max() == 7
     assert voxel == pytest.approx(2.5)
-
-
-@pytest.mark.posix
-def test_refinement_gives_the_map_of_its_last_iteration(tmp_path, monkeypatch):
-    program = tmp_path / "relion_refine"
-    program.write_text(
-        f"#!{sys.executable}\nimport sys, mrcfile, numpy as np\n"
-        "at = lambda name: sys.argv[sys.argv.index(name) + 1]\n"
-        "seen = mrcfile.read(at('--ref'))\n"
-        "for n in range(int(at('--iter')) + 1):\n"
-        "    with mrcfile.new(f\"{at('--o')}_it{n:03d}_class001.mrc\") as file:\n"
-        "        file.set_data(seen * np.float32(n))\n"
-        "        file.voxel_size = 2.5\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("EMLAB_RELION", str(tmp_path))
-    (tmp_path / "a.star").write_text("data_")
-    reference = np.ones((4, 4, 4), np.float32)
-    told = {"low_pass_angstrom": 40.0, "mask_angstrom": 160.0, "iterations": 3}
-    volume, voxel, _ = relion.refine(tmp_path / "a.star", reference, 2.5, **told)
-    assert volume.max() == 3
-    assert voxel == pytest.approx(2.5)

@@ -196,3 +196,18 @@ def test_prior_is_the_gaussian_one_and_scales():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError):
         wrong()
+
+
+def test_the_ringwise_skip_is_wieners_filter_of_the_image_itself():
+    """Signal in low frequencies only: it stays, and the noise of the others goes."""
+    rows = torch.arange(64) / 64
+    signal = 8 * torch.sin(2 * torch.pi * (3 * rows[:, None] + 2 * rows))
+    x = signal + torch.randn(64, 64, generator=generator())
+    prior = wrap(Affine(), {"kind": "score_matching", "ringwise": True})
+    found = prior.denoise(x, 1.0)
+    assert float((found - signal).square().mean()) < 0.15
+    assert float((x - signal).square().mean()) > 0.9
+    noise = torch.randn(3, 64, 64, generator=generator(1))
+    assert float(prior.denoise(noise, 1.0).square().mean()) < 0.1
+    rough = wrap(Affine(), {"kind": "score_matching"})
+    assert float((rough.denoise(x, 1.0) - signal).square().mean()) > 1

@@ -15,7 +15,6 @@ from emlab.chapters.tsm.recorded import (
     join,
     join_maps,
     record_memory,
-    refined_table,
 )
 from emlab.data.phase_maps import project
 from emlab.data.potentials import barrel as simulated_barrel
@@ -152,33 +151,6 @@ def test_recordings_of_the_chapter_are_of_as_many_micrographs_as_it_shows():
     join_maps(table, PICKER.values["maps"])
     assert table.maps["truth"].true_resolution_angstrom < 40
     assert "RELION" in table.markdown_maps()
-
-
-def test_refinement_starts_from_a_coarse_truth_and_is_judged_by_the_truth(
-    table, barrel, monkeypatch, tmp_path
-):
-    asked = []
-
-    def fake(star, reference, pixel_size_angstrom, **settings):
-        asked.append(settings["low_pass_angstrom"])
-        assert (star.parent / "particles.mrcs").is_file()
-        # the same false detail in both halves, as a mask leaves it
-        false = np.random.default_rng(0).normal(0, 9 * reference.std(), reference.shape)
-        return (reference + false).astype(np.float32), 1.0, Finished("", 1, 2.0, 3)
-
-    monkeypatch.setattr(relion, "refine", fake)
-    monkeypatch.setattr(study, "REFINED_BOX", 32)
-    row = table.refine(["truth"], barrel.numpy())["truth"]
-    assert asked == [40.0, 40.0]
-    assert row["windows"] == row["particles"] > 0
-    assert row["cpu_seconds"] == 4
-    nyquist = 2 * table.cases[0].pixel_size_angstrom
-    assert row["halves_angstrom"] == pytest.approx(nyquist, rel=0.05)
-    assert row["truth_angstrom"] > 2 * nyquist
-    report = Report("02_tsm", tmp_path, "smoke", 0)
-    assert "the true places" in refined_table({"truth": row}, report)
-    kept = report.metrics()["values"]["refined.truth.truth"]["value"]
-    assert kept == row["truth_angstrom"]
 
 
 def test_a_pick_on_no_particle_gets_a_pose_of_chance():

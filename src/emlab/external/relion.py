@@ -1,4 +1,4 @@
-"""RELION (Scheres 2012) as a separate program: reconstruction and refinement.
+"""RELION (Scheres 2012) as a separate program: reconstruction.
 
 Found on PATH (Debian's package ``relion``) or in the folder that ``EMLAB_RELION`` names. It is
 under the GPL, is not part of emlab, and takes STAR files and stacks with *bright* protein.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emlab.errors import EmlabError, InputError
 from emlab.external.process import Finished, run_program
-from emlab.io import read_image, write_image
+from emlab.io import read_image
 
 VARIABLE = "EMLAB_RELION"
 MISSING = (
@@ -81,46 +81,6 @@ def reconstruct(star: Path) -> tuple[NDArray[np.float32], float, Finished]:
         words: list[str | Path] = [program, "--i", star.name, "--o", out, "--ctf"]
         done = run_program([*words, "--sym", "C1", "--pad", "2"], star.resolve().parent)
         return *_map(out), done
-
-
-def refine(
-    star: Path,
-    reference: NDArray[np.float32],
-    pixel_size_angstrom: float,
-    *,
-    low_pass_angstrom: float,
-    mask_angstrom: float,
-    iterations: int,
-) -> tuple[NDArray[np.float32], float, Finished]:
-    """Find poses and a map from a coarse reference: ``relion_refine`` with one class.
-
-    Results and errors are those of `reconstruct`.
-
-    Parameters
-    ----------
-    star : Path
-        STAR file with optics; poses in it are not used, its stacks lie beside it.
-    reference : ndarray
-        ``(n, n, n)``, protein positive, n the particles' box; the program low-passes it to
-        `low_pass_angstrom`.
-    mask_angstrom : float
-        Diameter of the circle outside which particles are zeroed.
-    """
-    program = require("relion_refine")
-    with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
-        folder = Path(made)
-        write_image(folder / "reference.mrc", reference, pixel_size_angstrom)
-        words: list[str | Path] = [program, "--i", star.name, "--o", folder / "run", "--ref"]
-        words += [folder / "reference.mrc", "--firstiter_cc", "--ini_high", str(low_pass_angstrom)]
-        words += ["--ctf", "--iter", str(iterations), "--tau2_fudge", "4", "--K", "1"]
-        words += ["--particle_diameter", str(mask_angstrom), "--flatten_solvent", "--zero_mask"]
-        words += ["--sym", "C1", "--norm", "--scale", "--oversampling", "1"]
-        # 15 degrees between directions, halved once by oversampling.
-        words += ["--healpix_order", "2", "--offset_range", "5"]
-        words += ["--offset_step", "2", "--j", "1", "--pool", "30", "--dont_check_norm"]
-        words += ["--random_seed", "0", "--pad", "2", "--dont_combine_weights_via_disc"]
-        done = run_program(words, star.resolve().parent)
-        return *_map(folder / f"run_it{iterations:03d}_class001.mrc"), done
 
 
 def _map(path: Path) -> tuple[NDArray[np.float32], float]:

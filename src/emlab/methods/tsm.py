@@ -2,7 +2,9 @@ r"""Denoising cryo-electron micrographs with a learned score, guided by a target
 
 1. Take off the background and divide by the noise, estimated from the micrograph itself.
 2. One step of Tweedie, :math:`\hat y = x + \sigma_n^2 s(x)`, in tiles with a halo.
-3. Put noise level and background back.
+3. Where a reference explains what is there, and better than its decoys do, put what it says, up to
+   its own resolution, in place of the score's answer.
+4. Put noise level and background back.
 
 Wu, Zhan et al. (arXiv 2604.17734). The result is for looking and picking; particles are extracted
 from the *raw* micrograph.
@@ -21,11 +23,13 @@ from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import InputError
 from emlab.methods.estimate import Estimate, TimedPrior
-from emlab.methods.tsm_guidance import standardise
+from emlab.methods.tsm_guidance import explain, standardise
 from emlab.physics.noise import GaussianNoise
 from emlab.physics.operators import Identity
 from emlab.priors.base import Prior
 from emlab.priors.networks import ScorePrior, load_prior
+from emlab.priors.pose_posterior import Lens, Reference
+from emlab.priors.target_bank import low_pass
 from emlab.runtime import has_fast_bfloat16
 from emlab.solvers.contract import Progress
 from emlab.solvers.one_step import IterationConfig, iterate, tweedie
@@ -33,6 +37,7 @@ from emlab.solvers.tiling import TiledPrior
 
 NAMES = {"tsm": "tsm_tsm", "dsm": "tsm_dsm"}
 _RESCALED_FROM = 1.1  # ratio of pixel sizes above which a micrograph is made coarser first
+_SAME_PIXEL = 0.02  # relative difference of pixel and voxel that is none
 _BYTES_PER_PIXEL = 2400  # of one tile in the network
 
 
@@ -96,6 +101,8 @@ def denoise(
     denoiser: Prior | None = None,
     config: Config | None = None,
     *,
+    reference: Reference | None = None,
+    lens: Lens | None = None,
     sigma: float | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -109,6 +116,11 @@ def denoise(
     ----------
     denoiser : Prior, optional
         Default `load_denoiser()`.
+    reference : Reference, optional
+        Of the protein, at the working pixel size (`to_working_size`); guides where it fits. The
+        result's notes say where it did, or by how much it failed.
+    lens : callable, optional
+        Needed with a reference: takes a shape and gives the transfer for `torch.fft.rfft2`.
     sigma : float, optional
         Noise in grey levels at the working pixel size, instead of the estimate.
     progress : callable, optional
@@ -123,6 +135,12 @@ def denoise(
     if not np.isfinite(values).all():
         raise InputError("the micrograph has pixels that are NaN or infinite; replace them first")
     coarse, working = to_working_size(values, pixel_size_angstrom)
+    if reference is not None and (
+        lens is None or abs(reference.pixel_size_angstrom / working - 1) > _SAME_PIXEL
+    ):
+        raise InputError(
+            f"a reference needs a lens, and voxels as large as pixels, {working:.4g} A"
+        )
     standard = standardise(coarse, working, sigma)
     prior = load_denoiser(device=device) if denoiser is None else denoiser
     rounds = 1 if settings.iteration is None else settings.iteration.steps
@@ -136,11 +154,17 @@ def denoise(
     else:
         noise = GaussianNoise(settings.strength)
         found = iterate(tiled, Identity(), image, noise, settings.iteration).images[0]
-    result = standard.restore(found.cpu()).numpy()
-    notes = []
+    found, notes = found.cpu(), []
+    if reference is not None and lens is not None:
+        said = explain(standard.image, reference, lens, torch.Generator().manual_seed(0))
+        known = reference.config.low_pass_angstrom
+        replaced = low_pass(found, working, known) if said.accepted else found
+        found = found + said.guess - said.share * replaced
+        notes.append(str(said))
+    result = standard.restore(found).numpy()
     if coarse.shape != values.shape:
         result = resize(result, values.shape)
-        notes = [f"denoised at {working:.4g} A"]
+        notes.append(f"denoised at {working:.4g} A")
     return Estimate(
         image=result,
         samples=result[None],

@@ -1,4 +1,4 @@
-"""From a micrograph and a target bank to the maps that guide training: guess and confidence."""
+"""What references say about a micrograph: maps that guide training, and the result itself."""
 
 from __future__ import annotations
 
@@ -205,6 +205,8 @@ class Explained:
         places together.
     accepted : bool
         Whether that is enough; otherwise nothing is guessed.
+    used : int
+        Places that are guided.
     """
 
     guess: Tensor
@@ -214,9 +216,18 @@ class Explained:
     rivals: Tensor
     margin: float
     accepted: bool
+    used: int = 0
+
+    def __str__(self) -> str:
+        told = f"{self.margin:.1f} standard deviations above its decoys"
+        if not self.accepted:
+            return f"the reference is {told}, too little: it was not used"
+        return f"the reference, {told}, guides {self.used} places"
 
 
-def explain(image: Tensor, reference: Reference, lens: Lens, generator: torch.Generator) -> Explained:
+def explain(
+    image: Tensor, reference: Reference, lens: Lens, generator: torch.Generator
+) -> Explained:
     """Find places that a reference may explain, and weigh it against noise and its decoys.
 
     Parameters
@@ -248,7 +259,7 @@ def explain(image: Tensor, reference: Reference, lens: Lens, generator: torch.Ge
     told = torch.cat([evidence[None], rivals]).clamp_min(0).sum(1)
     margin = float((told[0] - told[1:].mean()) / told[1:].std().clamp_min(1.0))
     rivals = rivals.amax(0)
-    accepted = margin > _MARGIN
+    accepted, chosen = margin > _MARGIN, torch.empty(0)
     if accepted:
         sure = torch.sigmoid(evidence - torch.logaddexp(rivals, torch.zeros_like(rivals)))
         chosen = (sure > _UNSURE).nonzero()[:, 0]
@@ -259,7 +270,9 @@ def explain(image: Tensor, reference: Reference, lens: Lens, generator: torch.Ge
             inside = slice(y, y + reference.box), slice(x, x + reference.box)
             guess[inside] += weight * one
             share[inside] = torch.maximum(share[inside], weight * disc)
-    return Explained(guess[inner], share[inner], places, evidence, rivals, margin, accepted)
+    return Explained(
+        guess[inner], share[inner], places, evidence, rivals, margin, accepted, len(chosen)
+    )
 
 
 def _elsewhere(

@@ -138,7 +138,8 @@ BANDS_ANGSTROM = {
     "25_16": (25.0, 16.0),
     "16_10": (16.0, 10.0),
 }
-RADIUS_ANGSTROM = 70.0
+RADIUS_ANGSTROM, BACKGROUND_ANGSTROM = 70.0, 100.0
+WHOLE_ANGSTROM = (80.0, 10.0)
 
 
 def band_pass(image: Tensor, pixel_size_angstrom: float, band: tuple[float, float]) -> Tensor:
@@ -159,11 +160,12 @@ def band_correlations(
     micrograph: Micrograph,
     bands: dict[str, tuple[float, float]] = BANDS_ANGSTROM,
 ) -> dict[str, float]:
-    """Correlation with the clean image within 70 A of particles, a band at a time, and their mean.
+    """Correlation with the particles' image within 70 A of them, a band at a time, and the mean.
 
-    A smooth low-pass hardly moves these: within a band it only scales. Two things do: knowledge of
-    what particles look like, and a filter that follows the rings of the lens, for at its zeros a
-    band holds noise alone (a Wiener filter gains that way).
+    The image is that of the particles alone: ice, background, carbon and crystals, which a denoiser
+    should take away, are no truth. A smooth low-pass hardly moves these: within a band it only
+    scales. Two things do: knowledge of what particles look like, and a filter that follows the
+    rings of the lens, for at its zeros a band holds noise alone (a Wiener filter gains that way).
 
     Parameters
     ----------
@@ -182,19 +184,59 @@ def band_correlations(
     InputError
         Another shape, or a micrograph without particles.
     """
-    image = torch.as_tensor(np.asarray(denoised), dtype=torch.float32)
-    if image.shape != micrograph.clean.shape:
-        raise InputError(f"the denoised image is {tuple(image.shape)}, the micrograph is not")
-    inside = micrograph.mask(RADIUS_ANGSTROM)
-    if not inside.any():
-        raise InputError("there are no particles to judge by; take a micrograph that has some")
+    image, inside = _judged(denoised, micrograph), micrograph.mask(RADIUS_ANGSTROM)
     found = {}
     for name, band in bands.items():
         pair = [
             band_pass(values, micrograph.pixel_size_angstrom, band)[inside].double()
-            for values in (image, micrograph.clean)
+            for values in (image, micrograph.particles)
         ]
         pair = [values - values.mean() for values in pair]
         scale = (pair[0].square().sum() * pair[1].square().sum()).sqrt()
         found[name] = float((pair[0] * pair[1]).sum() / scale) if scale > 0 else 0.0
     return found | {"mean": sum(found.values()) / len(found)}
+
+
+def separability(denoised: Tensor | np.ndarray, micrograph: Micrograph) -> float:
+    r"""How well particles and empty places are told apart by what is in them, d'.
+
+    :math:`d' = (\mu_1 - \mu_0) / \sqrt{(\sigma_1^2 + \sigma_0^2)/2}` of the logarithm of the power
+    between 80 and 10 A, in discs of 70 A about the particles and about random places that touch
+    none. `InputError` as `band_correlations`.
+    """
+    image = band_pass(_judged(denoised, micrograph), micrograph.pixel_size_angstrom, WHOLE_ANGSTROM)
+    radius = RADIUS_ANGSTROM / micrograph.pixel_size_angstrom
+    size, centres = np.array(image.shape), micrograph.coordinates
+    drawn = np.random.default_rng(0).random((4000, 2)) * size
+    away = np.linalg.norm(drawn[:, None] - centres, axis=2).min(1)
+    empty = drawn[away > 2 * radius][: max(20, len(centres))]
+    rows, columns = np.indices(image.shape)
+    power = np.square(image.numpy())
+
+    def levels(places: np.ndarray) -> np.ndarray:
+        discs = [np.hypot(rows - y, columns - x) < radius for y, x in places]
+        return np.log(np.array([power[disc].mean() for disc in discs]) + 1e-30)
+
+    here, there = levels(centres), levels(empty)
+    spread = np.sqrt((here.var() + there.var()) / 2)
+    return float((here.mean() - there.mean()) / spread) if spread > 0 else 0.0
+
+
+def suppression(denoised: Tensor | np.ndarray, micrograph: Micrograph) -> float:
+    """Power within 70 A of particles over that beyond 100 A of all, 80 to 10 A, in decibels.
+
+    `InputError` as `band_correlations`.
+    """
+    image = band_pass(_judged(denoised, micrograph), micrograph.pixel_size_angstrom, WHOLE_ANGSTROM)
+    here = image[micrograph.mask(RADIUS_ANGSTROM)].square().mean()
+    there = image[~micrograph.mask(BACKGROUND_ANGSTROM)].square().mean()
+    return float(10 * torch.log10(here / there.clamp_min(1e-30)))
+
+
+def _judged(denoised: Tensor | np.ndarray, micrograph: Micrograph) -> Tensor:
+    image = torch.as_tensor(np.asarray(denoised), dtype=torch.float32)
+    if image.shape != micrograph.noisy.shape:
+        raise InputError(f"the denoised image is {tuple(image.shape)}, the micrograph is not")
+    if not micrograph.mask(RADIUS_ANGSTROM).any():
+        raise InputError("there are no particles to judge by; take a micrograph that has some")
+    return image

@@ -262,14 +262,14 @@ def shift(images: Tensor, places: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(images) * phase, s=images.shape[-2:])
 
 
-def low_pass(volume: Tensor, pixel_size_angstrom: float, resolution_angstrom: float) -> Tensor:
-    """A cube without what is finer than a resolution; the edge falls over a tenth of it."""
-    axis = torch.fft.fftfreq(volume.shape[0], pixel_size_angstrom)
-    half = torch.fft.rfftfreq(volume.shape[0], pixel_size_angstrom)
-    square = axis.square()[:, None, None] + axis.square()[:, None] + half.square()
-    relative = square.sqrt() * resolution_angstrom
+def low_pass(image: Tensor, pixel_size_angstrom: float, resolution_angstrom: float) -> Tensor:
+    """An image or a volume without what is finer; the edge falls over a tenth of the resolution."""
+    axes = [torch.fft.fftfreq(side, pixel_size_angstrom) for side in image.shape[:-1]]
+    axes.append(torch.fft.rfftfreq(image.shape[-1], pixel_size_angstrom))
+    square = sum(grid.square() for grid in torch.meshgrid(*axes, indexing="ij"))
+    relative = torch.as_tensor(square).sqrt() * resolution_angstrom
     edge = 0.5 + 0.5 * torch.cos(math.pi * ((relative - 0.95) / 0.1).clamp(0, 1))
-    return torch.fft.irfftn(torch.fft.rfftn(volume) * edge, s=volume.shape)
+    return torch.fft.irfftn(torch.fft.rfftn(image) * edge, s=image.shape)
 
 
 def _vertex(values: Tensor) -> float:

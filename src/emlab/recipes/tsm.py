@@ -60,9 +60,10 @@ def frames(
 
     Every fourth micrograph has a carbon edge, every other an ice crystal, and two of eight of
     ``train`` no particle. Proteins of the splits differ (`PROTEINS`), defoci are `DEFOCI_ANGSTROM`:
-    ``seen`` has the proteins of ``train`` at the defoci of ``test``. The barrel of ``validation`` is no real protein; it stands
-    in where an atomic model is not on this machine, and `Frame.specimen` says so. `particles` are
-    expected in a field of 1024 x 1024 pixels; 110 by default, 0 for the control.
+    ``seen`` has the proteins of ``train`` at the defoci of ``test``. The barrel of ``validation``
+    is no real protein; it stands in where an atomic model is not on this machine, and
+    `Frame.specimen` says so. `particles` are expected in a field of 1024 x 1024 pixels; 110 by
+    default, 0 for the control.
 
     An `InputError` for an unknown split, or no micrograph.
     """

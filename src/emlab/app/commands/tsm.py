@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isnan, nan
 from pathlib import Path
@@ -23,8 +23,17 @@ from emlab.data.particles import read_star
 from emlab.errors import InputError
 from emlab.io.images import write_like
 from emlab.methods.tsm import NAMES, Config, denoise, load_denoiser
+from emlab.physics.micrograph import config_transfer
 from emlab.priors.networks import ScorePrior
-from emlab.recipes.tsm_own import Optics, load_trained, read_reference, train_on, working_size
+from emlab.priors.pose_posterior import Reference
+from emlab.recipes.tsm_own import (
+    Optics,
+    lens_of,
+    load_trained,
+    read_reference,
+    train_on,
+    working_size,
+)
 from emlab.runtime import atomic_path, choose_device
 
 app = group(
@@ -132,6 +141,14 @@ class Denoise(Job):
     model: str = option("tsm", "tsm, dsm, a name of `emlab weights list` or a safetensors file.")
     pixel_size: PixelSize = None
     noise: float | None = option(None, "Standard deviation in grey levels.", shown="estimated")
+    reference: Path | None = option(
+        None, "MRC map or PDB/mmCIF model that guides where it fits; needs the defocus."
+    )
+    defocus: float | None = option(
+        None, "Angstrom, underfocus positive, of all micrographs.", shown="from the STAR file"
+    )
+    voltage: float = option(300, "kV; a STAR file counts more.")
+    voxel_size: float | None = option(None, "Of the map, angstrom.", shown="from its header")
     invert: bool = option(False, "Protein is bright in IN; it stays bright in OUT.")
     memory: float = option(800, "Working memory of the network in MB.")
     workers: Workers = 1
@@ -162,6 +179,11 @@ class Denoise(Job):
             if source.path.resolve() == target.resolve():
                 raise InputError(f"{target} is the input itself; give another output")
         check_positive(noise=self.noise)
+        if self.reference is not None:
+            for source in self.sources:
+                _given(source, self.defocus, self.voltage)
+            if not self.reference.is_file():
+                raise InputError(f"there is no file {self.reference}; give a map or a model")
         check_crew(self.workers, self.scheduler)
         alone = len(self.targets) == 1 and self.workers == 1 and self.scheduler is None
         done = [target for target in self.targets if target.exists()]
@@ -175,7 +197,7 @@ class Denoise(Job):
     def run(self) -> dict[str, str]:
         """Denoise what is not there yet; each result appears whole."""
         pairs = [
-            (source.path, target)
+            (source, target)
             for source, target in zip(self.sources, self.targets, strict=True)
             if not (self.resume and target.exists())
         ]
@@ -183,7 +205,10 @@ class Denoise(Job):
         if model.lower().endswith(".safetensors"):
             model = str(Path(model).absolute())
         arguments = model, self.pixel_size, self.noise, self.invert, self.config, self.device
-        calls = [(one.absolute(), other.absolute(), *arguments) for one, other in pairs]
+        calls = [
+            (one.path.absolute(), other.absolute(), *arguments, self._guide(one))
+            for one, other in pairs
+        ]
         with hire(self.workers, self.scheduler) as crew, bar("denoise") as progress:
             alone = (denoise_file(*call) for call in calls)
             lines = alone if crew is None else crew.each(_denoise_apart, calls)
@@ -196,6 +221,35 @@ class Denoise(Job):
         skipped = len(self.targets) - len(pairs)
         return {"left out": f"{skipped} were already there"} if skipped else {}
 
+    def _guide(self, source: Source) -> Guide | None:
+        if self.reference is None:
+            return None
+        optics = _given(source, self.defocus, self.voltage)
+        return Guide(self.reference.absolute(), self.voxel_size, optics)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A file with a reference, its voxel size if told, and how the micrograph was taken."""
+
+    path: Path
+    voxel_size: float | None
+    optics: Optics
+
+
+def _given(source: Source, defocus: float | None, voltage: float) -> Optics:
+    """What a STAR file says of a micrograph, or the options."""
+    if source.optics is not None:
+        return source.optics
+    if defocus is None:
+        raise InputError("a reference is seen through the lens: give --defocus in angstrom")
+    return Optics(defocus, voltage)
+
+
+@lru_cache(maxsize=2)
+def _reference(path: Path, voxel_size: float | None, pixel_size: float) -> Reference:
+    return Reference(read_reference(path, pixel_size, voxel_size)[0], pixel_size)
+
 
 def denoise_file(
     source: Path,
@@ -206,17 +260,25 @@ def denoise_file(
     invert: bool,
     config: Config,
     device: str,
+    guide: Guide | None = None,
 ) -> str:
     """Denoise one file into another and return a line about it."""
     place, sign = choose_device(device), np.float32(-1 if invert else 1)
     found = read_micrograph(source, pixel_size)
     size, score = found.pixel_size_angstrom, load(model, place)
-    result = denoise(sign * found.pixels, size, score, config, sigma=noise, device=place)
+    told: dict[str, Any] = {"sigma": noise, "device": place}
+    if guide is not None:
+        height, width = found.pixels.shape
+        working = working_size((height, width), size)
+        optics = lens_of(guide.optics, working)
+        told["reference"] = _reference(guide.path, guide.voxel_size, working)
+        told["lens"] = lambda shape: config_transfer(replace(optics, size=shape))
+    result = denoise(sign * found.pixels, size, score, config, **told)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_like(target, sign * result.image, source)
     height, width = found.pixels.shape
-    told = f"{height} x {width} pixels of {size:.4g} A, noise {result.noise_sigma:.4g}"
-    return ", ".join([told, f"{result.cost.seconds:.1f} s", *result.notes])
+    line = f"{height} x {width} pixels of {size:.4g} A, noise {result.noise_sigma:.4g}"
+    return ", ".join([line, f"{result.cost.seconds:.1f} s", *result.notes])
 
 
 def _denoise_apart(source: Path, target: Path, *arguments: Any) -> str:
@@ -280,16 +342,11 @@ class Train(Seeded):
         )
         self.volume, self.optics = None, None
         if self.reference is not None:
-            self.optics = [source.optics or self._given() for source in self.sources]
+            self.optics = [_given(one, self.defocus, self.voltage) for one in self.sources]
             height, width = self.pixels[0].shape
             working = working_size((height, width), self.size)
             self.volume, told = read_reference(self.reference, working, self.voxel_size)
             note(f"{self.reference}: {told}")
-
-    def _given(self) -> Optics:
-        if self.defocus is None:
-            raise InputError("targets are seen through the lens: give --defocus in angstrom")
-        return Optics(self.defocus, self.voltage)
 
     def run(self) -> dict[str, str]:
         """Train and write one file."""

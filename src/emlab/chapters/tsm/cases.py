@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,13 @@ from emlab.data.micrographs import (
     betagal_micrograph,
     k2_micrograph,
 )
-from emlab.data.phase_maps import PIXEL_ANGSTROM
+from emlab.data.phase_maps import PIXEL_ANGSTROM, project
 from emlab.errors import DataUnavailableError, InputError
 from emlab.external import topaz
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, pick_all
 from emlab.external.topaz import Picked
 from emlab.methods import tsm
+from emlab.methods.tsm_guidance import Explained, explain, standardise
 from emlab.metrics.fourier import radial_frequency
 from emlab.metrics.picking import Counts, chance, count
 from emlab.physics.micrograph import (
@@ -43,6 +44,7 @@ from emlab.physics.micrograph import (
 from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.priors.base import Prior
 from emlab.priors.networks import untrained_prior
+from emlab.priors.pose_posterior import Reference
 from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import PROTEINS, volume
 from emlab.runtime import make_generator
@@ -63,6 +65,7 @@ LABELS = {
     "untrained": "TSM, untrained network",
     "dsm": "DSM",
     "tsm": "TSM",
+    "guided": "TSM, guided at inference",
     "generalist": "EM Generalist",
     "squares": "restorer, squared error",
     "cellpose3": "Cellpose3-style restorer",
@@ -180,8 +183,65 @@ def score_method(
     return each(lambda image: tsm.denoise(image, pixel_size_angstrom, denoiser, config).image)
 
 
+@lru_cache(maxsize=4)
+def reference_of(protein: str, beyond_angstrom: float = 0.0) -> Reference:
+    """A protein as a reference; with phases at random beyond a resolution; or ``"noise"``."""
+    if protein == "noise":
+        away = torch.linalg.vector_norm(torch.cartesian_prod(*[torch.arange(64.0) - 32] * 3), dim=1)
+        ball = torch.sigmoid((24 - away) / 2).reshape(64, 64, 64)
+        return Reference(
+            torch.randn(64, 64, 64, generator=make_generator(5)) * ball, PIXEL_ANGSTROM
+        )
+    made = Reference(volume(protein)[0], PIXEL_ANGSTROM)
+    return made.decoy(beyond_angstrom, make_generator(5)) if beyond_angstrom else made
+
+
+def trial(micrograph: Micrograph, reference: Reference) -> Explained:
+    """What a reference explains of a micrograph."""
+    flat = standardise(micrograph.noisy, micrograph.pixel_size_angstrom)
+    lens = partial(_transfer, micrograph.config)
+    return explain(flat.image, reference, lens, make_generator(0))
+
+
+def pictured(reference: Reference, micrograph: Micrograph) -> torch.Tensor:
+    """A micrograph's particles ``(H, W)``, with the reference in place of what they are."""
+    pixel, half = micrograph.pixel_size_angstrom, reference.box // 2
+    whole = np.rint(micrograph.coordinates).astype(int)
+    shifts = (micrograph.coordinates - whole)[:, ::-1] * pixel
+    views = project(reference.volume, micrograph.rotations, pixel, shifts_angstrom=shifts.copy())
+    height, width = micrograph.noisy.shape
+    shape = height + 2 * half, width + 2 * half
+    canvas = torch.zeros(shape)
+    for (y, x), view in zip(whole, views, strict=True):
+        canvas[y : y + 2 * half, x : x + 2 * half] += view
+    seen = torch.fft.rfft2(canvas) * _transfer(micrograph.config, shape)
+    seen = torch.fft.irfft2(seen, s=shape)
+    return seen[half:-half, half:-half]
+
+
+def guided(
+    denoiser: Prior, reference: Reference | None, micrographs: Sequence[Micrograph]
+) -> Method:
+    """One Tweedie step, guided by a reference where it fits; for these micrographs only."""
+
+    def denoise(images: Sequence[Image]) -> Denoised:
+        start, made = time.process_time(), []
+        for image, one in zip(images, micrographs, strict=False):
+            lens = partial(_transfer, one.config)
+            pixel = one.pixel_size_angstrom
+            answer = tsm.denoise(image, pixel, denoiser, reference=reference, lens=lens)
+            made.append(answer.image)
+        return Denoised(made, time.process_time() - start)
+
+    return denoise
+
+
 def methods(
-    profile: str, scores: Mapping[str, Prior], threads: int, seed: int
+    profile: str,
+    scores: Mapping[str, Prior],
+    micrographs: Sequence[Micrograph],
+    threads: int,
+    seed: int,
 ) -> dict[str, Method]:
     """Rows of the chapter's table that a profile runs; Topaz-Denoise where it is installed."""
     here = chapters.settings(SLUG, profile)
@@ -190,6 +250,7 @@ def methods(
     if topaz.find() is not None:
         chosen["topaz"] = partial(topaz_denoise, threads=threads)
     chosen |= {name: score_method(score) for name, score in scores.items()}
+    chosen["guided"] = guided(scores["dsm"], reference_of("t20s"), micrographs)
     chosen["untrained"] = score_method(untrained_prior("tsm_tsm", seed))
     return {name: method for name, method in chosen.items() if here["first"].get(name) != 0}
 

@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 
 from emlab.bench import Report
-from emlab.bench.study import Study, pipe_table
+from emlab.bench.study import Column, Study, pipe_table
 from emlab.chapters.tsm.cases import (
     LABELS,
+    SETS,
     SLUG,
     Denoised,
     Image,
@@ -25,32 +27,37 @@ from emlab.chapters.tsm.cases import (
     classical,
     each,
     find_picks,
+    guided,
     noise2void,
     of_noisy,
     other_set,
+    pictured,
+    reference_of,
     score_method,
     study_real,
     topaz_denoise,
+    trial,
 )
 from emlab.chapters.tsm.figures import central
 from emlab.chapters.tsm.study import (
-    MAPS,
+    COLUMNS,
     PICKING,
-    THE_TRUTH,
     Reconstruction,
     Table,
     by_column,
     by_row,
+    judge,
     run_study,
 )
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.data.phase_maps import PIXEL_ANGSTROM
-from emlab.external import relion, topaz
+from emlab.external import topaz
 from emlab.external.process import Finished, run_program
 from emlab.external.topaz import Picked
 from emlab.io import write_image
 from emlab.methods.tsm import load_denoiser
 from emlab.methods.tsm_guidance import Guides, standardise
+from emlab.metrics.bands import band_correlations
 from emlab.metrics.fourier import Curve
 from emlab.models import build
 from emlab.physics.micrograph import Micrograph
@@ -68,12 +75,18 @@ _KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
 
 
 def _methods(
-    settings: Mapping[str, Any], pixel_size_angstrom: float = PIXEL_ANGSTROM
+    settings: Mapping[str, Any],
+    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+    micrographs: Sequence[Micrograph] = (),
+    protein: str = "t20s",
 ) -> dict[str, Method]:
+    """Raw, Topaz-Denoise and the scores; of simulated micrographs also the guided one."""
     chosen = classical(["raw"], settings["peers"])
     chosen["topaz"] = partial(topaz_denoise, threads=1)
     for name in ("dsm", "tsm"):
         chosen[name] = score_method(load_denoiser(name), pixel_size_angstrom)
+    if micrographs:
+        chosen["guided"] = guided(load_denoiser("dsm"), reference_of(protein), micrographs)
     return chosen
 
 
@@ -122,16 +135,19 @@ def _measure_slow_peers(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Picks of all sets of simulated micrographs, and maps at the picks of the first."""
-    size, seed, few = settings["size"], settings["seed"], _methods(settings)
-    every = classical(["gaussian", "wiener"], settings["peers"]) | few
+    size, seed, test = settings["size"], settings["seed"], _test(settings)
+    every = classical(["gaussian", "wiener"], settings["peers"])
+    every |= _methods(settings, micrographs=test)
     every["untrained"] = score_method(untrained_prior("tsm_tsm", seed))
-    table = _judged(_test(settings), every, settings)
+    table = _judged(test, every, settings)
     table.rebuild(settings["maps"], volume("t20s")[0].numpy())
     ice = [frame.micrograph for frame in frames("test", settings["empty"], size, particles=0)]
+    few = _methods(settings, micrographs=ice)
     empty = {name: of_noisy(method, ice) for name, method in few.items()}
     found = {"test": rows_of(table), "ice": plain_picks(find_picks(empty, PIXEL_ANGSTROM))}
     for name in settings["set_names"]:
         micrographs = other_set(name, settings["sets"], size, seed)
+        few = _methods(settings, micrographs=micrographs, protein=SETS[name][0])
         found[name] = rows_of(_judged(micrographs, few, settings))
     maps = {
         name: {
@@ -156,13 +172,39 @@ def _measure_apoferritin(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _measure_refinement(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What RELION makes of particles at picks whose poses it has to find."""
-    chosen = classical(["raw"], settings["peers"])
-    chosen["tsm"] = score_method(load_denoiser("tsm"))
-    table = _judged(_test(settings), chosen, settings)
-    rows = table.refine(settings["rows"], volume("t20s")[0].numpy())
-    return {"program": f"RELION {relion.version()}", "rows": rows}
+def _measure_trial(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """References on trial: by how much each beats its decoys, and what it does to micrographs.
+
+    A row has, one a micrograph and those without particles last, the ``margin`` and whether the
+    reference was ``used``; ``bands`` of the result as `by_column` takes them; and ``false``, the
+    correlation from 25 to 16 A with particles as the half wrong reference has them.
+    """
+    test, size = _test(settings), settings["size"]
+    ice = [one.micrograph for one in frames("test", settings["empty"], size, particles=0)]
+    half_wrong = reference_of("t20s", settings["beyond_angstrom"])
+    believed = [
+        replace(one, noise_free_sources={"particles": pictured(half_wrong, one)}) for one in test
+    ]
+    references = {
+        "none": None,
+        "right": reference_of("t20s"),
+        "half wrong": half_wrong,
+        "wrong": reference_of("apoferritin_6z6u"),
+        "noise": reference_of("noise"),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for name, reference in references.items():
+        said = [] if reference is None else [trial(one, reference) for one in (*test, *ice)]
+        images = of_noisy(guided(load_denoiser("dsm"), reference, test), test).images
+        rows[name] = {
+            "margin": [one.margin for one in said],
+            "used": [one.accepted for one in said],
+            "bands": [judge(*pair) for pair in zip(images, test, strict=True)],
+            "false": [
+                band_correlations(*pair)["25_16"] for pair in zip(images, believed, strict=True)
+            ],
+        }
+    return rows
 
 
 def _measure_memory(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,15 +339,12 @@ SLOW_PEERS = Recording(
         "noise2void_steps": _READ["cpu"]["noise2void_steps"],
     },
 )
-REFINEMENT = Recording(
+TRIAL = Recording(
     SLUG,
-    "refinement",
-    _measure_refinement,
-    {
-        **{key: _SETTINGS[key] for key in ("micrographs", "size", "peers", "thresholds")},
-        "rows": ["truth", "tsm", "raw"],
-    },
-    ("tsm_tsm",),
+    "trial",
+    _measure_trial,
+    {key: _SETTINGS[key] for key in ("micrographs", "size", "empty")} | {"beyond_angstrom": 25.0},
+    ("tsm_dsm",),
 )
 MEMORY = Recording(SLUG, "memory", _measure_memory, _READ["recorded"]["memory"], ("tsm_tsm",))
 ABLATIONS = Recording(
@@ -382,23 +421,6 @@ def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> fl
     return None
 
 
-def refined_table(rows: Mapping[str, Mapping[str, Any]], report: Report) -> str:
-    """Markdown of refined maps, a row a method.
-
-    Records ``refined.halves.METHOD`` and ``refined.truth.METHOD`` in angstrom.
-    """
-    cells = []
-    for name, row in rows.items():
-        ends = [
-            report.value(f"refined.{key}.{name}", row[f"{key}_angstrom"], unit="A")
-            for key in ("halves", "truth")
-        ]
-        counts = [str(row["windows"]), str(row["particles"])]
-        told = [LABELS.get(name, THE_TRUTH), *counts, *(f"{end:.2f}" for end in ends)]
-        cells.append([*told, f"{row['cpu_seconds']:.0f}"])
-    return pipe_table([*MAPS, "CPU-s"], cells)
-
-
 def record_memory(report: Report) -> str:
     """Record ``memory.METHOD`` in megabytes and ``memory.over_topaz``; returns it in words."""
     rows, side = MEMORY.values, MEMORY.settings["side"]
@@ -411,6 +433,38 @@ def record_memory(report: Report) -> str:
         for name, row in rows.items()
     )
     return f"{side} x {side} pixels: {told}. {report.recorded(MEMORY)}"
+
+
+def trial_table(report: Report) -> str:
+    """Markdown of references on trial.
+
+    Records ``trial.NUMBER.NAME``: ``margin`` (the least of the micrographs), ``used`` (of how many,
+    as a share), ``empty`` (the same without particles), ``recovery`` and its ``gain`` over no
+    reference with an interval, ``false`` and its ``excess`` over no reference.
+    """
+    rows, cells = TRIAL.values, []
+    count = TRIAL.settings["micrographs"]
+    study = Study(list(range(count)), [*COLUMNS[:1], Column("false", "false detail")], LABELS)
+    for name, row in rows.items():
+        mean = by_column(row["bands"])["recovery"]
+        study.scores[name] = {"recovery": mean, "false": np.array(row["false"])}
+    for name, row in rows.items():
+        key = name.replace(" ", "_")
+        told = {n: study.interval(name, n).mean for n in ("recovery", "false")}
+        for number, value in told.items():
+            report.value(f"trial.{number}.{key}", value)
+        if name == "none":
+            cells.append(["no reference (DSM)", "", "", "", *(f"{v:.3f}" for v in told.values())])
+            continue
+        used = report.value(f"trial.used.{key}", np.mean(row["used"][:count]))
+        empty = report.value(f"trial.empty.{key}", np.mean(row["used"][count:]))
+        spread = report.value(f"trial.margin.{key}", np.median(row["margin"][:count]))
+        for number, kept in (("recovery", "gain"), ("false", "excess")):
+            report.value(f"trial.{kept}.{key}", *study.gain(name, "none", number), n=count)
+        shares = f"{used:.0%}", f"{empty:.0%}"
+        cells.append([name, f"{spread:.1f}", *shares, *(f"{v:.3f}" for v in told.values())])
+    heads = ["reference", "margin (median)", "used", "used without particles"]
+    return pipe_table([*heads, "correlation", "correlation with false detail"], cells)
 
 
 def ablation_table(report: Report) -> str:

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, match
 from emlab.external.topaz import Picked
 from emlab.io import write_image
 from emlab.metrics import Interval
-from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations
+from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations, separability, suppression
 from emlab.metrics.fourier import Curve, fourier_shell_correlation
 from emlab.metrics.picking import Counts, chance
 from emlab.physics.ctf import ComplexCTF
@@ -33,13 +33,11 @@ from emlab.runtime import Stopwatch
 from emlab.solvers.fourier_insertion import insert_slices
 
 NOTE = "95 % bootstrap interval over micrographs"
-BOX, REFINED_BOX = 80, 64  # of particles whose poses are known, and of others
+BOX = 80  # of particles
 FEWEST = 8  # windows that two halves are made of
 MASK_ANGSTROM = 85.0  # radius of the sphere within which halves are compared
 MASK_EDGE_ANGSTROM = 15.0
 INSERTED_SNR = 0.1
-START_ANGSTROM = 40.0  # resolution of the reference that refinement starts from
-ITERATIONS = 5
 _SEED = 7
 
 
@@ -58,6 +56,8 @@ COLUMNS = (
         Column(f"recovery_{band}", f"{band.replace('_', ' to ')} A", show="{mean:.3f}", note=NOTE)
         for band in BANDS_ANGSTROM
     ),
+    Column("suppression", "particle over background [dB]", show="{mean:.1f}", note=NOTE),
+    Column("separability", "d'", show="{mean:.1f}", note=NOTE),
 )
 PICKING = (
     Column("precision", "precision", show="{mean:.3f}", note=NOTE, of=counted),
@@ -148,20 +148,6 @@ class Table(Study):
         places = self.kept(method)
         return extract(self.cases[: len(places)], places, self.radius, box, _SEED)
 
-    def refine(self, methods: Sequence[str], truth: NDArray[np.float32]) -> dict[str, Any]:
-        """Refine at each method's picks without poses: plain numbers, as a recording holds them."""
-        found = {name: refine(self.extract(name, REFINED_BOX), truth) for name in methods}
-        return {
-            name: {
-                "windows": one.particles,
-                "particles": one.right,
-                "halves_angstrom": round(one.resolution_angstrom, 2),
-                "truth_angstrom": round(one.true_resolution_angstrom, 2),
-                "cpu_seconds": round(one.seconds, 1),
-            }
-            for name, one in found.items()
-        }
-
     def cost(self, method: str) -> float:
         """Processor seconds a megapixel; of one recorded run, where there is one."""
         if method in self.costs:
@@ -210,8 +196,9 @@ class Table(Study):
         constant = band_correlations(np.ones(tuple(first.noisy.shape)), first)["mean"]
         report.value("recovery.nothing", constant, note="of an image without contrast")
         self.record(report)
-        pairs = [("tsm", name) for name in self.methods if name != "tsm"]
-        pairs += [("dsm", name) for name in ("topaz", "gaussian", "bm3d")]
+        pairs = [("tsm", name) for name in self.methods if name not in ("tsm", "guided")]
+        pairs += [("dsm", name) for name in ("topaz", "gaussian", "bm3d", "wiener")]
+        pairs += [("guided", name) for name in ("dsm", "tsm", "wiener", "topaz")]
         for pair in [pair for pair in pairs if self.scores.keys() >= {*pair}]:
             self.record_gains(report, *pair, columns=["recovery"])
         if "raw" in self.picks:
@@ -220,16 +207,17 @@ class Table(Study):
         for name, picks in self.picks.items():
             precise = picks.curve().average_precision
             report.value(f"picking.average_precision.{name}", precise)
-            for number in ("f1", "precision", "recall") if name != "tsm" in self.picks else ():
-                gain = self.picking_gain("tsm", name, number)
-                report.value(f"picking.gain_{number}.tsm_over_{name}", *gain, note=NOTE)
+            for better in [b for b in ("tsm", "guided") if b in self.picks and b != name]:
+                for number in ("f1", "precision", "recall"):
+                    gain = self.picking_gain(better, name, number)
+                    report.value(f"picking.gain_{number}.{better}_over_{name}", *gain, note=NOTE)
         for name, found in self.maps.items():
             report.value(f"map.resolution.{name}", found.resolution_angstrom, unit="A")
             report.value(f"map.resolution_truth.{name}", found.true_resolution_angstrom, unit="A")
-        for worse in ("raw", "topaz"):
-            if {"tsm", worse} <= self.maps.keys():
-                ratio = self.maps["tsm"].resolution_angstrom / self.maps[worse].resolution_angstrom
-                key = f"map.resolution_ratio.tsm_over_{worse}"
+        for ours, worse in product(("tsm", "guided"), ("raw", "topaz")):
+            if {ours, worse} <= self.maps.keys():
+                ratio = self.maps[ours].resolution_angstrom / self.maps[worse].resolution_angstrom
+                key = f"map.resolution_ratio.{ours}_over_{worse}"
                 report.value(key, ratio, note="below 1 is finer")
 
     def record_set(self, report: Report, name: str) -> None:
@@ -255,26 +243,31 @@ def run_study(
 
 
 def correlations(micrographs: Sequence[Micrograph], answer: Denoised) -> dict[str, Values]:
-    """Correlations of denoised images with the clean particles, by column of `COLUMNS`.
+    """Correlations of denoised images with the particles, and more, by column of `COLUMNS`.
 
     An `InputError` for images of other shapes.
     """
     if [image.shape for image in answer.images] != [tuple(m.noisy.shape) for m in micrographs]:
         raise InputError("a method returned other shapes than the micrographs'")
     pairs = zip(answer.images, micrographs, strict=True)
-    return by_column([list(band_correlations(image, truth).values()) for image, truth in pairs])
+    return by_column([judge(image, truth) for image, truth in pairs])
 
 
-def by_column(bands: Sequence[Sequence[float]]) -> dict[str, Values]:
-    """Scores from rows of `band_correlations`, one a micrograph: the mean stands last in a row."""
-    names = [column.name for column in (*COLUMNS[1:], COLUMNS[0])]
-    return dict(zip(names, np.array(bands, float).T, strict=True))
+def judge(image: NDArray[np.float32], truth: Micrograph) -> list[float]:
+    """A row of `by_column`."""
+    bands = list(band_correlations(image, truth).values())
+    return [bands[-1], *bands[:-1], suppression(image, truth), separability(image, truth)]
+
+
+def by_column(rows: Sequence[Sequence[float]]) -> dict[str, Values]:
+    """Scores from rows, one a micrograph, in the order of `COLUMNS`."""
+    names = [column.name for column in COLUMNS]
+    return dict(zip(names, np.array(rows, float).T, strict=True))
 
 
 def by_row(scores: Scores) -> list[list[float]]:
     """What `by_column` takes, of its result."""
-    names = [column.name for column in (*COLUMNS[1:], COLUMNS[0])]
-    return np.stack([scores[name] for name in names], 1).tolist()
+    return np.stack([scores[column.name] for column in COLUMNS], 1).tolist()
 
 
 @dataclass(frozen=True)
@@ -382,27 +375,8 @@ def reconstruct(
     reconstructs if it is installed, else Fourier insertion, unless `with_relion` decides.
     """
     if relion.find() is not None if with_relion is None else with_relion:
-        by_relion = partial(_with_relion, program=relion.reconstruct)
-        return _compared(particles, by_relion, truth, f"RELION {relion.version()}")
+        return _compared(particles, _by_relion, truth, f"RELION {relion.version()}")
     return _compared(particles, _by_insertion, truth, "Fourier insertion")
-
-
-def refine(particles: Extracted, truth: NDArray[np.float32]) -> Reconstruction:
-    """Refine both halves by RELION without their poses, and compare them.
-
-    Small on purpose: one class, some iterations from the true structure at 40 A. `truth` is
-    ``(n, n, n)`` with the same voxels, n the box. An `InputError` where RELION is not installed.
-    """
-    program = partial(
-        relion.refine,
-        reference=truth,
-        pixel_size_angstrom=particles.metadata.pixel_size_angstrom,
-        low_pass_angstrom=START_ANGSTROM,
-        mask_angstrom=DIAMETER_ANGSTROM + 10,
-        iterations=ITERATIONS,
-    )
-    told = f"RELION {relion.version()}, {ITERATIONS} iterations"
-    return _compared(particles, partial(_with_relion, program=program), truth, told)
 
 
 def _compared(
@@ -441,13 +415,13 @@ def _soft_sphere(side: int, pixel_size_angstrom: float) -> NDArray[np.float32]:
     return (0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
 
 
-def _with_relion(part: Extracted, program: Callable[..., Any]) -> tuple[NDArray[np.float32], float]:
-    """What one of RELION's programs makes of particles, and its processor seconds."""
+def _by_relion(part: Extracted) -> tuple[NDArray[np.float32], float]:
+    """What RELION makes of particles, and its processor seconds."""
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         star = Path(made) / "particles.star"
         write_image(star.with_suffix(".mrcs"), part.images, part.metadata.pixel_size_angstrom)
         write_star(star, part.metadata, "particles.mrcs", part.images.shape[-1])
-        volume, _, done = program(star)
+        volume, _, done = relion.reconstruct(star)
     return volume, done.cpu_seconds
 
 
