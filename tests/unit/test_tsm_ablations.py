@@ -13,7 +13,7 @@ def test_variants_differ_from_the_default_in_what_they_say():
     default = VARIANTS["tsm"]
     assert VARIANTS["dsm"] == {**default, "label": "DSM", "targets": "none"}
     assert VARIANTS["weight_0.3"]["guidance"] == {**default["guidance"], "weight": 0.3}
-    assert VARIANTS["temperature_0.5"]["bank"] == {**default["bank"], "temperature": 0.5}
+    assert VARIANTS["scalar"]["objective"] == {**default["objective"], "ringwise": False}
     assert VARIANTS["literal"]["guidance"]["variant"] == "literal"
     assert VARIANTS["oracle"]["targets"] == "true"
     assert len({repr(variant) for variant in VARIANTS.values()}) == len(VARIANTS)
@@ -22,7 +22,12 @@ def test_variants_differ_from_the_default_in_what_they_say():
 def test_measured_rows_are_of_all_variants(tmp_path):
     rows = ABLATIONS.values["rows"]
     assert rows.keys() == {"raw", *VARIANTS}
-    assert all(-1 < row[kind] < 1 for row in rows.values() for kind in ("seen", "unseen"))
+    assert all(-1 < one < 1 for row in rows.values() for kind in row for one in row[kind])
+    assert {name: len(row["seen"]) for name, row in rows.items() if len(row["seen"]) > 1} == {
+        "dsm": 3,
+        "tsm": 3,
+        "oracle": 3,
+    }
     report = Report("02_tsm", tmp_path, "smoke", 0)
     text = ablation_table(report)
     assert all(variant["label"] in text for variant in VARIANTS.values())
@@ -51,7 +56,9 @@ def test_an_oracle_and_a_guided_variant_are_trained_and_judged():
     some = {name: {**VARIANTS[name], "bank": bank} for name in ("oracle", "tsm")}
     training = {**ABLATIONS.settings["training"], "steps": 2, "batch_size": 2}
     small = {"micrographs": 1, "size": 128, "crop": 32, "training": training, "variants": some}
+    small["seeds"] = {"tsm": 2}
     found = ABLATIONS.measure({**ABLATIONS.settings, **small})
     assert found["rows"].keys() == {"raw", *some}
-    assert all(0 < row["seen"] < 1 for row in found["rows"].values())
+    assert all(0 < one < 1 for row in found["rows"].values() for one in row["seen"])
+    assert len(found["rows"]["tsm"]["seen"]) == 2
     assert "oracle" not in found["traces"]

@@ -9,7 +9,7 @@ from emlab import chapters
 from emlab.chapters.compare.cases import SLUG, empty_fields, methods, thresholds
 from emlab.chapters.compare.study import audit, judge
 from emlab.chapters.tsm.cases import classical, study_real
-from emlab.chapters.tsm.recorded import picks_of, plain_picks, rows_of
+from emlab.chapters.tsm.study import picks_of, plain_picks, rows_of
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.methods.cellpose3 import load_segmenter
 from emlab.recipes.particles import RESTORER, SEGMENTER, SQUARES

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from emlab.bench import Report
 from emlab.bench.study import DAGGER, Column, Scores, Study, Values, pipe_table, signed
 from emlab.chapters.tsm.cases import LABELS, Image, Method, find_picks, of_noisy
-from emlab.chapters.tsm.recorded import Kept, join, picks_of
-from emlab.chapters.tsm.study import NOTE, PICKING, Table, correlations
+from emlab.chapters.tsm.recorded import Kept, join
+from emlab.chapters.tsm.study import NOTE, PICKING, Table, correlations, picks_of
 from emlab.errors import InputError
 from emlab.external.picking import Picks, f1_gain
 from emlab.methods import tsm

@@ -45,15 +45,16 @@ from emlab.chapters.tsm.study import (
     Reconstruction,
     Table,
     by_column,
-    by_row,
     judge,
+    picks_by,
+    plain_picks,
+    rows_of,
     run_study,
 )
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external import topaz
 from emlab.external.process import Finished, run_program
-from emlab.external.topaz import Picked
 from emlab.io import write_image
 from emlab.methods.tsm import load_denoiser
 from emlab.methods.tsm_guidance import Guides, standardise
@@ -88,23 +89,6 @@ def _methods(
     if micrographs:
         chosen["guided"] = guided(load_denoiser("dsm"), reference_of(protein), micrographs)
     return chosen
-
-
-def rows_of(table: Table) -> dict[str, dict[str, Any]]:
-    """Picks, processor seconds a megapixel and bands of each method, as `join` takes them."""
-    picks = plain_picks({name: picks.picked for name, picks in table.picks.items()})
-    return {
-        name: {**picks[name], "cost": table.cost(name), "bands": by_row(table.scores[name])}
-        for name in table.answers
-    }
-
-
-def plain_picks(picked: Mapping[str, Sequence[Picked]]) -> dict[str, dict[str, Any]]:
-    """Picks by method, as `picks_by` takes them."""
-    return {
-        name: {"picks": [np.c_[one.coordinates, one.scores].tolist() for one in every]}
-        for name, every in picked.items()
-    }
 
 
 def _test(settings: Mapping[str, Any]) -> list[Micrograph]:
@@ -237,39 +221,47 @@ def _command(pixels: Image, pixel_size_angstrom: float) -> Finished:
 
 
 def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Correlations after short trainings, and what the bank said at each refresh.
+    """Correlations after short trainings, one a seed, and what the bank said at each refresh.
 
     ``seen`` is of the bank's proteins at other defoci, ``unseen`` of a particle that no bank has.
     """
     shown = frames("train", settings["micrographs"], settings["size"])
-    methods, traces = classical(["raw"], {}), {}
+    judged = {
+        kind: [one.micrograph for one in frames(split, 2, settings["size"])]
+        for kind, split in (("seen", "seen"), ("unseen", "validation"))
+    }
+    rows: dict[str, dict[str, list[float]]] = {}
+    traces = {}
+
+    def judge_all(name: str, method: Method) -> None:
+        row = rows.setdefault(name, {kind: [] for kind in judged})
+        for kind, micrographs in judged.items():
+            table = run_study(micrographs, {name: method}, {})
+            row[kind].append(table.interval(name, "recovery").mean)
+
+    judge_all("raw", classical(["raw"], {})["raw"])
     for name, variant in settings["variants"].items():
-        prior, trace = _short_training(variant, shown, settings)
-        methods[name] = score_method(prior)
-        if trace:
-            traces[name] = {key: [entry[key] for entry in trace] for key in trace[0]}
-    rows: dict[str, dict[str, float]] = {name: {} for name in methods}
-    for kind, split in (("seen", "seen"), ("unseen", "validation")):
-        judged = [one.micrograph for one in frames(split, 2, settings["size"])]
-        table = run_study(judged, methods, {})
-        for name, row in rows.items():
-            row[kind] = table.interval(name, "recovery").mean
+        for seed in range(settings["seeds"].get(name, 1)):
+            prior, trace = _short_training(variant, shown, settings, seed)
+            judge_all(name, score_method(prior))
+            if trace and seed == 0:
+                traces[name] = {key: [entry[key] for entry in trace] for key in trace[0]}
     return {"rows": rows, "traces": traces}
 
 
 def _short_training(
-    variant: Mapping[str, Any], shown: Sequence[Frame], settings: Mapping[str, Any]
+    variant: Mapping[str, Any], shown: Sequence[Frame], settings: Mapping[str, Any], seed: int
 ) -> tuple[ScorePrior, list[dict[str, float]]]:
     """A trained variant, and the trace of its `GuidedLoss`."""
     objective, bank = ScoreMatching(**variant["objective"]), BankConfig.read(variant["bank"])
-    targets, seed = variant["targets"], settings["training"]["seed"]
+    targets = variant["targets"]
     standard = [standardise(frame.micrograph.noisy, PIXEL_ANGSTROM) for frame in shown]
     guidance = None if targets == "none" else Guidance(**variant["guidance"])
     fields = [one.image for one in standard]
     loss = GuidedLoss(fields, objective, settings["crop"], guidance, bank)
     if targets == "true":  # the most that targets can give
         for frame, one in zip(shown, standard, strict=True):
-            seen, clean = frame.micrograph, (frame.micrograph.clean - one.background) / one.sigma
+            seen, clean = frame.micrograph, frame.micrograph.particles / one.sigma
             sure = torch.ones_like(clean), torch.ones(len(seen.coordinates))
             loss.guides.append(Guides(clean, sure[0], seen.coordinates, sure[1], 0.0, 1.0))
         loss.bank = BankConfig(refresh=(2.0,))  # never
@@ -280,7 +272,7 @@ def _short_training(
         ]
     torch.manual_seed(seed)
     corners = places([tuple(image.shape) for image in fields], loss.crop, 20_000, seed)
-    config, network = TrainingConfig(**settings["training"]), build(settings["model"])
+    config, network = TrainingConfig(**settings["training"], seed=seed), build(settings["model"])
     network.load_state_dict(train(network, loss, corners, config, progress=False).weights)
     return ScorePrior(network, objective), loss.trace
 
@@ -353,17 +345,6 @@ ABLATIONS = Recording(
     _measure_ablations,
     {**_ABLATIONS, "variants": _variants(_ABLATIONS["variants"])},
 )
-
-
-def picks_of(picks: Sequence[Any]) -> list[Picked]:
-    """Recorded picks of one method, one a micrograph."""
-    tables = [np.array(one, float).reshape(-1, 3) for one in picks]
-    return [Picked(table[:, :2], table[:, 2]) for table in tables]
-
-
-def picks_by(rows: Mapping[str, Any]) -> dict[str, list[Picked]]:
-    """Picks of recorded rows by method."""
-    return {name: picks_of(row["picks"]) for name, row in rows.items()}
 
 
 def join(table: Table, kept: Kept, report: Report) -> bool:
@@ -470,19 +451,29 @@ def trial_table(report: Report) -> str:
 def ablation_table(report: Report) -> str:
     """Markdown of the short trainings: correlation on the bank's proteins and on another particle.
 
-    Records ``ablation.NAME.seen`` and ``.unseen``, and for encoder features what became of the
+    Records ``ablation.NAME.seen`` and ``.unseen``, ``ablation.gain.NAME_over_dsm`` on the proteins
+    of the bank with its range over seeds, and for encoder features what became of the
     similarity: ``ablation.similarity.NAME_change`` is how far the largest cosine of accepted
     patches, less what chance gives, moved from the first refresh to the last (0 where nothing was
     accepted).
     """
     labels = {name: one["label"] for name, one in ABLATIONS.settings["variants"].items()}
     cells = []
-    for name, row in ABLATIONS.values["rows"].items():
-        found = [report.value(f"ablation.{name}.{kind}", row[kind]) for kind in ("seen", "unseen")]
-        cells.append([labels.get(name, "nothing (raw)"), *(f"{one:.4f}" for one in found)])
+    rows = ABLATIONS.values["rows"]
+    for name, row in rows.items():
+        means = {kind: float(np.mean(row[kind])) for kind in ("seen", "unseen")}
+        found = [report.value(f"ablation.{name}.{kind}", mean) for kind, mean in means.items()]
+        told = [labels.get(name, "nothing (raw)"), str(len(row["seen"]))]
+        cells.append([*told, *(f"{one:.4f}" for one in found)])
+    for name in ("oracle", "tsm"):
+        gain = np.subtract(rows[name]["seen"], rows["dsm"]["seen"])
+        spread = float(gain.mean()), float(gain.min()), float(gain.max())
+        report.value(f"ablation.gain.{name}_over_dsm", *spread, note="range of seeds", n=len(gain))
     for name, key in TRACED.items():
         trace = {part: np.array(one) for part, one in ABLATIONS.values["traces"][name].items()}
         above = np.where(trace["guesses"] > 0, trace["similarity"] - trace["null"], 0.0)
         report.value(f"ablation.similarity.{key}_change", above[-1] - above[0])
         report.value(f"ablation.guesses.{key}_last", trace["guesses"][-1])
-    return pipe_table(["trained with", "proteins of the bank", "a particle not in it"], cells)
+    return pipe_table(
+        ["trained with", "seeds", "proteins of the bank", "a particle not in it"], cells
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -268,6 +269,34 @@ def by_column(rows: Sequence[Sequence[float]]) -> dict[str, Values]:
 def by_row(scores: Scores) -> list[list[float]]:
     """What `by_column` takes, of its result."""
     return np.stack([scores[column.name] for column in COLUMNS], 1).tolist()
+
+
+def rows_of(table: Table) -> dict[str, dict[str, Any]]:
+    """Picks, processor seconds a megapixel and bands of each method, as `join` takes them."""
+    picks = plain_picks({name: picks.picked for name, picks in table.picks.items()})
+    return {
+        name: {**picks[name], "cost": table.cost(name), "bands": by_row(table.scores[name])}
+        for name in table.answers
+    }
+
+
+def plain_picks(picked: Mapping[str, Sequence[Picked]]) -> dict[str, dict[str, Any]]:
+    """Picks by method, as `picks_by` takes them."""
+    return {
+        name: {"picks": [np.c_[one.coordinates, one.scores].tolist() for one in every]}
+        for name, every in picked.items()
+    }
+
+
+def picks_of(picks: Sequence[Any]) -> list[Picked]:
+    """Recorded picks of one method, one a micrograph."""
+    tables = [np.array(one, float).reshape(-1, 3) for one in picks]
+    return [Picked(table[:, :2], table[:, 2]) for table in tables]
+
+
+def picks_by(rows: Mapping[str, Any]) -> dict[str, list[Picked]]:
+    """Picks of recorded rows by method."""
+    return {name: picks_of(row["picks"]) for name, row in rows.items()}
 
 
 @dataclass(frozen=True)
