@@ -254,6 +254,15 @@ def correlations(micrographs: Sequence[Micrograph], answer: Denoised) -> dict[st
     return by_column([judge(image, truth) for image, truth in pairs])
 
 
+def with_background(
+    images: Sequence[NDArray[np.float32]], micrographs: Sequence[Micrograph]
+) -> float:
+    """Mean correlation with noise-free micrographs, background, carbon and crystals included."""
+    pairs = zip(images, micrographs, strict=True)
+    whole = ((a, replace(m, noise_free_sources={"particles": m.clean})) for a, m in pairs)
+    return float(np.mean([band_correlations(*pair)["mean"] for pair in whole]))
+
+
 def judge(image: NDArray[np.float32], truth: Micrograph) -> list[float]:
     """A row of `by_column`."""
     bands = list(band_correlations(image, truth).values())
