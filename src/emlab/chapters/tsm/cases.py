@@ -26,7 +26,7 @@ from emlab.data.micrographs import (
     betagal_micrograph,
     k2_micrograph,
 )
-from emlab.data.phase_maps import PIXEL_ANGSTROM, project
+from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.errors import DataUnavailableError, InputError
 from emlab.external import topaz
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, pick_all
@@ -201,22 +201,6 @@ def trial(micrograph: Micrograph, reference: Reference) -> Explained:
     flat = standardise(micrograph.noisy, micrograph.pixel_size_angstrom)
     lens = partial(_transfer, micrograph.config)
     return explain(flat.image, reference, lens, make_generator(0))
-
-
-def pictured(reference: Reference, micrograph: Micrograph) -> torch.Tensor:
-    """A micrograph's particles ``(H, W)``, with the reference in place of what they are."""
-    pixel, half = micrograph.pixel_size_angstrom, reference.box // 2
-    whole = np.rint(micrograph.coordinates).astype(int)
-    shifts = (micrograph.coordinates - whole)[:, ::-1] * pixel
-    views = project(reference.volume, micrograph.rotations, pixel, shifts_angstrom=shifts.copy())
-    height, width = micrograph.noisy.shape
-    shape = height + 2 * half, width + 2 * half
-    canvas = torch.zeros(shape)
-    for (y, x), view in zip(whole, views, strict=True):
-        canvas[y : y + 2 * half, x : x + 2 * half] += view
-    seen = torch.fft.rfft2(canvas) * _transfer(micrograph.config, shape)
-    seen = torch.fft.irfft2(seen, s=shape)
-    return seen[half:-half, half:-half]
 
 
 def guided(

@@ -27,6 +27,7 @@ LINES = {
     "untrained": ("black", "-."),
     "dsm": ("blue", "--"),
     "tsm": ("vermilion", "-"),
+    "guided": ("green", "-"),
     "generalist": ("orange", "--"),
     "squares": ("green", "--"),
     "cellpose3": ("green", "-"),
@@ -63,10 +64,10 @@ def spectra(images: Mapping[str, tuple[Image, float]]) -> Figure:
 
 
 def recovery(table: Table) -> Figure:
-    """Correlation with the clean particles, band by band, a line a method."""
+    """Correlation with the particles, band by band, a line a method."""
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axis = figure.subplots()
-    bands = COLUMNS[1:]
+    bands = [column for column in COLUMNS if column.name.startswith("recovery_")]
     for name in table.methods:
         colour, style = LINES[name]
         values = np.stack([table.scores[name][band.name] for band in bands])
@@ -76,7 +77,7 @@ def recovery(table: Table) -> Figure:
             zorder=_order(name),
         )  # fmt: skip
     axis.set_xticks(range(len(bands)), [band.head.replace("A", "Å") for band in bands])
-    axis.set(ylabel="correlation with the clean", ylim=(None, 1.0))
+    axis.set(ylabel="correlation with the particles", ylim=(None, 1.0))
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
     return figure
 

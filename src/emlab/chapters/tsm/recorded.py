@@ -7,7 +7,6 @@ import tempfile
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from emlab.bench import Report
-from emlab.bench.study import Column, Study, pipe_table
+from emlab.bench.study import Study, pipe_table, signed
 from emlab.chapters.tsm.cases import (
     LABELS,
     SETS,
@@ -31,7 +30,6 @@ from emlab.chapters.tsm.cases import (
     noise2void,
     of_noisy,
     other_set,
-    pictured,
     reference_of,
     score_method,
     study_real,
@@ -45,7 +43,6 @@ from emlab.chapters.tsm.study import (
     Reconstruction,
     Table,
     by_column,
-    judge,
     picks_by,
     plain_picks,
     rows_of,
@@ -160,19 +157,14 @@ def _measure_trial(settings: Mapping[str, Any]) -> dict[str, Any]:
     """References on trial: by how much each beats its decoys, and what it does to micrographs.
 
     A row has, one a micrograph and those without particles last, the ``margin`` and whether the
-    reference was ``used``; ``bands`` of the result as `by_column` takes them; and ``false``, the
-    correlation from 25 to 16 A with particles as the half wrong reference has them.
+    reference was ``used``; and ``recovery``, the mean correlation of the result.
     """
     test, size = _test(settings), settings["size"]
     ice = [one.micrograph for one in frames("test", settings["empty"], size, particles=0)]
-    half_wrong = reference_of("t20s", settings["beyond_angstrom"])
-    believed = [
-        replace(one, noise_free_sources={"particles": pictured(half_wrong, one)}) for one in test
-    ]
     references = {
         "none": None,
         "right": reference_of("t20s"),
-        "half wrong": half_wrong,
+        "half wrong": reference_of("t20s", settings["beyond_angstrom"]),
         "wrong": reference_of("apoferritin_6z6u"),
         "noise": reference_of("noise"),
     }
@@ -183,9 +175,8 @@ def _measure_trial(settings: Mapping[str, Any]) -> dict[str, Any]:
         rows[name] = {
             "margin": [one.margin for one in said],
             "used": [one.accepted for one in said],
-            "bands": [judge(*pair) for pair in zip(images, test, strict=True)],
-            "false": [
-                band_correlations(*pair)["25_16"] for pair in zip(images, believed, strict=True)
+            "recovery": [
+                band_correlations(*pair)["mean"] for pair in zip(images, test, strict=True)
             ],
         }
     return rows
@@ -419,33 +410,28 @@ def record_memory(report: Report) -> str:
 def trial_table(report: Report) -> str:
     """Markdown of references on trial.
 
-    Records ``trial.NUMBER.NAME``: ``margin`` (the least of the micrographs), ``used`` (of how many,
-    as a share), ``empty`` (the same without particles), ``recovery`` and its ``gain`` over no
-    reference with an interval, ``false`` and its ``excess`` over no reference.
+    Records ``trial.NUMBER.NAME``: the median ``margin``, ``used`` and ``empty``, on what share of
+    micrographs with and without particles it was used, ``recovery`` and its ``gain`` over none.
     """
     rows, cells = TRIAL.values, []
     count = TRIAL.settings["micrographs"]
-    study = Study(list(range(count)), [*COLUMNS[:1], Column("false", "false detail")], LABELS)
-    for name, row in rows.items():
-        mean = by_column(row["bands"])["recovery"]
-        study.scores[name] = {"recovery": mean, "false": np.array(row["false"])}
+    study = Study(list(range(count)), COLUMNS[:1], LABELS)
+    study.scores |= {name: {"recovery": np.array(row["recovery"])} for name, row in rows.items()}
     for name, row in rows.items():
         key = name.replace(" ", "_")
-        told = {n: study.interval(name, n).mean for n in ("recovery", "false")}
-        for number, value in told.items():
-            report.value(f"trial.{number}.{key}", value)
+        mean = report.value(f"trial.recovery.{key}", study.interval(name, "recovery").mean)
         if name == "none":
-            cells.append(["no reference (DSM)", "", "", "", *(f"{v:.3f}" for v in told.values())])
+            cells.append(["no reference (DSM)", "", "", "", f"{mean:.3f}", ""])
             continue
         used = report.value(f"trial.used.{key}", np.mean(row["used"][:count]))
         empty = report.value(f"trial.empty.{key}", np.mean(row["used"][count:]))
-        spread = report.value(f"trial.margin.{key}", np.median(row["margin"][:count]))
-        for number, kept in (("recovery", "gain"), ("false", "excess")):
-            report.value(f"trial.{kept}.{key}", *study.gain(name, "none", number), n=count)
-        shares = f"{used:.0%}", f"{empty:.0%}"
-        cells.append([name, f"{spread:.1f}", *shares, *(f"{v:.3f}" for v in told.values())])
+        margin = report.value(f"trial.margin.{key}", np.median(row["margin"][:count]))
+        gain = study.gain(name, "none", "recovery")
+        report.value(f"trial.gain.{key}", *gain, n=count)
+        shares = f"{margin:.1f}", f"{used:.0%}", f"{empty:.0%}"
+        cells.append([name, *shares, f"{mean:.3f}", signed(gain)])
     heads = ["reference", "margin (median)", "used", "used without particles"]
-    return pipe_table([*heads, "correlation", "correlation with false detail"], cells)
+    return pipe_table([*heads, "correlation", "over no reference"], cells)
 
 
 def ablation_table(report: Report) -> str:

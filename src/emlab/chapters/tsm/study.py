@@ -25,7 +25,7 @@ from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, match
 from emlab.external.topaz import Picked
 from emlab.io import write_image
 from emlab.metrics import Interval
-from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations, separability, suppression
+from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations, suppression
 from emlab.metrics.fourier import Curve, fourier_shell_correlation
 from emlab.metrics.picking import Counts, chance
 from emlab.physics.ctf import ComplexCTF
@@ -58,7 +58,6 @@ COLUMNS = (
         for band in BANDS_ANGSTROM
     ),
     Column("suppression", "particle over background [dB]", show="{mean:.1f}", note=NOTE),
-    Column("separability", "d'", show="{mean:.1f}", note=NOTE),
 )
 PICKING = (
     Column("precision", "precision", show="{mean:.3f}", note=NOTE, of=counted),
@@ -266,7 +265,7 @@ def with_background(
 def judge(image: NDArray[np.float32], truth: Micrograph) -> list[float]:
     """A row of `by_column`."""
     bands = list(band_correlations(image, truth).values())
-    return [bands[-1], *bands[:-1], suppression(image, truth), separability(image, truth)]
+    return [bands[-1], *bands[:-1], suppression(image, truth)]
 
 
 def by_column(rows: Sequence[Sequence[float]]) -> dict[str, Values]:
