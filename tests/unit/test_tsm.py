@@ -131,11 +131,11 @@ def test_progress_counts_all_tiles(micrograph):
 
 
 def test_bands_judge_pattern_not_scale(micrograph):
-    exact = band_correlations(5 * micrograph.clean - 3, micrograph)
+    exact = band_correlations(5 * micrograph.particles - 3, micrograph)
     assert all(value == pytest.approx(1, abs=1e-3) for value in exact.values())
     noisy = band_correlations(micrograph.noisy, micrograph)
     assert noisy["mean"] < 0.95
-    assert band_correlations(-micrograph.clean, micrograph)["mean"] == pytest.approx(-1, abs=1e-3)
+    assert band_correlations(-micrograph.particles, micrograph)["mean"] == pytest.approx(-1, abs=1e-3)
     empty = simulate_micrograph(replace(CONFIG, particles=0), barrel(32, PIXEL), generator())
     with pytest.raises(InputError, match="no particles"):
         band_correlations(empty.noisy, empty)
