@@ -92,3 +92,18 @@ def violations(page: Page, scheme: str) -> list[str]:
     page.evaluate(AXE.read_text(encoding="utf-8"))
     everything = [["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "tag"]
     return page.evaluate(RUN_AXE, everything if scheme == "light" else [["color-contrast"], "rule"])
+
+
+def move_curtains(page: Page) -> int:
+    """Move the edge of every curtain by the arrow keys; returns how many there are."""
+    curtains = page.locator(".emlab-curtain")
+    for number in range(curtains.count()):
+        front = curtains.nth(number).locator(".ec-after")
+        before = front.evaluate("e => getComputedStyle(e).clipPath")
+        slider = curtains.nth(number).locator("input[type=range]")
+        slider.focus()
+        for _ in range(20):
+            slider.press("ArrowRight")
+        assert before.startswith("inset(")
+        assert front.evaluate("e => getComputedStyle(e).clipPath") != before
+    return curtains.count()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import DESKTOP, Visit, chromium, new_tab, violations
+from browsing import DESKTOP, Visit, chromium, move_curtains, new_tab, violations
 
 from emlab.app import cli
 from emlab.io import read_image
@@ -65,17 +65,7 @@ def test_report_asks_for_nothing_and_every_picture_is_whole(visit: Visit) -> Non
 
 
 def test_curtains_move_by_keyboard(visit: Visit) -> None:
-    curtains = visit.page.locator(".emlab-curtain")
-    assert curtains.count() == len(METHODS)
-    for number in range(curtains.count()):
-        front = curtains.nth(number).locator(".ec-after")
-        before = front.evaluate("e => getComputedStyle(e).clipPath")
-        slider = curtains.nth(number).locator("input[type=range]")
-        slider.focus()
-        for _ in range(10):
-            slider.press("ArrowRight")
-        assert before.startswith("inset(")
-        assert front.evaluate("e => getComputedStyle(e).clipPath") != before
+    assert move_curtains(visit.page) == len(METHODS)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
