@@ -29,7 +29,8 @@ from torch.nn import functional
 from emlab.checks import check_fields
 from emlab.data.phase_maps import project
 from emlab.errors import InputError
-from emlab.priors.target_bank import coarsen, directions_of, distance, low_pass, shift
+from emlab.priors.score_matching import frequency_of, ring_power
+from emlab.priors.target_bank import coarsen, directions_of, distance, low_pass, radius_of, shift
 
 Lens = Callable[[tuple[int, int]], Tensor]
 _MARGIN = 16  # pixels around the box into which the lens spreads a projection
@@ -113,10 +114,7 @@ class Reference:
         about = _turns(angle[:, None] * torch.tensor([0.0, 0.0, 1.0]))
         self.turns = (ways[:, None] @ about).reshape(-1, 3, 3)
         self.views = self.project(self.turns)
-        weight, away = self.views.square().mean(0).flatten(), distance(self.box // 2).flatten()
-        order = away.argsort()
-        gathered = weight[order].cumsum(0)
-        self.radius = 2 * float(away[order][int((gathered < 0.99 * gathered[-1]).sum())])
+        self.radius = 2 * radius_of(self.views)
 
     @cached_property
     def decoys(self) -> list[Reference]:
@@ -275,23 +273,15 @@ def _through(views: Tensor, transfer: Tensor) -> Tensor:
 def _whitening(image: Tensor) -> Callable[..., Tensor]:
     """One over the root of the image's power at the frequencies of any shape, times a scale."""
     shape = tuple(image.shape)
-    power = torch.fft.rfft2(image - image.mean()).abs().square() / image.numel()
-    ring = (_frequency(shape) * min(shape)).round().long().flatten()
-    count = torch.bincount(ring)
-    mean = (torch.bincount(ring, power.flatten().double()) / count.clamp_min(1)).numpy()
-    smooth = scipy.ndimage.gaussian_filter1d(mean, 2.0)
+    mean = ring_power((image - image.mean())[None])[0]
+    smooth = scipy.ndimage.gaussian_filter1d(mean.double().numpy(), 2.0)
     known = np.arange(len(smooth)) / min(shape)
 
     def filter_of(wanted: tuple[int, int], scale: float = 1.0) -> Tensor:
-        level = np.interp(_frequency(wanted).numpy() * scale, known, smooth)
+        level = np.interp(frequency_of(wanted).numpy() * scale, known, smooth)
         return torch.from_numpy(level**-0.5).float()
 
     return filter_of
-
-
-def _frequency(shape: tuple[int, ...]) -> Tensor:
-    """Cycles per pixel in the layout of `rfft2`."""
-    return torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1]))
 
 
 def _coarsen_volume(volume: Tensor) -> Tensor:

@@ -115,20 +115,37 @@ class Guidance:
         return self.weight * (progress - self.start) / (self.full - self.start)
 
 
+def frequency_of(shape: tuple[int, ...]) -> Tensor:
+    """Cycles per pixel ``(H, W // 2 + 1)`` in the layout of `torch.fft.rfft2`."""
+    return torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1]))
+
+
+def ring_power(images: Tensor) -> Tensor:
+    """Power a pixel of images ``(n, H, W)``, mean over rings of frequency: ``(n, rings)``.
+
+    Ring r holds the frequencies next to ``r / min(H, W)`` cycles per pixel; white noise has its
+    variance in all of them.
+    """
+    power = torch.fft.rfft2(images.float()).abs().square() / images[0].numel()
+    ring = _rings(tuple(images.shape[-2:])).to(images.device)
+    total = torch.zeros(len(images), int(ring.max()) + 1, device=images.device)
+    return total.index_add_(1, ring.flatten(), power.flatten(1)) / torch.bincount(ring.flatten())
+
+
 def wiener(x: Tensor, v: Tensor) -> Tensor:
     r"""Images ``(n, H, W)`` less noise ``(n,)``, by :math:`\max(0, 1 - v^2/P(k))`, P of each."""
-    shape, spectrum = x.shape[-2:], torch.fft.rfft2(x.float())
-    frequency = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1]))
-    ring = (frequency * min(shape)).round().long().to(x.device)
-    count = torch.bincount(ring.flatten())
-    power = torch.zeros(len(x), len(count), device=x.device)
-    power.index_add_(1, ring.flatten(), spectrum.abs().square().flatten(1))
+    shape = tuple(x.shape[-2:])
     near = torch.arange(-_NEAR, _NEAR + 1, device=x.device) / _SMOOTH
     weight = torch.softmax(-near.square() / 2, 0)
-    spread = functional.pad((power / count / shape.numel())[:, None], (_NEAR, _NEAR), "replicate")
+    spread = functional.pad(ring_power(x)[:, None], (_NEAR, _NEAR), "replicate")
     mean = functional.conv1d(spread, weight[None, None])[:, 0]
     gain = (1 - v.square()[:, None] / mean.clamp_min(1e-12)).clamp_min(0)
-    return torch.fft.irfft2(spectrum * gain[:, ring], s=shape)
+    kept = torch.fft.rfft2(x.float()) * gain[:, _rings(shape).to(x.device)]
+    return torch.fft.irfft2(kept, s=shape)
+
+
+def _rings(shape: tuple[int, ...]) -> Tensor:
+    return (frequency_of(shape) * min(shape)).round().long()
 
 
 @dataclass(frozen=True)

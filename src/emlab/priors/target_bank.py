@@ -140,12 +140,7 @@ class TargetBank:
 
     def radius_angstrom(self) -> float:
         """Radius that holds 99 % of the squared projections."""
-        weight = self.projections.square().sum(0)
-        away = distance(self.box)
-        order = away.flatten().argsort()
-        gathered = weight.flatten()[order].cumsum(0)
-        enough = int((gathered < 0.99 * gathered[-1]).sum())
-        return float(away.flatten()[order][min(enough, len(order) - 1)]) * self.pixel_size_angstrom
+        return radius_of(self.projections) * self.pixel_size_angstrom
 
 
 class Matcher:
@@ -296,3 +291,12 @@ def distance(box: int) -> Tensor:
     """Distance in pixels from pixel ``box // 2``, ``(box, box)``."""
     axis = torch.arange(box) - box // 2
     return torch.hypot(axis[:, None].float(), axis.float())
+
+
+def radius_of(projections: Tensor) -> float:
+    """Radius in pixels that holds 99 % of the squares of projections ``(n, box, box)``."""
+    weight, away = projections.square().sum(0).flatten(), distance(projections.shape[-1]).flatten()
+    order = away.argsort()
+    gathered = weight[order].cumsum(0)
+    enough = int((gathered < 0.99 * gathered[-1]).sum())
+    return float(away[order][min(enough, len(order) - 1)])

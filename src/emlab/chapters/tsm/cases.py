@@ -45,6 +45,7 @@ from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.priors.base import Prior
 from emlab.priors.networks import untrained_prior
 from emlab.priors.pose_posterior import Reference
+from emlab.priors.score_matching import ring_power
 from emlab.priors.target_bank import TargetBank
 from emlab.recipes.tsm import PROTEINS, volume
 from emlab.runtime import make_generator
@@ -133,8 +134,8 @@ def wiener(image: Image, strength: float, noise_power: NDArray[np.floating] | No
     spectrum = np.fft.rfft2(image - image.mean())
     frequency = radial_frequency(image.shape)
     ring = np.rint(frequency * min(image.shape)).astype(int)
-    power = np.bincount(ring.ravel(), (np.abs(spectrum) ** 2).ravel())
-    mean_power = power / np.maximum(np.bincount(ring.ravel()), 1)
+    centred = torch.from_numpy(np.asarray(image - image.mean(), np.float32))
+    mean_power = image.size * ring_power(centred[None])[0].numpy()
     noise: Any = float((np.abs(spectrum[frequency > _FLOOR]) ** 2).mean())
     if noise_power is not None:
         noise = noise_power * image.size
