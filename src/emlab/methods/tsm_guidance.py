@@ -100,20 +100,14 @@ class Guides:
     amplitude: float
 
 
-def guide(
-    image: Tensor,
-    matcher: Matcher,
-    generator: torch.Generator,
-    *,
-    weighted: bool = True,
-) -> Guides:
+def guide(image: Tensor, matcher: Matcher, generator: torch.Generator) -> Guides:
     """Find particles, ask the bank what they are, and paste the answers.
 
     Candidates are the peaks of the correlation with 48 targets of the bank, higher than 4.5 robust
     standard deviations, the best 400 at most. A candidate counts if its cosine is above that of 19
-    in 20 random places; its confidence is then 1 - H(w)/ln m inside the particle's disc (1 if not
-    `weighted`). What the pasted targets leave of the image is blurred by 30 A and added: the guess
-    knows nothing of background.
+    in 20 random places; its confidence is then 1 - H(w)/ln m inside the particle's disc. What the
+    pasted targets leave of the image is blurred by 30 A and added: the guess knows nothing of
+    background.
 
     Parameters
     ----------
@@ -138,7 +132,6 @@ def guide(
         seen = seen - seen.mean((1, 2), keepdim=True)
         per_patch = (flat * seen).sum((1, 2)) / flat.square().sum((1, 2)).clamp_min(1e-12)
         amplitude = float(per_patch.median().clamp_min(0))
-    weights = match.confidence if weighted else torch.ones_like(match.confidence)
     near = torch.arange(box) - box // 2
     for number in sure.nonzero()[:, 0].tolist():
         y, x = (int(value) - box // 2 for value in places[number])
@@ -146,7 +139,7 @@ def guide(
         pasted[inside] += amplitude * match.guess[number]
         shift_y, shift_x = match.shifts[number].tolist()
         away = torch.hypot((near - shift_y)[:, None], near - shift_x)
-        disc = torch.sigmoid((radius - away) / 1.5) * weights[number]
+        disc = torch.sigmoid((radius - away) / 1.5) * match.confidence[number]
         confidence[inside] = torch.maximum(confidence[inside], disc)
     width = _NUISANCE_ANGSTROM / matcher.bank.pixel_size_angstrom
     rest = scipy.ndimage.gaussian_filter((calm - pasted).numpy(), width)

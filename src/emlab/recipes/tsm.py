@@ -138,8 +138,6 @@ class BankConfig:
         ``"pixels"`` or ``"encoder"``, the deepest features of the network's own encoder.
     refresh : tuple of float
         Shares of the training at which the guesses are made anew (with pixels: once).
-    weighted : bool
-        Adaptive confidence; otherwise every accepted guess counts in full.
     """
 
     low_pass_angstrom: float = 8.0
@@ -149,7 +147,6 @@ class BankConfig:
     rank: int = 128
     features: str = "pixels"
     refresh: tuple[float, ...] = (0.1,)
-    weighted: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -216,7 +213,7 @@ class GuidedLoss:
         for number, (image, make) in enumerate(zip(self.fields, self.matchers, strict=True)):
             generator = torch.Generator().manual_seed(number)
             matcher = make(features)
-            self.guides.append(guide(image, matcher, generator, weighted=self.bank.weighted))
+            self.guides.append(guide(image, matcher, generator))
         sure = torch.cat([g.similarity[g.similarity > g.null] for g in self.guides])
         inside = torch.cat([g.confidence[g.confidence > 0.01] for g in self.guides])
         self.trace.append(
