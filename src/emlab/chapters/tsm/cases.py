@@ -66,7 +66,7 @@ LABELS = {
     "untrained": "TSM, untrained network",
     "dsm": "DSM",
     "tsm": "TSM",
-    "guided": "TSM, guided at inference",
+    "guided": "TSM, guided",
     "generalist": "EM Generalist",
     "squares": "restorer, squared error",
     "cellpose3": "Cellpose3-style restorer",
