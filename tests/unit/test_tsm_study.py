@@ -8,14 +8,8 @@ import torch
 
 from emlab.bench import Report
 from emlab.chapters.tsm import cases, study
-from emlab.chapters.tsm.recorded import (
-    APOFERRITIN,
-    PICKER,
-    SLOW_PEERS,
-    join,
-    join_maps,
-    record_memory,
-)
+from emlab.chapters.tsm.figures import many_table, record_memory
+from emlab.chapters.tsm.recorded import APOFERRITIN, MANY, PICKER, SLOW_PEERS, join, join_maps
 from emlab.data.phase_maps import project
 from emlab.data.potentials import barrel as simulated_barrel
 from emlab.errors import InputError
@@ -288,3 +282,20 @@ def test_memory_is_shown_as_recorded(tmp_path):
     assert "GB in" in record_memory(report)
     assert 0 < report.metrics()["values"]["memory.over_topaz"]["value"] < 1
     assert [one["name"] for one in report.metrics()["recorded"]] == ["memory"]
+
+
+def test_many_micrographs_are_judged_at_one_threshold_and_at_one_recall(tmp_path):
+    report = Report("02_tsm", tmp_path, "smoke", 0)
+    text, values = many_table(report), report.metrics()["values"]
+    assert text.count("\n") == 1 + len(MANY.values)
+    settings = MANY.settings
+    for row in MANY.values.values():
+        assert len(row["threshold"][0]) == len(row["recall"][0]) == settings["micrographs"] >= 30
+        assert len(row["ice"]) == settings["empty"]
+        assert row["threshold"][2] == row["recall"][2]  # the same particles
+    hits, picks, truths = (sum(one) for one in MANY.values["tsm"]["threshold"])
+    assert values["many.f1.tsm"]["value"] == pytest.approx(2 * hits / (picks + truths))
+    recalls = [sum(row["recall"][0]) for row in MANY.values.values()]
+    assert min(recalls) >= recalls[list(MANY.values).index("raw")] * 0.999
+    gain = values["many.gain_f1.tsm_over_raw"]
+    assert gain["low"] <= gain["value"] <= gain["high"]

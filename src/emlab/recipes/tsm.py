@@ -33,16 +33,18 @@ PROTEINS = {
     "seen": ("apoferritin_6z6u", "beta_galactosidase"),
     "validation": ("barrel",),
     "test": ("t20s",),
+    "session": ("t20s",),
 }
 DEFOCI_ANGSTROM = {
     "train": (7000.0, 28000.0),
     "seen": (16000.0, 26000.0),
     "validation": (12000.0, 22000.0),
     "test": (16000.0, 26000.0),
+    "session": (16000.0, 26000.0),
 }
 STAND_IN = "barrel"
 _EMPTY = (2, 5)  # of eight micrographs of the training
-_SEEDS = {"train": 100, "validation": 200, "test": 300, "seen": 400}
+_SEEDS = {"train": 100, "validation": 200, "test": 300, "seen": 400, "session": 500}
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def frames(
     """Micrographs of a split: proteins in turn, defocus rising, doses of 36 to 54 e/A^2.
 
     Every fourth micrograph has a carbon edge, every other an ice crystal, and two of eight of
-    ``train`` no particle. Proteins of the splits differ (`PROTEINS`), defoci are `DEFOCI_ANGSTROM`:
-    ``seen`` has the proteins of ``train`` at the defoci of ``test``. The barrel of ``validation``
-    is no real protein; it stands in where an atomic model is not on this machine, and
-    `Frame.specimen` says so. `particles` are expected in a field of 1024 x 1024 pixels; 110 by
-    default, 0 for the control.
+    ``train`` no particle. Proteins are `PROTEINS`, defoci `DEFOCI_ANGSTROM`: ``seen`` has the
+    proteins of ``train`` at the defoci of ``test``, and ``session`` is other micrographs of the
+    kind of ``test``. The barrel of ``validation`` is no real protein; it stands in where an atomic
+    model is not on this machine, and `Frame.specimen` says so. `particles` are expected in a field
+    of 1024 x 1024 pixels; 110 by default, 0 for the control.
 
     An `InputError` for an unknown split, or no micrograph.
     """

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import json
 import linecache
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emlab.errors import InputError
 from emlab.recorded.code import code_hash, fingerprint
@@ -33,7 +36,7 @@ from emlab.runtime import Stopwatch, atomic_path, environment_stamp
 
 FOLDER = Path(__file__).parent
 
-__all__ = ["Recording", "fingerprint"]
+__all__ = ["Recording", "fingerprint", "pack", "unpack"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,17 @@ class Recording:
             temporary.write_text(text.replace('], "', '],\n"') + "\n", encoding="utf-8")
         self.__dict__.pop("_content", None)
         return self.path
+
+
+def pack(image: NDArray[np.floating]) -> str:
+    """An image as text, its values rounded to whole numbers 0 to 255."""
+    grey = np.asarray(image).clip(0, 255).round().astype(np.uint8)
+    return b64encode(zlib.compress(grey.tobytes(), 9)).decode()
+
+
+def unpack(text: str, *shape: int) -> NDArray[np.float32]:
+    """The image that `pack` wrote."""
+    return np.frombuffer(zlib.decompress(b64decode(text)), np.uint8).reshape(shape).astype("f4")
 
 
 def _rounded(values: Any) -> Any:

@@ -16,7 +16,8 @@ from emlab.chapters import table
 from emlab.chapters.compare.cases import SLUG
 from emlab.chapters.compare.study import BAND_ANGSTROM, Judged, Nothing
 from emlab.chapters.tsm.cases import LABELS
-from emlab.chapters.tsm.figures import LINES, central, grey_range
+from emlab.chapters.tsm.figures import LINES, grey_range
+from emlab.chapters.tsm.recorded import central
 from emlab.physics.micrograph import Micrograph
 from emlab.recipes.particles import RESTORER, SEGMENTER
 from emlab.viz import COLOURS, show_images

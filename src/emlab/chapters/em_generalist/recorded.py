@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -54,7 +52,7 @@ from emlab.recipes.generalist_tasks import (
     defocus_tasks,
     task,
 )
-from emlab.recorded import Recording
+from emlab.recorded import Recording, pack, unpack
 from emlab.runtime import choose_threads, make_generator
 from emlab.settings import read_settings
 from emlab.solvers import ONE_ESTIMATE, solver_of
@@ -370,11 +368,9 @@ def _power(cases: Sequence[Case]) -> list[float]:
 
 
 def _packed(image: Grey) -> dict[str, Any]:
-    grey = image[..., :SHOWN, :SHOWN].clip(0, 255).round().astype(np.uint8)
-    packed = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
-    return {"shape": list(grey.shape), "pixels": packed}
+    shown = image[..., :SHOWN, :SHOWN]
+    return {"shape": list(shown.shape), "pixels": pack(shown)}
 
 
 def _unpacked(kept: Mapping[str, Any]) -> Grey:
-    pixels = zlib.decompress(b64decode(kept["pixels"]))
-    return np.frombuffer(pixels, np.uint8).reshape(kept["shape"]).astype(np.float32)
+    return unpack(kept["pixels"], *kept["shape"])

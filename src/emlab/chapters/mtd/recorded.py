@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -41,7 +39,7 @@ from emlab.metrics.intervals import Interval, paired_ratio
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior
-from emlab.recorded import Recording
+from emlab.recorded import Recording, pack, unpack
 from emlab.runtime import choose_threads, make_generator
 from emlab.settings import read_settings
 
@@ -150,8 +148,7 @@ def _packed(fields: Fields, row: str, size: StudySettings) -> dict[str, Any]:
     for snr in (min(fields.snrs), max(fields.snrs)):
         image = fields.images(row, snr)
         if image is not None and image.shape[-1] == 28:
-            grey = (255 * image.clip(0, 1)).round().astype(np.uint8)
-            images[f"{snr:g}"] = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
+            images[f"{snr:g}"] = pack(255 * image)
     return {"errors": errors, "images": images}
 
 
@@ -163,8 +160,7 @@ def _join(fields: Fields, rows: Mapping[str, Any], report: Report, kind: str) ->
         study.join_recorded(ROWS, _scores(rows, snr, places), report, kind)
         for row, kept in rows.items():
             if f"{snr:g}" in kept["images"]:
-                pixels = zlib.decompress(b64decode(kept["images"][f"{snr:g}"]))
-                grey = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
+                grey = unpack(kept["images"][f"{snr:g}"], -1, 28, 28)
                 fields.kept[row][snr] = grey[: len(fields.truths)] / 255
 
 

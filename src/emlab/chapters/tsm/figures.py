@@ -1,4 +1,4 @@
-"""Pictures and curves of chapter 02."""
+"""Pictures, curves and tables of chapter 02."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emlab.bench import Report
+from emlab.bench.study import Study, pipe_table, signed, spanned
 from emlab.chapters.tsm.cases import LABELS
+from emlab.chapters.tsm.recorded import ABLATIONS, LONG, MANY, MEMORY, SESSION, TRIAL, central
 from emlab.chapters.tsm.study import COLUMNS, THE_TRUTH, Table
-from emlab.external.picking import Picks
+from emlab.external.picking import Picks, f1_gain
 from emlab.metrics.fourier import radial_frequency
-from emlab.metrics.picking import match
-from emlab.physics.micrograph import Micrograph
+from emlab.metrics.picking import Counts, match
+from emlab.recorded import Recording
 from emlab.viz import COLOURS
 
 Image = NDArray[np.float32]
+TRACED = {"encoder": "annealed", "encoder_at_once": "at_once"}
 LINES = {
     "raw": ("black", ":"),
     "gaussian": ("sky", "--"),
@@ -217,6 +221,28 @@ def traces(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     return figure
 
 
+def learning_curves(found: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+    """Correlation against the number of micrographs trained on: means, and the range of seeds."""
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, row in found.items():
+        counts, values = np.array(list(row)), np.array(list(row.values()))
+        mean = values.mean(1)
+        if values.shape[1] == 1:  # not trained
+            axes.plot(counts, mean, ":", label=LABELS[name])
+            continue
+        moved = counts * (1.04 if name == "tsm" else 1.0)
+        reach = np.abs(np.stack([values.min(1), values.max(1)]) - mean)
+        label = LABELS.get(name, "TSM, a bank of another protein")
+        axes.errorbar(moved, mean, reach, fmt="o-", capsize=3, label=label)
+    ticks = sorted({count for row in found.values() for count in row})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(count) for count in ticks])
+    axes.set(xlabel="micrographs trained on", ylabel="correlation with the particles")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def radial_power(
     image: Image, pixel_size_angstrom: float, bins: int = 60
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -242,22 +268,145 @@ def coarse_excess(image: Image, pixel_size_angstrom: float) -> float:
     return float(power[(frequency > 1 / 100) & (frequency < 1 / 25)].mean())
 
 
-def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
-    """A window of a micrograph's image about the particle nearest to its middle."""
-    middle = np.array(image.shape) / 2
-    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
-    return square(image, nearest, min(side, *image.shape))
-
-
-def square(image: Image, place: Sequence[float], side: int) -> Image:
-    """A window of an image about a place, moved inside where it would leave it."""
-    y, x = (
-        int(np.clip(round(value) - side // 2, 0, length - side))
-        for value, length in zip(place, image.shape, strict=True)
-    )
-    return image[y : y + side, x : x + side]
-
-
 def _order(name: str) -> float:
     """DSM and TSM often coincide: the dashed line lies on the solid one."""
     return 3.0 if name == "dsm" else 2.0
+
+
+def record_memory(report: Report) -> str:
+    """Record ``memory.METHOD`` in megabytes and ``memory.over_topaz``; returns it in words."""
+    rows, side = MEMORY.values, MEMORY.settings["side"]
+    for name, row in rows.items():
+        report.value(f"memory.{name}", row["peak_memory_mb"], unit="MB", note="recorded")
+    ratio = rows["tsm"]["peak_memory_mb"] / rows["topaz"]["peak_memory_mb"]
+    report.value("memory.over_topaz", ratio, note=f"{side} pixels a side")
+    told = ", ".join(
+        f"{LABELS[name]} {row['peak_memory_mb'] / 1000:.2f} GB in {row['cpu_seconds']:.0f} CPU-s"
+        for name, row in rows.items()
+    )
+    return f"{side} x {side} pixels: {told}. {report.recorded(MEMORY)}"
+
+
+def many_table(report: Report) -> str:
+    """Markdown of picks of many micrographs.
+
+    Records ``many.f1.NAME``, ``many.precision_at_recall.NAME`` and ``many.empty.NAME``, picks in a
+    micrograph without particles; of F1 and precision also ``many.gain_NUMBER.NAME_over_OTHER``.
+    """
+    counts = {
+        name: {kind: Counts(*np.array(row[kind])) for kind in ("threshold", "recall")}
+        for name, row in MANY.values.items()
+    }
+    cells = []
+    for name, row in counts.items():
+        f1, precision = row["threshold"].interval("f1"), row["recall"].interval("precision")
+        report.value(f"many.f1.{name}", *f1, n=len(row["threshold"].hits))
+        report.value(f"many.precision_at_recall.{name}", *precision)
+        empty = report.value(f"many.empty.{name}", np.mean(MANY.values[name]["ice"]))
+        cells.append([LABELS[name], spanned(f1), spanned(precision), f"{empty:.2f}"])
+    for better, worse in (("dsm", "raw"), ("tsm", "raw"), ("tsm", "dsm"), ("guided", "dsm")):
+        for kind, number in (("threshold", "f1"), ("recall", "precision")):
+            gain = f1_gain(counts[better][kind], counts[worse][kind], number)
+            report.value(f"many.gain_{number}.{better}_over_{worse}", *gain)
+    heads = ["F1", "precision at the recall of raw ones", "picks without particles"]
+    return pipe_table(["picked from", *heads], cells)
+
+
+def trial_table(report: Report) -> str:
+    """Markdown of references on trial.
+
+    Records ``trial.NUMBER.NAME``: the median ``margin``, ``used`` and ``empty``, on what share of
+    micrographs with and without particles it was used, ``recovery`` and its ``gain`` over none.
+    """
+    rows, cells = TRIAL.values, []
+    count = TRIAL.settings["micrographs"]
+    study = Study(list(range(count)), COLUMNS[:1], LABELS)
+    study.scores |= {name: {"recovery": np.array(row["recovery"])} for name, row in rows.items()}
+    for name, row in rows.items():
+        key = name.replace(" ", "_")
+        mean = report.value(f"trial.recovery.{key}", study.interval(name, "recovery").mean)
+        if name == "none":
+            cells.append(["no reference (DSM)", "", "", "", f"{mean:.3f}", ""])
+            continue
+        used = report.value(f"trial.used.{key}", np.mean(row["used"][:count]))
+        empty = report.value(f"trial.empty.{key}", np.mean(row["used"][count:]))
+        margin = report.value(f"trial.margin.{key}", np.median(row["margin"][:count]))
+        gain = study.gain(name, "none", "recovery")
+        report.value(f"trial.gain.{key}", *gain, n=count)
+        shares = f"{margin:.1f}", f"{used:.0%}", f"{empty:.0%}"
+        cells.append([name, *shares, f"{mean:.3f}", signed(gain)])
+    heads = ["reference", "margin (median)", "used", "used without particles"]
+    return pipe_table([*heads, "correlation", "over no reference"], cells)
+
+
+def ablation_table(report: Report) -> str:
+    """Markdown of the short trainings: correlation on the bank's proteins and on another particle.
+
+    Records ``ablation.NAME.seen`` and ``.unseen``, ``ablation.gain.NAME_over_dsm`` on the proteins
+    of the bank with its range over seeds, and for encoder features what became of the
+    similarity: ``ablation.similarity.NAME_change`` is how far the largest cosine of accepted
+    patches, less what chance gives, moved from the first refresh to the last (0 where nothing was
+    accepted).
+    """
+    rows = ABLATIONS.values["rows"]
+    for name in ("oracle", "tsm"):
+        pair = rows[name]["seen"], rows["dsm"]["seen"]
+        _record_gain(report, f"ablation.gain.{name}_over_dsm", *pair)
+    for name, key in TRACED.items():
+        trace = {part: np.array(one) for part, one in ABLATIONS.values["traces"][name].items()}
+        above = np.where(trace["guesses"] > 0, trace["similarity"] - trace["null"], 0.0)
+        report.value(f"ablation.similarity.{key}_change", above[-1] - above[0])
+        report.value(f"ablation.guesses.{key}_last", trace["guesses"][-1])
+    kinds = {"seen": "proteins of the bank", "unseen": "a particle not in it"}
+    return _trainings(report, ABLATIONS, "ablation", kinds)
+
+
+def long_table(report: Report) -> str:
+    """Markdown of the longer trainings on micrographs of the protein to be denoised.
+
+    Records ``long.NAME.test`` and, with its range over seeds, ``long.gain.NAME_over_PEER``.
+    """
+    rows = {name: row["test"] for name, row in LONG.values["rows"].items()}
+    for name in [name for name in rows if name not in ("wiener", "dsm")]:
+        _record_gain(report, f"long.gain.{name}_over_dsm", rows[name], rows["dsm"])
+    for name in ("dsm", "poses"):
+        _record_gain(report, f"long.gain.{name}_over_wiener", rows[name], rows["wiener"])
+    return _trainings(report, LONG, "long", {"test": "correlation with the particles"})
+
+
+def session_curves(report: Report) -> dict[str, dict[int, list[float]]]:
+    """Correlations by method and number of micrographs trained on, a value for every seed.
+
+    Records ``session.NAME.at_COUNT`` and, with ranges over seeds, ``session.gain.NAME_over_PEER``.
+    """
+    rows = {name: row["test"] for name, row in SESSION.values["rows"].items()}
+    curves: dict[str, dict[int, list[float]]] = {}
+    for name, variant in SESSION.settings["variants"].items():
+        method, count = name.rsplit("_", 1)
+        report.value(f"session.{method}.at_{count}", np.mean(rows[name]))
+        curves.setdefault(method, {})[variant["micrographs"]] = rows[name]
+        peer = "wiener" if method == "dsm" else f"dsm_{count}"
+        key = f"session.gain.{method}_over_{peer.split('_')[0]}.at_{count}"
+        _record_gain(report, key, rows[name], rows[peer])
+    every = [count for row in curves.values() for count in row]
+    for name in SESSION.settings["peers"]:
+        curves[name] = dict.fromkeys((min(every), max(every)), rows[name])
+    return curves
+
+
+def _record_gain(report: Report, key: str, better: Sequence[float], worse: Sequence[float]) -> None:
+    """Mean and range of the differences of same seeds; an untrained peer has but one value."""
+    gain = np.array([one - worse[min(seed, len(worse) - 1)] for seed, one in enumerate(better)])
+    report.value(key, gain.mean(), gain.min(), gain.max(), note="range of seeds", n=len(gain))
+
+
+def _trainings(report: Report, recording: Recording, key: str, kinds: Mapping[str, str]) -> str:
+    """Markdown of a recording of trainings; records ``KEY.NAME.KIND``, means over seeds."""
+    variants, cells = recording.settings["variants"], []
+    for name, row in recording.values["rows"].items():
+        cells.append([variants[name]["label"] if name in variants else LABELS[name]])
+        for kind in kinds:
+            mean, values = report.value(f"{key}.{name}.{kind}", np.mean(row[kind])), row[kind]
+            ends = f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else ""
+            cells[-1].append(f"{mean:.4f}{ends}")
+    return pipe_table(["trained with", *(f"{head} (seeds)" for head in kinds.values())], cells)

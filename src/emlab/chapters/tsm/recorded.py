@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 
 from emlab.bench import Report
-from emlab.bench.study import Study, pipe_table, signed
+from emlab.bench.study import Study
 from emlab.chapters.tsm.cases import (
     LABELS,
     SETS,
@@ -27,6 +25,7 @@ from emlab.chapters.tsm.cases import (
     each,
     find_picks,
     guided,
+    no_particles,
     noise2void,
     of_noisy,
     other_set,
@@ -36,9 +35,7 @@ from emlab.chapters.tsm.cases import (
     topaz_denoise,
     trial,
 )
-from emlab.chapters.tsm.figures import central
 from emlab.chapters.tsm.study import (
-    COLUMNS,
     PICKING,
     Reconstruction,
     Table,
@@ -62,13 +59,12 @@ from emlab.physics.micrograph import Micrograph
 from emlab.priors.networks import ScorePrior, untrained_prior
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
-from emlab.recorded import Recording
+from emlab.recorded import Recording, pack, unpack
 from emlab.settings import read_settings
 from emlab.training import TrainingConfig, train
 
 _SAME = 1e-3  # the same micrograph on another machine
 Kept = Sequence[tuple[Recording, Mapping[str, Any]]]  # rows by method of each recording
-TRACED = {"encoder": "annealed", "encoder_at_once": "at_once"}
 _KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
 
 
@@ -143,6 +139,30 @@ def _measure_picker(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"tables": found, "maps": maps}
 
 
+def _measure_many(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Hits, picks and particles of each of many micrographs, and of some without particles.
+
+    By method: at its ``threshold``; with as large a ``recall`` as raw ones have; in empty ``ice``.
+    """
+    chosen, seen = {}, {}
+    for kind, particles in (("ice", 0), ("test", None)):
+        count = settings["empty" if kind == "ice" else "micrographs"]
+        every = frames("test", count, settings["size"], particles)
+        seen[kind] = [one.micrograph for one in every]
+        chosen[kind] = _methods(settings, micrographs=seen[kind])
+        chosen[kind].pop("topaz")  # slow
+    ice = no_particles(seen["ice"], chosen["ice"], settings["thresholds"])
+    table = _judged(seen["test"], chosen["test"], settings)
+    wanted, found = table.counts("raw").recall(), {}
+    for name, picks in table.picks.items():
+        curve = picks.curve()
+        level = float(curve.thresholds[(curve.recall >= wanted).argmax()])
+        counts = {"threshold": table.counts(name), "recall": picks.at(level)}
+        found[name] = {kind: np.stack([*vars(one).values()]) for kind, one in counts.items()}
+        found[name]["ice"] = ice.scores[name]["picks"]
+    return found
+
+
 def _measure_apoferritin(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Picks of whole frames of EMPIAR-10146."""
     found = {}
@@ -211,15 +231,15 @@ def _command(pixels: Image, pixel_size_angstrom: float) -> Finished:
         return run_program([*words, "--device", "cpu"], folder, environment={"EMLAB_THREADS": "1"})
 
 
-def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _measure_trainings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Correlations after short trainings, one a seed, and what the bank said at each refresh.
 
-    ``seen`` is of the bank's proteins at other defoci, ``unseen`` of a particle that no bank has.
+    Variants see micrographs of the split ``shown`` and are judged on those of the splits
+    ``judged``, by kind, as are the ``peers``, which need no training.
     """
-    shown = frames("train", settings["micrographs"], settings["size"])
     judged = {
-        kind: [one.micrograph for one in frames(split, 2, settings["size"])]
-        for kind, split in (("seen", "seen"), ("unseen", "validation"))
+        kind: [one.micrograph for one in frames(split, settings["judges"], settings["judged_size"])]
+        for kind, split in settings["judged"].items()
     }
     rows: dict[str, dict[str, list[float]]] = {}
     traces = {}
@@ -230,18 +250,40 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
             table = run_study(micrographs, {name: method}, {})
             row[kind].append(table.interval(name, "recovery").mean)
 
-    judge_all("raw", classical(["raw"], {})["raw"])
+    for name, method in classical(settings["peers"]).items():
+        judge_all(name, method)
     for name, variant in settings["variants"].items():
-        for seed in range(settings["seeds"].get(name, 1)):
-            prior, trace = _short_training(variant, shown, settings, seed)
+        shown = frames(settings["shown"], variant["micrographs"], settings["size"])
+        guides = _targets(variant["targets"], shown)
+        for seed in range(variant["seeds"]):
+            prior, trace = _short_training(variant, shown, guides, settings, seed)
             judge_all(name, score_method(prior))
             if trace and seed == 0:
                 traces[name] = {key: [entry[key] for entry in trace] for key in trace[0]}
     return {"rows": rows, "traces": traces}
 
 
+def _targets(kind: str, shown: Sequence[Frame]) -> list[Guides]:
+    """What is not asked of a bank: the ``true`` particles, or what the ``poses`` explain."""
+    guides = []
+    for frame in shown if kind in ("true", "poses") else []:
+        seen, places = frame.micrograph, frame.micrograph.coordinates
+        if kind == "true":
+            guess = seen.particles / standardise(seen.noisy, PIXEL_ANGSTROM).sigma
+            sure = torch.ones_like(guess)
+        else:
+            told = trial(seen, reference_of(frame.specimen))
+            guess, sure = told.guess, told.share
+        guides.append(Guides(guess, sure, places, torch.ones(len(places)), 0.0, 1.0))
+    return guides
+
+
 def _short_training(
-    variant: Mapping[str, Any], shown: Sequence[Frame], settings: Mapping[str, Any], seed: int
+    variant: Mapping[str, Any],
+    shown: Sequence[Frame],
+    guides: list[Guides],
+    settings: Mapping[str, Any],
+    seed: int,
 ) -> tuple[ScorePrior, list[dict[str, float]]]:
     """A trained variant, and the trace of its `GuidedLoss`."""
     objective, bank = ScoreMatching(**variant["objective"]), BankConfig.read(variant["bank"])
@@ -250,16 +292,13 @@ def _short_training(
     guidance = None if targets == "none" else Guidance(**variant["guidance"])
     fields = [one.image for one in standard]
     loss = GuidedLoss(fields, objective, settings["crop"], guidance, bank)
-    if targets == "true":  # the most that targets can give
-        for frame, one in zip(shown, standard, strict=True):
-            seen, clean = frame.micrograph, frame.micrograph.particles / one.sigma
-            sure = torch.ones_like(clean), torch.ones(len(seen.coordinates))
-            loss.guides.append(Guides(clean, sure[0], seen.coordinates, sure[1], 0.0, 1.0))
-        loss.bank = BankConfig(refresh=(2.0,))  # never
-    elif targets == "bank":
+    if guides:
+        loss.guides, loss.bank = guides, BankConfig(refresh=(2.0,))  # never made anew
+    elif targets != "none":  # "bank": of what is in the micrograph, else of the protein named
+        proteins = [frame.specimen if targets == "bank" else targets for frame in shown]
         loss.matchers = [
-            make_matchers(bank.project(volume(frame.specimen)[0]), frame.micrograph.config, bank)
-            for frame in shown
+            make_matchers(bank.project(volume(protein)[0]), frame.micrograph.config, bank)
+            for protein, frame in zip(proteins, shown, strict=True)
         ]
     torch.manual_seed(seed)
     corners = places([tuple(image.shape) for image in fields], loss.crop, 20_000, seed)
@@ -268,19 +307,33 @@ def _short_training(
     return ScorePrior(network, objective), loss.trace
 
 
+def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
+    """A window of a micrograph's image about the particle nearest to its middle."""
+    middle = np.array(image.shape) / 2
+    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
+    return square(image, nearest, min(side, *image.shape))
+
+
+def square(image: Image, place: Sequence[float], side: int) -> Image:
+    """A window of an image about a place, moved inside where it would leave it."""
+    y, x = (
+        int(np.clip(round(value) - side // 2, 0, length - side))
+        for value, length in zip(place, image.shape, strict=True)
+    )
+    return image[y : y + side, x : x + side]
+
+
 def _packed(image: Image) -> dict[str, Any]:
     """A square image in 256 grey levels."""
     low, high = float(image.min()), float(image.max())
-    grey = (255 * (image - low) / (high - low)).round().astype(np.uint8)
-    pixels = b64encode(zlib.compress(grey.tobytes(), 9)).decode()
-    return {"range": [low, high], "pixels": pixels}
+    return {"range": [low, high], "pixels": pack(255 * (image - low) / (high - low))}
 
 
 def _unpacked(kept: Mapping[str, Any]) -> Image:
     low, high = kept["range"]
-    grey = np.frombuffer(zlib.decompress(b64decode(kept["pixels"])), np.uint8)
+    grey = unpack(kept["pixels"], -1)
     side = round(grey.size**0.5)
-    return (low + (high - low) / 255 * grey.reshape(side, side)).astype(np.float32)
+    return low + (high - low) / 255 * grey.reshape(side, side)
 
 
 def _plain(curve: Curve) -> dict[str, Any]:
@@ -298,14 +351,14 @@ def _variants(table: Mapping[str, Any]) -> dict[str, Any]:
     matching = {key: value for key, value in recipe["objective"].items() if key != "kind"}
     whole = {"objective": matching, "guidance": recipe["guidance"], "bank": recipe["bank"]}
     return {
-        name: {"label": told["label"], "targets": told.get("targets", "bank")}
+        name: {"label": "", "targets": "bank", "micrographs": 2, "seeds": 1}
+        | told
         | {part: {**settings, **told.get(part, {})} for part, settings in whole.items()}
         for name, told in table.items()
     }
 
 
 _READ = read_settings("chapters/tsm/chapter")
-_ABLATIONS = _READ["recorded"]["ablations"]
 _SETTINGS = {key: _READ["cpu"][key] for key in _KEPT} | {
     **read_settings("chapters/tsm/peers"),
     "seed": 0,
@@ -322,6 +375,13 @@ SLOW_PEERS = Recording(
         "noise2void_steps": _READ["cpu"]["noise2void_steps"],
     },
 )
+MANY = Recording(
+    SLUG,
+    "many",
+    _measure_many,
+    _READ["recorded"]["many"] | {key: _SETTINGS[key] for key in ("peers", "thresholds")},
+    _BOTH,
+)
 TRIAL = Recording(
     SLUG,
     "trial",
@@ -330,11 +390,14 @@ TRIAL = Recording(
     ("tsm_dsm",),
 )
 MEMORY = Recording(SLUG, "memory", _measure_memory, _READ["recorded"]["memory"], ("tsm_tsm",))
-ABLATIONS = Recording(
-    SLUG,
-    "ablations",
-    _measure_ablations,
-    {**_ABLATIONS, "variants": _variants(_ABLATIONS["variants"])},
+ABLATIONS, SESSION, LONG = (
+    Recording(
+        SLUG,
+        name,
+        _measure_trainings,
+        _READ["recorded"][name] | {"variants": _variants(_READ["recorded"][name]["variants"])},
+    )
+    for name in ("ablations", "session", "long")
 )
 
 
@@ -391,75 +454,3 @@ def complete(table: Table, report: Report, wanted: bool, threads: int = 1) -> fl
         return pick_again(table, PICKER, report, threads)
     table.pick(threads)
     return None
-
-
-def record_memory(report: Report) -> str:
-    """Record ``memory.METHOD`` in megabytes and ``memory.over_topaz``; returns it in words."""
-    rows, side = MEMORY.values, MEMORY.settings["side"]
-    for name, row in rows.items():
-        report.value(f"memory.{name}", row["peak_memory_mb"], unit="MB", note="recorded")
-    ratio = rows["tsm"]["peak_memory_mb"] / rows["topaz"]["peak_memory_mb"]
-    report.value("memory.over_topaz", ratio, note=f"{side} pixels a side")
-    told = ", ".join(
-        f"{LABELS[name]} {row['peak_memory_mb'] / 1000:.2f} GB in {row['cpu_seconds']:.0f} CPU-s"
-        for name, row in rows.items()
-    )
-    return f"{side} x {side} pixels: {told}. {report.recorded(MEMORY)}"
-
-
-def trial_table(report: Report) -> str:
-    """Markdown of references on trial.
-
-    Records ``trial.NUMBER.NAME``: the median ``margin``, ``used`` and ``empty``, on what share of
-    micrographs with and without particles it was used, ``recovery`` and its ``gain`` over none.
-    """
-    rows, cells = TRIAL.values, []
-    count = TRIAL.settings["micrographs"]
-    study = Study(list(range(count)), COLUMNS[:1], LABELS)
-    study.scores |= {name: {"recovery": np.array(row["recovery"])} for name, row in rows.items()}
-    for name, row in rows.items():
-        key = name.replace(" ", "_")
-        mean = report.value(f"trial.recovery.{key}", study.interval(name, "recovery").mean)
-        if name == "none":
-            cells.append(["no reference (DSM)", "", "", "", f"{mean:.3f}", ""])
-            continue
-        used = report.value(f"trial.used.{key}", np.mean(row["used"][:count]))
-        empty = report.value(f"trial.empty.{key}", np.mean(row["used"][count:]))
-        margin = report.value(f"trial.margin.{key}", np.median(row["margin"][:count]))
-        gain = study.gain(name, "none", "recovery")
-        report.value(f"trial.gain.{key}", *gain, n=count)
-        shares = f"{margin:.1f}", f"{used:.0%}", f"{empty:.0%}"
-        cells.append([name, *shares, f"{mean:.3f}", signed(gain)])
-    heads = ["reference", "margin (median)", "used", "used without particles"]
-    return pipe_table([*heads, "correlation", "over no reference"], cells)
-
-
-def ablation_table(report: Report) -> str:
-    """Markdown of the short trainings: correlation on the bank's proteins and on another particle.
-
-    Records ``ablation.NAME.seen`` and ``.unseen``, ``ablation.gain.NAME_over_dsm`` on the proteins
-    of the bank with its range over seeds, and for encoder features what became of the
-    similarity: ``ablation.similarity.NAME_change`` is how far the largest cosine of accepted
-    patches, less what chance gives, moved from the first refresh to the last (0 where nothing was
-    accepted).
-    """
-    labels = {name: one["label"] for name, one in ABLATIONS.settings["variants"].items()}
-    cells = []
-    rows = ABLATIONS.values["rows"]
-    for name, row in rows.items():
-        means = {kind: float(np.mean(row[kind])) for kind in ("seen", "unseen")}
-        found = [report.value(f"ablation.{name}.{kind}", mean) for kind, mean in means.items()]
-        told = [labels.get(name, "nothing (raw)"), str(len(row["seen"]))]
-        cells.append([*told, *(f"{one:.4f}" for one in found)])
-    for name in ("oracle", "tsm"):
-        gain = np.subtract(rows[name]["seen"], rows["dsm"]["seen"])
-        spread = float(gain.mean()), float(gain.min()), float(gain.max())
-        report.value(f"ablation.gain.{name}_over_dsm", *spread, note="range of seeds", n=len(gain))
-    for name, key in TRACED.items():
-        trace = {part: np.array(one) for part, one in ABLATIONS.values["traces"][name].items()}
-        above = np.where(trace["guesses"] > 0, trace["similarity"] - trace["null"], 0.0)
-        report.value(f"ablation.similarity.{key}_change", above[-1] - above[0])
-        report.value(f"ablation.guesses.{key}_last", trace["guesses"][-1])
-    return pipe_table(
-        ["trained with", "seeds", "proteins of the bank", "a particle not in it"], cells
-    )
