@@ -118,7 +118,7 @@ def test_the_right_reference_guides_and_others_do_not(micrographs, reference):
     for micrograph, other in ((here, Reference(noise, PIXEL, SMALL)), (empty, reference)):
         refused = explained(micrograph, other)
         assert not refused.accepted
-        assert not refused.share.any()
+        assert not refused.confidence.any()
         assert "not used" in str(refused)
 
 

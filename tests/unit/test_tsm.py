@@ -86,15 +86,19 @@ def test_noise_alone_guides_nobody(matcher):
     assert found.confidence.mean() < 0.02
 
 
-def test_a_reference_that_nothing_looks_like_stops_the_training_at_once(matcher, micrograph):
+def test_the_bank_is_asked_when_it_is_due_and_targets_that_are_given_stay(matcher):
     flat = [torch.zeros(192, 192)]
-    loss = GuidedLoss(flat, ScoreMatching(), 64, Guidance(), BankConfig(), [lambda _: matcher])
-    loss.refresh(torch.nn.Identity())
-    assert loss.trace[0]["guesses"] == 0
-    with pytest.raises(InputError, match="looks like the reference"):
-        replace(loss, guides=[], trace=[], insist=True).refresh(torch.nn.Identity())
-    seen = [standardise(micrograph.noisy, PIXEL).image]
-    replace(loss, fields=seen, guides=[], trace=[], insist=True).refresh(torch.nn.Identity())
+    asked = GuidedLoss(
+        flat, ScoreMatching(), 64, Guidance(), bank=BankConfig(), matchers=[lambda _: matcher]
+    )
+    asked.begin_step(0, 10, torch.nn.Identity())
+    assert not asked.trace
+    asked.begin_step(1, 10, torch.nn.Identity())
+    assert [entry["guesses"] for entry in asked.trace] == [0]
+    given = GuidedLoss(flat, ScoreMatching(), 64, Guidance(), asked.guides)
+    given.begin_step(1, 10, torch.nn.Identity())
+    assert given.guides is asked.guides
+    assert not given.trace
 
 
 @pytest.mark.parametrize("shape", [(192, 192), (97, 150), (64, 64)])
@@ -145,7 +149,7 @@ def test_bands_judge_pattern_not_scale(micrograph):
 def test_own_micrographs_train_and_come_back(tmp_path, micrograph, volume):
     own = [micrograph.noisy.numpy()]
     plain = train_on(own, PIXEL, profile="smoke", steps=2, progress=False)
-    assert plain.trace == []
+    assert plain.told == []
     file = plain.save(tmp_path / "mine.safetensors")
     prior = load_trained(file)
     assert denoise(own[0], PIXEL, prior).image.shape == own[0].shape
@@ -153,6 +157,16 @@ def test_own_micrographs_train_and_come_back(tmp_path, micrograph, volume):
         train_on(own, PIXEL, reference=volume, profile="smoke", steps=2, progress=False)
     with pytest.raises(InputError, match="at least one"):
         train_on([], PIXEL)
+
+
+def test_a_reference_that_explains_nothing_stops_the_training_at_once(micrograph, volume):
+    optics = [Optics(CONFIG.defocus_angstrom)]
+    short = {"optics": optics, "profile": "smoke", "steps": 2, "progress": False}
+    found = train_on([micrograph.noisy.numpy()], PIXEL, reference=volume, **short)
+    assert "guides" in found.told[0]
+    noise = np.random.default_rng(0).normal(size=(192, 192)).astype(np.float32)
+    with pytest.raises(InputError, match="looks more like the reference"):
+        train_on([noise], PIXEL, reference=volume, **short)
 
 
 def test_other_weights_are_no_score_of_ours(tmp_path):
@@ -198,8 +212,6 @@ def test_refused(wrong):
         wrong()
 
 
-def test_optics_are_kept_in_the_lens(volume):
-    from emlab.recipes.tsm_own import lens_of
-
-    lens = lens_of(Optics(9000.0, 200.0), 3.0)
+def test_optics_are_kept_in_the_lens():
+    lens = Optics(9000.0, 200.0).config(3.0)
     assert (lens.defocus_angstrom, lens.voltage_kv, lens.pixel_size_angstrom) == (9000, 200, 3.0)

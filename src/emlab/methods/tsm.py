@@ -159,7 +159,7 @@ def denoise(
         said = explain(standard.image, reference, lens, torch.Generator().manual_seed(0))
         known = reference.config.low_pass_angstrom
         replaced = low_pass(found, working, known) if said.accepted else found
-        found = found + said.guess - said.share * replaced
+        found = found + said.guess - said.confidence * replaced
         notes.append(str(said))
     result = standard.restore(found).numpy()
     if coarse.shape != values.shape:

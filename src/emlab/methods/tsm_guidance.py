@@ -188,7 +188,7 @@ class Explained:
 
     Attributes
     ----------
-    guess, share : Tensor
+    guess, confidence : Tensor
         ``(H, W)`` in units of the noise, and how sure it is in [0, 1]; both 0 elsewhere.
     places, evidence, rivals
         ``(n, 2)`` (y, x); ``(n,)`` logarithms of the likelihood ratio of the reference to noise,
@@ -203,7 +203,7 @@ class Explained:
     """
 
     guess: Tensor
-    share: Tensor
+    confidence: Tensor
     places: np.ndarray
     evidence: Tensor
     rivals: Tensor
@@ -235,11 +235,11 @@ def explain(
     reach = max(2, int(reference.radius / 2))
     half = reference.box // 2
     places = propose(search.white, search.templates, reach, reference.box, generator) - half
-    guess, share = torch.zeros_like(search.white), torch.zeros_like(search.white)
+    guess, confidence = torch.zeros_like(search.white), torch.zeros_like(search.white)
     inner = slice(half, -half), slice(half, -half)
     if not len(places):
         none = torch.empty(0)
-        return Explained(guess[inner], share[inner], places, none, none, 0.0, False)
+        return Explained(guess[inner], confidence[inner], places, none, none, 0.0, False)
     fields = search.fields(places)
     contrast = search.contrast(fields)
     evidence = search.evidence(fields, contrast)
@@ -262,9 +262,9 @@ def explain(
         ):
             inside = slice(y, y + reference.box), slice(x, x + reference.box)
             guess[inside] += weight * one
-            share[inside] = torch.maximum(share[inside], weight * disc)
+            confidence[inside] = torch.maximum(confidence[inside], weight * disc)
     return Explained(
-        guess[inner], share[inner], places, evidence, rivals, margin, accepted, len(chosen)
+        guess[inner], confidence[inner], places, evidence, rivals, margin, accepted, len(chosen)
     )
 
 

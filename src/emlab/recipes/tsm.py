@@ -1,4 +1,4 @@
-"""Simulated micrographs, and how score denoisers learn from them: alone or with a target bank."""
+"""Simulated micrographs, and how score denoisers learn from them: alone or with targets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from emlab.checks import check_fields
 from emlab.data.phase_maps import PIXEL_ANGSTROM, specimen_volume
 from emlab.errors import DataUnavailableError, InputError
-from emlab.methods.tsm_guidance import Guides, guide, standardise
+from emlab.methods.tsm_guidance import Explained, Guides, explain, guide, standardise
 from emlab.metrics.bands import band_correlations
 from emlab.models.unet import UNet
 from emlab.physics.micrograph import (
@@ -23,6 +24,7 @@ from emlab.physics.micrograph import (
     simulate_micrograph,
 )
 from emlab.priors.networks import ScorePrior
+from emlab.priors.pose_posterior import Lens, Reference
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import Features, Matcher, TargetBank
 from emlab.recipes.lesson import Lesson, settings_of
@@ -173,34 +175,34 @@ class BankConfig:
 
 @dataclass
 class GuidedLoss:
-    """Score matching on crops of standardised micrographs `fields`, guided by target banks.
+    """Score matching on crops of standardised micrographs `fields`, guided by targets.
 
     Attributes
     ----------
+    guides : list of Explained or Guides
+        Targets, one a micrograph: posterior means over poses, or what the banks said last.
     matchers : sequence of callable
-        One a micrograph (or none): ``matcher(features)`` with features of `TargetBank.matcher`.
+        As published, a bank a micrograph: ``matcher(features)`` with features of
+        `TargetBank.matcher`. It is asked for `guides` when `bank` says.
     trace : list of dict
         One entry a refresh: step, mean similarity and confidence, guesses, null similarity.
-    insist : bool
-        Stop with an InputError where the first refresh finds no particle.
     """
 
     fields: list[Tensor]
     objective: ScoreMatching
     crop: int
     guidance: Guidance | None = None
+    guides: Sequence[Explained | Guides] = ()
     bank: BankConfig = field(default_factory=BankConfig)
     matchers: list[Callable[[Features | None], Matcher]] = field(default_factory=list)
     trace: list[dict[str, float]] = field(default_factory=list)
-    guides: list[Guides] = field(default_factory=list)
     step: int = 0
     steps: int = 1
-    insist: bool = False
 
     def begin_step(self, step: int, steps: int, model: nn.Module) -> None:
         """Make the guesses anew when their time has come."""
         self.step, self.steps = step, steps
-        if self.guidance is None:
+        if not self.matchers:
             return
         due = [round(share * self.steps) for share in self.bank.refresh]
         if step in due or (not self.guides and step > min(due, default=0)):
@@ -211,27 +213,23 @@ class GuidedLoss:
         if self.guides and self.bank.features == "pixels":
             return
         features = encoder_features(model) if self.bank.features == "encoder" else None
-        self.guides = []
+        said = []
         for number, (image, make) in enumerate(zip(self.fields, self.matchers, strict=True)):
             generator = torch.Generator().manual_seed(number)
             matcher = make(features)
-            self.guides.append(guide(image, matcher, generator))
-        sure = torch.cat([g.similarity[g.similarity > g.null] for g in self.guides])
-        inside = torch.cat([g.confidence[g.confidence > 0.01] for g in self.guides])
+            said.append(guide(image, matcher, generator))
+        self.guides = said
+        sure = torch.cat([g.similarity[g.similarity > g.null] for g in said])
+        inside = torch.cat([g.confidence[g.confidence > 0.01] for g in said])
         self.trace.append(
             {
                 "step": float(self.step),
                 "guesses": float(len(sure)),
                 "similarity": sure.mean().item() if len(sure) else 0.0,
-                "null": sum(g.null for g in self.guides) / len(self.guides),
+                "null": sum(g.null for g in said) / len(said),
                 "confidence": inside.mean().item() if len(inside) else 0.0,
             }
         )
-        if self.insist and not len(sure):
-            raise InputError(
-                "no place in the micrographs looks like the reference, so nothing would be guided; "
-                "check the reference, the defocus and that protein is dark, or train without one"
-            )
 
     def __call__(self, model: nn.Module, places: Tensor, generator: torch.Generator) -> Tensor:
         """Loss at places ``(n, 3)``: micrograph, row and column of the crops' corners."""
@@ -281,13 +279,43 @@ def places(shapes: Sequence[tuple[int, ...]], crop: int, count: int, seed: int) 
     return torch.cat([which[:, None], corner], 1)
 
 
+def lens_of(optics: MicrographConfig) -> Lens:
+    """The lens of a micrograph, for any shape."""
+    return lambda shape: config_transfer(replace(optics, size=shape))
+
+
+def posterior_means(
+    fields: Sequence[Tensor],
+    volumes: Sequence[Tensor],
+    optics: Sequence[MicrographConfig],
+    progress: bool = True,
+) -> list[Explained]:
+    """Targets of `GuidedLoss`: what the poses of a volume explain of each micrograph.
+
+    Parameters
+    ----------
+    fields
+        Of `standardise`.
+    volumes, optics
+        One a micrograph; the same volume is prepared once.
+    """
+    known: dict[int, Reference] = {}
+    told = []
+    for image, volume, one in zip(
+        tqdm(fields, "targets", disable=not progress), volumes, optics, strict=True
+    ):
+        if id(volume) not in known:
+            known[id(volume)] = Reference(volume, one.pixel_size_angstrom)
+        generator = torch.Generator().manual_seed(0)
+        told.append(explain(image, known[id(volume)], lens_of(one), generator))
+    return told
+
+
 def make_matchers(
     bank: TargetBank, optics: MicrographConfig, settings: BankConfig
 ) -> Callable[[Features | None], Matcher]:
     """What `GuidedLoss` takes for one micrograph: the bank behind its lens, features to come."""
-
-    def lens(shape: tuple[int, int]) -> Tensor:
-        return config_transfer(replace(optics, size=shape))
+    lens = lens_of(optics)
 
     def make(features: Features | None) -> Matcher:
         return bank.matcher(
@@ -306,13 +334,14 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     material = Material(**table)
     objective = ScoreMatching(**settings_of(recipe["objective"]))
     guidance = Guidance(**recipe["guidance"]) if "guidance" in recipe else None
-    bank = BankConfig.read(recipe.get("bank", {}))
     shown = frames("train", material.micrographs, material.size)
     fields = [standardise(f.micrograph.noisy, PIXEL_ANGSTROM).image for f in shown]
-    guided = shown if guidance is not None else []
-    banks = {name: bank.project(volume(name)[0]) for name in {f.specimen for f in guided}}
-    matchers = [make_matchers(banks[f.specimen], f.micrograph.config, bank) for f in guided]
-    loss = GuidedLoss(fields, objective, material.crop, guidance, bank, matchers)
+    guides: list[Explained] = []
+    if guidance is not None:
+        volumes = {f.specimen: volume(f.specimen)[0] for f in shown}
+        optics = [f.micrograph.config for f in shown]
+        guides = posterior_means(fields, [volumes[f.specimen] for f in shown], optics)
+    loss = GuidedLoss(fields, objective, material.crop, guidance, guides)
     held_out = frames("validation", material.validation, min(material.size, 512))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -324,7 +353,9 @@ def prepare(recipe: dict, table: dict) -> Lesson:
             f"correlation_{name}": sum(score[name] for score in scores) / len(scores)
             for name in scores[0]
         }
-        return numbers | {f"bank_{k}": v for k, v in (loss.trace or [{}])[-1].items()}
+        if guides:
+            numbers["guided_places"] = float(sum(one.used for one in guides))
+        return numbers
 
     return Lesson(
         places([tuple(f.shape) for f in fields], material.crop, material.crops, 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from emlab.data.potentials import potential
 from emlab.errors import InputError
 from emlab.io import read_image
 from emlab.methods.tsm import to_working_size
-from emlab.methods.tsm_guidance import standardise
+from emlab.methods.tsm_guidance import Explained, standardise
 from emlab.models import build
 from emlab.physics.micrograph import MicrographConfig
 from emlab.priors.networks import ScorePrior, wrap
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.lesson import settings_of
-from emlab.recipes.tsm import BankConfig, GuidedLoss, Material, make_matchers, places
+from emlab.recipes.tsm import GuidedLoss, Material, places, posterior_means
 from emlab.runtime import atomic_path
 from emlab.settings import read_profile, read_settings
 from emlab.training import TrainingConfig, train
@@ -44,27 +44,37 @@ class Optics:
     cs_mm: float = 2.7
     amplitude_contrast: float = 0.1
 
+    def config(self, pixel_size_angstrom: float) -> MicrographConfig:
+        """As micrographs of a pixel size are described."""
+        return MicrographConfig(
+            pixel_size_angstrom=pixel_size_angstrom,
+            voltage_kv=self.voltage_kv,
+            defocus_angstrom=self.defocus_angstrom,
+            astigmatism_angstrom=0.0,
+            cs_mm=self.cs_mm,
+            amplitude_contrast=self.amplitude_contrast,
+        )
+
 
 @dataclass(frozen=True)
 class Trained:
     """A score trained on someone's micrographs.
 
     `tensors` are the network's weights; `model` and `objective` rebuild the network and the prior;
-    `trace` is what the target bank said at each refresh, empty without a reference; `history` are
-    the losses.
+    `told` is how the reference fitted each micrograph, empty without one; `history` are the losses.
     """
 
     tensors: dict[str, Tensor]
     model: dict[str, Any]
     objective: dict[str, Any]
-    trace: list[dict[str, float]]
+    told: list[str]
     history: list[dict[str, float]]
 
     def save(self, path: Path) -> Path:
         """Write one safetensors file that `load_trained` reads back."""
         from safetensors.torch import save
 
-        card = {"model": self.model, "objective": self.objective, "trace": self.trace}
+        card = {"model": self.model, "objective": self.objective, "told": self.told}
         content = save(
             {name: value.contiguous() for name, value in self.tensors.items()},
             metadata={"emlab_tsm": json.dumps(card)},
@@ -117,7 +127,7 @@ def train_on(
     reference : Tensor, optional
         ``(64, 64, 64)`` at the pixel size of `working_size`; see `read_reference`.
     optics : sequence of Optics, optional
-        One a micrograph; needed with a reference.
+        One a micrograph; needed with a reference, whose poses are sought in each of them.
     profile : str
         Whose ``[training]`` table of recipes/tsm.toml says how long and how large.
     steps : int, optional
@@ -127,7 +137,7 @@ def train_on(
     ------
     InputError
         No micrograph, micrographs too small, a reference without optics, an empty reference, or
-        one that no place in the micrographs looks like.
+        one that explains no micrograph better than its decoys do.
     """
     if not micrographs:
         raise InputError("give at least one micrograph to train on")
@@ -144,32 +154,26 @@ def train_on(
         coarse, working = to_working_size(np.asarray(values, np.float32), pixel_size_angstrom)
         fields.append(standardise(coarse, working).image)
     crop = min(table.get("crop", Material.crop), *(min(f.shape) for f in fields))
-    matchers: list[Callable] = []
-    bank = BankConfig.read(recipe.get("bank", {}))
+    guides: list[Explained] = []
     if reference is not None and optics is not None:
-        targets = bank.project(reference, working)
-        matchers = [make_matchers(targets, lens_of(one, working), bank) for one in optics]
-    guidance = Guidance(**recipe["guidance"]) if matchers else None
-    loss = GuidedLoss(fields, objective, crop, guidance, bank, matchers, insist=bool(matchers))
+        seen = [one.config(working) for one in optics]
+        guides = posterior_means(fields, [reference] * len(fields), seen, progress)
+        if not any(one.accepted for one in guides):
+            raise InputError(
+                "no micrograph looks more like the reference than like its decoys, so nothing "
+                "would be guided; check the reference, the defocus and that protein is dark, or "
+                "train without one"
+            )
+    guidance = Guidance(**recipe["guidance"]) if guides else None
+    loss = GuidedLoss(fields, objective, crop, guidance, guides)
     corners = places([tuple(f.shape) for f in fields], crop, table.get("crops", 50_000), seed)
     torch.manual_seed(seed)
     result = train(
         build(model), loss, corners, TrainingConfig(**settings),
         device=device, checkpoint=checkpoint, resume=resume, progress=progress,
     )  # fmt: skip
-    return Trained(result.weights, model, recipe["objective"], loss.trace, result.history)
-
-
-def lens_of(optics: Optics, pixel_size_angstrom: float) -> MicrographConfig:
-    """What `make_matchers` needs to know of a lens."""
-    return MicrographConfig(
-        pixel_size_angstrom=pixel_size_angstrom,
-        voltage_kv=optics.voltage_kv,
-        defocus_angstrom=optics.defocus_angstrom,
-        astigmatism_angstrom=0.0,
-        cs_mm=optics.cs_mm,
-        amplitude_contrast=optics.amplitude_contrast,
-    )
+    told = [str(one) for one in guides]
+    return Trained(result.weights, model, recipe["objective"], told, result.history)
 
 
 def working_size(shape: tuple[int, int], pixel_size_angstrom: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import isnan, nan
 from pathlib import Path
@@ -23,12 +23,11 @@ from emlab.data.particles import read_star
 from emlab.errors import InputError
 from emlab.io.images import write_like
 from emlab.methods.tsm import NAMES, Config, denoise, load_denoiser
-from emlab.physics.micrograph import config_transfer
 from emlab.priors.networks import ScorePrior
 from emlab.priors.pose_posterior import Reference
+from emlab.recipes.tsm import lens_of
 from emlab.recipes.tsm_own import (
     Optics,
-    lens_of,
     load_trained,
     read_reference,
     train_on,
@@ -270,9 +269,8 @@ def denoise_file(
     if guide is not None:
         height, width = found.pixels.shape
         working = working_size((height, width), size)
-        optics = lens_of(guide.optics, working)
         told["reference"] = _reference(guide.path, guide.voxel_size, working)
-        told["lens"] = lambda shape: config_transfer(replace(optics, size=shape))
+        told["lens"] = lens_of(guide.optics.config(working))
     result = denoise(sign * found.pixels, size, score, config, **told)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_like(target, sign * result.image, source)
@@ -365,11 +363,10 @@ class Train(Seeded):
         trained.save(self.out)
         self.out.with_suffix(".checkpoint").unlink(missing_ok=True)
         rows = {"written": f"{self.out}, learned from {len(self.pixels)} micrographs"}
-        for entry in trained.trace:
-            rows[f"guesses {entry['step']:.0f}"] = (
-                f"{entry['guesses']:.0f} guesses, similarity {entry['similarity']:.3f} (by chance "
-                f"{entry['null']:.3f}), confidence {entry['confidence']:.2f}"
-            )
+        if self.reference is not None:
+            rows |= {
+                str(s.relative): told for s, told in zip(self.sources, trained.told, strict=True)
+            }
         return rows | {f"step {e['step']:.0f}": f"loss {e['loss']:.4f}" for e in trained.history}
 
 

@@ -38,7 +38,6 @@ from emlab.metrics.picking import Counts, chance, count
 from emlab.physics.micrograph import (
     Micrograph,
     MicrographConfig,
-    config_transfer,
     simulate_micrograph,
 )
 from emlab.physics.noise_estimation import estimate_noise_sigma
@@ -47,7 +46,7 @@ from emlab.priors.networks import untrained_prior
 from emlab.priors.pose_posterior import Reference
 from emlab.priors.score_matching import ring_power
 from emlab.priors.target_bank import TargetBank
-from emlab.recipes.tsm import PROTEINS, volume
+from emlab.recipes.tsm import PROTEINS, lens_of, volume
 from emlab.runtime import make_generator
 from emlab.settings import read_settings, tuned
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
@@ -200,7 +199,7 @@ def reference_of(protein: str, beyond_angstrom: float = 0.0) -> Reference:
 def trial(micrograph: Micrograph, reference: Reference) -> Explained:
     """What a reference explains of a micrograph."""
     flat = standardise(micrograph.noisy, micrograph.pixel_size_angstrom)
-    lens = partial(_transfer, micrograph.config)
+    lens = lens_of(micrograph.config)
     return explain(flat.image, reference, lens, make_generator(0))
 
 
@@ -212,7 +211,7 @@ def guided(
     def denoise(images: Sequence[Image]) -> Denoised:
         start, made = time.process_time(), []
         for image, one in zip(images, micrographs, strict=False):
-            lens = partial(_transfer, one.config)
+            lens = lens_of(one.config)
             pixel = one.pixel_size_angstrom
             answer = tsm.denoise(image, pixel, denoiser, reference=reference, lens=lens)
             made.append(answer.image)
@@ -445,7 +444,7 @@ def resemblance(
         bank = TargetBank.from_volume(
             potential, micrograph.pixel_size_angstrom, LOW_PASS_ANGSTROM, DIRECTIONS, ANGLES
         )
-        matcher = bank.matcher(partial(_transfer, micrograph.config))
+        matcher = bank.matcher(lens_of(micrograph.config))
         places = _windows(micrograph, bank.box, windows, seed + number)
         cases.extend(places)
         half = bank.box // 2
@@ -468,10 +467,6 @@ def _each(function: Callable[[Image], Image], images: Sequence[Image]) -> Denois
     start = time.process_time()
     found = [np.asarray(function(image), np.float32) for image in images]
     return Denoised(found, time.process_time() - start)
-
-
-def _transfer(config: MicrographConfig, shape: tuple[int, int]) -> torch.Tensor:
-    return config_transfer(replace(config, size=shape))
 
 
 def _windows(micrograph: Micrograph, box: int, most: int, seed: int) -> NDArray[np.int64]:

@@ -51,7 +51,7 @@ from emlab.external import topaz
 from emlab.external.process import Finished, run_program
 from emlab.io import write_image
 from emlab.methods.tsm import load_denoiser
-from emlab.methods.tsm_guidance import Guides, standardise
+from emlab.methods.tsm_guidance import Explained, Guides, standardise
 from emlab.metrics.bands import band_correlations
 from emlab.metrics.fourier import Curve
 from emlab.models import build
@@ -263,25 +263,21 @@ def _measure_trainings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "traces": traces}
 
 
-def _targets(kind: str, shown: Sequence[Frame]) -> list[Guides]:
+def _targets(kind: str, shown: Sequence[Frame]) -> list[Explained | Guides]:
     """What is not asked of a bank: the ``true`` particles, or what the ``poses`` explain."""
-    guides = []
-    for frame in shown if kind in ("true", "poses") else []:
-        seen, places = frame.micrograph, frame.micrograph.coordinates
-        if kind == "true":
-            guess = seen.particles / standardise(seen.noisy, PIXEL_ANGSTROM).sigma
-            sure = torch.ones_like(guess)
-        else:
-            told = trial(seen, reference_of(frame.specimen))
-            guess, sure = told.guess, told.share
-        guides.append(Guides(guess, sure, places, torch.ones(len(places)), 0.0, 1.0))
+    if kind == "poses":
+        return [trial(frame.micrograph, reference_of(frame.specimen)) for frame in shown]
+    guides: list[Explained | Guides] = []
+    for seen in [frame.micrograph for frame in shown] if kind == "true" else []:
+        guess, n = seen.particles / standardise(seen.noisy, PIXEL_ANGSTROM).sigma, seen.coordinates
+        guides.append(Guides(guess, torch.ones_like(guess), n, torch.ones(len(n)), 0.0, 1.0))
     return guides
 
 
 def _short_training(
     variant: Mapping[str, Any],
     shown: Sequence[Frame],
-    guides: list[Guides],
+    guides: list[Explained | Guides],
     settings: Mapping[str, Any],
     seed: int,
 ) -> tuple[ScorePrior, list[dict[str, float]]]:
@@ -291,10 +287,8 @@ def _short_training(
     standard = [standardise(frame.micrograph.noisy, PIXEL_ANGSTROM) for frame in shown]
     guidance = None if targets == "none" else Guidance(**variant["guidance"])
     fields = [one.image for one in standard]
-    loss = GuidedLoss(fields, objective, settings["crop"], guidance, bank)
-    if guides:
-        loss.guides, loss.bank = guides, BankConfig(refresh=(2.0,))  # never made anew
-    elif targets != "none":  # "bank": of what is in the micrograph, else of the protein named
+    loss = GuidedLoss(fields, objective, settings["crop"], guidance, guides, bank)
+    if targets != "none" and not guides:  # "bank": of what is in it, else of the protein named
         proteins = [frame.specimen if targets == "bank" else targets for frame in shown]
         loss.matchers = [
             make_matchers(bank.project(volume(protein)[0]), frame.micrograph.config, bank)
@@ -347,9 +341,14 @@ def _curve(row: Mapping[str, Any]) -> Curve:
 
 def _variants(table: Mapping[str, Any]) -> dict[str, Any]:
     """Each variant as TSM's recipe with what the table says instead."""
-    recipe = read_settings("recipes/tsm")["recipes"]["tsm_tsm"]
+    read = read_settings("recipes/tsm")
+    recipe = read["recipes"]["tsm_tsm"]
     matching = {key: value for key, value in recipe["objective"].items() if key != "kind"}
-    whole = {"objective": matching, "guidance": recipe["guidance"], "bank": recipe["bank"]}
+    whole = {
+        "objective": matching,
+        "guidance": recipe["guidance"],
+        "bank": read["published"]["bank"],
+    }
     return {
         name: {"label": "", "targets": "bank", "micrographs": 2, "seeds": 1}
         | told
