@@ -290,8 +290,10 @@ def record_memory(report: Report) -> str:
 def many_table(report: Report) -> str:
     """Markdown of picks of many micrographs.
 
-    Records ``many.f1.NAME``, ``many.precision_at_recall.NAME`` and ``many.empty.NAME``, picks in a
-    micrograph without particles; of F1 and precision also ``many.gain_NUMBER.NAME_over_OTHER``.
+    Records ``many.f1.NAME``, ``many.precision_at_recall.NAME``, ``many.empty.NAME``, picks in a
+    micrograph without particles, ``many.separability.NAME``, and ``many.NUMBER.NAME`` of the maps
+    of the picks: particles, their ``resolution`` and how well ``halves`` agree where it is finest,
+    with the range of the draws; also ``many.gain_NUMBER.NAME_over_OTHER``.
     """
     counts = {
         name: {kind: Counts(*np.array(row[kind])) for kind in ("threshold", "recall")}
@@ -302,13 +304,24 @@ def many_table(report: Report) -> str:
         f1, precision = row["threshold"].interval("f1"), row["recall"].interval("precision")
         report.value(f"many.f1.{name}", *f1, n=len(row["threshold"].hits))
         report.value(f"many.precision_at_recall.{name}", *precision)
-        empty = report.value(f"many.empty.{name}", np.mean(MANY.values[name]["ice"]))
-        cells.append([LABELS[name], spanned(f1), spanned(precision), f"{empty:.2f}"])
+        kept = MANY.values[name]
+        empty = report.value(f"many.empty.{name}", np.mean(kept["ice"]))
+        apart = report.value(f"many.separability.{name}", np.mean(kept["separability"]))
+        texts = [f"{apart:.2f}", spanned(f1), spanned(precision), f"{empty:.2f}"]
+        for column, number in enumerate(("particles", "resolution", "halves"), 1):
+            drawn = np.array(kept["maps"])[:, column]
+            report.value(f"many.{number}.{name}", drawn.mean(), drawn.min(), drawn.max())
+            texts.append(f"{drawn.mean():.4g}")
+        cells.append([LABELS[name], *texts])
     for better, worse in (("dsm", "raw"), ("tsm", "raw"), ("tsm", "dsm"), ("guided", "dsm")):
         for kind, number in (("threshold", "f1"), ("recall", "precision")):
             gain = f1_gain(counts[better][kind], counts[worse][kind], number)
             report.value(f"many.gain_{number}.{better}_over_{worse}", *gain)
-    heads = ["F1", "precision at the recall of raw ones", "picks without particles"]
+        pair = (np.array(MANY.values[name]["maps"])[:, 3] for name in (better, worse))
+        _record_gain(report, f"many.gain_halves.{better}_over_{worse}", *pair, over="draws")
+    fine = MANY.settings["fineness_angstrom"]
+    heads = ["d'", "F1", "precision at the recall of raw ones", "picks without particles"]
+    heads += ["particles", "map, Å", f"halves at {fine} Å"]
     return pipe_table(["picked from", *heads], cells)
 
 
@@ -394,10 +407,12 @@ def session_curves(report: Report) -> dict[str, dict[int, list[float]]]:
     return curves
 
 
-def _record_gain(report: Report, key: str, better: Sequence[float], worse: Sequence[float]) -> None:
+def _record_gain(
+    report: Report, key: str, better: Sequence[float], worse: Sequence[float], over: str = "seeds"
+) -> None:
     """Mean and range of the differences of same seeds; an untrained peer has but one value."""
     gain = np.array([one - worse[min(seed, len(worse) - 1)] for seed, one in enumerate(better)])
-    report.value(key, gain.mean(), gain.min(), gain.max(), note="range of seeds", n=len(gain))
+    report.value(key, gain.mean(), gain.min(), gain.max(), note=f"range of {over}", n=len(gain))
 
 
 def _trainings(report: Report, recording: Recording, key: str, kinds: Mapping[str, str]) -> str:

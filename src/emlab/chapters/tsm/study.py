@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study, Values, pipe_table
 from emlab.chapters.tsm.cases import LABELS, NO_PICKER, Denoised, Method, find_picks, of_noisy
 from emlab.data.metadata import Metadata
-from emlab.data.particles import fourier_resize, write_star
+from emlab.data.particles import write_star
 from emlab.errors import InputError
 from emlab.external import relion
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, matched_rotations
@@ -28,17 +27,13 @@ from emlab.metrics import Interval
 from emlab.metrics.bands import BANDS_ANGSTROM, band_correlations, suppression
 from emlab.metrics.fourier import Curve, fourier_shell_correlation
 from emlab.metrics.picking import Counts, chance
-from emlab.physics.ctf import ComplexCTF
 from emlab.physics.micrograph import Micrograph
-from emlab.runtime import Stopwatch
-from emlab.solvers.fourier_insertion import insert_slices
 
 NOTE = "95 % bootstrap interval over micrographs"
 BOX = 80  # of particles
 FEWEST = 8  # windows that two halves are made of
 MASK_ANGSTROM = 85.0  # radius of the sphere within which halves are compared
 MASK_EDGE_ANGSTROM = 15.0
-INSERTED_SNR = 0.1
 _SEED = 7
 
 
@@ -136,8 +131,10 @@ class Table(Study):
     def rebuild(self, methods: Sequence[str], truth: NDArray[np.float32]) -> None:
         """Reconstruct from the raw micrographs at each method's picks, and at the true places.
 
-        A method with hardly any picks gets no map.
+        A method with hardly any picks gets no map; without RELION there are none.
         """
+        if relion.find() is None:
+            return
         for name in ("truth", *methods):
             particles = self.extract(name, BOX)
             if len(particles.images) >= FEWEST:
@@ -181,7 +178,7 @@ class Table(Study):
     def markdown_maps(self) -> str:
         """A row a method: particles and resolution."""
         if not self.maps:
-            return "*skipped: there are no picks, or this profile makes no maps*"
+            return "*skipped: no picks, no RELION, or a profile without maps*"
         rows = []
         for name, found in self.maps.items():
             particles = [str(found.particles), f"{found.right / found.particles:.1%}"]
@@ -404,26 +401,16 @@ def extract(
 
 
 def reconstruct(
-    particles: Extracted, truth: NDArray[np.float32], with_relion: bool | None = None
+    particles: Extracted, truth: NDArray[np.float32], symmetry: str = "C1"
 ) -> Reconstruction:
-    """Reconstruct both halves of particles of known poses, and compare them.
+    """Reconstruct both halves of particles of known poses by RELION, and compare them.
 
-    `truth` is the ``(m, m, m)`` potential with the same voxels, m at most the box. RELION
-    reconstructs if it is installed, else Fourier insertion, unless `with_relion` decides.
+    `truth` is the ``(m, m, m)`` potential with the same voxels, m at most the box. Fourier shell
+    correlations are of the maps within `_soft_sphere`.
     """
-    if relion.find() is not None if with_relion is None else with_relion:
-        return _compared(particles, _by_relion, truth, f"RELION {relion.version()}")
-    return _compared(particles, _by_insertion, truth, "Fourier insertion")
-
-
-def _compared(
-    particles: Extracted,
-    make: Callable[[Extracted], tuple[NDArray[np.float32], float]],
-    truth: NDArray[np.float32],
-    program: str,
-) -> Reconstruction:
-    """Maps of both halves, and Fourier shell correlations of them within `_soft_sphere`."""
-    (first, took), (second, took_too) = (make(particles.half(number)) for number in (0, 1))
+    (first, took), (second, took_too) = (
+        _half_map(particles.half(number), symmetry) for number in (0, 1)
+    )
     pixel = particles.metadata.pixel_size_angstrom
     mask, wide = _soft_sphere(len(first), pixel), np.zeros_like(first)
     start = (len(wide) - len(truth)) // 2
@@ -439,7 +426,7 @@ def _compared(
         correlation(first + second, wide),
         len(particles.images),
         int(particles.right.sum()),
-        program,
+        f"RELION {relion.version()}",
         took + took_too,
     )
 
@@ -452,36 +439,14 @@ def _soft_sphere(side: int, pixel_size_angstrom: float) -> NDArray[np.float32]:
     return (0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
 
 
-def _by_relion(part: Extracted) -> tuple[NDArray[np.float32], float]:
+def _half_map(part: Extracted, symmetry: str) -> tuple[NDArray[np.float32], float]:
     """What RELION makes of particles, and its processor seconds."""
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         star = Path(made) / "particles.star"
         write_image(star.with_suffix(".mrcs"), part.images, part.metadata.pixel_size_angstrom)
         write_star(star, part.metadata, "particles.mrcs", part.images.shape[-1])
-        volume, _, done = relion.reconstruct(star)
+        volume, _, done = relion.reconstruct(star, symmetry)
     return volume, done.cpu_seconds
-
-
-def _by_insertion(part: Extracted) -> tuple[NDArray[np.float32], float]:
-    table = part.metadata
-    assert table.rotations is not None
-    assert table.shifts_angstrom is not None
-    lens = ComplexCTF(
-        table.voltage_kv,
-        table.pixel_size_angstrom,
-        torch.from_numpy(table.defocus_u_angstrom),
-        torch.from_numpy(table.defocus_v_angstrom),
-        torch.from_numpy(table.astigmatism_deg),
-        table.cs_mm,
-        table.amplitude_contrast,
-    )
-    back = -table.shifts_angstrom / table.pixel_size_angstrom
-    centred = fourier_resize(part.images, part.images.shape[-1], back)
-    with Stopwatch() as watch:
-        volume = insert_slices(
-            -torch.from_numpy(centred), torch.from_numpy(table.rotations), lens, snr=INSERTED_SNR
-        )
-    return volume.numpy(), watch.seconds
 
 
 def _normalised(images: NDArray[np.float32], pixel: float) -> NDArray[np.float32]:
