@@ -1,4 +1,4 @@
-"""RELION (Scheres 2012) as a separate program: reconstruction.
+"""RELION (Scheres 2012) as a separate program: reconstruction, and a first map without poses.
 
 Found on PATH (Debian's package ``relion``) or in the folder that ``EMLAB_RELION`` names. It is
 under the GPL, is not part of emlab, and takes STAR files and stacks with *bright* protein.
@@ -82,6 +82,30 @@ def reconstruct(star: Path, symmetry: str = "C1") -> tuple[NDArray[np.float32], 
         words: list[str | Path] = [program, "--i", star.name, "--o", out, "--ctf"]
         done = run_program([*words, "--sym", symmetry, "--pad", "2"], star.resolve().parent)
         return *_map(out), done
+
+
+def initial_model(
+    star: Path, diameter_angstrom: float, iterations: tuple[int, int, int], seed: int = 0
+) -> tuple[NDArray[np.float32], float, Finished]:
+    """Make a first map from particles of unknown poses, by stochastic gradient descent.
+
+    `iterations` at 40 angstrom, between, and at 20 are of 100 to 200 particles each, whose
+    directions are tried in steps of 15 degrees. Its hand is unknown. Returns and raises as
+    `reconstruct`.
+    """
+    program, last = require("relion_refine"), sum(iterations)
+    first, between, final = iterations
+    told = (
+        "--ctf --K 1 --sym C1 --sgd --denovo_3dref --pad 1 --flatten_solvent --zero_mask --j 1 "
+        "--healpix_order 1 --oversampling 1 --maxsig 200 --offset_range 3 --offset_step 2 "
+        "--sgd_ini_resol 40 --sgd_fin_resol 20 --sgd_ini_subset 100 --sgd_fin_subset 200 "
+        f"--sgd_ini_iter {first} --sgd_inbetween_iter {between} --sgd_fin_iter {final} "
+        f"--sgd_write_iter {last} --particle_diameter {diameter_angstrom} --random_seed {seed}"
+    )
+    with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
+        words: list[str | Path] = [program, "--i", star.name, "--o", Path(made) / "run"]
+        done = run_program([*words, *told.split()], star.resolve().parent)
+        return *_map(Path(made) / f"run_it{last:03d}_class001.mrc"), done
 
 
 def _map(path: Path) -> tuple[NDArray[np.float32], float]:

@@ -286,29 +286,22 @@ def lens_of(optics: MicrographConfig) -> Lens:
 
 def posterior_means(
     fields: Sequence[Tensor],
-    volumes: Sequence[Tensor],
+    reference: Reference,
     optics: Sequence[MicrographConfig],
     progress: bool = True,
 ) -> list[Explained]:
-    """Targets of `GuidedLoss`: what the poses of a volume explain of each micrograph.
+    """Targets of `GuidedLoss`: what the poses of a reference explain of micrographs.
 
     Parameters
     ----------
-    fields
-        Of `standardise`.
-    volumes, optics
-        One a micrograph; the same volume is prepared once.
+    fields, optics
+        Images of `standardise`, and how each was taken.
     """
-    known: dict[int, Reference] = {}
-    told = []
-    for image, volume, one in zip(
-        tqdm(fields, "targets", disable=not progress), volumes, optics, strict=True
-    ):
-        if id(volume) not in known:
-            known[id(volume)] = Reference(volume, one.pixel_size_angstrom)
-        generator = torch.Generator().manual_seed(0)
-        told.append(explain(image, known[id(volume)], lens_of(one), generator))
-    return told
+    bar = tqdm(fields, "targets", disable=not progress)
+    return [
+        explain(image, reference, lens_of(one), torch.Generator().manual_seed(0))
+        for image, one in zip(bar, optics, strict=True)
+    ]
 
 
 def make_matchers(
@@ -336,12 +329,11 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     guidance = Guidance(**recipe["guidance"]) if "guidance" in recipe else None
     shown = frames("train", material.micrographs, material.size)
     fields = [standardise(f.micrograph.noisy, PIXEL_ANGSTROM).image for f in shown]
-    guides: list[Explained] = []
-    if guidance is not None:
-        volumes = {f.specimen: volume(f.specimen)[0] for f in shown}
-        optics = [f.micrograph.config for f in shown]
-        guides = posterior_means(fields, [volumes[f.specimen] for f in shown], optics)
-    loss = GuidedLoss(fields, objective, material.crop, guidance, guides)
+    bank = BankConfig.read(recipe.get("bank", {}))
+    guided = shown if guidance is not None else []
+    banks = {name: bank.project(volume(name)[0]) for name in {f.specimen for f in guided}}
+    matchers = [make_matchers(banks[f.specimen], f.micrograph.config, bank) for f in guided]
+    loss = GuidedLoss(fields, objective, material.crop, guidance, (), bank, matchers)
     held_out = frames("validation", material.validation, min(material.size, 512))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -353,9 +345,7 @@ def prepare(recipe: dict, table: dict) -> Lesson:
             f"correlation_{name}": sum(score[name] for score in scores) / len(scores)
             for name in scores[0]
         }
-        if guides:
-            numbers["guided_places"] = float(sum(one.used for one in guides))
-        return numbers
+        return numbers | {f"bank_{k}": v for k, v in (loss.trace or [{}])[-1].items()}
 
     return Lesson(
         places([tuple(f.shape) for f in fields], material.crop, material.crops, 0),

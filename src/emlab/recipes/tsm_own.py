@@ -21,6 +21,7 @@ from emlab.methods.tsm_guidance import Explained, standardise
 from emlab.models import build
 from emlab.physics.micrograph import MicrographConfig
 from emlab.priors.networks import ScorePrior, wrap
+from emlab.priors.pose_posterior import Reference
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.lesson import settings_of
 from emlab.recipes.tsm import GuidedLoss, Material, places, posterior_means
@@ -157,7 +158,7 @@ def train_on(
     guides: list[Explained] = []
     if reference is not None and optics is not None:
         seen = [one.config(working) for one in optics]
-        guides = posterior_means(fields, [reference] * len(fields), seen, progress)
+        guides = posterior_means(fields, Reference(reference, working), seen, progress)
         if not any(one.accepted for one in guides):
             raise InputError(
                 "no micrograph looks more like the reference than like its decoys, so nothing "

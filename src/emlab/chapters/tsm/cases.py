@@ -478,3 +478,19 @@ def _windows(micrograph: Micrograph, box: int, most: int, seed: int) -> NDArray[
         return inside[fits][:most]
     random = torch.rand(most, 2, generator=make_generator(seed)).numpy()
     return (box // 2 + random * (shape - box)).astype(int)
+
+
+def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
+    """A window of a micrograph's image about the particle nearest to its middle."""
+    middle = np.array(image.shape) / 2
+    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
+    return square(image, nearest, min(side, *image.shape))
+
+
+def square(image: Image, place: Sequence[float], side: int) -> Image:
+    """A window of an image about a place, moved inside where it would leave it."""
+    y, x = (
+        int(np.clip(round(value) - side // 2, 0, length - side))
+        for value, length in zip(place, image.shape, strict=True)
+    )
+    return image[y : y + side, x : x + side]

@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 
 from emlab.bench import Report
 from emlab.bench.study import Study, pipe_table, signed, spanned
-from emlab.chapters.tsm.cases import LABELS
-from emlab.chapters.tsm.recorded import ABLATIONS, LONG, MANY, MEMORY, SESSION, TRIAL, central
+from emlab.chapters.tsm.cases import LABELS, central
+from emlab.chapters.tsm.recorded import (
+    ABLATIONS,
+    LONG,
+    MANY,
+    MEMORY,
+    SESSION,
+    TEMPLATE,
+    TRIAL,
+    unpacked,
+)
 from emlab.chapters.tsm.study import COLUMNS, THE_TRUTH, Table
 from emlab.external.picking import Picks, f1_gain
 from emlab.metrics.fourier import radial_frequency
@@ -329,9 +338,10 @@ def trial_table(report: Report) -> str:
     """Markdown of references on trial.
 
     Records ``trial.NUMBER.NAME``: the median ``margin``, ``used`` and ``empty``, on what share of
-    micrographs with and without particles it was used, ``recovery`` and its ``gain`` over none.
+    micrographs with and without particles it was used, ``recovery`` and its ``gain`` over none;
+    ``trial.gain.template`` is the mean of the maps made from the data, with the range of seeds.
     """
-    rows, cells = TRIAL.values, []
+    rows, cells, gains = {**TRIAL.values, **TEMPLATE.values["rows"]}, [], []
     count = TRIAL.settings["micrographs"]
     study = Study(list(range(count)), COLUMNS[:1], LABELS)
     study.scores |= {name: {"recovery": np.array(row["recovery"])} for name, row in rows.items()}
@@ -346,10 +356,21 @@ def trial_table(report: Report) -> str:
         margin = report.value(f"trial.margin.{key}", np.median(row["margin"][:count]))
         gain = study.gain(name, "none", "recovery")
         report.value(f"trial.gain.{key}", *gain, n=count)
+        gains += [gain.mean] if name in TEMPLATE.values["rows"] else []
         shares = f"{margin:.1f}", f"{used:.0%}", f"{empty:.0%}"
         cells.append([name, *shares, f"{mean:.3f}", signed(gain)])
+    _record_gain(report, "trial.gain.template", gains, [0.0])
     heads = ["reference", "margin (median)", "used", "used without particles"]
     return pipe_table([*heads, "correlation", "over no reference"], cells)
+
+
+def template_views(truth: NDArray[np.floating]) -> dict[str, Image]:
+    """Views along three axes of the first map made from the data, and of the ``(n, n, n)`` truth.
+
+    The map has the direction that chance gave it; both have voxels of their own.
+    """
+    views = {f"map, view {i + 1}": unpacked(v) for i, v in enumerate(TEMPLATE.values["views"])}
+    return views | {f"structure, view {i + 1}": truth.sum(i) for i in (0, 2)}
 
 
 def ablation_table(report: Report) -> str:

@@ -21,6 +21,7 @@ from emlab.chapters.tsm.cases import (
     Denoised,
     Image,
     Method,
+    central,
     classical,
     each,
     find_picks,
@@ -36,11 +37,13 @@ from emlab.chapters.tsm.cases import (
     trial,
 )
 from emlab.chapters.tsm.study import (
+    BOX,
     PICKING,
     Reconstruction,
     Table,
     by_column,
     extract,
+    initial_map,
     picks_by,
     plain_picks,
     reconstruct,
@@ -59,8 +62,10 @@ from emlab.metrics.fourier import Curve
 from emlab.models import build
 from emlab.physics.micrograph import Micrograph
 from emlab.priors.networks import ScorePrior, untrained_prior
+from emlab.priors.pose_posterior import PoseConfig, Reference
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.recipes.tsm import BankConfig, Frame, GuidedLoss, frames, make_matchers, places, volume
+from emlab.recipes.tsm_own import read_reference
 from emlab.recorded import Recording, pack, unpack
 from emlab.settings import read_settings
 from emlab.training import TrainingConfig, train
@@ -207,18 +212,46 @@ def _measure_trial(settings: Mapping[str, Any]) -> dict[str, Any]:
         "wrong": reference_of("apoferritin_6z6u"),
         "noise": reference_of("noise"),
     }
-    rows: dict[str, dict[str, Any]] = {}
-    for name, reference in references.items():
-        said = [] if reference is None else [trial(one, reference) for one in (*test, *ice)]
-        images = of_noisy(guided(load_denoiser("dsm"), reference, test), test).images
-        rows[name] = {
-            "margin": [one.margin for one in said],
-            "used": [one.accepted for one in said],
-            "recovery": [
-                band_correlations(*pair)["mean"] for pair in zip(images, test, strict=True)
-            ],
-        }
-    return rows
+    return {name: _on_trial(reference, test, ice) for name, reference in references.items()}
+
+
+def _on_trial(
+    reference: Reference | None, test: Sequence[Micrograph], ice: Sequence[Micrograph]
+) -> dict[str, Any]:
+    """A row of `_measure_trial`."""
+    said = [] if reference is None else [trial(one, reference) for one in (*test, *ice)]
+    images = of_noisy(guided(load_denoiser("dsm"), reference, test), test).images
+    pairs = zip(images, test, strict=True)
+    return {
+        "margin": [one.margin for one in said],
+        "used": [one.accepted for one in said],
+        "recovery": [band_correlations(*pair)["mean"] for pair in pairs],
+    }
+
+
+def _measure_template(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """References that nobody gave: first maps of DSM's picks, on trial as in `_measure_trial`.
+
+    The picks are of other micrographs than the trial's; RELION is told no pose. By seed, and of
+    the first map its ``views`` along three axes; so many picks are ``right``.
+    """
+    topaz.require()
+    count, size, test = settings["session"], settings["session_size"], _test(settings)
+    ice = [one.micrograph for one in frames("test", settings["empty"], settings["size"], 0)]
+    shown = [one.micrograph for one in frames("session", count, size)]
+    table = run_study(shown, {"dsm": score_method(load_denoiser("dsm"))}, settings["thresholds"])
+    table.pick()
+    particles, rows, views = table.extract("dsm", BOX), {}, []
+    for seed in range(settings["seeds"]):
+        made, voxel = initial_map(particles, tuple(settings["iterations"]), seed + 1)
+        views = views or [_packed(made.sum(axis)) for axis in range(3)]
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_image(Path(folder) / "map.mrc", made, voxel)
+            told, _ = read_reference(file, PIXEL_ANGSTROM)
+        low = PoseConfig(low_pass_angstrom=settings["low_pass_angstrom"])
+        made_of = Reference(told, PIXEL_ANGSTROM, low)
+        rows[f"from the data {seed + 1}"] = _on_trial(made_of, test, ice)
+    return {"rows": rows, "views": views, "right": particles.right.mean()}
 
 
 def _measure_memory(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,29 +353,14 @@ def _short_training(
     return ScorePrior(network, objective), loss.trace
 
 
-def central(image: Image, truth: Micrograph, side: int = 220) -> Image:
-    """A window of a micrograph's image about the particle nearest to its middle."""
-    middle = np.array(image.shape) / 2
-    nearest = truth.coordinates[np.linalg.norm(truth.coordinates - middle, axis=1).argmin()]
-    return square(image, nearest, min(side, *image.shape))
-
-
-def square(image: Image, place: Sequence[float], side: int) -> Image:
-    """A window of an image about a place, moved inside where it would leave it."""
-    y, x = (
-        int(np.clip(round(value) - side // 2, 0, length - side))
-        for value, length in zip(place, image.shape, strict=True)
-    )
-    return image[y : y + side, x : x + side]
-
-
 def _packed(image: Image) -> dict[str, Any]:
     """A square image in 256 grey levels."""
     low, high = float(image.min()), float(image.max())
     return {"range": [low, high], "pixels": pack(255 * (image - low) / (high - low))}
 
 
-def _unpacked(kept: Mapping[str, Any]) -> Image:
+def unpacked(kept: Mapping[str, Any]) -> Image:
+    """A square image that was recorded in 256 grey levels."""
     low, high = kept["range"]
     grey = unpack(kept["pixels"], -1)
     side = round(grey.size**0.5)
@@ -360,14 +378,9 @@ def _curve(row: Mapping[str, Any]) -> Curve:
 
 def _variants(table: Mapping[str, Any]) -> dict[str, Any]:
     """Each variant as TSM's recipe with what the table says instead."""
-    read = read_settings("recipes/tsm")
-    recipe = read["recipes"]["tsm_tsm"]
+    recipe = read_settings("recipes/tsm")["recipes"]["tsm_tsm"]
     matching = {key: value for key, value in recipe["objective"].items() if key != "kind"}
-    whole = {
-        "objective": matching,
-        "guidance": recipe["guidance"],
-        "bank": read["published"]["bank"],
-    }
+    whole = {"objective": matching, "guidance": recipe["guidance"], "bank": recipe["bank"]}
     return {
         name: {"label": "", "targets": "bank", "micrographs": 2, "seeds": 1}
         | told
@@ -388,10 +401,8 @@ SLOW_PEERS = Recording(
     SLUG,
     "slow_peers",
     _measure_slow_peers,
-    {
-        **{key: _SETTINGS[key] for key in ("micrographs", "size", "peers", "seed")},
-        "noise2void_steps": _READ["cpu"]["noise2void_steps"],
-    },
+    {key: _SETTINGS[key] for key in ("micrographs", "size", "peers", "seed")}
+    | {"noise2void_steps": _READ["cpu"]["noise2void_steps"]},
 )
 MANY = Recording(
     SLUG,
@@ -405,6 +416,14 @@ TRIAL = Recording(
     "trial",
     _measure_trial,
     {key: _SETTINGS[key] for key in ("micrographs", "size", "empty")} | {"beyond_angstrom": 25.0},
+    ("tsm_dsm",),
+)
+TEMPLATE = Recording(
+    SLUG,
+    "template",
+    _measure_template,
+    _READ["recorded"]["template"]
+    | {key: _SETTINGS[key] for key in ("micrographs", "size", "empty", "thresholds")},
     ("tsm_dsm",),
 )
 MEMORY = Recording(SLUG, "memory", _measure_memory, _READ["recorded"]["memory"], ("tsm_tsm",))
@@ -433,7 +452,7 @@ def join(table: Table, kept: Kept, report: Report) -> bool:
         seen = {name: table.seen(name) for name in table.scores}
         slow = {n: row["bands"] for n, row in part.items() if seen.get(n, 0) < len(row["bands"])}
         table.join_recorded(recording, {n: by_column(one) for n, one in slow.items()}, report)
-    table.windows |= {n: _unpacked(row["window"]) for n, row in rows.items() if "window" in row}
+    table.windows |= {n: unpacked(row["window"]) for n, row in rows.items() if "window" in row}
     table.costs |= {name: row["cost"] for name, row in rows.items()}
     table.take(picks_by(rows))
     return True

@@ -17,7 +17,7 @@ from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study, Values, pipe_table
 from emlab.chapters.tsm.cases import LABELS, NO_PICKER, Denoised, Method, find_picks, of_noisy
 from emlab.data.metadata import Metadata
-from emlab.data.particles import write_star
+from emlab.data.particles import fourier_resize, write_star
 from emlab.errors import InputError
 from emlab.external import relion
 from emlab.external.picking import DIAMETER_ANGSTROM, HIT, Picks, f1_gain, matched_rotations
@@ -442,11 +442,34 @@ def _soft_sphere(side: int, pixel_size_angstrom: float) -> NDArray[np.float32]:
 def _half_map(part: Extracted, symmetry: str) -> tuple[NDArray[np.float32], float]:
     """What RELION makes of particles, and its processor seconds."""
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
-        star = Path(made) / "particles.star"
-        write_image(star.with_suffix(".mrcs"), part.images, part.metadata.pixel_size_angstrom)
-        write_star(star, part.metadata, "particles.mrcs", part.images.shape[-1])
-        volume, _, done = relion.reconstruct(star, symmetry)
+        volume, _, done = relion.reconstruct(_written(part, Path(made)), symmetry)
     return volume, done.cpu_seconds
+
+
+def initial_map(
+    particles: Extracted, iterations: tuple[int, int, int], seed: int
+) -> tuple[NDArray[np.float32], float]:
+    """A first map by RELION, which is told no pose, and its voxel size: twice that of the pixels.
+
+    `iterations` and `seed` as `emlab.external.relion.initial_model` takes them.
+    """
+    pixel = 2 * particles.metadata.pixel_size_angstrom
+    small = _normalised(-fourier_resize(particles.images, particles.images.shape[-1] // 2), pixel)
+    table = replace(
+        particles.metadata, pixel_size_angstrom=pixel, rotations=None, shifts_angstrom=None
+    )
+    with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
+        star = _written(Extracted(small, table, particles.right), Path(made))
+        volume, _, _ = relion.initial_model(star, 2 * MASK_ANGSTROM + 20, iterations, seed)
+    return volume, pixel
+
+
+def _written(part: Extracted, folder: Path) -> Path:
+    """A STAR file of particles beside their stack."""
+    star = folder / "particles.star"
+    write_image(star.with_suffix(".mrcs"), part.images, part.metadata.pixel_size_angstrom)
+    write_star(star, part.metadata, "particles.mrcs", part.images.shape[-1])
+    return star
 
 
 def _normalised(images: NDArray[np.float32], pixel: float) -> NDArray[np.float32]:
