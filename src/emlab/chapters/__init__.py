@@ -13,6 +13,7 @@ from typing import Any
 
 import emlab
 from emlab import data
+from emlab.bench import Report
 from emlab.bench.claims import Claim, Target, parse
 from emlab.errors import InputError
 from emlab.runtime import atomic_path, choose_device, usable_cores
@@ -128,6 +129,14 @@ def shortcuts(slug: str, profile: str, labels: Mapping[str, str] | None = None) 
         if here[key] != full[key]
     ]
     return found + (only_first(labels, here, full) if labels else [])
+
+
+def name_absent(report: Report) -> None:
+    """Record those of a chapter's data sets that are not here and that nothing stands in for."""
+    told = {entry["stands_in_for"] for entry in report.metrics()["data"]}
+    for name in chapter_data(report.slug):
+        if name not in told and not data.available(name):
+            report.absent(name, f"the profile {report.profile} shows nothing of it")
 
 
 def claims(slug: str, key: str = "claim") -> tuple[Claim, ...]:
