@@ -166,7 +166,7 @@ def _validation_real(
     spectrum = own.spectrum.scaled(ratio)
     noise = ColouredGaussianNoise(spectrum.scaled(GREY_RANGE))
     measured = [noise.sample(torch.from_numpy(truth), generator).numpy() for truth in truths]
-    return truths, measured, Known(None, spectrum.sigma, spectrum)
+    return truths, measured, Known(REAL_PAIR, spectrum.sigma, spectrum)
 
 
 if __name__ == "__main__":

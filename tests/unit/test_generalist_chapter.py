@@ -103,14 +103,14 @@ def test_an_untrained_prior_has_the_network_of_the_card_and_no_knowledge(monkeyp
 # --- ablations
 
 
-def test_a_bench_scores_its_own_crops(tissue):
-    bench = recorded.Bench.of(task("denoise_10"), tissue, 0)
-    run = bench.run(PlugAndPlayConfig(4, 0.3), Smoother())
+def test_a_batch_of_crops_is_scored_crop_by_crop(tissue):
+    crops = study.Case.of(task("denoise_10"), tissue, 0)
+    run = recorded.run_batch(crops, PlugAndPlayConfig(4, 0.3), Smoother())
     assert run.steps == 4
     assert run.images.shape == tissue.shape
     expected = [metrics.psnr(a, b, 255.0) for a, b in zip(run.images, tissue, strict=True)]
     np.testing.assert_allclose(run.psnr, expected)
-    again = bench.run(PlugAndPlayConfig(4, 0.3), Smoother())
+    again = recorded.run_batch(crops, PlugAndPlayConfig(4, 0.3), Smoother())
     np.testing.assert_array_equal(run.images, again.images)
 
 
@@ -296,7 +296,7 @@ def test_moving_a_noisy_image_weakens_and_correlates_its_noise(tissue):
 
 def test_a_score_follows_psnr_or_does_not():
     def item(psnr, score, kind="blur"):
-        return lab.Judged(kind, "", psnr, score, -score)
+        return lab.Judged(kind, psnr, score, -score)
 
     judged = [item(30, 3), item(25, 4), item(20, 5), item(20, 0, "noise")]
     assert lab.follows(judged, "decorrelation_nm", ("blur",)) == pytest.approx(1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, reduce
 from importlib.metadata import files, version
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from emlab import data
 from emlab.bench import Report
 from emlab.bench.claims import Claim, Target, parse
 from emlab.errors import InputError
+from emlab.recorded import Recording
 from emlab.runtime import atomic_path, choose_device, usable_cores
 from emlab.settings import only_first, read_profile
 
@@ -35,13 +37,7 @@ def shipped() -> list[Path]:
 
 
 def title(notebook: Path) -> str:
-    """Return the first heading of a chapter.
-
-    Raises
-    ------
-    InputError
-        The file is no notebook, or does not begin with a heading.
-    """
+    """Return the first heading of a chapter; an `InputError` for what does not begin with one."""
     try:
         source = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"]
     except (OSError, ValueError, LookupError, TypeError) as problem:
@@ -53,24 +49,12 @@ def title(notebook: Path) -> str:
 
 
 def copy(folder: Path, names: Sequence[str] = (), force: bool = False) -> list[Path]:
-    """Copy shipped chapters into a folder; returns the files that were written.
+    """Copy shipped chapters into a folder, which is made if need be; returns what was written.
 
-    Files appear whole or not at all, and none is written if one is in the way: a file of the same
-    name with other content, perhaps a reader's work. Equal files are left alone.
-
-    Parameters
-    ----------
-    folder
-        Is made if need be.
-    names
-        Slugs (``04_mtd``) or starts of slugs (``04``); none for all.
-    force
-        Overwrite files that differ.
-
-    Raises
-    ------
-    InputError
-        An unknown chapter; a file that differs, without `force`; a place that cannot be written to.
+    Names are slugs (``04_mtd``) or starts of slugs (``04``), none for all; an unknown one is an
+    `InputError`. Files appear whole or not at all, and without `force` none is written if one is in
+    the way: a file of the same name with other content, perhaps a reader's work. Equal files are
+    left alone.
     """
     known = shipped()
     unknown = [name for name in names if not any(_named(path, name) for path in known)]
@@ -106,28 +90,20 @@ def chapter_data(slug: str) -> tuple[str, ...]:
 
 
 def settings(slug: str, profile: str) -> dict[str, Any]:
-    """Return how much a chapter computes: ``[PROFILE]`` of its ``chapter.toml``.
-
-    Raises
-    ------
-    InputError
-        If the profile is none of smoke, cpu, gpu, paper.
-    """
+    """Return how much a chapter computes: ``[PROFILE]`` of its ``chapter.toml``."""
     return read_profile(f"chapters/{slug.partition('_')[2]}/chapter", profile)
 
 
 def shortcuts(slug: str, profile: str, labels: Mapping[str, str] | None = None) -> list[str]:
     """Return a sentence for everything that a profile does less of than the ``paper`` profile.
 
-    ``[told]`` of ``chapter.toml`` names the settings that are told and their words; ``first`` of a
-    profile, if it has one, counts the cases that a method of these `labels` is given.
+    ``[told]`` of ``chapter.toml`` names settings (those in tables with dots) and their words;
+    ``first`` of a profile, if it has one, counts the cases that a method of these `labels` gets.
     """
-    here, full = settings(slug, profile), settings(slug, "paper")
-    found = [
-        f"{text}: {here[key]} here, {full[key]} at full scale"
-        for key, text in table(slug).get("told", {}).items()
-        if here[key] != full[key]
-    ]
+    here, full, found = settings(slug, profile), settings(slug, "paper"), []
+    for key, text in table(slug).get("told", {}).items():
+        few, all_of = (reduce(getitem, key.split("."), one) for one in (here, full))
+        found += [f"{text}: {few} here, {all_of} at full scale"] if few != all_of else []
     return found + (only_first(labels, here, full) if labels else [])
 
 
@@ -137,6 +113,13 @@ def name_absent(report: Report) -> None:
     for name in chapter_data(report.slug):
         if name not in told and not data.available(name):
             report.absent(name, f"the profile {report.profile} shows nothing of it")
+
+
+def recording(
+    slug: str, name: str, measure: Callable[..., Any], *networks: str, **more: Any
+) -> Recording:
+    """Return a recording by ``[recorded.NAME]`` of a chapter's ``chapter.toml`` and `more`."""
+    return Recording(slug, name, measure, {**table(slug)["recorded"][name], **more}, networks)
 
 
 def claims(slug: str, key: str = "claim") -> tuple[Claim, ...]:

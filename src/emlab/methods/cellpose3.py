@@ -31,28 +31,14 @@ LARGEST = 384  # side at which an image is looked at to tell its diameter
 
 @dataclass(frozen=True)
 class Config:
-    """How flows become labels.
+    """How flows become labels."""
 
-    Attributes
-    ----------
-    probability_threshold : float
-        Logit above which a pixel is a cell.
-    flow_threshold : float
-        Largest flow error of an object; 0 keeps all.
-    smallest : int
-        Objects of fewer pixels are dropped.
-    steps : int
-        Steps along the flows, of a pixel or so; four diameters where those are more.
-    tile, overlap : int
-        Side of the tiles of large images and pixels that they share, at the working size.
-    """
-
-    probability_threshold: float = 0.0
-    flow_threshold: float = 0.4
-    smallest: int = 15
-    steps: int = 200
-    tile: int = 512
-    overlap: int = 96
+    probability_threshold: float = 0.0  #: logit above which a pixel is a cell
+    flow_threshold: float = 0.4  #: largest flow error of an object; 0 keeps all
+    smallest: int = 15  #: objects of fewer pixels are dropped
+    steps: int = 200  #: along the flows, of a pixel or so; four diameters where those are more
+    tile: int = 512  #: side of the tiles of large images, at the working size
+    overlap: int = 96  #: pixels that they share
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -64,21 +50,11 @@ class Config:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Objects of an image.
+    """Objects of an image."""
 
-    Attributes
-    ----------
-    labels : ndarray
-        ``(H, W)`` int32, 0 is background.
-    flows : ndarray
-        ``(2, H, W)``, about five times unit vectors.
-    cell_probability : ndarray
-        ``(H, W)`` logits.
-    """
-
-    labels: NDArray[np.int32]
-    flows: NDArray[np.float32]
-    cell_probability: NDArray[np.float32]
+    labels: NDArray[np.int32]  #: ``(H, W)``, 0 is background
+    flows: NDArray[np.float32]  #: ``(2, H, W)``, about five times unit vectors
+    cell_probability: NDArray[np.float32]  #: ``(H, W)`` logits
 
 
 def load_segmenter(name: str = SEGMENTER, device: torch.device | str = "cpu") -> ResidualUNet:
@@ -136,14 +112,9 @@ def restore(
     diameter: float | None = None,
     config: Config | None = None,
 ) -> Estimate[NDArray[np.float32]]:
-    """Restore an image, in grey levels where 0 and 1 are percentiles 1 and 99 of the clean one.
+    """Restore ``(H, W)``, in grey levels where 0 and 1 are percentiles 1 and 99 of the clean image.
 
-    Parameters
-    ----------
-    image : array_like
-        ``(H, W)``.
-    diameter : float, optional
-        Of the objects in pixels; see :func:`segment`.
+    The diameter is that of the objects in pixels, as in :func:`segment`.
     """
     settings = config or Config()
     with Stopwatch() as watch:
@@ -155,27 +126,14 @@ def restore(
 
 
 def estimate_diameter(
-    image: NDArray[np.floating],
-    segmenter: ResidualUNet,
-    restorer: ResidualUNet | None = None,
+    image: NDArray[np.floating], segmenter: ResidualUNet, restorer: ResidualUNet | None = None
 ) -> float:
     """Diameter that objects have when they are segmented with just this diameter, in pixels.
 
-    The middle of the image is segmented at several sizes. A size at which the objects found are as
-    large as was assumed is a fixed point; of those the one is taken at which objects cover the
-    most.
-
-    Parameters
-    ----------
-    image : ndarray
-        ``(H, W)``.
-    restorer : ResidualUNet, optional
-        Applied before segmenting, where the image is noisy or blurred.
-
-    Returns
-    -------
-    float
-        17, the working size, if nothing is found at any size.
+    The middle of the image ``(H, W)`` is segmented at several sizes, restored before if it is noisy
+    or blurred. A size at which the objects found are as large as was assumed is a fixed point; of
+    those the one is taken at which objects cover the most, and 17, the working size, if nothing is
+    found at any.
     """
     best, most = DIAMETER, 0.0
     for assumed in CANDIDATES:

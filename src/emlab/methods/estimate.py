@@ -20,15 +20,7 @@ Array = TypeVar("Array", NDArray[np.float32], Tensor)
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate took.
-
-    Attributes
-    ----------
-    seconds, network_seconds : float
-        Wall time, and the part of it spent inside the network.
-    evaluations : int
-        How often the prior saw the whole image.
-    """
+    """What an estimate took."""
 
     seconds: float = 0.0  #: wall time
     network_seconds: float = 0.0  #: the part of it spent inside the network
@@ -37,39 +29,20 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Generic[Array]):
-    """A restored image or volume, or several.
+    """A restored image or volume, or several, in the grey levels of the input."""
 
-    Attributes
-    ----------
-    image : ndarray or Tensor
-        In the grey levels of the input: the mean of the samples, or the one estimate.
-    samples : ndarray or Tensor
-        ``(s, ...)``, each one a draw; of a method that draws none the estimate itself.
-    spread : ndarray, Tensor or None
-        Standard deviation over the samples in the same units; None for a single one.
-    noise_sigma : float
-        Noise of the input that was given or estimated, in its grey levels; NaN where it has none.
-    notes : list of str
-        What the reader should know: estimates, padding.
-    """
-
-    image: Array
-    samples: Array
-    spread: Array | None = None
-    noise_sigma: float = math.nan
-    notes: list[str] = field(default_factory=list)
+    image: Array  #: the mean of the samples, or the one estimate
+    samples: Array  #: ``(s, ...)``, each one a draw; of a method that draws none the estimate
+    spread: Array | None = None  #: standard deviation over the samples; None for a single one
+    noise_sigma: float = math.nan  #: of the input, given or estimated; NaN where it has none
+    notes: list[str] = field(default_factory=list)  #: what to know: estimates, padding
     cost: Cost = field(default_factory=Cost)
 
 
 class TimedPrior(FromDenoiser):
-    """A prior that knows how long it took, and tells how many images or tiles it has seen.
+    """A prior that knows how long it took, and tells how many images or tiles of a `total` it saw.
 
-    Parameters
-    ----------
-    prior : Prior
-    progress : callable, optional
-        Called with the images seen and their `total`.
-    total : int
+    `progress` is called with both.
     """
 
     def __init__(self, prior: Prior, progress: Progress | None = None, total: int = 0) -> None:

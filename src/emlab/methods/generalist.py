@@ -82,24 +82,12 @@ _SOLVERS: Mapping[str, type] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Which prior, which solver for each task, and how large images are cut.
+    """Which prior, which solver for each task, and how large images are cut."""
 
-    Attributes
-    ----------
-    prior : str
-        Name of the weights.
-    solvers : dict of str to Solver
-        A solver's settings for each of `TASKS`.
-    samples : int
-        Samples that are averaged unless the caller asks for another number.
-    tile, overlap, batch : int
-        Patches of large images, see `TiledPrior`.
-    """
-
-    prior: str
-    solvers: Mapping[str, Solver]
-    samples: int = 1
-    tile: int = 128
+    prior: str  #: name of the weights
+    solvers: Mapping[str, Solver]  #: a solver's settings for each of `TASKS`
+    samples: int = 1  #: that are averaged unless the caller asks for another number
+    tile: int = 128  #: patches of large images, as `overlap` and `batch`: see `TiledPrior`
     overlap: int = 32
     batch: int = 16
 
@@ -112,14 +100,7 @@ class Config:
 
 
 def load_config(name: str = "ours") -> Config:
-    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``samples``,
-    ``paper`` or ``paper_dps``.
-
-    Raises
-    ------
-    InputError
-        Unknown name or settings.
-    """
+    """Return ``[configs.NAME]``: ``ours``, ``samples``, ``paper`` or ``paper_dps``."""
     table = read_config("generalist", name)
     found = {task: of_kind(_SOLVERS, "solver", table.pop(task)) for task in TASKS if task in table}
     return Config(solvers=found, **table)
@@ -184,11 +165,7 @@ def denoise(image: ArrayLike, config: Config, generator: torch.Generator, **opti
 
 
 def deblur(
-    image: ArrayLike,
-    kernel: ArrayLike,
-    config: Config,
-    generator: torch.Generator,
-    **options: Any,
+    image: ArrayLike, kernel: ArrayLike, config: Config, generator: torch.Generator, **options: Any
 ) -> Found:
     """Undo a known blur of ``(H, W)``; the kernel is odd, non-negative and sums to 1."""
     operator = Blur(torch.as_tensor(np.asarray(kernel, dtype=np.float32)))
@@ -210,13 +187,9 @@ def deblur_blind(
     sigma, notes = _noise(grey, noise_sigma)
     scale = GreyScale.of(grey, sigma)
     timed = TimedPrior(load(config.prior, device) if prior is None else prior)
-    result, kernel = blind_deblur(
-        _tiled(timed, config),
-        scale.to_units(grey, device),
-        _white(sigma, scale),
-        blind or BlindConfig(),
-        generator,
-    )
+    measured, noise = scale.to_units(grey, device), _white(sigma, scale)
+    tiled, settings = _tiled(timed, config), blind or BlindConfig()
+    result, kernel = blind_deblur(tiled, measured, noise, settings, generator)
     return _estimate(result, scale, sigma, timed, notes), kernel.cpu().numpy()
 
 
@@ -236,7 +209,7 @@ def upsample(
     Coarse pixels alias fine detail, which an estimate would take for noise: unless `noise_sigma`
     tells otherwise the image counts as free of noise.
     """
-    operator = Downsample(_factor(factor), mode=_sampling(sampling))
+    operator = Downsample(_factor(factor), mode=sampling)
     start = cubic_upsample(_checked(image, (2,)), factor, sampling)
     told = options.pop("noise_sigma", None)
     options |= {"noise_sigma": told or 0.0, "start": start}
@@ -255,19 +228,13 @@ def isotropic(
     sampling: Sampling = "average",
     **options: Any,
 ) -> Found:
-    """Make ``(D, H, W)`` as fine along axis 0 as along the others.
+    """Make ``(D, H, W)`` as fine along axis 0 as along the others: ``(D * factor, H, W)``.
 
-    Sections are seen alone: what thick slices lack is alike in all neighbours, and not noise.
-
-    Parameters
-    ----------
-    factor : int
-        Thickness of a slice in pixels of the other axes; the result is ``(D * factor, H, W)``.
-    sampling : str
-        A slice is the ``"average"`` of the planes that it stands for (block-face, sections), or
-        one of them (``"decimate"``).
+    The factor is the thickness of a slice in pixels of the other axes. A slice is the average of
+    the planes that it stands for (block-face, sections), or one of them (``"decimate"``). Sections
+    are seen alone: what thick slices lack is alike in all neighbours, and not noise.
     """
-    operator = Axial(_factor(factor), _sampling(sampling))
+    operator = Axial(_factor(factor), sampling)
     start = cubic_axial(_checked(volume, (3,)), factor, sampling)
     return solve("isotropic", operator, volume, config, generator, start=start, **options)
 
@@ -302,12 +269,10 @@ def solve(
         ``(H, W)`` or ``(D, H, W)``, any grey levels.
     noise_sigma : float, optional
         Standard deviation of the noise in these grey levels; default: estimated from the image.
-    samples : int, optional
+    samples, prior : optional
         Default: the configuration's.
     start : ndarray, optional
         First guess on the fine grid, in grey levels; default: the image itself.
-    prior : Prior, optional
-        Default: the configuration's, loaded anew.
     scale, spectrum, noise : optional
         Grey scale, noise spectrum and a solver's random numbers of a larger volume that
         this image is a block of; default: from the image itself.
@@ -394,12 +359,6 @@ def _checked(image: ArrayLike, dimensions: tuple[int, ...]) -> NDArray[np.float3
     if array.size == 0 or not np.isfinite(array).all():
         raise InputError("the image is empty, or contains NaN or infinity; replace those first")
     return array
-
-
-def _sampling(sampling: Sampling) -> Sampling:
-    if sampling not in ("average", "decimate"):
-        raise InputError(f"sampling must be 'average' or 'decimate', got {sampling!r}")
-    return sampling
 
 
 def _factor(factor: int) -> int:

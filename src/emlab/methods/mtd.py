@@ -42,46 +42,24 @@ GAUSSIAN_MEDIAN = 0.6745  # median of |x| for x ~ N(0, 1)
 
 @dataclass(frozen=True)
 class Config:
-    """How to recover an image of `size` x `size` pixels.
+    """How to recover an image of `size` x `size` pixels."""
 
-    Attributes
-    ----------
-    size : int
-        L.
-    rotations : int
-        K.
-    start : str
-        ``"uniform"`` (white noise in [0, 1), the paper's), ``"prior_mean"`` or
-        ``"prior_samples"``.
-    starts, kept : int
-        Starts to draw, and how many of them, chosen by likelihood, to iterate.
-    centre : pair of float, optional
-        Row and column of the centre of mass of the prior's images; the result is shifted there
-        and turned upright. ``None``: left as it is.
-    upright : str
-        Weights of a `TurnsNet` that tells which way is up; ``""``: the prior tells.
-    refine : int
-        Further iterations of the best start, after that alignment, on overlapping patches.
-    grids : int
-        Grids of patches per axis for `refine`, see `cut_patches`. Copies that one grid cuts into
-        pieces, too faint to be placed, are whole in another.
-    memory_mb : float
-        Working memory of the E-step.
-    em : EMConfig
-        The iterations.
-    """
-
-    size: int
-    rotations: int = 4
+    size: int  #: L
+    rotations: int = 4  #: K
+    #: ``"uniform"`` (white noise in [0, 1), the paper's), ``"prior_mean"`` or ``"prior_samples"``
     start: str = "uniform"
-    starts: int = 1
-    kept: int = 1
+    starts: int = 1  #: starts to draw
+    kept: int = 1  #: how many of them, chosen by likelihood, to iterate
+    #: row and column of the centre of mass of the prior's images; the result is shifted there and
+    #: turned upright; ``None``: left as it is
     centre: tuple[float, float] | None = None
-    upright: str = ""
-    refine: int = 0
+    upright: str = ""  #: weights of a `TurnsNet` that tells which way is up; else the prior does
+    refine: int = 0  #: further iterations of the best start, once aligned, on overlapping patches
+    #: grids of patches per axis for `refine`, see `cut_patches`; copies that one grid cuts into
+    #: pieces, too faint to be placed, are whole in another
     grids: int = 1
-    memory_mb: float = 16.0
-    em: EMConfig = field(default_factory=EMConfig)
+    memory_mb: float = 16.0  #: working memory of the E-step
+    em: EMConfig = field(default_factory=EMConfig)  #: the iterations
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -104,28 +82,15 @@ def load_config(name: str) -> Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Estimate[Tensor]):
-    """A recovered image ``(L, L)`` and how it came about.
+    """A recovered image ``(L, L)`` and how it came about."""
 
-    Attributes
-    ----------
-    log_likelihood : float
-        Natural logarithm of the density of all patches at `image`.
-    log_likelihood_gain : float
-        Log-likelihood gained over a field without any copy, in nats. Pure noise gives some too,
-        because the image was fitted to it: compare with `recover` on noise of the same size.
-    occupancy : float
-        Estimated probability that a patch sees part of a copy.
-    trace : Tensor
-        ``(iterations + 1, kept)``, log-likelihood of each start.
-    candidates : Tensor
-        ``(kept, L, L)``, where each start ended, before alignment.
-    """
-
-    log_likelihood: float
+    log_likelihood: float  #: natural logarithm of the density of all patches at `image`
+    #: gained over a field without any copy, in nats; pure noise gives some too, because the image
+    #: was fitted to it: compare with `recover` on noise of the same size
     log_likelihood_gain: float
-    occupancy: float
-    trace: Tensor
-    candidates: Tensor
+    occupancy: float  #: estimated probability that a patch sees part of a copy
+    trace: Tensor  #: ``(iterations + 1, kept)``, log-likelihood of each start
+    candidates: Tensor  #: ``(kept, L, L)``, where each start ended, before alignment
 
 
 def recover(
@@ -144,8 +109,6 @@ def recover(
     ----------
     field : Tensor
         ``(N, N')``, both multiples of ``config.size``; background zero.
-    config : Config
-        Settings, for example ``load_config("ours_mnist")``.
     prior : Prior, optional
         What images look like; required by some settings.
     sigma : float, optional
@@ -175,21 +138,15 @@ def recover(
     expectation = expectation_at(sigma)
     if starts is None:
         starts = draw_starts(config, generator, prior, field.device)
-    search = approximate_em(
-        expectation,
-        likely_starts(expectation, starts.to(field), config.kept, density),
-        config.em,
-        prior,
-        progress,
-    )
+    likely = likely_starts(expectation, starts.to(field), config.kept, density)
+    search = approximate_em(expectation, likely, config.em, prior, progress)
     if sigma is None:
         sigma = estimate_noise(search.images, search.statistics, expectation)[search.best].item()
     final, best, last = search, search.best, expectation
     image = search.images[best]
     if config.centre is not None and prior is not None:
-        image = align_to_prior(
-            image, prior, config.centre, generator, config.rotations, config.upright
-        )
+        told = config.centre, generator, config.rotations, config.upright
+        image = align_to_prior(image, prior, *told)
     if config.refine:
         refining = replace(config.em, iterations=config.refine)
         last = expectation_at(sigma, config.grids)

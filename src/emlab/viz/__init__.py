@@ -7,6 +7,7 @@
 from emlab.viz.curtains import curtain, curtain_markup, plain_picture, strip
 from emlab.viz.explorers import explore
 from emlab.viz.images import show_images
+from emlab.viz.panels import panels, picture
 from emlab.viz.style import COLOURS, Picture, show, use_style
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "curtain",
     "curtain_markup",
     "explore",
+    "panels",
+    "picture",
     "plain_picture",
     "show",
     "show_images",

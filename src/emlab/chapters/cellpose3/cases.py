@@ -115,10 +115,8 @@ def halves(cell: Cell) -> list[Cell]:
     """The upper and the lower half of an image."""
     middle = cell.image.shape[0] // 2
     rows = {"upper": slice(0, middle), "lower": slice(middle, None)}
-    return [
-        replace(part(cell, (place, slice(None))), name=f"{cell.name}_{name}")
-        for name, place in rows.items()
-    ]
+    parts = {name: part(cell, (place, slice(None))) for name, place in rows.items()}
+    return [replace(one, name=f"{cell.name}_{name}") for name, one in parts.items()]
 
 
 def busiest(truth: Labels, side: int) -> tuple[slice, slice]:
@@ -185,10 +183,9 @@ def halving_level(
 ) -> float:
     """The level at which a quality that falls is nearest to what is wanted, of those tried.
 
-    Steps outwards from `start` by the factor `worse`, which lowers the quality, until it is above
-    `aim` at one end and not above it at the other, then halves this interval on a logarithmic
-    scale. A quality within .02 ends the search. For an aim of 0 nothing is spoilt and the mildest
-    level of ten steps is returned; `whole` levels go from 1 to `MOST_FACTOR`.
+    Steps outwards from `start` by the factor `worse` until the quality is above `aim` at one end
+    only, then halves this interval on a logarithmic scale. A quality within .02 ends the search. An
+    aim of 0 gets the mildest level of ten steps; `whole` levels go from 1 to `MOST_FACTOR`.
     """
     if aim == 0:
         return 1.0 if whole else start / worse**10

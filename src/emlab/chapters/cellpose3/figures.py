@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -19,10 +18,7 @@ from emlab.chapters.cellpose3.cases import Case, Image, Labels, busiest
 from emlab.chapters.cellpose3.study import LABELS, Answer
 from emlab.methods.cellpose3 import Segmentation
 from emlab.metrics.segmentation import THRESHOLDS, intersection_over_union
-from emlab.viz import COLOURS, Picture, show
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from emlab.viz import COLOURS, Picture, panels, picture, show
 
 LINES = {
     "clean": ("black", ":"),
@@ -63,16 +59,17 @@ def sorted_objects(labels: Labels, truth: Labels) -> tuple[Labels, Labels, Label
     return labels * right, labels * ~right, truth * missed
 
 
-def examples(table: Study, number: int, names: Sequence[str], columns: int = 4) -> Figure:
+def examples(table: Study, number: int, names: Sequence[str]) -> Figure:
     """One case through every method with an answer to it, with outlines."""
     case = table.cases[number]
     place = busiest(case.labels, WINDOW)
     pictures = {}
     for name in [name for name in names if number < len(table.answers.get(name, ()))]:
-        answer = table.answers[name][number]
-        picture = outlined(answer.image[place], answer.labels[place], case.labels[place])
-        pictures[f"{LABELS[name]}: {table.scores[name]['ap_50'][number]:.2f}"] = picture
-    figure = grid(pictures, columns)
+        answer, ap = table.answers[name][number], table.scores[name]["ap_50"][number]
+        pictures[f"{LABELS[name]}: {ap:.2f}"] = outlined(
+            answer.image[place], answer.labels[place], case.labels[place]
+        )
+    figure = grid(pictures, 4)
     handles = [
         Line2D([], [], color=COLOURS[colour], label=label)
         for colour, label in ((RIGHT, "found"), (WRONG, "wrong"), (MISSED, "missed"))
@@ -84,15 +81,14 @@ def examples(table: Study, number: int, names: Sequence[str], columns: int = 4) 
 def strip_picture(case: Case, labels: Labels, ap: float) -> Picture:
     """A degraded image with outlines, for a slider through levels."""
     place = busiest(case.labels, WINDOW)
-    picture = outlined(case.degraded[place], labels[place], case.labels[place])
-    figure = grid({f"level {case.level:.3g}: AP {ap:.2f}": picture}, 1, 3.2)
+    seen = outlined(case.degraded[place], labels[place], case.labels[place])
+    figure = grid({f"level {case.level:.3g}: AP {ap:.2f}": seen}, 1, 3.2)
     return show(figure, f"Nuclei at level {case.level:.3g} with what was found outlined")
 
 
 def curves(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
     """AP against the overlap that counts as a match, a panel a task."""
-    figure = Figure(figsize=(2.6 + 2.9 * len(tables), 3.0), layout="constrained")
-    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    figure, axes = panels(2.6 + 2.9 * len(tables), 3.0, len(tables), sharey=True)
     for axis, (title, table) in zip(axes, tables.items(), strict=True):
         for name in names:
             if name not in table.scores:
@@ -106,11 +102,7 @@ def curves(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
                 axis.fill_between(THRESHOLDS[:-1], low, high, **shade)
         axis.set(xlabel="overlap (IoU) that counts", ylim=(0, 1), title=title)
     axes[0].set_ylabel("average precision")
-    handles = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    handles = {line.get_label(): line for axis in axes for line in axis.lines}
     figure.legend(handles.values(), handles.keys(), loc="outside right center")
     return figure
 
@@ -118,8 +110,7 @@ def curves(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
 def changes(table: Study, names: Sequence[str]) -> Figure:
     """AP of every image before and after restoration."""
     shown = [name for name in names if name in table.scores]
-    figure = Figure(figsize=(9.0, 2.5), layout="constrained")
-    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    figure, axes = panels(9.0, 2.5, len(shown), sharey=True)
     before = table.scores["degraded"]["ap_50"]
     for axis, name in zip(axes, shown, strict=True):
         after = table.scores[name]["ap_50"]
@@ -136,10 +127,9 @@ def changes(table: Study, names: Sequence[str]) -> Figure:
 def rates(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
     """Found and wrong objects for each true one, two panels a table."""
     shown = [name for name in names if all(name in t.scores for t in tables.values())][::-1]
-    figure = Figure(figsize=(9.0, 0.8 + 0.22 * len(shown)), layout="constrained")
-    axes = figure.subplots(1, 2 * len(tables), sharey=True)
-    panels = [(title, table, kind) for title, table in tables.items() for kind in ("tp", "fp")]
-    for axis, (title, table, kind) in zip(axes, panels, strict=True):
+    figure, axes = panels(9.0, 0.8 + 0.22 * len(shown), 2 * len(tables), sharey=True)
+    seen = [(title, table, kind) for title, table in tables.items() for kind in ("tp", "fp")]
+    for axis, (title, table, kind) in zip(axes, seen, strict=True):
         found = [table.interval(name, f"{kind}_rate") for name in shown]
         mean = np.array([one.mean for one in found])
         error = np.abs(np.array([[one.low, one.high] for one in found]).T - mean)
@@ -156,8 +146,7 @@ def rates(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
 def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
     """How strongly images had to be spoilt."""
     names = ("photons at brightness 1", "blur scale", "factor of decimation")
-    figure = Figure(figsize=(8.4, 2.2), layout="constrained")
-    axes = figure.subplots(1, len(levels), squeeze=False)[0]
+    figure, axes = panels(8.4, 2.2, len(levels))
     for axis, name, (task, found) in zip(axes, names, levels.items(), strict=False):
         values = np.array(list(found.values()))
         edges = np.geomspace(values.min() / 1.1, values.max() * 1.1, 15)
@@ -176,8 +165,7 @@ def level_histograms(levels: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def domains(tables: Mapping[str, Study], names: Sequence[str]) -> Figure:
     """AP at .5 in every domain, for restorers of one and of all domains."""
-    figure = Figure(figsize=(7.6, 2.6), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(7.6, 2.6)
     shown = [name for name in names if all(name in table.scores for table in tables.values())]
     width = 0.8 / len(shown)
     for i, name in enumerate(shown):
@@ -197,22 +185,20 @@ def nothing(found: Study, names: Sequence[str], most: int = 3) -> Figure:
     """Images without any object, and what every method makes of them, objects outlined in red."""
     shown = [name for name in names if name in found.answers]
     rows = min(most, len(found.cases))
-    figure = Figure(figsize=(9.0, 1.55 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, len(shown), squeeze=False)
-    for line, number in zip(axes, range(rows), strict=True):
+    figure, axes = panels(9.0, 1.55 * rows + 0.5, len(shown), rows)
+    for number, line in enumerate(np.atleast_2d(axes)):
         for axis, name in zip(line, shown, strict=True):
             answer = found.answers[name][number]
             empty = np.zeros_like(answer.labels)
             title = fill(LABELS[name].split(":")[0], 18) if number == 0 else ""
-            _picture(axis, outlined(answer.image, answer.labels, empty), title)
+            picture(axis, outlined(answer.image, answer.labels, empty), title)
     return figure
 
 
 def brightness(found: Study) -> Figure:
     """Measured against true brightness of every object."""
     ways = found.methods
-    figure = Figure(figsize=(2.3 * len(ways), 2.7), layout="constrained")
-    axes = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+    figure, axes = panels(2.3 * len(ways), 2.7, len(ways), sharey=True)
     truth = found.scores["raw"]["truth"]
     top = float(np.percentile(truth, 99.5)) * 1.15
     for axis, name in zip(axes, ways, strict=True):
@@ -220,8 +206,7 @@ def brightness(found: Study) -> Figure:
         axis.plot(truth, measured, ".", ms=2, alpha=0.5, color=COLOURS["blue"])
         axis.plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
         slope = found.interval(name, "slope").mean
-        label = found.label(name).split(":")[0]
-        axis.set_title(f"{label}\nslope {slope:.2f}", size=8)
+        axis.set_title(f"{found.label(name).split(':')[0]}\nslope {slope:.2f}", size=8)
         axis.set(xlabel="true brightness", xlim=(0, top), ylim=(-0.05, top))
     axes[0].set_ylabel("measured")
     return figure
@@ -256,12 +241,10 @@ def hues(flows: NDArray) -> NDArray[np.float64]:
 def grid(pictures: Mapping[str, NDArray], columns: int, width: float = 9.0) -> Figure:
     """Pictures ``(H, W)`` or ``(H, W, 3)`` in 0..1 side by side."""
     rows = -(-len(pictures) // columns)
-    height = rows * (width + 0.2) / columns
-    figure = Figure(figsize=(width, height + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
-        _picture(axis, picture, title)
-    for axis in axes[len(pictures) :]:
+    figure, axes = panels(width, rows * (width + 0.2) / columns + 0.3, columns, rows)
+    for axis, (title, image) in zip(axes.ravel(), pictures.items(), strict=False):
+        picture(axis, image, title)
+    for axis in axes.ravel()[len(pictures) :]:
         axis.set_visible(False)
     return figure
 
@@ -270,10 +253,3 @@ def pair(case: Case, answer: Answer) -> tuple[Image, Image]:
     """The part of a degraded and a restored image that is shown."""
     place = busiest(case.labels, 2 * WINDOW)
     return case.degraded[place], answer.image[place]
-
-
-def _picture(axis: Axes, picture: NDArray, title: str) -> None:
-    axis.imshow(picture, cmap="gray", interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=8)
-    axis.grid(False)

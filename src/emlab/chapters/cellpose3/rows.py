@@ -11,36 +11,14 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from emlab import chapters
 from emlab.bench import Report
 from emlab.bench.study import Study, each
-from emlab.chapters.cellpose3.cases import (
-    Case,
-    Image,
-    Labeller,
-    Labels,
-    chapter_cells,
-    harder,
-    make_cases,
-    tune_levels,
-)
-from emlab.chapters.cellpose3.study import (
-    COLUMNS,
-    LABELS,
-    Answer,
-    Method,
-    count_objects,
-    from_counts,
-    score,
-)
+from emlab.chapters.cellpose3 import cases as cases_of, study as study_of
+from emlab.chapters.cellpose3.cases import Case, Image, Labeller, Labels
+from emlab.chapters.cellpose3.study import Answer, Method
 from emlab.data.cells import Cell
-from emlab.methods.cellpose3 import (
-    SEGMENTER,
-    load_restorer,
-    load_segmenter,
-    restore,
-    segment,
-    untrained_restorer,
-)
+from emlab.methods import cellpose3
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.degradations import normalise
 from emlab.recorded import Recording
@@ -76,12 +54,12 @@ CHECKED = 2  # images on which recorded rows are run again
 
 def labels_of(image: Image, segmenter: ResidualUNet, *, restored: bool = False) -> Labels:
     """Segment an image at working size; what a restorer made keeps its grey levels."""
-    return segment(image, segmenter, rescale_intensity=not restored).labels
+    return cellpose3.segment(image, segmenter, rescale_intensity=not restored).labels
 
 
 def reference_rows(task: str, segmenter: ResidualUNet, seed: int) -> dict[str, Method]:
     """The ceiling, the identity, a constant, and a restorer that was never trained."""
-    network = untrained_restorer(RESTORERS[task]["ours"], seed)
+    network = cellpose3.untrained_restorer(RESTORERS[task]["ours"], seed)
     return {
         "clean": lambda case: _seen(case.clean, segmenter),
         "degraded": lambda case: _seen(case.degraded, segmenter),
@@ -109,17 +87,17 @@ def trained_rows(
     """The restorers of a task, and the segmenter retrained on noise; of these only `names`."""
     rows: dict[str, Method] = {}
     if task in ("denoise", "hard"):
-        retrained = load_segmenter(NOISY_SEGMENTER, device)
+        retrained = cellpose3.load_segmenter(NOISY_SEGMENTER, device)
         rows["noisy_segmenter"] = lambda case: _seen(case.degraded, retrained)
     for row, name in RESTORERS[task].items():
-        rows[row] = _restored(load_restorer(name, device), segmenter)
+        rows[row] = _restored(cellpose3.load_restorer(name, device), segmenter)
     return {row: method for row, method in rows.items() if names is None or row in names}
 
 
 def _restored(restorer: ResidualUNet, segmenter: ResidualUNet) -> Method:
 
     def row(case: Case) -> Answer:
-        image = restore(case.degraded, restorer).image
+        image = cellpose3.restore(case.degraded, restorer).image
         return Answer(image, labels_of(image, segmenter, restored=True))
 
     return row
@@ -130,10 +108,6 @@ def _seen(image: Image, segmenter: ResidualUNet) -> Answer:
 
 
 # --- peers
-
-
-def _gaussian(case: Case, width: float) -> Image:
-    return classical.gaussian(case.degraded, width)
 
 
 def _bm3d(case: Case, strength: float) -> Image:
@@ -167,9 +141,8 @@ def _blind_spot(kind: Any, case: Case) -> Image:
 
 # Of a case without clean images; they are told the strength of noise and blur.
 PEERS: Mapping[str, Callable[..., Image]] = {
-    "noise2void": lambda case: _blind_spot("noise2void", case),
-    "noise2self": lambda case: _blind_spot("noise2self", case),
-    "gaussian": _gaussian,
+    **{kind: partial(_blind_spot, kind) for kind in BLIND_SPOT},
+    "gaussian": lambda case, width: classical.gaussian(case.degraded, width),
     "bm3d": _bm3d,
     "richardson_lucy": _richardson_lucy,
     "cubic": _cubic,
@@ -181,21 +154,21 @@ PEERS: Mapping[str, Callable[..., Image]] = {
 
 def _measure_levels(settings: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Level of every test image, by task: half of what the segmenter found is lost there."""
-    found = chapter_cells("test", side=settings["side"])
-    labeller = partial(labels_of, segmenter=load_segmenter())
+    found = cases_of.chapter_cells("test", side=settings["side"])
+    labeller = partial(labels_of, segmenter=cellpose3.load_segmenter())
     tasks, seed = settings["tasks"], settings["seed"]
-    return {task: tune_levels(found, task, labeller, seed) for task in tasks}
+    return {task: cases_of.tune_levels(found, task, labeller, seed) for task in tasks}
 
 
 def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of each task, method and image what tells the case, seconds, and `count_objects`."""
-    nuclei, segmenter = chapter_cells("test", side=settings["side"]), load_segmenter()
-    kept: dict[str, Any] = {}
+    nuclei = cases_of.chapter_cells("test", side=settings["side"])
+    segmenter, kept = cellpose3.load_segmenter(), dict[str, Any]()
     for task, names in settings["rows"].items():
         own = "denoise" if task == "hard" else task
         some = nuclei if own == "denoise" else spread(nuclei, settings["task_images"])
-        cases = make_cases(some, own, LEVELS.values[own], settings["seed"])
-        cases = [harder(case) for case in cases] if task == "hard" else cases
+        cases = cases_of.make_cases(some, own, LEVELS.values[own], settings["seed"])
+        cases = [cases_of.harder(case) for case in cases] if task == "hard" else cases
         peers = [name for name in names if name in settings["peers"][task] or name in BLIND_SPOT]
         methods = reference_rows(task, segmenter, settings["seed"])
         methods |= peer_rows(task, peers, segmenter) | trained_rows(task, segmenter, names)
@@ -206,7 +179,7 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _row(method: Method, case: Case) -> dict[str, Any]:
     with Stopwatch() as watch:
         labels = method(case).labels
-    counts = count_objects(case.labels, labels)
+    counts = study_of.count_objects(case.labels, labels)
     return {"case": _identity(case), "seconds": watch.seconds, "counts": counts}
 
 
@@ -216,12 +189,8 @@ def _identity(case: Case) -> list[Any]:
 
 
 def _measure_speeds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Images a second of our restorer and of cellpose's own, by widths, on one thread.
-
-    Both have random weights, take one image at a time and take turns; the median counts. cellpose
-    has an environment of its own, see `tools/make_cellpose_oracle`.
-    """
-    torch.set_num_threads(1)
+    """Images a second of our restorer and cellpose's own, untrained, in turns, by their widths."""
+    torch.set_num_threads(1)  # and one image at a time; tools/make_cellpose_oracle brings cellpose
     theirs, found = import_module("cellpose.resnet_torch").CPnet, {}
     image = torch.rand(1, settings["side"], settings["side"])
     for widths in settings["widths"]:
@@ -245,23 +214,22 @@ def _measure_speeds(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"torch": torch.__version__, "widths": found}
 
 
-_READ = read_settings("chapters/cellpose3/chapter")
-_KEPT = {key: _READ["cpu"][key] for key in ("side", "task_images")} | {"seed": 0}
-_KEPT["peers"] = read_settings("chapters/cellpose3/peers")["peers"]
+_KEPT = {key: chapters.settings(SLUG, "cpu")[key] for key in ("side", "task_images")}
+_KEPT |= {"seed": 0, "peers": read_settings("chapters/cellpose3/peers")["peers"]}
 
 
 def _rows(name: str) -> Recording:
-    rows = _READ["recorded"][name]
+    rows = chapters.table(SLUG)["recorded"][name]
     used = {RESTORERS[task].get(row, "") for task, every in rows.items() for row in every}
     networks = (NOISY_SEGMENTER,) if "noisy_segmenter" in rows["hard"] else ()
-    networks = (SEGMENTER, *networks, *sorted(used - {""}))
+    networks = (cellpose3.SEGMENTER, *networks, *sorted(used - {""}))
     return Recording(SLUG, name, _measure_rows, {**_KEPT, "rows": rows}, networks)
 
 
 _TUNED = {"side": _KEPT["side"], "seed": 0, "tasks": ["denoise", "deblur", "upsample"]}
-LEVELS = Recording(SLUG, "levels", _measure_levels, _TUNED, (SEGMENTER,))
+LEVELS = Recording(SLUG, "levels", _measure_levels, _TUNED, (cellpose3.SEGMENTER,))
 ROWS, SLOW = _rows("rows"), _rows("slow")
-SPEEDS = Recording(SLUG, "speeds", _measure_speeds, _READ["recorded"]["speeds"])
+SPEEDS = chapters.recording(SLUG, "speeds", _measure_speeds)
 
 
 def spread(found: Sequence[Any], count: int) -> list[Any]:
@@ -272,14 +240,11 @@ def spread(found: Sequence[Any], count: int) -> list[Any]:
 def levels_of(
     found: Sequence[Cell], task: str, labeller: Labeller, seed: int, halvings: int = 4
 ) -> tuple[dict[str, float], str]:
-    """Level of every image, and where it is from.
-
-    They are read where they were recorded with the segmenter that is loaded, else tuned now.
-    """
+    """Level of every image, recorded with the segmenter that is loaded or tuned now; and which."""
     own = LEVELS.values[task]
     if not LEVELS.stale and all(cell.name in own for cell in found):
         return {cell.name: own[cell.name] for cell in found}, "recorded"
-    return tune_levels(found, task, labeller, seed, halvings), "tuned now"
+    return cases_of.tune_levels(found, task, labeller, seed, halvings), "tuned now"
 
 
 def recorded(
@@ -305,14 +270,14 @@ def run_study(
     """Run every method on every case, with recorded rows where there are some of these very cases.
 
     Of each recorded row the first `CHECKED` images are run again, see `Study.join_recorded`. Rows
-    that are `slow` are shown where they are recorded and never run. The study has the answers of
-    all images that were run.
+    that are `slow` are shown where they are recorded and never run.
     """
-    table = Study(cases, COLUMNS, LABELS)
+    table = Study(cases, study_of.COLUMNS, study_of.LABELS)
     kept = {n: found for n in (*methods, *slow) if (found := recorded(task, n, cases)) is not None}
-    table.run({n: each(m) for n, m in methods.items()}, score, first=dict.fromkeys(kept, CHECKED))
+    asked = {name: each(method) for name, method in methods.items()}
+    table.run(asked, study_of.score, first=dict.fromkeys(kept, CHECKED))
     for name, (rows, recording) in kept.items():
-        scores = {name: from_counts([row["counts"] for row in rows])}
+        scores = {name: study_of.from_counts([row["counts"] for row in rows])}
         table.join_recorded(recording, scores, report, task)
         table.seconds[name] = float(np.mean([row["seconds"] for row in rows]))
     return table

@@ -89,14 +89,11 @@ def from_counts(counts: Sequence[Sequence[int]]) -> dict[str, NDArray]:
 
 def score(cases: Sequence[Case], answers: Sequence[Answer]) -> dict[str, NDArray]:
     """`from_counts` of what was found; an `InputError` for labels of another shape."""
-    counts = []
-    for case, answer in zip(cases, answers, strict=True):
-        if answer.labels.shape != case.labels.shape:
-            raise InputError(
-                f"labels have {answer.labels.shape} pixels, the image {case.labels.shape}"
-            )
-        counts.append(count_objects(case.labels, answer.labels))
-    return from_counts(counts)
+    pairs = [(case.labels, answer.labels) for case, answer in zip(cases, answers, strict=True)]
+    for truth, labels in pairs:
+        if labels.shape != truth.shape:
+            raise InputError(f"labels have {labels.shape} pixels, the image {truth.shape}")
+    return from_counts([count_objects(*pair) for pair in pairs])
 
 
 def _ratio(scores: Scores, name: str, targets: Values | None) -> Interval:
@@ -134,13 +131,7 @@ CHANGES = (
 
 
 def changes(table: Study) -> Study:
-    """What every method changes of the degraded image: AP, wrong objects, and whether for worse.
-
-    Raises
-    ------
-    InputError
-        Nothing was lost, so that nothing can be recovered.
-    """
+    """What every method changes of the degraded image: AP, wrong objects, and whether for worse."""
     clean, degraded = table.scores["clean"], table.scores["degraded"]
     lost = clean["ap_50"] - degraded["ap_50"]
     if lost.mean() <= 0:
@@ -195,8 +186,7 @@ _NO_PEERS = ("clean", "degraded", "constant", "untrained")
 def verdicts(values: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown list: in each task, what ours is ahead of, level with and behind in AP at .5.
 
-    Ahead or behind is what the 95 % interval of the paired difference leaves no doubt of; with as
-    many comparisons as there are, one in twenty of these is chance.
+    As the 95 % intervals of paired differences say, of which one in twenty errs by chance.
     """
     lines = []
     for task, title in _SPOILT.items():
@@ -280,8 +270,7 @@ def _nothing(cases: Sequence[Case], methods: Mapping[str, Method]) -> Study:
 
 def _over_images(scores: Scores, statistic: Callable[[NDArray], float]) -> Interval:
     """Of the objects of images that are drawn with replacement."""
-    groups = [np.flatnonzero(scores["image"] == one) for one in np.unique(scores["image"])]
-    return bootstrap(lambda k: statistic(np.concatenate([groups[i] for i in k])), len(groups))
+    return bootstrap(statistic, len(scores["image"]), groups=scores["image"])
 
 
 def _slope(scores: Scores, name: str, targets: Values | None) -> Interval:
@@ -320,22 +309,19 @@ BRIGHTNESS = (
 _NORMALISED = ("degraded", "gaussian")
 
 
-def measure_brightness(
-    cases: Sequence[Case], answers: Mapping[str, Sequence[Answer]], ours: str = "ours"
-) -> Study:
+def measure_brightness(cases: Sequence[Case], answers: Mapping[str, Sequence[Answer]]) -> Study:
     """Compare ways to measure objects that were found on the restored image.
 
-    The objects, which are the study's cases, are those of `ours` that match a true one. Their true
-    brightness is the mean of the clean image, whose 99th percentile is 1, over the true mask. "raw"
-    is the mean of the noisy counts over the mask that was *found*, divided by the counts of
-    brightness 1, which is what should be done; every key of `answers`, which hold one for each
-    case, is the mean of that image over the same masks. Those of restorers are in the units of the
+    The study's cases are the objects of ours that match a true one. Their true brightness is the
+    mean of the clean image over the true mask. "raw", which is what should be done, is the mean of
+    the noisy counts over the mask that was *found*, over the counts of brightness 1; every key of
+    `answers` is the mean of that image over the same masks. Restorers answer in the units of the
     clean image; "degraded" and "gaussian" are normalised and are brought back to them.
     """
     objects: list[tuple[int, float]] = []
     measured: dict[str, list[float]] = {"raw": [], **{name: [] for name in answers}}
     for number, case in enumerate(cases):
-        labels = answers[ours][number].labels
+        labels = answers["ours"][number].labels
         images = {"raw": case.counts / case.scale}
         for name, given in answers.items():
             image = given[number].image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,17 +13,8 @@ from torch import Tensor
 from emlab import chapters, data
 from emlab.bench import Report
 from emlab.bench.study import pipe_table
-from emlab.chapters.tsm.cases import (
-    THRESHOLDS,
-    Image,
-    Method,
-    RealStudy,
-    classical,
-    each,
-    real_apoferritin,
-    score_method,
-    study_real,
-)
+from emlab.chapters.tsm import cases as tsm_cases
+from emlab.chapters.tsm.cases import Image, Method, RealStudy
 from emlab.data.phase_maps import PIXEL_ANGSTROM
 from emlab.external.topaz import Picked
 from emlab.methods import generalist, tsm
@@ -47,30 +39,27 @@ SLUG = "06_compare"
 
 def thresholds() -> dict[str, float]:
     """Scores that a pick of Topaz needs, by method, all from validation micrographs."""
-    return {**THRESHOLDS, **read_settings("chapters/compare/peers")["thresholds"]}
+    return {**tsm_cases.THRESHOLDS, **read_settings("chapters/compare/peers")["thresholds"]}
 
 
 def methods(
-    profile: str,
-    device: torch.device | str,
-    seed: int,
-    pixel_size_angstrom: float = PIXEL_ANGSTROM,
+    profile: str, device: torch.device | str, seed: int, pixel_size_angstrom: float = PIXEL_ANGSTROM
 ) -> dict[str, Method]:
     """Every row of the chapter's table in a profile."""
-    chosen = classical(chapters.settings(SLUG, profile)["classical"])
+    chosen = tsm_cases.classical(chapters.settings(SLUG, profile)["classical"])
     chosen["generalist"] = generalist_method(device, seed, pixel_size_angstrom)
-    chosen["tsm"] = score_method(tsm.load_denoiser("tsm", device), pixel_size_angstrom)
-    for name, weights_name in (("squares", SQUARES), ("cellpose3", RESTORER)):
-        chosen[name] = restorer_method(load_restorer(weights_name, device), pixel_size_angstrom)
-    chosen["untrained_restorer"] = restorer_method(
-        untrained_restorer(RESTORER, seed), pixel_size_angstrom
-    )
-    return chosen
+    chosen["tsm"] = tsm_cases.score_method(tsm.load_denoiser("tsm", device), pixel_size_angstrom)
+    restorers = {"squares": load_restorer(SQUARES, device)}
+    restorers["cellpose3"] = load_restorer(RESTORER, device)
+    restorers["untrained_restorer"] = untrained_restorer(RESTORER, seed)
+    made = {name: restorer_method(one, pixel_size_angstrom) for name, one in restorers.items()}
+    return chosen | made
 
 
 def restorer_method(restorer: ResidualUNet, pixel_size_angstrom: float = PIXEL_ANGSTROM) -> Method:
     """A trained restorer."""
-    return each(lambda image: restore(image, restorer, pixel_size_angstrom=pixel_size_angstrom))
+    restored = partial(restore, restorer=restorer, pixel_size_angstrom=pixel_size_angstrom)
+    return tsm_cases.each(restored)
 
 
 def generalist_method(
@@ -94,7 +83,7 @@ def generalist_method(
         found = generalist.denoise(small, config, make_generator(seed), prior=loaded, device=device)
         return tsm.resize(found.image, image.shape)
 
-    return each(clean)
+    return tsm_cases.each(clean)
 
 
 def empty_fields(count: int, size: int, seed: int) -> dict[str, list[Micrograph]]:
@@ -136,10 +125,10 @@ def study_apoferritin(
     """
     if not wanted and data.available("apoferritin_10146"):
         return None
-    seen = real_apoferritin("average", 0, report)
+    seen = tsm_cases.real_apoferritin("average", 0, report)
     if seen is None:
         return None
-    study = study_real(seen, chosen, thresholds(), threads, kept)
+    study = tsm_cases.study_real(seen, chosen, thresholds(), threads, kept)
     study.record(report, "apoferritin")
     return study
 
@@ -149,11 +138,12 @@ def record_statements(report: Report) -> None:
     values = report.metrics()["values"]
     statements = chapters.claims(SLUG, "statement")
     found = [{one.outcome(values) for one in said.conditions} for said in statements]
-    confirmed = [outcomes == {"met"} for outcomes in found]
-    contradicted = ["not met" in outcomes and "not measured" not in outcomes for outcomes in found]
-    missing = ["not measured" in outcomes for outcomes in found]
-    counts = {"confirmed": sum(confirmed), "contradicted": sum(contradicted)}
-    counts["undecided"] = len(found) - sum(counts.values()) - sum(missing)
+    measured = [outcomes for outcomes in found if "not measured" not in outcomes]
+    counts = {
+        "confirmed": measured.count({"met"}),
+        "contradicted": sum("not met" in outcomes for outcomes in measured),
+    }
+    counts["undecided"] = len(measured) - sum(counts.values())
     for name, count in counts.items():
         report.value(f"statements.{name}", count, n=len(found))
 
@@ -171,15 +161,12 @@ SOLVERS = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """Answers to one measurement ``(16, 16)`` by method, and the exact one.
-
-    ``deviation`` is the posterior standard deviation, root mean square over pixels.
-    """
+    """Answers to one measurement ``(16, 16)`` by method, and the exact one."""
 
     truth: Tensor
     measurement: Tensor
     exact: Tensor
-    deviation: float
+    deviation: float  #: of the posterior, root mean square over pixels
     answers: dict[str, Tensor]
 
     def distance(self, method: str) -> float:

@@ -20,7 +20,7 @@ from emlab.chapters.tsm.figures import LINES, grey_range
 from emlab.chapters.tsm.recorded import central
 from emlab.physics.micrograph import Micrograph
 from emlab.recipes.particles import RESTORER, SEGMENTER
-from emlab.viz import COLOURS, show_images
+from emlab.viz import COLOURS, panels, show_images
 
 Image = NDArray[np.float32]
 Values = Mapping[str, Mapping[str, Any]]
@@ -28,8 +28,7 @@ Values = Mapping[str, Mapping[str, Any]]
 
 def rings(judged: Judged, names: Sequence[str]) -> Figure:
     """Fourier ring correlation with the clean image, and its gain over raw."""
-    figure = Figure(figsize=(7.8, 3.0), layout="constrained")
-    axes = figure.subplots(1, 2)
+    figure, axes = panels(7.8, 3.0, 2)
     raw = judged.scores["raw"]["rings"]
     for name in [name for name in names if name in judged.scores]:
         colour, style = LINES[name]
@@ -49,10 +48,9 @@ def rings(judged: Judged, names: Sequence[str]) -> Figure:
 def inventions(nothing: Nothing, names: Sequence[str]) -> Figure:
     """Picks of both pickers in fields without particles, a bar a method."""
     known = {key for one in nothing.studies.values() for s in one.scores.values() for key in s}
-    judges = {"topaz": "Topaz", "own": "the segmenter"}
-    judges = {key: title for key, title in judges.items() if key in known}
-    figure = Figure(figsize=(3.9 * len(judges) + 0.6, 2.8), layout="constrained")
-    axes = figure.subplots(1, len(judges), squeeze=False, sharey=True)[0]
+    named = {"topaz": "Topaz", "own": "the segmenter"}
+    judges = {key: title for key, title in named.items() if key in known}
+    figure, axes = panels(3.9 * len(judges) + 0.6, 2.8, len(judges), sharey=True)
     place = np.arange(len(names))
     fields = (("ice", "ice without particles", "blue"), ("noise", "pure noise", "orange"))
     for axis, (key, title) in zip(axes, judges.items(), strict=True):

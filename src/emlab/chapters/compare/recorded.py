@@ -47,27 +47,21 @@ def _measure(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 _HERE = chapters.settings(SLUG, "cpu")
 ROWS = ("raw", "gaussian", "wiener", "generalist", "tsm", "squares", "cellpose3")
-_KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {
-    "seed": 0,
-    "thresholds": thresholds(),
-    "generalist": tuned("compare")["generalist"],
-}
-PICKS = Recording(
-    SLUG,
-    "picks",
-    _measure,
-    {**_KEPT, "rows": list(ROWS), "empty": _HERE["empty"]},
-    ("generalist_depth", "tsm_tsm", SEGMENTER, SQUARES, RESTORER),
-)
+_KEPT = {key: _HERE[key] for key in ("micrographs", "size")} | {"seed": 0}
+_KEPT |= {"thresholds": thresholds(), "generalist": tuned("compare")["generalist"]}
+_ASKED = {**_KEPT, "rows": list(ROWS), "empty": _HERE["empty"]}
+_NETWORKS = ("generalist_depth", "tsm_tsm", SEGMENTER, SQUARES, RESTORER)
+PICKS = Recording(SLUG, "picks", _measure, _ASKED, _NETWORKS)
 BM3D = Recording(SLUG, "bm3d", _measure, {**_KEPT, "rows": ["bm3d"], "empty": 0}, (SEGMENTER,))
 
 
 def kept(here: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
     """Recorded ``rows``, ``nothing`` and ``apoferritin``, if they are of such a run; else empty."""
-    wanted = {key: PICKS.settings[key] for key in ("micrographs", "size", "empty", "seed")}
-    if any(({**here, "seed": seed})[key] != value for key, value in wanted.items()):
-        return {}
-    if PICKS.stale or BM3D.stale:
+    asked = {**here, "seed": seed}
+    same = all(
+        asked[key] == PICKS.settings[key] for key in ("micrographs", "size", "empty", "seed")
+    )
+    if not same or PICKS.stale or BM3D.stale:
         return {}
     rows = [(one, one.values["rows"]) for one in (PICKS, BM3D)]
     real = {name: picks_of(places) for name, places in PICKS.values["apoferritin"].items()}

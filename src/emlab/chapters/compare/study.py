@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class Judged(Table):
 
     def gains(self, better: str, worse: str) -> dict[str, Interval]:
         """Paired differences, on the micrographs that both saw, of all numbers of `NUMBERS`."""
-        found = {name: self.gain(better, worse, name) for name in ("correlation", "frc")}
+        found = {column.name: self.gain(better, worse, column.name) for column in COLUMNS}
         first, second = self.counted(better), self.counted(worse)
         return found | {key: f1_gain(first[key], second[key]) for key in first if key in second}
 
@@ -86,24 +87,23 @@ class Judged(Table):
             counts = self.counted(name).get(number)
             return "-" if counts is None else f"{counts.f1():.3f}"
 
-        return self.markdown(
-            extra={
-                "FRC .5 [A]": lambda name: f"{self.resolution(name):.0f}",
-                f"F1, Topaz{mark}": partial(f1, "f1"),
-                "F1, segmenter": partial(f1, "own_f1"),
-                "micrographs": lambda name: str(self.seen(name)),
-                f"CPU-s a megapixel{mark}": lambda name: f"{self.cost(name):.2g}",
-            }
-        )
+        more: dict[str, Callable[[str], str]] = {
+            "FRC .5 [A]": lambda name: f"{self.resolution(name):.0f}",
+            f"F1, Topaz{mark}": partial(f1, "f1"),
+            "F1, segmenter": partial(f1, "own_f1"),
+            "micrographs": lambda name: str(self.seen(name)),
+            f"CPU-s a megapixel{mark}": lambda name: f"{self.cost(name):.2g}",
+        }
+        return self.markdown(extra=more)
 
     def winners(self) -> dict[str, str]:
         """The best method by each judge, of those that saw all micrographs."""
         scores: dict[str, dict[str, float]] = {number: {} for number in NUMBERS}
         for name in [name for name in self.methods if self.seen(name) == len(self.cases)]:
-            for column in COLUMNS:
-                scores[column.name][name] = float(self.scores[name][column.name].mean())
-            for number, counts in self.counted(name).items():
-                scores[number][name] = counts.f1()
+            means = {c.name: float(self.scores[name][c.name].mean()) for c in COLUMNS}
+            counted = {number: counts.f1() for number, counts in self.counted(name).items()}
+            for number, value in (means | counted).items():
+                scores[number][name] = value
         judged = {NUMBERS[number][1]: found for number, found in scores.items() if found}
         return {judge: max(found, key=lambda n: found[n]) for judge, found in judged.items()}
 
@@ -119,8 +119,7 @@ class Judged(Table):
         return pipe_table([f"over {LABELS[worse]}", *numbers.values()], rows)
 
     def record_all(self, report: Report) -> None:
-        """Record ``correlation.METHOD``, ``frc.METHOD``, ``topaz.f1.METHOD``, ``own.f1.METHOD``,
-        ``gain_NUMBER.METHOD_over_raw``, and over ``tsm`` and ``squares``."""
+        """Record all numbers of all methods, and their gains over raw, ``tsm`` and ``squares``."""
         for name, value in self.constant.items():
             report.value(f"{name}.constant", value, note="of an image without contrast")
         self.record(report)
@@ -149,9 +148,8 @@ def judge(
 ) -> Judged:
     """Denoise with every method and judge; Topaz picks where it is installed.
 
-    Parameters as in `chapters.tsm.study.run_study`; ``segmenter`` is the frozen one that the
-    restorer was trained through, ``kept`` are recorded rows: their picks, if they are of these very
-    micrographs, are told to the report.
+    See `chapters.tsm.study.run_study`; the segmenter is the frozen one that the restorer was
+    trained through, ``kept`` are recorded rows, which join if they are of these very micrographs.
     """
     judged = Judged(list(micrographs), thresholds=thresholds)
     asked = {name: partial(of_noisy, method) for name, method in methods.items()}
@@ -181,12 +179,10 @@ def judge(
 
 def ring_correlation(image: Image, micrograph: Micrograph) -> tuple[Values, Values]:
     """Frequencies in 1/nm and Fourier ring correlation with the clean image; 0 for a constant."""
-    clean, pixel = micrograph.clean.numpy(), micrograph.pixel_size_angstrom / 10
-    if np.ptp(image) == 0:
-        curve = fourier_ring_correlation(clean, clean, pixel)
-        return curve.frequency, np.zeros_like(curve.correlation)
-    curve = fourier_ring_correlation(image, clean, pixel)
-    return curve.frequency, curve.correlation
+    clean, even = micrograph.clean.numpy(), np.ptp(image) == 0
+    pixel = micrograph.pixel_size_angstrom / 10
+    curve = fourier_ring_correlation(clean if even else image, clean, pixel)
+    return curve.frequency, np.where(even, 0.0, curve.correlation)
 
 
 def in_band(frequency: Values) -> NDArray[np.bool_]:
@@ -200,7 +196,7 @@ def in_band(frequency: Values) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Nothing:
-    """What methods make of fields that hold no particle, and what they said where they refused.
+    """What methods make of fields that hold no particle.
 
     Fields are ``ice`` (all that a micrograph has but particles) and ``noise`` (counts of an even
     beam). Scores are picks by Topaz and by the segmenter (``own``), and contrast: the standard
@@ -208,7 +204,7 @@ class Nothing:
     """
 
     studies: dict[str, Study]
-    refused: dict[str, str]
+    refused: dict[str, str]  #: what methods said where they refused
 
     def markdown(self) -> str:
         """A row a method."""
@@ -228,10 +224,10 @@ class Nothing:
         """Record ``nothing.PICKER.FIELD.METHOD`` and ``nothing.contrast.METHOD`` (of ice)."""
         for kind, study in self.studies.items():
             for picker in ("topaz", "own"):
-                key = f"{picker}.{kind}"
-                found = Study(study.cases, [Column(key, note="picks a field")], LABELS)
-                for name in [n for n, one in study.scores.items() if picker in one]:
-                    found.scores[name] = {key: study.scores[name][picker]}
+                column = Column(f"{picker}.{kind}", note="picks a field")
+                seen = [name for name, one in study.scores.items() if picker in one]
+                found = Study(study.cases, [column], LABELS)
+                found.scores |= {n: {column.name: study.scores[n][picker]} for n in seen}
                 found.record(report, "nothing")
             key = "nothing.contrast" if kind == "ice" else f"nothing.contrast_{kind}"
             for name, scores in study.scores.items():
@@ -262,10 +258,8 @@ def audit(
                 continue
             own = own_picks(made.images, micrographs, segmenter).kept(ANY_SCORE)
             spreads = [_band(image, judged).std() / particles[name] for image in made.images]
-            study.scores[name] = {
-                "own": np.array([len(places) for places in own], float),
-                "contrast": np.array(spreads),
-            }
+            found_own = np.array([len(places) for places in own], float)
+            study.scores[name] = {"own": found_own, "contrast": np.array(spreads)}
         counts: Mapping[str, Sequence[int]] = (kept or {}).get(kind, {})
         if not (kept and judged.costs):
             pixel = micrographs[0].pixel_size_angstrom
@@ -280,9 +274,8 @@ def audit(
 
 
 def _within_particles(judged: Judged, method: str) -> float:
-    spreads = []
-    for image, micrograph in zip(judged.answers[method].images, judged.cases, strict=False):
-        spreads.append(_band(image, judged)[micrograph.mask(RADIUS_ANGSTROM).numpy()].std())
+    pairs = zip(judged.answers[method].images, judged.cases, strict=False)
+    spreads = [_band(a, judged)[b.mask(RADIUS_ANGSTROM).numpy()].std() for a, b in pairs]
     return max(float(np.mean(spreads)), 1e-12)
 
 
@@ -311,7 +304,7 @@ def halves(image: Image) -> tuple[Image, Image]:
 
 HALVES = (
     Column("with_raw", "one half cleaned, the other raw", show="{mean:.4f}", note="", gain="gain"),
-    Column("itself", note=""),
+    Column("itself", "both halves cleaned", show="{mean:.3f}", note=""),
 )
 
 
@@ -331,10 +324,7 @@ class Halves(Study):
         def gain(name: str) -> str:
             return signed(self.gain(name, "raw", "with_raw"), 4)
 
-        def both(name: str) -> str:
-            return f"{self.interval(name, 'itself').mean:.3f}"
-
-        return self.markdown(extra={"gain over raw": gain, "both halves cleaned": both})
+        return self.markdown(extra={"gain over raw": gain})
 
     def record_all(self, report: Report) -> None:
         """Record ``halves.NUMBER.METHOD`` and ``halves.gain.METHOD_over_raw``."""
@@ -356,11 +346,8 @@ def split(
     raw = [tsm.to_working_size(half, 2 * pixel_size_angstrom)[0] for half in halves(image)]
     pixel = 2 * pixel_size_angstrom * image.shape[0] / 2 / raw[0].shape[0]
     side = min(raw[0].shape) // across
-    windows = [
-        np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
-        for row in range(across)
-        for column in range(across)
-    ]
+    pieces = [slice(number * side, (number + 1) * side) for number in range(across)]
+    windows = list(product(pieces, pieces))
 
     def score(first: Image, second: Image) -> Values:
         curves = [fourier_ring_correlation(first[w], second[w], pixel / 10) for w in windows]

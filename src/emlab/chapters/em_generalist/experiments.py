@@ -33,35 +33,28 @@ from emlab.solvers.tiling import tile_positions
 
 NORMAL_90 = 1.6448536
 EDGE = 8  # pixels at the edge of a field that are compared with nothing
-REACH = 3.0  # pixels between a blob and its match
 
 
 # --- the prior by itself
 
 
 class Meeting(NamedTuple):
-    """Where a noise level lies on two paths, and the largest difference of answers on both."""
+    """Where a noise level lies on two paths."""
 
     sigma: float
     flow_time: float
     ddpm_step: int
-    gap: float
+    gap: float  #: the largest difference of answers on both
 
 
 def where_paths_meet(
     prior: FromDenoiser, clean: Tensor, steps: Sequence[int], generator: torch.Generator
 ) -> list[Meeting]:
-    """Ask a network for the clean image on the DDPM path and on the flow's, at the same noise.
+    """Ask for clean images ``(n, H, W)`` on the DDPM path and on the flow's, at the same noise.
 
-    Parameters
-    ----------
-    clean : Tensor
-        ``(n, H, W)`` in the prior's units.
-    steps : sequence of int
-        Of the DDPM schedule.
+    Images are in the prior's units, steps those of the DDPM schedule.
     """
-    view = DDPMView(prior, DDPMSchedule())
-    meetings = []
+    view, meetings = DDPMView(prior, DDPMSchedule()), []
     for step in steps:
         sigma = view.schedule.sigma[step].item()
         share = view.schedule.alpha_bar[step].item()
@@ -80,17 +73,9 @@ def approach_of_samples(
 ) -> tuple[float, NDArray[np.float64]]:
     """PSNR in dB of one evaluation, and of the mean of 1, 2, ... `count` posterior samples.
 
-    Parameters
-    ----------
-    truth : ndarray
-        ``(H, W)``, grey levels 0..255.
-    noise : float
-        Of the measurement, in units of the grey range.
-    drawing : Config
-        How samples are drawn.
+    Grey levels are 0..255, the noise is in units of their range.
     """
-    generator = make_generator(seed)
-    sigma = noise * GREY_RANGE
+    generator, sigma = make_generator(seed), noise * GREY_RANGE
     noisy = truth + sigma * torch.randn(truth.shape, generator=generator).numpy()
     told: dict[str, Any] = {"noise_sigma": sigma, "prior": prior}
     once = generalist.denoise(noisy, generalist.load_config("ours"), generator, **told)
@@ -101,22 +86,11 @@ def approach_of_samples(
 
 
 class Training(NamedTuple):
-    """One training run, from the card of its weights.
-
-    Attributes
-    ----------
-    parameters : int
-        Of the network.
-    steps : ndarray
-        ``(n,)``, at which it was judged on validation patches.
-    scores : dict
-        PSNR in dB of one denoising by noise level in the prior's units, ``(n,)`` each.
-    hours : float
-    device : str
-    """
+    """One training run, from the card of its weights."""
 
     parameters: int
-    steps: NDArray[np.float64]
+    steps: NDArray[np.float64]  #: ``(n,)``, at which it was judged on validation patches
+    #: PSNR in dB of one denoising by noise level in the prior's units, ``(n,)`` each
     scores: dict[str, NDArray[np.float64]]
     hours: float
     device: str
@@ -132,18 +106,12 @@ class Training(NamedTuple):
 
     def last_doubling(self, level: str) -> float:
         """What the second half of the steps added, in dB."""
-        last = math.log(self.steps[-1] / 2)
-        half = np.interp(last, np.log(self.steps), self.scores[level])
+        half = np.interp(math.log(self.steps[-1] / 2), np.log(self.steps), self.scores[level])
         return float(self.scores[level][-1] - half)
 
     def __str__(self) -> str:
-        return (
-            f"{self.parameters / 1e6:.1f} million parameters, {self.steps[-1]:.0f} steps, "
-            f"{self.hours:.1f} hours on {self.device}"
-        )
-
-
-# --- blur
+        size = f"{self.parameters / 1e6:.1f} million parameters, {self.steps[-1]:.0f} steps"
+        return f"{size}, {self.hours:.1f} hours on {self.device}"
 
 
 def kernel_error(found: NDArray, true: NDArray) -> float:
@@ -175,32 +143,19 @@ def simulated_pair(size: int, sigma: float = 0.06) -> RealPair:
 
 
 class Stitched(NamedTuple):
-    """A large field restored in blended tiles, and in tiles side by side.
+    """A large field ``(H, W)`` restored in blended tiles, and in tiles side by side.
 
     A seam index is the step across a border over that of the same field restored in tiles that
     lie elsewhere, relative to all other places: 1 is like anywhere else.
-
-    Attributes
-    ----------
-    blended, pasted : ndarray
-        ``(H, W)``.
-    seams, pasted_seams : ndarray
-        Index of every border.
-    chance : ndarray
-        Index of every place of the blended field without a border.
-    tile : int
-        Side of a tile: where the first four pasted ones meet.
-    megabytes : float
-        By how much the peak memory of the process grew while blending.
     """
 
     blended: Grey
     pasted: Grey
-    seams: NDArray[np.float64]
+    seams: NDArray[np.float64]  #: index of every border
     pasted_seams: NDArray[np.float64]
-    chance: NDArray[np.float64]
-    tile: int
-    megabytes: float
+    chance: NDArray[np.float64]  #: index of every place of the blended field without a border
+    tile: int  #: side of a tile: where the first four pasted ones meet
+    megabytes: float  #: by how much the peak memory of the process grew while blending
 
 
 def stitch(field: Grey, config: Config, prior: Prior, seed: int) -> Stitched:
@@ -283,17 +238,10 @@ class Calibration(NamedTuple):
 def denoising_uncertainty(
     truth: Grey, noise_sigma: float, prior: Prior, probes: int, seed: int
 ) -> tuple[Grey, Grey]:
-    """Posterior mean and spread of crops ``(n, H, W)`` under white noise, in grey levels.
+    """Posterior mean and spread of crops ``(n, H, W)`` under white noise, all in grey levels.
 
-    From one evaluation and its derivative.
-
-    Parameters
-    ----------
-    noise_sigma : float
-        In grey levels.
-    probes : int
-        Random signs of the estimate of the derivative's diagonal. What is left of their own noise
-        is averaged out over 5 x 5 pixels.
+    From one evaluation and its derivative, whose diagonal is estimated by so many `probes` of
+    random signs; what is left of their own noise is averaged out over 5 x 5 pixels.
     """
     generator = make_generator(seed)
     noise = torch.randn(truth.shape, generator=generator).numpy()
@@ -311,38 +259,18 @@ def denoising_uncertainty(
 
 
 class Invention(NamedTuple):
-    """What the method makes of an image that holds nothing.
+    """What the method makes of an image that holds nothing, in grey levels."""
 
-    Attributes
-    ----------
-    noise : ndarray
-        The input: white noise ``(H, W)``, grey levels.
-    refusal : str
-        What the method says when it is told the truth about the noise.
-    told_right : ndarray
-        The prior's answer to that noise, on the grey scale of tissue.
-    told_wrong : ndarray
-        ``(2, H, W)`` two samples when the noise is said to be weaker than it is.
-    """
-
-    noise: Grey
-    refusal: str
-    told_right: Grey
-    told_wrong: Grey
+    noise: Grey  #: the input: white noise ``(H, W)``
+    refusal: str  #: what the method says when it is told the truth about the noise
+    told_right: Grey  #: the prior's answer to that noise, on the grey scale of tissue
+    told_wrong: Grey  #: ``(2, H, W)``, samples when the noise is said to be weaker than it is
 
 
 def invent(
     size: int, sigma: float, share: float, drawing: Config, prior: Prior, seed: int
 ) -> Invention:
-    """Restore white noise, honestly told and told that its noise is only `share` of what it is.
-
-    Parameters
-    ----------
-    sigma : float
-        Of the noise, in grey levels.
-    drawing : Config
-        How samples are drawn.
-    """
+    """Restore white noise, honestly told and told that there is only a `share` of its `sigma`."""
     generator = make_generator(seed)
     white = torch.randn(size, size, generator=generator).numpy()
     noise = (127.5 + sigma * (white - white.mean()) / white.std()).astype(np.float32)
@@ -397,10 +325,9 @@ def beyond(image: Grey, truth: Grey, radius: float) -> tuple[float, float]:
 
 
 class Judged(NamedTuple):
-    """One image of a family of one cause: its PSNR and the scores that do not need the truth."""
+    """Images of one kind of damage: their PSNR and the scores that do not need the truth."""
 
     kind: str
-    label: str
     psnr: float
     decorrelation_nm: float
     naturalness: float
@@ -411,22 +338,18 @@ def judge(
 ) -> list[Judged]:
     """Score images ``{(kind, label): (n, H, W)}``."""
     return [
-        Judged(*name, metrics.psnr(stack, truth, GREY_RANGE), _sharpness(stack), model.score(stack))
-        for name, stack in images.items()
+        Judged(kind, metrics.psnr(stack, truth, GREY_RANGE), _sharpness(stack), model.score(stack))
+        for (kind, _), stack in images.items()
     ]
 
 
 def _sharpness(stack: Grey) -> float:
-    longest = PIXEL_NM * min(stack.shape[1:])
     found = [metrics.decorrelation_resolution(image, PIXEL_NM) for image in stack]
-    return float(np.mean(np.minimum(found, longest)))
+    return float(np.mean(np.minimum(found, PIXEL_NM * min(stack.shape[1:]))))
 
 
 def follows(judged: list[Judged], score: str, kinds: tuple[str, ...] = ()) -> float:
-    """Rank correlation of a score (lower is meant to be better) with PSNR, times -1.
-
-    1: the score orders images as PSNR does; -1: the other way round.
-    """
+    """Minus the rank correlation of PSNR and a score that better images are to have less of."""
     chosen = [item for item in judged if not kinds or item.kind in kinds]
     if len(chosen) < 3:
         raise InputError("a rank correlation needs three images or more")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,38 +15,27 @@ from emlab.chapters.em_generalist.experiments import Calibration, Judged, Stitch
 from emlab.chapters.em_generalist.recorded import Run
 from emlab.chapters.em_generalist.study import LABELS, Grey, Studies, best_classical, image_of
 from emlab.recipes.generalist_tasks import GREY_RANGE
-from emlab.viz import COLOURS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from emlab.viz import COLOURS, panels, picture
 
 GREY = (20.0, 235.0)
 NAMES = {**LABELS, "input": "measured"}
-NETWORKS = {"ours": "vermilion", "supervised": "purple", "untrained": "black"}
+NETWORKS = {"ours": "vermilion", "supervised": "purple"}
 
 
-def grid(rows: Mapping[str, Mapping[str, Grey]], title: str = "") -> Figure:
+def grid(rows: Mapping[str, Mapping[str, Grey]]) -> Figure:
     """Rows of labelled images at one grey range: ``{row: {column: (H, W)}}``."""
     columns = max(len(row) for row in rows.values())
     shapes = [next(iter(row.values())).shape for row in rows.values()]
     heights = [shape[0] / shape[1] for shape in shapes]
     width = min(1.35 * columns + 0.4, 8.2)
-    each = (width - 0.4) / columns
-    figure = Figure(
-        figsize=(width, sum(each * h + 0.22 for h in heights) + (0.3 if title else 0.05)),
-        layout="constrained",
-    )
-    axes = figure.subplots(
-        len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
-    )
-    for line, (label, row) in zip(axes, rows.items(), strict=True):
+    height = sum((width - 0.4) / columns * each + 0.22 for each in heights) + 0.05
+    figure, axes = panels(width, height, columns, len(rows), height_ratios=heights)
+    for line, (label, row) in zip(np.atleast_2d(axes), rows.items(), strict=True):
         for axis, (name, image) in zip(line, row.items(), strict=False):
-            _image(axis, image, NAMES.get(name, name))
+            picture(axis, image, NAMES.get(name, name), GREY)
         for axis in line[len(row) :]:
             axis.set_visible(False)
         line[0].set_ylabel(label, fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
 
@@ -60,8 +48,7 @@ def first(study: Study, methods: Sequence[str]) -> dict[str, Grey]:
 def gains(studies: Studies, methods: Sequence[str]) -> Figure:
     """PSNR over the best classical peer, task by task, with intervals."""
     tasks = list(studies.values())
-    figure = Figure(figsize=(8, 0.28 * len(tasks) + 0.8), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(8, 0.28 * len(tasks) + 0.8)
     for offset, name in zip(np.linspace(-0.2, 0.2, len(methods)), methods, strict=True):
         rows = [i for i, study in enumerate(tasks) if name in study.scores]
         if not rows:
@@ -87,29 +74,23 @@ def table(studies: Studies) -> str:
     A single task has the resolution and seconds as well. What answers one grey level is left out.
     """
     heads, every = ["method"], list(studies.values())
+    space = "\u00a0" if len(every) <= 3 else " "  # more columns have to break their lines
     names = dict.fromkeys(name for study in every for name in study.methods if name != "constant")
-    labelled = {name: next(s for s in every if name in s.scores).label(name) for name in names}
-    lines = {name: [label] for name, label in labelled.items()}
+    lines = {name: [next(s for s in every if name in s.scores).label(name)] for name in names}
     for study in every:
+        columns = study.columns[: {1: 4, 2: 3}.get(len(every), 2)]
         label = f"{study.cases[0].task.label}: " if len(every) > 1 else ""
-        shown = {"removed": f"{label}error removed", "psnr": "PSNR [dB]"}
-        shown |= {"ssim": "SSIM"} if len(every) < 3 else {}
-        if len(every) == 1:
-            shown |= {c.name: c.head for c in study.columns if c.name == "frc_nm"}
-        heads += [*shown.values(), *["seconds"] * (len(every) == 1)]
+        heads += [label + columns[0].head, *(column.head for column in columns[1:])]
+        heads += ["seconds"] * (len(every) == 1)
         for name, cells in lines.items():
             if name not in study.scores:
-                cells += [""] * len(shown)
+                cells += [""] * len(columns)
                 continue
-            found = {column: study.interval(name, column) for column in shown}
-            half = (found["psnr"].high - found["psnr"].low) / 2
-            space = "\u00a0" if len(every) <= 3 else " "  # more columns have to break their lines
-            psnr = f"{found['psnr'].mean:.2f}{space}±{space}{half:.2f}"
-            texts = {"removed": f"{found['removed'].mean:.0%}", "psnr": psnr}
-            cells += [
-                texts.get(c) or f"{found[c].mean:{'.1f' if c == 'frc_nm' else '.3f'}}"
-                for c in shown
-            ]
+            for column in columns:
+                found = study.interval(name, column.name)
+                half = f"{space}±{space}{(found.high - found.low) / 2:.2f}"
+                mean = column.show.partition(" [")[0].format(**found._asdict())
+                cells.append(mean + half * (column.name == "psnr"))
             if len(every) == 1:
                 cells.append(f"{study.seconds[name]:.2g}")
     return pipe_table(heads, lines.values(), every)
@@ -147,13 +128,12 @@ def rooms(studies: Studies, report: Report, methods: Sequence[str]) -> str:
 
 def correlation_curves(curves: Mapping[str, tuple[NDArray, NDArray]], ylabel: str) -> Figure:
     """Fourier correlation against frequency, ``{method: (frequency per nm, correlation)}``."""
-    figure = Figure(figsize=(4.8, 2.2), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(4.8, 2.2)
     palette = [COLOURS[name] for name in ("sky", "blue", "green", "vermilion", "purple")]
     for (name, (frequency, correlation)), colour in zip(curves.items(), palette, strict=False):
         axis.plot(1000 * frequency, correlation, color=colour, label=NAMES.get(name, name))
-    axis.axhline(0.5, color="grey", lw=0.8, ls=":")
-    axis.axhline(1 / 7, color="grey", lw=0.8, ls=":")
+    for level in (0.5, 1 / 7):
+        axis.axhline(level, color="grey", lw=0.8, ls=":")
     axis.set(xlabel="frequency (1/µm)", ylabel=ylabel, ylim=(-0.1, 1.02))
     axis.legend()
     return figure
@@ -161,8 +141,7 @@ def correlation_curves(curves: Mapping[str, tuple[NDArray, NDArray]], ylabel: st
 
 def sweeps(settings: Mapping[str, Mapping[float, Run]]) -> Figure:
     """PSNR of every crop and power of fine detail against one setting or several."""
-    figure = Figure(figsize=(min(7.2 * len(settings), 9.5), 2.1), layout="constrained")
-    axes = figure.subplots(1, 2 * len(settings))
+    figure, axes = panels(min(7.2 * len(settings), 9.5), 2.1, 2 * len(settings))
     for left, right, (label, runs) in zip(axes[::2], axes[1::2], settings.items(), strict=True):
         values = list(runs)
         scores = np.array([run.psnr for run in runs.values()])
@@ -183,8 +162,7 @@ def sweeps(settings: Mapping[str, Mapping[float, Run]]) -> Figure:
 
 def samples_curve(once: float, means: NDArray) -> Figure:
     """PSNR of the mean of n samples, and the line that one evaluation draws."""
-    figure = Figure(figsize=(4.6, 2.2), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(4.6, 2.2)
     counts = np.arange(1, len(means) + 1)
     axis.plot(counts, means, "-o", ms=3, color=COLOURS["blue"], label="mean of n samples")
     axis.axhline(once, color=COLOURS["vermilion"], label="one evaluation: posterior mean")
@@ -196,8 +174,8 @@ def samples_curve(once: float, means: NDArray) -> Figure:
 def training(run: Training) -> Figure:
     """Denoising PSNR on validation stacks against steps; the last doubling is shaded."""
     levels = [level for level in run.scores if not level.endswith("_alone")]
-    figure = Figure(figsize=(8.2, 2.2), layout="constrained")
-    for axis, level in zip(np.atleast_1d(figure.subplots(1, len(levels))), levels, strict=True):
+    figure, axes = panels(8.2, 2.2, len(levels))
+    for axis, level in zip(axes, levels, strict=True):
         axis.plot(run.steps, run.scores[level], "-o", ms=3, color=COLOURS["blue"])
         if (alone := run.scores.get(f"{level}_alone")) is not None:
             axis.plot(run.steps, alone, "-s", ms=3, color=COLOURS["sky"])
@@ -212,31 +190,25 @@ def training(run: Training) -> Figure:
 
 def kernels(pairs: Mapping[str, tuple[NDArray, NDArray]]) -> Figure:
     """True kernels over those that were found blindly."""
-    figure = Figure(figsize=(1.5 * len(pairs) + 0.3, 3.1), layout="constrained")
-    axes = figure.subplots(2, len(pairs), squeeze=False)
-    for column, (label, (true, found)) in enumerate(pairs.items()):
-        side = max(true.shape[0], found.shape[0])
-        top = float(true.max())
-        for axis, kernel, what in zip(
-            axes[:, column], (true, found), ("true", "found"), strict=True
-        ):
-            axis.imshow(_padded(kernel, side), cmap="gray", vmin=0, vmax=top)
-            axis.set(xticks=[], yticks=[], title=label if what == "true" else "")
-            axis.grid(False)
-            if column == 0:
-                axis.set_ylabel(what)
+    figure, axes = panels(1.5 * len(pairs) + 0.3, 3.1, len(pairs), rows=2)
+    for column, (label, (true, found)) in zip(axes.T, pairs.items(), strict=True):
+        side = max(len(true), len(found))
+        for axis, kernel, title in zip(column, (true, found), (label, ""), strict=True):
+            whole = np.pad(kernel, (side - len(kernel)) // 2)
+            picture(axis, whole, title, (0, float(true.max())))
+    axes[0, 0].set_ylabel("true")
+    axes[1, 0].set_ylabel("found")
     return figure
 
 
 def stitching(found: Stitched, zoom: int) -> Figure:
     """A corner of tiles, pasted and blended, and the seam index of each border."""
-    figure = Figure(figsize=(8.5, 2.4), layout="constrained")
-    first, second, last = figure.subplots(1, 3)
+    figure, (first, second, last) = panels(8.5, 2.4, 3)
     start = max(found.tile - zoom // 2, 0)
     place = (slice(start, found.tile + zoom // 2),) * 2
-    limits = tuple(np.percentile(found.blended[place], [0.5, 99.5]))
-    _image(first, found.pasted[place], "tiles side by side", limits)
-    _image(second, found.blended[place], "blended", limits)
+    low, high = np.percentile(found.blended[place], [0.5, 99.5])
+    picture(first, found.pasted[place], "tiles side by side", (low, high))
+    picture(second, found.blended[place], "blended", (low, high))
     for values, colour, label in (
         (found.pasted_seams, "vermilion", "side by side"),
         (found.seams, "blue", "blended"),
@@ -253,20 +225,13 @@ def uncertainty(
     noisy: Grey, mean: Grey, spread: Grey, truth: Grey, judged: Mapping[str, Calibration]
 ) -> Figure:
     """Mean, spread and error of a crop; error of pixels of similar spread, by task."""
-    figure = Figure(figsize=(9.5, 2.2), layout="constrained")
-    axes = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1, 1.6])
+    figure, axes = panels(9.5, 2.2, 5, width_ratios=[1, 1, 1, 1, 1.6])
     error = np.abs(mean - truth)
     top = float(np.percentile(error, 99.5))
-    _image(axes[0], noisy, "measured")
-    _image(axes[1], mean, "posterior mean")
-    for axis, values, label in (
-        (axes[2], spread, "stated spread"),
-        (axes[3], error, "actual error"),
-    ):
-        axis.imshow(values, cmap="magma", vmin=0, vmax=top)
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(f"{label}, 0 to {top:.0f}", fontsize=8)
-        axis.grid(False)
+    picture(axes[0], noisy, "measured", GREY)
+    picture(axes[1], mean, "posterior mean", GREY)
+    picture(axes[2], spread, f"stated spread, 0 to {top:.0f}", (0, top), "magma")
+    picture(axes[3], error, f"actual error, 0 to {top:.0f}", (0, top), "magma")
     top = 0.0
     for (label, one), colour in zip(judged.items(), COLOURS.values(), strict=False):
         curve = one.curve
@@ -280,14 +245,11 @@ def uncertainty(
 
 def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     """Decorrelation resolution and naturalness against PSNR; one colour a cause."""
-    figure = Figure(figsize=(8.5, 2.3), layout="constrained")
-    axes = figure.subplots(1, 2)
+    figure, axes = panels(8.5, 2.3, 2)
     judged = [item for item in judged if item.psnr < 60]  # the truth itself has no place
     kinds = dict.fromkeys(item.kind for item in judged)
-    for axis, name, label in (
-        (axes[0], "decorrelation_nm", "decorrelation resolution (nm)"),
-        (axes[1], "naturalness", "NIQE"),
-    ):
+    scores = {"decorrelation_nm": "decorrelation resolution (nm)", "naturalness": "NIQE"}
+    for axis, (name, label) in zip(axes, scores.items(), strict=True):
         for kind, colour in zip(kinds, COLOURS.values(), strict=False):
             those = [item for item in judged if item.kind == kind]
             axis.plot(
@@ -299,15 +261,3 @@ def scores_without_truth(judged: Sequence[Judged]) -> Figure:
     axes[0].set_title("lower is meant to be better")
     axes[1].legend()
     return figure
-
-
-def _image(axis: Axes, image: Grey, label: str, limits: tuple[float, ...] = GREY) -> None:
-    axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(label, fontsize=8)
-    axis.grid(False)
-
-
-def _padded(kernel: NDArray, side: int) -> NDArray:
-    edge = (side - kernel.shape[0]) // 2
-    return np.pad(kernel, edge)

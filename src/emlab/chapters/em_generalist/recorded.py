@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -16,44 +16,19 @@ from emlab import chapters, metrics
 from emlab.bench import Report
 from emlab.bench.study import Study, each
 from emlab.bench.tissue import PIXEL_NM, block, blocks, crops, real_pair
+from emlab.chapters.em_generalist import study as study_of
 from emlab.chapters.em_generalist.experiments import Calibration, kernel_error
-from emlab.chapters.em_generalist.study import (
-    PEERS,
-    PUBLISHED,
-    Case,
-    Grey,
-    Method,
-    Rows,
-    Runner,
-    Studies,
-    classical_rows,
-    hurried,
-    image_of,
-    ours_row,
-    published_rows,
-    run_real_pair,
-    run_studies,
-    score,
-)
+from emlab.chapters.em_generalist.study import PUBLISHED, Case, Grey, Method, Rows, Runner, Studies
 from emlab.errors import InputError
 from emlab.methods import generalist
 from emlab.methods.generalist import GreyScale, Solver, load, load_config
 from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.physics import GaussianNoise
 from emlab.priors import Prior
-from emlab.recipes.generalist_tasks import (
-    GREY_RANGE,
-    OPEN,
-    REAL_PAIR,
-    STRANGE_BLUR,
-    TASKS,
-    VOLUMES,
-    Task,
-    defocus_tasks,
-    task,
-)
-from emlab.recorded import Recording, pack, unpack
-from emlab.runtime import choose_threads, make_generator
+from emlab.recipes import generalist_tasks as tasks_of
+from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, Task, task
+from emlab.recorded import pack, unpack
+from emlab.runtime import choose_threads
 from emlab.settings import read_settings
 from emlab.solvers import ONE_ESTIMATE, solver_of
 from emlab.solvers.blind import BlindConfig
@@ -68,25 +43,12 @@ PIXEL_ANGSTROM = 10 * PIXEL_NM
 
 
 class Run(NamedTuple):
-    """What a sampler made of crops, and what it took.
+    """What a sampler made of crops, and what it took."""
 
-    Attributes
-    ----------
-    images : ndarray
-        ``(n, H, W)``, grey levels 0..255; of a recorded run the first.
-    psnr : ndarray
-        Of each crop in dB; an image that ran away counts as 0 dB.
-    fine_power : float
-        Power of fine detail over that of the truth: below 1 oversmoothed, above 1 noise.
-    seconds : float
-        Of the processor, for all crops.
-    steps : int
-    """
-
-    images: Grey
-    psnr: NDArray[np.float64]
-    fine_power: float
-    seconds: float
+    images: Grey  #: ``(n, H, W)``, grey levels 0..255; of a recorded run the first
+    psnr: NDArray[np.float64]  #: of each crop in dB; an image that ran away counts as 0 dB
+    fine_power: float  #: of fine detail over the truth's: below 1 oversmoothed, above 1 noise
+    seconds: float  #: of the processor, for all crops
     steps: int
 
     @classmethod
@@ -107,39 +69,23 @@ def fine_power(images: Grey) -> float:
     return float(power[..., radial_frequency(images.shape[-2:]) > FINE].mean())
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Crops ``(n, H, W)`` of one task, all sampled as one batch, and the seed of every sampler."""
-
-    task: Task
-    truth: Grey
-    measured: Grey
-    seed: int
-
-    @classmethod
-    def of(cls, task: Task, truth: Grey, seed: int) -> Bench:
-        """Measure crops."""
-        measured = task.measure(torch.from_numpy(truth), make_generator(seed)).numpy()
-        return cls(task, truth, measured, seed)
-
-    def run(self, solver: Solver, prior: Prior) -> Run:
-        """One sample of every crop, timed by the processor's clock."""
-        shape, count = tuple(self.truth.shape[1:]), len(self.truth)
-        sigma = self.task.noise * GREY_RANGE
-        scale = GreyScale.of(self.measured, sigma)
-        units = scale.to_units(self.measured, "cpu")
-        noise = GaussianNoise(max(sigma / scale.scale, 0.003))
-        operator, generator = self.task.operator(), make_generator(self.seed)
-        one = isinstance(solver, ONE_ESTIMATE)  # all crops as one image then
-        before = time.process_time()
-        found = solver_of(solver)(
-            prior, operator, units, noise, solver, generator,
-            shape=None if one else shape, samples=1 if one else count,
-            start=self.task.back_to_grid(units),
-        )  # fmt: skip
-        seconds = time.process_time() - before
-        images = scale.to_grey(found.images[0] if one else found.images)
-        return Run.of(images, self.truth, seconds, found.evaluations // (1 if one else count))
+def run_batch(case: Case, solver: Solver, prior: Prior) -> Run:
+    """One sample of each of the crops ``(n, H, W)`` of a case, timed by the processor's clock."""
+    shape, count = tuple(case.truth.shape[1:]), len(case.truth)
+    sigma = case.task.noise * GREY_RANGE
+    scale = GreyScale.of(case.measurement, sigma)
+    units = scale.to_units(case.measurement, "cpu")
+    noise = GaussianNoise(max(sigma / scale.scale, 0.003))
+    one = isinstance(solver, ONE_ESTIMATE)  # all crops as one image then
+    before = time.process_time()
+    found = solver_of(solver)(
+        prior, case.task.operator(), units, noise, solver, case.generator(),
+        shape=None if one else shape, samples=1 if one else count,
+        start=case.task.back_to_grid(units),
+    )  # fmt: skip
+    seconds = time.process_time() - before
+    images = scale.to_grey(found.images[0] if one else found.images)
+    return Run.of(images, case.truth, seconds, found.evaluations // (1 if one else count))
 
 
 def defocus_rows(config: generalist.Config, prior: Prior, steps: int) -> Rows:
@@ -157,8 +103,8 @@ def defocus_rows(config: generalist.Config, prior: Prior, steps: int) -> Rows:
         return generalist.deblur(image, kernel, config, case.generator(), **told), kernel
 
     return lambda task: {
-        **classical_rows(task, ("wiener", "richardson_lucy")),
-        "ours": ours_row(config, prior),
+        **study_of.classical_rows(task, ("wiener", "richardson_lucy")),
+        "ours": study_of.ours_row(config, prior),
         "ours_blind": find,
     }
 
@@ -172,27 +118,31 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("rows are recorded on the real data; set EMLAB_MIRROR, or `make data`")
     few = replace(tissue, grey=tissue.grey[: settings["defocus_crops"]])
     blind = defocus_rows(config, prior, settings["blind_steps"])
-    blurs = [*defocus_tasks(settings["defocus"]), STRANGE_BLUR]
+    blurs = [*tasks_of.defocus_tasks(settings["defocus"]), tasks_of.STRANGE_BLUR]
 
     def slow(which: Task) -> dict[str, Method]:
         asked = load(config.prior) if which is REAL_PAIR else prior  # its pixel size is not known
-        methods = blind(which) if which in blurs else classical_rows(which) | published_rows(asked)
+        methods = (
+            blind(which)
+            if which in blurs
+            else study_of.classical_rows(which) | study_of.published_rows(asked)
+        )
         return {name: methods[name] for name in settings["rows"][which.name]}
 
     def run(study: Study, methods: Mapping[str, Method]) -> Study:
         print(study.cases[0].task.label, *methods, flush=True)
-        solved = {name: each(method) for name, method in methods.items()}
-        return study.run(solved, score, first={"dps": settings["dps_crops"]}, progress=print)
+        solved, first = {n: each(m) for n, m in methods.items()}, {"dps": settings["dps_crops"]}
+        return study.run(solved, study_of.score, first=first, progress=print)
 
     several = blocks("test", settings["volumes"], tuple(settings["volume"]))
-    specimens = dict.fromkeys(VOLUMES, several) | dict.fromkeys(blurs, few)
+    specimens = dict.fromkeys(tasks_of.VOLUMES, several) | dict.fromkeys(blurs, few)
     cube, studies = block("test", tuple(settings["block"])), Studies()
-    for which in (*TASKS.values(), *VOLUMES, *OPEN, *blurs):
+    for which in (*tasks_of.TASKS.values(), *tasks_of.VOLUMES, *tasks_of.OPEN, *blurs):
         if which.name in settings["rows"]:
             usual = cube if which.kind == "isotropic" else tissue
             seen = specimens.get(which, usual)
-            studies |= run_studies([which], slow, seen, seed=seed, kept=run)
-    studies |= run_real_pair(pair, slow, seed=seed, kept=run)
+            studies |= study_of.run_studies([which], slow, seen, seed=seed, kept=run)
+    studies |= study_of.run_real_pair(pair, slow, seed=seed, kept=run)
     found: dict[str, Any] = {}
     for name, study in studies.items():
         kept = {
@@ -200,7 +150,7 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "values": {metric: values.ravel().tolist() for metric, values in scores.items()},
                 "seconds": study.seconds[row],
                 "cases": study.seen(row),
-                "image": _packed(image_of(study.answers[row][0])),
+                "image": _packed(study_of.image_of(study.answers[row][0])),
             }
             for row, scores in study.scores.items()
         }
@@ -218,7 +168,7 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
     small = tissue[: settings["ablation_crops"], :side, :side]
     config = load_config("ours")
     prior, steps = load(config.prior, pixel_angstrom=PIXEL_ANGSTROM), settings["flow"]
-    noisy, blurred = (Bench.of(task(name), small, seed) for name in ("denoise_10", "deblur"))
+    noisy, blurred = (Case.of(task(name), small, seed) for name in ("denoise_10", "deblur"))
     solvers: dict[str, dict[Any, Any]] = {
         "step_size": {g: DPSConfig(settings["ablation_steps"], g) for g in settings["step_sizes"]},
         "alpha": {alpha: PlugAndPlayConfig(steps, alpha) for alpha in settings["alphas"]},
@@ -233,18 +183,13 @@ def _measure_ablations(settings: Mapping[str, Any]) -> dict[str, Any]:
     threads = choose_threads()
     choose_threads(1)  # a race of several threads is lost to whatever else the machine does
     for name, table in solvers.items():
-        bench = noisy if name == "step_size" else blurred
         for value, solver in table.items():
-            run = bench.run(solver, prior)
-            kept[name][f"{value:g}" if isinstance(value, float) else str(value)] = {
-                "images": _packed(run.images[0]),
-                "psnr": run.psnr.tolist(),
-                "fine_power": run.fine_power,
-                "seconds": run.seconds,
-                "steps": run.steps,
-            }
+            run = run_batch(noisy if name == "step_size" else blurred, solver, prior)
+            plain = {"images": _packed(run.images[0]), "psnr": run.psnr.tolist()}
+            key = f"{value:g}" if isinstance(value, float) else str(value)
+            kept[name][key] = run._asdict() | plain
     choose_threads(threads)
-    return {"runs": kept, "measured": _packed(noisy.measured[0]), "truth": _packed(small[0])}
+    return {"runs": kept, "measured": _packed(noisy.measurement[0]), "truth": _packed(small[0])}
 
 
 def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,9 +197,9 @@ def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
     side, count, seed = (settings[k] for k in ("interval_crop", "interval_samples", "seed"))
     tissue = crops("test", settings["crops"], settings["crop"]).grey
     few = tissue[: settings["interval_crops"], :side, :side]
-    config = hurried(load_config("samples"), settings["interval_steps"], count)
+    config = study_of.hurried(load_config("samples"), settings["interval_steps"], count)
     prior = load(config.prior, pixel_angstrom=PIXEL_ANGSTROM)
-    method, found = ours_row(config, prior, count), {}
+    method, found = study_of.ours_row(config, prior, count), {}
     reach = float(stats.t.ppf(0.95, count - 1))
     for name in settings["tasks"]:
         cases = [Case.of(task(name), crop, seed + number) for number, crop in enumerate(few)]
@@ -267,15 +212,12 @@ def _measure_intervals(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _recording(name: str, measure: Any, **more: Any) -> Recording:
-    given = read_settings("methods/generalist") | {"seed": 0, "crops": 12, "crop": 96}
-    settings = {**given, **chapters.table("01_em_generalist")["recorded"][name], **more}
-    return Recording("01_em_generalist", name, measure, settings, (load_config("ours").prior,))
-
-
-ROWS = _recording("rows", _measure_rows, tuned=read_settings(PEERS)["peers"])
-ABLATIONS = _recording("ablations", _measure_ablations)
-INTERVALS = _recording("intervals", _measure_intervals)
+_recording = partial(chapters.recording, "01_em_generalist")
+_GIVEN = read_settings("methods/generalist") | {"seed": 0, "crops": 12, "crop": 96}
+_PRIOR, _TUNED = load_config("ours").prior, read_settings(study_of.PEERS)["peers"]
+ROWS = _recording("rows", _measure_rows, _PRIOR, **_GIVEN, tuned=_TUNED)
+ABLATIONS = _recording("ablations", _measure_ablations, _PRIOR, **_GIVEN)
+INTERVALS = _recording("intervals", _measure_intervals, _PRIOR, **_GIVEN)
 
 
 def shortcuts() -> list[str]:
@@ -305,11 +247,10 @@ def rows(report: Report, hurry: bool = False) -> Runner:
         again = dict.fromkeys(quick, 1)
         left = set(before) - set(again) | (set() if hurry else SLOWEST)
         here = {n: each(m) for n, m in methods.items() if n not in left}
-        study.run(here, score, first=again)
-        told = {n: row["values"].items() for n, row in before.items()}
+        study.run(here, study_of.score, first=again)
         scores = {
-            n: {k: np.reshape(v, (before[n]["cases"], -1)) for k, v in values}
-            for n, values in told.items()
+            n: {k: np.reshape(v, (row["cases"], -1)) for k, v in row["values"].items()}
+            for n, row in before.items()
         }
         for n, row in before.items():
             study.seconds[n] = row["seconds"]
@@ -331,14 +272,11 @@ def kernels(study: Study) -> tuple[NDArray, NDArray, list[float]]:
 
 def ablation(name: str) -> dict[Any, Run]:
     """Runs of an ablation by the value of its setting, or of the race by the sampler."""
-    return {
-        value if name == "race" else float(value): Run(
-            _unpacked(kept["images"])[None],
-            np.array(kept["psnr"]),
-            *(kept[key] for key in ("fine_power", "seconds", "steps")),
-        )
-        for value, kept in ABLATIONS.values["runs"][name].items()
-    }
+    found: dict[Any, Run] = {}
+    for value, kept in ABLATIONS.values["runs"][name].items():
+        arrays = {"images": _unpacked(kept["images"])[None], "psnr": np.array(kept["psnr"])}
+        found[value if name == "race" else float(value)] = Run(**kept | arrays)
+    return found
 
 
 def below_best(name: str, value: float) -> float:

@@ -1,9 +1,8 @@
 """The chapter's tables: measurements, what each method does with them, how answers are scored.
 
-Images (denoising, deblurring, super-resolution) are scored crop by crop. A volume is scored in its
-xz and yz sections, column by column: the block is cut into columns of full depth, and a column
-plays the part of a crop when intervals are drawn. Neighbouring columns are not quite independent.
-The real pair is restored whole and scored in tiles.
+Images and noisy volumes are scored one by one. A block of thick slices is scored in its xz and yz
+sections, column by column: columns of full depth play the part of crops when intervals are drawn.
+Neighbouring columns are not quite independent. The real pair is scored in tiles.
 """
 
 from __future__ import annotations
@@ -29,13 +28,7 @@ from emlab.metrics.structure import slice_correlation
 from emlab.physics.noise_estimation import NoiseSpectrum, estimate_noise_spectrum
 from emlab.priors import Prior
 from emlab.recipes.generalist_supervised import Restorer
-from emlab.recipes.generalist_tasks import (
-    GREY_RANGE,
-    REAL_PAIR,
-    STRANGE_BLUR,
-    VOLUMES,
-    Task,
-)
+from emlab.recipes.generalist_tasks import GREY_RANGE, REAL_PAIR, STRANGE_BLUR, VOLUMES, Task
 from emlab.settings import read_settings, tuned
 from emlab.solvers import classical
 from emlab.solvers.plug_and_play import PlugAndPlayConfig, RestoreConfig
@@ -81,33 +74,21 @@ TILE = 96  # side of the tiles of the real pair
 
 @dataclass(frozen=True)
 class Known:
-    """What a peer is told of the instrument.
+    """What a peer is told of the instrument."""
 
-    Attributes
-    ----------
-    task : Task or None
-        None for a real image.
-    sigma : float
-        Noise level in units of the grey range.
-    spectrum : NoiseSpectrum or None
-        Power spectrum of coloured noise, in units of the grey range squared.
-    """
-
-    task: Task | None
-    sigma: float
-    spectrum: NoiseSpectrum | None = None
+    task: Task
+    sigma: float  #: noise level in units of the grey range
+    spectrum: NoiseSpectrum | None = None  #: of coloured noise, in units of the grey range squared
 
     @classmethod
     def of_real(cls, noisy: Grey) -> Known:
         """What a noisy image, grey levels 0..255, tells about its own noise."""
         spectrum = estimate_noise_spectrum(np.asarray(noisy, np.float32) / GREY_RANGE)
-        return cls(None, spectrum.sigma, spectrum)
+        return cls(REAL_PAIR, spectrum.sigma, spectrum)
 
     @property
     def kernel(self) -> Grey:
-        """The blur."""
-        if self.task is None or self.task.kind != "deblur":
-            raise InputError("only a deblurring task has a kernel")
+        """The blur of a deblurring task."""
         return self.task.kernel.numpy()
 
 
@@ -129,9 +110,8 @@ class Case:
     @cached_property
     def known(self) -> Known:
         """What the peers are told: everything but the specimen; of a real image nothing."""
-        if self.task is REAL_PAIR:
-            return Known.of_real(self.measurement)
-        return Known(self.task, self.task.noise)
+        real = self.task is REAL_PAIR
+        return Known.of_real(self.measurement) if real else Known(self.task, self.task.noise)
 
     @cached_property
     def lost(self) -> float:
@@ -146,16 +126,12 @@ class Case:
 # --- the classical peers
 
 
-Peer = Callable[[Grey, Known, Settings], Grey]
-
-
 def _bm3d(y: Grey, known: Known, s: Settings) -> Grey:
     return classical.bm3d(y, s["scale"] * known.sigma, s["profile"])
 
 
 def _bm3d_coloured(y: Grey, known: Known, s: Settings) -> Grey:
-    if known.spectrum is None:
-        raise InputError("BM3D for coloured noise needs the spectrum of the noise")
+    assert known.spectrum is not None
     half = known.spectrum(y.shape).numpy()
     whole = np.empty(y.shape)
     whole[:, : half.shape[1]] = half
@@ -170,19 +146,16 @@ def _bm3d_lucy(y: Grey, known: Known, s: Settings) -> Grey:
 
 def _interpolate(y: Grey, known: Known, order: int) -> Grey:
     task = known.task
-    assert task is not None
     fine = classical.cubic_axial if task.kind == "isotropic" else classical.cubic_upsample
     return fine(y, task.factor, task.mode, order)
 
 
 def _linear(y: Grey, known: Known, s: Settings) -> Grey:
-    task = known.task
-    assert task is not None
-    shape = task.finer(y.shape)
-    return classical.linear_mmse(y, task.operator(), shape, known.sigma, s["spectrum"])
+    operator, shape = known.task.operator(), known.task.finer(y.shape)
+    return classical.linear_mmse(y, operator, shape, known.sigma, s["spectrum"])
 
 
-_PEERS: dict[str, Peer] = {
+_PEERS: dict[str, Callable[[Grey, Known, Settings], Grey]] = {
     "gaussian": lambda y, _, s: classical.gaussian(y, s["width"]),
     "tv": lambda y, known, s: classical.tv(y, s["weight"] * known.sigma),
     "wavelet": lambda y, known, s: classical.wavelet(y, known.sigma, **s),
@@ -215,10 +188,8 @@ Rows = Callable[[Task], dict[str, Method]]
 def classical_rows(task: Task, peers: Iterable[str] | None = None) -> dict[str, Method]:
     """The identity and the tuned classical peers: those named, or all."""
     settings = tuned("em_generalist", "deblur" if task is STRANGE_BLUR else task.name)
-    return {
-        "input": _on_fine_grid,
-        **{name: partial(_peer, name, settings[name]) for name in peers or settings},
-    }
+    found = {name: partial(_peer, name, settings[name]) for name in peers or settings}
+    return {"input": _on_fine_grid, **found}
 
 
 def rows(
@@ -325,45 +296,59 @@ def score(cases: Sequence[Case], answers: Sequence[Any]) -> dict[str, NDArray]:
     """All metrics ``(cases, places)``: a crop is one place, a volume or a real image has several.
 
     ``removed`` is the share that a method takes away of the mean square error that the measurement
-    on the fine grid has above `Case.lost`; it is below 0 where a method adds error.
-    ``mse`` in grey levels squared, ``psnr`` in dB over the range 255, ``ssim``, and ``frc_nm``, the
-    period where the Fourier correlation falls below .5 (of a whole volume: one place). Those of
-    axial tasks also have ``psnr_xz``, ``psnr_yz``, ``ssim_xz`` and ``ssim_yz``, of which ``psnr``
-    and ``ssim`` are the means, and ``slice_correlation``, of neighbouring planes over that of the
-    truth's. The real pair's scans differ in brightness and contrast: its answers get the gain and
-    offset that fit them best.
+    on the fine grid has above `Case.lost`. ``mse`` in grey levels squared, ``psnr`` in dB over the
+    range 255, ``ssim``, and ``frc_nm``, the period where the Fourier correlation falls below .5 (of
+    a whole volume: one place). Axial tasks also have ``psnr_xz``, ``psnr_yz``, ``ssim_xz`` and
+    ``ssim_yz``, of which ``psnr`` and ``ssim`` are the means, and ``slice_correlation``, of
+    neighbouring planes over that of the truth's. The real pair's scans differ in brightness and
+    contrast: its answers get the gain and offset that fit them best.
     """
     found = [_score(case, image_of(answer)) for case, answer in zip(cases, answers, strict=True)]
     return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def _score(case: Case, estimate: Grey) -> dict[str, list[float]]:
-    truth, measured = case.truth, _on_fine_grid(case)
+    truth, measured, axial = case.truth, _on_fine_grid(case), case.task.kind == "isotropic"
     if estimate.shape != truth.shape:
         raise InputError(f"an answer has the shape {estimate.shape}, the truth {truth.shape}")
-    if case.task.kind == "isotropic":
-        return _score_volume(estimate, truth, measured, case.lost)
+    sides = COLUMN if axial else truth.shape[-2:]
     if case.task is REAL_PAIR:
-        matched = match_grey_levels(estimate, truth)
-        parts = list(zip(*map(_tiles, (matched, truth, measured)), strict=True))
-    else:
-        parts = [(estimate, truth, measured)]
+        estimate, sides = match_grey_levels(estimate, truth), (TILE, TILE)
+    parts = list(zip(*(_pieces(one, sides) for one in (estimate, truth, measured)), strict=True))
     curve = (
         metrics.fourier_shell_correlation if truth.ndim == 3 else metrics.fourier_ring_correlation
     )
-    return {
-        "psnr": [metrics.psnr(a, b, GREY_RANGE) for a, b, _ in parts],
-        "ssim": [_ssim(a, b) for a, b, _ in parts],
-        "frc_nm": [_resolution(curve, a, b) for a, b, _ in parts],
+    whole = [(estimate, truth)] if axial else [(a, b) for a, b, _ in parts]
+    scores = {
+        "frc_nm": [_resolution(curve, a, b) for a, b in whole],
         "mse": [_mse(a, b) for a, b, _ in parts],
         "removed": [_removed(a, b, c, case.lost) for a, b, c in parts],
     }
+    if not axial:
+        scores["psnr"] = [metrics.psnr(a, b, GREY_RANGE) for a, b, _ in parts]
+        return scores | {"ssim": [_in_sections(metrics.ssim, a, b) for a, b, _ in parts]}
+    for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
+        both = [[_in_sections(measure, a, b, axis) for a, b, _ in parts] for axis in (1, 2)]
+        scores |= {f"{name}_xz": both[0], f"{name}_yz": both[1]}
+        scores[name] = [(xz + yz) / 2 for xz, yz in zip(*both, strict=True)]
+    return scores | {"slice_correlation": [slice_correlation(estimate) / slice_correlation(truth)]}
 
 
-def _ssim(estimate: Grey, truth: Grey) -> float:
-    """Of an image; of a volume the mean over its planes."""
-    pairs = zip(*(one.reshape(-1, *one.shape[-2:]) for one in (estimate, truth)), strict=True)
-    return float(np.mean([metrics.ssim(a, b, GREY_RANGE) for a, b in pairs]))
+def _pieces(image: NDArray, sides: tuple[int, ...]) -> list[NDArray]:
+    """Pieces of an image, or of a volume in its full depth, side by side; what is left is cut."""
+    height, width = (min(pair) for pair in zip(sides, image.shape[-2:], strict=True))
+    return [
+        image[..., y : y + height, x : x + width]
+        for y in range(0, image.shape[-2] - height + 1, height)
+        for x in range(0, image.shape[-1] - width + 1, width)
+    ]
+
+
+def _in_sections(measure: Any, estimate: Grey, truth: Grey, axis: int = 0) -> float:
+    """Mean over the sections across an axis; an image is one section."""
+    stacks = (one.reshape(-1, *one.shape[-2:]) for one in (estimate, truth))
+    pairs = zip(*(np.moveaxis(stack, axis, 0) for stack in stacks), strict=True)
+    return float(np.mean([measure(a, b, GREY_RANGE) for a, b in pairs]))
 
 
 def _mse(estimate: Grey, truth: Grey) -> float:
@@ -374,30 +359,6 @@ def _removed(estimate: Grey, truth: Grey, measured: Grey, lost: float) -> float:
     return 1 - (_mse(estimate, truth) - lost) / (_mse(measured, truth) - lost)
 
 
-def _score_volume(
-    estimate: Grey, truth: Grey, measured: Grey, lost: float
-) -> dict[str, list[float]]:
-    height, width = (side - side % cut for side, cut in zip(truth.shape[1:], COLUMN, strict=True))
-    scores: dict[str, list[float]] = {}
-    for y in range(0, height, COLUMN[0]):
-        for x in range(0, width, COLUMN[1]):
-            place = (slice(None), slice(y, y + COLUMN[0]), slice(x, x + COLUMN[1]))
-            pair = estimate[place], truth[place]
-            removed = _removed(estimate[place], truth[place], measured[place], lost)
-            scores.setdefault("removed", []).append(removed)
-            scores.setdefault("mse", []).append(_mse(*pair))
-            for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
-                both = []
-                for view, axis in (("xz", 1), ("yz", 2)):
-                    sections = zip(*(np.moveaxis(one, axis, 0) for one in pair), strict=True)
-                    both.append(float(np.mean([measure(a, b, GREY_RANGE) for a, b in sections])))
-                    scores.setdefault(f"{name}_{view}", []).append(both[-1])
-                scores.setdefault(name, []).append(sum(both) / 2)
-    scores["frc_nm"] = [_resolution(metrics.fourier_shell_correlation, estimate, truth)]
-    scores["slice_correlation"] = [slice_correlation(estimate) / slice_correlation(truth)]
-    return scores
-
-
 def _resolution(curve: Callable[..., metrics.Curve], estimate: NDArray, truth: NDArray) -> float:
     """Period in nm at .5; an image without any agreement gets its longest side."""
     longest = max(truth.shape) * PIXEL_NM
@@ -405,16 +366,6 @@ def _resolution(curve: Callable[..., metrics.Curve], estimate: NDArray, truth: N
         return longest
     found = curve(estimate, truth, PIXEL_NM).resolution_nm(0.5)
     return found if math.isfinite(found) else longest
-
-
-def _tiles(image: NDArray) -> list[NDArray]:
-    height, width = image.shape
-    side = min(TILE, height, width)
-    return [
-        image[y : y + side, x : x + side]
-        for y in range(0, height - side + 1, side)
-        for x in range(0, width - side + 1, side)
-    ]
 
 
 # --- tables
@@ -452,21 +403,18 @@ def run_real_pair(
 ) -> Studies:
     """The same of the real pair; each method has the noisy scan only, and is not told its noise."""
     case = Case(REAL_PAIR, pair.clean, pair.noisy, seed)
-    study = Study([case], _columns(REAL_PAIR), LABELS)
-    return {REAL_PAIR.name: kept(study, methods(REAL_PAIR))}
+    return {REAL_PAIR.name: kept(Study([case], _columns(REAL_PAIR), LABELS), methods(REAL_PAIR))}
 
 
 def _columns(task: Task) -> tuple[Column, ...]:
-    volume, note = task.kind == "isotropic" or task in VOLUMES, Column.note
-    guessed = "; pixel size unknown, taken as 10 nm" * (task is REAL_PAIR)
-    heads = {"psnr": "PSNR [dB]", "ssim": "SSIM", "frc_nm": f"F{'S' if volume else 'R'}C .5 [nm]"}
-    share = "" if task is REAL_PAIR else "error removed"
+    curve = "FSC" if task.kind == "isotropic" or task in VOLUMES else "FRC"
+    note = Column.note + "; pixel size unknown, taken as 10 nm" * (task is REAL_PAIR)
     sections = ("psnr_xz", "psnr_yz", "ssim_xz", "ssim_yz", "slice_correlation")
     return (
-        Column("removed", share, show="{mean:.0%} [{low:.0%}, {high:.0%}]"),
-        Column("psnr", heads["psnr"], show="{mean:.2f} [{low:.2f}, {high:.2f}]", unit="dB"),
-        Column("ssim", heads["ssim"], show="{mean:.3f}"),
-        Column("frc_nm", heads["frc_nm"], "lower", "{mean:.1f}", "nm", note + guessed),
+        Column("removed", "error removed", show="{mean:.0%} [{low:.0%}, {high:.0%}]"),
+        Column("psnr", "PSNR [dB]", show="{mean:.2f} [{low:.2f}, {high:.2f}]", unit="dB"),
+        Column("ssim", "SSIM", show="{mean:.3f}"),
+        Column("frc_nm", f"{curve} .5 [nm]", "lower", "{mean:.1f}", "nm", note),
         *(Column(name, unit="dB" * name.startswith("psnr")) for name in sections),
     )
 

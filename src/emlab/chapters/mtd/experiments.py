@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
@@ -12,64 +9,12 @@ from torch import Tensor
 from torch.fft import irfft2, rfft2
 from torch.nn.functional import pad
 
-from emlab import metrics
-from emlab.chapters.mtd.study import Method, Task, paper_start, targets
+from emlab.chapters.mtd.study import Method, Task
 from emlab.methods.mtd import Config, Recovery, align_to_prior, load_config, recover
-from emlab.physics.mtd import Measurement, Rotations, cut_patches, simulate_measurement
+from emlab.physics.mtd import Measurement, Rotations, cut_patches
 from emlab.priors.base import Prior
-from emlab.priors.gaussian import gaussian_prior
-from emlab.runtime import Stopwatch, make_generator
-from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep, sample_images
-
-SCHEDULES = {
-    "constant 1": (1.0, "constant"),
-    "constant 0.5": (0.5, "constant"),
-    "linear to 1": (1.0, "linear"),
-}
-
-
-def compare_schedules(
-    prior: Prior, start: Tensor, count: int, iterations: int, seed: int, workers: int = 1
-) -> dict[str, np.ndarray]:
-    """Errors ``(count,)`` of the paper's settings under three schedules of the prior's weight.
-
-    Validation digits at SNR 0.5, the same field for every schedule.
-    """
-    paper = load_config("paper_mnist")
-
-    def error(job: tuple[int, Tensor, tuple[float, str]]) -> float:
-        number, truth, (weight, schedule) = job
-        generator = torch.Generator().manual_seed(1_000_003 * seed + number)
-        measurement = simulate_measurement(truth, 0.5, generator)
-        em = replace(paper.em, prior_weight=weight, prior_schedule=schedule, iterations=iterations)
-        config, sigma = replace(paper, em=em), measurement.sigma
-        with torch.no_grad():
-            found = recover(measurement.field, config, generator, prior, sigma, start[None])
-        return metrics.relative_error(found.image.numpy(), truth.numpy())
-
-    truths = targets("mnist", count, "validation")
-    with ThreadPoolExecutor(workers) as pool:
-        return {
-            name: np.array(list(pool.map(error, [(i, t, setting) for i, t in enumerate(truths)])))
-            for name, setting in SCHEDULES.items()
-        }
-
-
-def violate_separation(densities: tuple[float, ...], count: int, seed: int) -> dict[float, float]:
-    """Mean error by density when copies may touch: ours, Gaussian images, SNR 5, N = 110."""
-    config, prior = load_config("ours_gaussian"), gaussian_prior()
-    means = {}
-    for density in densities:
-        errors = []
-        for number, truth in enumerate(targets("gaussian", count)):
-            generator = torch.Generator().manual_seed(1_000_003 * seed + number)
-            measurement = simulate_measurement(
-                truth, 5.0, generator, field_size=110, density=density, separation=5
-            )
-            result = recover(measurement.field, config, generator, prior, measurement.sigma)
-            errors.append(metrics.relative_error(result.image.numpy(), truth.numpy()))
-        means[density] = float(np.mean(errors))
-    return means
+from emlab.runtime import Stopwatch
+from emlab.solvers.expectation_maximization import ExpectationStep
 
 
 def detect_align_average(measurement: Measurement, rounds: int = 8) -> Tensor:
@@ -119,51 +64,6 @@ def classical_rows(prior: Prior) -> dict[str, Method]:
         return prior.denoise(upright, task.measurement.sigma / copies**0.5)
 
     return {"detect_align_average": average, "detect_align_denoise": denoised}
-
-
-def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
-    """What ours changes in the paper's settings, one after the other, from the paper's own start.
-
-    The closed form in place of a gradient step; the occupancy learned; each without a prior and
-    with ours in the M-step (``map`` or ``proximal``), that with each patch given to its likeliest
-    state; the weight of the prior growing from 0 as the paper's.
-    """
-    paper, start = load_config(f"paper_{kind}"), paper_start(kind, make_generator(seed))
-    with_prior = load_config(f"ours_{kind}").em
-    without = replace(with_prior, m_step="closed_form")
-    changes = {
-        "closed_form": replace(without, learn_occupancy=False),
-        "closed_form_prior": replace(with_prior, learn_occupancy=False),
-        "occupancy": without,
-        "occupancy_prior": with_prior,
-        "hard_prior": replace(with_prior, assignment="hard"),
-        "annealed_prior": replace(with_prior, prior_schedule="linear", tolerance=0.0),
-    }
-
-    def row(em: EMConfig) -> Method:
-        config = replace(paper, em=replace(em, iterations=paper.em.iterations))
-        given = None if em.m_step == "closed_form" else prior
-        return lambda task: recover(
-            task.measurement.field,
-            config,
-            task.generator(),
-            given,
-            task.measurement.sigma,
-            start,
-        )
-
-    return {name: row(em) for name, em in changes.items()}
-
-
-def draw_images(task: Task, found: Recovery, prior: Prior, chains: int, sweeps: int) -> Tensor:
-    """Posterior samples ``(draws, L, L)``: the second half of chains that start at a recovery."""
-    measurement = task.measurement
-    rotations = measurement.operator.rotations
-    patches = cut_patches(measurement.field, rotations.size)
-    estep = ExpectationStep(patches, rotations, measurement.sigma)
-    starts = found.image.expand(chains, -1, -1)
-    drawn = sample_images(estep, starts, prior, found.occupancy, sweeps, task.generator())
-    return drawn[sweeps // 2 :].flatten(0, 1)
 
 
 def _align(spectra: Tensor, reference: Tensor, margin: int) -> list[int]:

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from emlab import chapters, metrics
 from emlab.bench import Report
 from emlab.bench.study import Scores, Study, each
-from emlab.chapters.mtd.experiments import (
-    ablation_rows,
-    classical_rows,
-    compare_schedules,
-    draw_images,
-    violate_separation,
-)
-from emlab.chapters.mtd.study import (
-    COLUMNS,
-    LABELS,
-    Fields,
-    Method,
-    StudySettings,
-    Task,
-    draw_tasks,
-    ours_row,
-    run_study,
-    score,
-    standard_methods,
-    untrained_row,
-)
+from emlab.chapters.mtd import experiments as lab, study as study_of
+from emlab.chapters.mtd.study import COLUMNS, LABELS, Fields, Method, StudySettings, Task
 from emlab.data.digits import load_digits
-from emlab.methods.mtd import Config, Recovery, draw_starts, load_config
+from emlab.methods.mtd import Config, Recovery, draw_starts, load_config, recover
 from emlab.metrics.intervals import Interval, paired_ratio
+from emlab.physics.mtd import cut_patches, simulate_measurement
 from emlab.priors.base import Prior
 from emlab.priors.gaussian import gaussian_prior
 from emlab.priors.networks import load_prior
 from emlab.recorded import Recording, pack, unpack
 from emlab.runtime import choose_threads, make_generator
 from emlab.settings import read_settings
+from emlab.solvers.expectation_maximization import EMConfig, ExpectationStep, sample_images
+
+_WEIGHTS = {
+    "constant 1": (1.0, "constant"),
+    "constant 0.5": (0.5, "constant"),
+    "linear to 1": (1.0, "linear"),
+}
 
 
 def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,14 +44,14 @@ def _measure_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
         kind, split = study["kind"], study["split"]
         size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
         prior, starts, config = _ours(kind, study["starts"], seed)
-        methods = standard_methods(kind, seed, starts) | ablation_rows(kind, prior, seed)
-        methods |= classical_rows(prior)
+        methods = study_of.standard_methods(kind, seed, starts)
+        methods |= ablation_rows(kind, prior, seed) | lab.classical_rows(prior)
         hard = replace(config.em, assignment="hard")
-        methods["ours_hard"] = ours_row(replace(config, em=hard), prior, starts)
+        methods["ours_hard"] = study_of.recovery_row(replace(config, em=hard), prior, starts)
         if "ours_untrained" in study["rows"]:
-            methods["ours_untrained"] = untrained_row(len(starts), seed)
+            methods["ours_untrained"] = study_of.untrained_row(len(starts), seed)
         chosen = {row: methods[row] for row in study["rows"]}
-        fields = run_study(kind, size, chosen, seed=seed, split=split, workers=workers)
+        fields = study_of.run_study(kind, size, chosen, seed=seed, split=split, workers=workers)
         rows = {row: _packed(fields, row, size) for row in chosen}
         found[name] = {"power": _power(kind, size, seed, split), "rows": rows}
     choose_threads(workers)
@@ -74,68 +65,111 @@ def _ours(kind: str, starts: int, seed: int) -> tuple[Prior, Tensor, Config]:
     return prior, draw_starts(config, make_generator(seed), prior), config
 
 
+def ablation_rows(kind: str, prior: Prior, seed: int) -> dict[str, Method]:
+    """What ours changes in the paper's settings, one after the other, from the paper's own start.
+
+    The closed form in place of a gradient step; the occupancy learned; each without a prior and
+    with ours in the M-step (``map`` or ``proximal``), that with each patch given to its likeliest
+    state; the weight of the prior growing from 0 as the paper's.
+    """
+    paper, start = load_config(f"paper_{kind}"), study_of.paper_start(kind, make_generator(seed))
+    with_prior = load_config(f"ours_{kind}").em
+    without = replace(with_prior, m_step="closed_form")
+    changes = {
+        "closed_form": replace(without, learn_occupancy=False),
+        "closed_form_prior": replace(with_prior, learn_occupancy=False),
+        "occupancy": without,
+        "occupancy_prior": with_prior,
+        "hard_prior": replace(with_prior, assignment="hard"),
+        "annealed_prior": replace(with_prior, prior_schedule="linear", tolerance=0.0),
+    }
+
+    def row(em: EMConfig) -> Method:
+        config = replace(paper, em=replace(em, iterations=paper.em.iterations))
+        return study_of.recovery_row(config, None if em.m_step == "closed_form" else prior, start)
+
+    return {name: row(em) for name, em in changes.items()}
+
+
 def _measure_schedules(settings: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Errors of validation digits by schedule, from the mean of ten training digits."""
+    """Errors of validation digits at SNR 0.5 under three schedules of the prior's weight.
+
+    The paper's settings from the mean of ten training digits, the same field for every schedule.
+    """
     workers = choose_threads()
     choose_threads(1)
-    start = torch.from_numpy(load_digits("train").images[:10].mean(0))
-    prior, count, seed = load_prior("mtd_mnist_vp"), settings["targets"], settings["seed"]
-    errors = compare_schedules(prior, start, count, settings["iterations"], seed, workers)
+    start = torch.from_numpy(load_digits("train").images[:10].mean(0))[None]
+    paper, prior, found = load_config("paper_mnist"), load_prior("mtd_mnist_vp"), {}
+    truths = list(enumerate(study_of.targets("mnist", settings["targets"], "validation")))
+    count = settings["iterations"]
+    for name, (weight, schedule) in _WEIGHTS.items():
+        em = replace(paper.em, prior_weight=weight, prior_schedule=schedule, iterations=count)
+        ask = partial(_error, replace(paper, em=em), prior, start, settings["seed"], snr=0.5)
+        found[name] = each(ask, workers)(truths)
     choose_threads(workers)
-    return {name: values.tolist() for name, values in errors.items()}
+    return found
 
 
 def _measure_separation(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Mean error by density of copies that may touch."""
-    densities = tuple(settings["densities"])
-    errors = violate_separation(densities, settings["targets"], settings["seed"])
-    return {f"{density:g}": error for density, error in errors.items()}
+    """Mean error by density when copies may touch: ours, Gaussian images, SNR 5, N = 110."""
+    config, prior, means = load_config("ours_gaussian"), gaussian_prior(), {}
+    truths = list(enumerate(study_of.targets("gaussian", settings["targets"])))
+    for density in settings["densities"]:
+        crowded = {"snr": 5.0, "field_size": 110, "density": density, "separation": 5}
+        ask = partial(_error, config, prior, None, settings["seed"], **crowded)
+        means[f"{density:g}"] = float(np.mean(each(ask)(truths)))
+    return means
+
+
+def _error(
+    config: Config, prior: Prior, starts: Tensor | None, seed: int, numbered: Any, **field: Any
+) -> float:
+    """Error of a truth, given with its number, recovered from such a field of its own."""
+    number, truth = numbered
+    generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+    measurement = simulate_measurement(truth, generator=generator, **field)
+    found = recover(measurement.field, config, generator, prior, measurement.sigma, starts)
+    return metrics.relative_error(found.image.numpy(), truth.numpy())
 
 
 def _measure_samples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """By study and SNR, of every field: errors of ours and of the samples' mean, and their spread.
-
-    Errors are pairs, after the best rotation and after the best rotation and shift; the spread is
-    relative to the norm of the truth, as they are.
-    """
+    """By study and SNR, of every field: errors of ours and of the samples' mean; the spread."""
     workers = choose_threads()
     choose_threads(1)
     found: dict[str, Any] = {}
     for kind, study in settings["studies"].items():
         found[kind] = {}
-        sample = _sampling_row(kind, study["starts"], settings)
+        prior, starts, config = _ours(kind, study["starts"], settings["seed"])
+        sample = partial(_sampled, study_of.recovery_row(config, prior, starts), prior, settings)
+        size = StudySettings(study["targets"], study["draws"], tuple(study["snrs"]))
         for snr in study["snrs"]:
-            size = StudySettings(study["targets"], study["draws"], (snr,))
-            rows = each(sample, workers)(draw_tasks(kind, size, settings["seed"]))
+            rows = each(sample, workers)(study_of.draw_tasks(kind, size, snr, settings["seed"]))
             found[kind][f"{snr:g}"] = {name: [row[name] for row in rows] for name in rows[0]}
     choose_threads(workers)
     return found
 
 
-def _sampling_row(
-    kind: str, starts: int, settings: Mapping[str, Any]
-) -> Callable[[Task], dict[str, Any]]:
-    prior, drawn_starts, config = _ours(kind, starts, settings["seed"])
-    ours = ours_row(config, prior, drawn_starts)
-
-    def sampled(task: Task) -> dict[str, Any]:
-        recovery = ours(task)
-        assert isinstance(recovery, Recovery)
-        drawn = draw_images(task, recovery, prior, settings["chains"], settings["sweeps"])
-        errors = score([task] * 2, [recovery, drawn.mean(0)])
-        pairs = np.stack([errors[column.name] for column in COLUMNS], -1)
-        spread = (drawn.std(0).norm() / task.truth.norm()).item()
-        return {"ours": pairs[0].tolist(), "mean": pairs[1].tolist(), "spread": spread}
-
-    return sampled
+def _sampled(ours: Method, prior: Prior, settings: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Errors by `COLUMNS`, and the spread over the norm of the truth: later halves of chains."""
+    recovery, measured, sweeps = ours(task), task.measurement, settings["sweeps"]
+    assert isinstance(recovery, Recovery)
+    rotations = measured.operator.rotations
+    starts = recovery.image.expand(settings["chains"], -1, -1)
+    estep = ExpectationStep(cut_patches(measured.field, rotations.size), rotations, measured.sigma)
+    chains = sample_images(estep, starts, prior, recovery.occupancy, sweeps, task.generator())
+    drawn = chains[sweeps // 2 :].flatten(0, 1)
+    errors = study_of.score([task] * 2, [recovery, drawn.mean(0)])
+    pairs = np.stack([errors[column.name] for column in COLUMNS], -1)
+    spread = (drawn.std(0).norm() / task.truth.norm()).item()
+    return {"ours": pairs[0].tolist(), "mean": pairs[1].tolist(), "spread": spread}
 
 
 def _power(
     kind: str, size: StudySettings, seed: int, split: str, device: torch.device | str = "cpu"
 ) -> list[float]:
     """Mean squared grey level of each target's first field at the highest SNR."""
-    first = replace(size, draws=1, snrs=(max(size.snrs),))
-    tasks = draw_tasks(kind, first, seed, split, device)
+    first, snr = replace(size, draws=1), max(size.snrs)
+    tasks = study_of.draw_tasks(kind, first, snr, seed, split, device)
     return [task.measurement.field.square().mean().item() for task in tasks]
 
 
@@ -171,37 +205,15 @@ def _scores(rows: Mapping[str, Any], snr: float, places: Any = ()) -> dict[str, 
     return {row: dict(zip(names, one.reshape(-1, 2).T, strict=True)) for row, one in errors.items()}
 
 
-_READ = {**read_settings("chapters/mtd/chapter"), **read_settings("methods/mtd")}
+_recording = partial(chapters.recording, "04_mtd", configs=read_settings("methods/mtd")["configs"])
+_OURS = ("mtd_mnist_epsilon", "mtd_mnist_turns")
 ROWS, FAINT, ABLATION = (
-    Recording(
-        "04_mtd",
-        name,
-        _measure_rows,
-        {**_READ["recorded"][name], "configs": _READ["configs"]},
-        ("mtd_gaussian_mlp", "mtd_mnist_vp", "mtd_mnist_epsilon", "mtd_mnist_turns"),
-    )
+    _recording(name, _measure_rows, "mtd_gaussian_mlp", "mtd_mnist_vp", *_OURS)
     for name in ("rows", "faint", "ablation")
 )
-SCHEDULES = Recording(
-    "04_mtd",
-    "schedules",
-    _measure_schedules,
-    {**_READ["recorded"]["schedules"], "configs": _READ["configs"]},
-    ("mtd_mnist_vp",),
-)
-SAMPLES = Recording(
-    "04_mtd",
-    "samples",
-    _measure_samples,
-    {**_READ["recorded"]["samples"], "configs": _READ["configs"]},
-    ("mtd_mnist_epsilon", "mtd_mnist_turns"),
-)
-SEPARATION = Recording(
-    "04_mtd",
-    "separation",
-    _measure_separation,
-    {**_READ["recorded"]["separation"], "configs": _READ["configs"]},
-)
+SCHEDULES = _recording("schedules", _measure_schedules, "mtd_mnist_vp")
+SAMPLES = _recording("samples", _measure_samples, *_OURS)
+SEPARATION = _recording("separation", _measure_separation)
 
 
 def recorded_rows(
@@ -211,9 +223,8 @@ def recorded_rows(
     found: dict[str, Mapping[str, Any]] = {}
     for name, kept in ROWS.values["studies"].items():
         of = ROWS.settings["studies"][name]
-        if of["kind"] != kind or not set(size.snrs) <= set(of["snrs"]):
-            continue
-        if size.targets > of["targets"] or size.draws > of["draws"]:
+        fits = of["kind"] == kind and set(size.snrs) <= set(of["snrs"])
+        if not fits or size.targets > of["targets"] or size.draws > of["draws"]:
             continue
         # At the recorded top SNR, which a smaller study need not have.
         here = _power(kind, replace(size, snrs=tuple(of["snrs"])), seed, "test", device)
@@ -240,10 +251,10 @@ def study_with_recorded(
     kept = recorded_rows(kind, size, seed, device)
     kept = {name: kept[name] for name in methods if name in kept}
     live = {name: method for name, method in methods.items() if name not in kept}
-    fields = run_study(kind, size, live, seed=seed, device=device, workers=workers)
+    fields = study_of.run_study(kind, size, live, seed=seed, device=device, workers=workers)
     if kind == "gaussian" or load_digits("train").source == ROWS.values["starts_from"]:
         again = {name: each(methods[name]) for name in kept}
-        fields.studies[size.snrs[0]].run(again, score, first=dict.fromkeys(kept, 1))
+        fields.studies[size.snrs[0]].run(again, study_of.score, first=dict.fromkeys(kept, 1))
     _join(fields, kept, report, kind)
     return fields
 
@@ -270,8 +281,8 @@ def untrained_study(
     """The row of a network that was never trained: recorded, or run from so many starts."""
     rows = recorded_rows("mnist", size, seed, device)
     kept = {name: row for name, row in rows.items() if name == "ours_untrained"}
-    methods = {} if kept else {"ours_untrained": untrained_row(starts, seed, device)}
-    fields = run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
+    methods = {} if kept else {"ours_untrained": study_of.untrained_row(starts, seed, device)}
+    fields = study_of.run_study("mnist", size, methods, seed=seed, device=device, workers=workers)
     _join(fields, kept, report, "mnist")
     return fields
 

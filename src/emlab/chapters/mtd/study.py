@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from emlab.priors.networks import load_prior, untrained_prior
 from emlab.runtime import make_generator
 
 MAX_SHIFT = 8
-PAPER_TARGETS = 10
 MISPLACED = 0.2  # a good image in the wrong place loses at least this much error when shifted
 GAUSSIAN_SEEDS = {"test": 78, "validation": 77}
 LABELS = {
@@ -64,11 +64,10 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Task:
-    """One field: target number, draw number, SNR, the truth and the measurement."""
+    """One field: target number, draw number, the truth and the measurement."""
 
     target: int
     draw: int
-    snr: float
     truth: Tensor
     measurement: Measurement
     seed: int
@@ -86,25 +85,17 @@ COLUMNS = (
 
 @dataclass
 class Fields:
-    """The same methods on fields of several SNRs.
+    """The same methods on fields of several SNRs."""
 
-    Attributes
-    ----------
-    truths : ndarray
-        ``(targets, L, L)``.
-    studies : dict of float to Study
-        By SNR; a case is a field. Errors after the best rotation, and rotation and shift.
-    kept : dict
-        ``kept[method][snr]``: recorded images ``(targets, L, L)`` of the first draw.
-    """
-
-    truths: np.ndarray
+    truths: np.ndarray  #: ``(targets, L, L)``
+    #: by SNR; a case is a field; errors after the best rotation, and rotation and shift
     studies: dict[float, Study]
+    #: ``kept[method][snr]``: recorded images ``(targets, L, L)`` of the first draw
     kept: dict[str, dict[float, np.ndarray]] = field(default_factory=dict)
 
     @property
     def snrs(self) -> list[float]:
-        """Signal-to-noise ratios."""
+        """Of the studies."""
         return list(self.studies)
 
     def images(self, method: str, snr: float) -> np.ndarray | None:
@@ -145,8 +136,6 @@ def targets(kind: str, count: int, split: str = "test") -> Tensor:
     Digits are taken in turn from the ten classes, in the order of the file.
     """
     if kind == "gaussian":
-        if split not in GAUSSIAN_SEEDS:
-            raise InputError(f"unknown split {split!r}; choose 'test' or 'validation'")
         return gaussian_prior().sample(count, make_generator(GAUSSIAN_SEEDS[split]))
     if kind != "mnist":
         raise InputError(f"unknown kind of image {kind!r}; choose 'gaussian' or 'mnist'")
@@ -165,110 +154,74 @@ def run_study(
     split: str = "test",
     device: torch.device | str = "cpu",
     workers: int = 1,
-    progress: Callable[[str], None] | None = None,
 ) -> Fields:
-    """Run every method on every field of a study.
+    """Run methods, see `standard_methods`, on every field of a study, made on their device.
 
-    Parameters
-    ----------
-    kind : str
-        ``"gaussian"`` or ``"mnist"``.
-    methods : dict
-        Name to function of a `Task`, see `standard_methods`.
-    split : str
-        Digits: ``"test"`` for results, ``"validation"`` for choosing settings.
-    device : torch.device or str
-        Where the fields are made and the methods' priors lie.
-    workers : int
-        Fields in work at the same time (threads; torch itself should then use one).
+    The kind of image is ``"gaussian"`` or ``"mnist"``; the split of digits ``"test"`` for results
+    and ``"validation"`` for choosing settings. So many `workers` are threads, each with a field;
+    torch itself should then use one.
     """
     batched = {name: each(method, workers) for name, method in methods.items()}
     studies = {}
     for snr in settings.snrs:
-        tasks = draw_tasks(kind, replace(settings, snrs=(snr,)), seed, split, device)
+        tasks = draw_tasks(kind, settings, snr, seed, split, device)
         studies[snr] = Study(tasks, COLUMNS, LABELS, np.array([task.target for task in tasks]))
-        studies[snr].run(batched, score, progress=progress)
+        studies[snr].run(batched, score)
     return Fields(targets(kind, settings.targets, split).numpy(), studies)
 
 
 def score(tasks: Sequence[Task], answers: Sequence[Tensor | Recovery]) -> dict[str, np.ndarray]:
     """Errors of answers: after the best rotation, and after the best rotation and shift."""
     pairs = [(_image(a), t.truth.cpu().numpy()) for a, t in zip(answers, tasks, strict=True)]
-    shift = min(MAX_SHIFT, len(pairs[0][1]) // 3)
-    return {
-        "error": np.array([metrics.relative_error(*pair) for pair in pairs]),
-        "error_shift": np.array([metrics.relative_error(*pair, shift) for pair in pairs]),
-    }
+    most = {"error": 0, "error_shift": min(MAX_SHIFT, len(pairs[0][1]) // 3)}
+    return {k: np.array([metrics.relative_error(*p, s) for p in pairs]) for k, s in most.items()}
 
 
 def draw_tasks(
     kind: str,
-    settings: StudySettings,
+    size: StudySettings,
+    snr: float,
     seed: int = 0,
     split: str = "test",
     device: torch.device | str = "cpu",
 ) -> list[Task]:
-    """The fields of a study: by SNR, target and draw, each from random numbers of its own."""
-    truths = targets(kind, settings.targets, split).to(device)
-    return [
-        _draw_task(target, draw, snr, truths[target], seed)
-        for snr in settings.snrs
-        for target in range(settings.targets)
-        for draw in range(settings.draws)
-    ]
+    """The fields of a study at one SNR, each from random numbers of its own."""
+    truths, tasks = targets(kind, size.targets, split).to(device), []
+    for target, draw in product(range(size.targets), range(size.draws)):
+        own = ((1009 * seed + target) * 1009 + draw) * 100_003 + round(1000 * snr)
+        measurement = simulate_measurement(truths[target], snr, make_generator(own))
+        tasks.append(Task(target, draw, truths[target], measurement, own))
+    return tasks
 
 
 def standard_methods(
     kind: str, seed: int = 0, starts: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Method]:
-    """The rows of the chapter's table, by name; `starts` replaces those that ours would draw.
-
-    ``paper_no_prior``, ``paper_prior``: the paper's settings; ``ours``; ``oracle``: positions and
-    rotations known, averaged and denoised with our prior; ``zero``, ``prior_mean`` and
-    ``brightest_patch``: answers without any work.
-    """
+    """The rows of the chapter's table, by name; `starts` replaces those that ours would draw."""
     generator = torch.Generator().manual_seed(seed)
     paper, ours = load_config(f"paper_{kind}"), load_config(f"ours_{kind}")
-    paper_prior: Prior
     ours_prior: Prior
     if kind == "gaussian":
-        ours_prior, paper_prior = gaussian_prior(device), load_prior("mtd_gaussian_mlp", device)
+        ours_prior, theirs = gaussian_prior(device), "mtd_gaussian_mlp"
         mean = gaussian_prior().mean
     else:
-        ours_prior = load_prior("mtd_mnist_epsilon", device)
-        paper_prior = load_prior("mtd_mnist_vp", device)
+        ours_prior, theirs = load_prior("mtd_mnist_epsilon", device), "mtd_mnist_vp"
         mean = torch.from_numpy(load_digits("train").images).mean(0)
     given = paper_start(kind, generator)
     if starts is None:
         starts = draw_starts(ours, generator, ours_prior, device)
     ours = replace(ours, starts=len(starts), kept=min(ours.kept, len(starts)))
-
-    def paper_row(prior: Prior | None) -> Method:
-        return lambda task: recover(
-            task.measurement.field,
-            paper,
-            task.generator(),
-            prior,
-            sigma=task.measurement.sigma,
-            starts=given,
-        )
-
     rows: dict[str, Method] = {
         "zero": lambda task: torch.zeros_like(task.truth),
         "prior_mean": lambda task: mean,
         "brightest_patch": brightest_patch,
-        "paper_no_prior": paper_row(None),
-        "paper_prior": paper_row(paper_prior),
-        "ours": ours_row(ours, ours_prior, starts),
+        "paper_no_prior": recovery_row(paper, None, given),
+        "paper_prior": recovery_row(paper, load_prior(theirs, device), given),
+        "ours": recovery_row(ours, ours_prior, starts),
         "oracle": lambda task: known_pose_oracle(task, ours_prior),
     }
     if kind == "gaussian":
-        rows["converged_no_prior"] = lambda task: recover(
-            task.measurement.field,
-            load_config("converged_gaussian"),
-            task.generator(),
-            sigma=task.measurement.sigma,
-        )
+        rows["converged_no_prior"] = recovery_row(load_config("converged_gaussian"))
     return rows
 
 
@@ -281,16 +234,16 @@ def paper_start(kind: str, generator: torch.Generator) -> Tensor | None:
     return digits[ten].mean(0, keepdim=True)
 
 
-def ours_row(config: Config, prior: Prior, starts: Tensor) -> Method:
-    """Our method with given starts; sigma is known, as it is to the paper's algorithm."""
-    return lambda task: recover(
-        task.measurement.field,
-        config,
-        task.generator(),
-        prior,
-        sigma=task.measurement.sigma,
-        starts=starts,
-    )
+def recovery_row(
+    config: Config, prior: Prior | None = None, starts: Tensor | None = None
+) -> Method:
+    """`recover` with settings of the paper or ours; sigma is known, as to the paper's algorithm."""
+
+    def row(task: Task) -> Recovery:
+        field, sigma = task.measurement.field, task.measurement.sigma
+        return recover(field, config, task.generator(), prior, sigma, starts)
+
+    return row
 
 
 def untrained_row(starts: int, seed: int = 0, device: torch.device | str = "cpu") -> Method:
@@ -298,15 +251,14 @@ def untrained_row(starts: int, seed: int = 0, device: torch.device | str = "cpu"
     prior = untrained_prior("mtd_mnist_epsilon", seed, device)
     config = replace(load_config("ours_mnist"), starts=starts)
     generator = torch.Generator().manual_seed(seed)
-    return ours_row(config, prior, draw_starts(config, generator, prior, device))
+    return recovery_row(config, prior, draw_starts(config, generator, prior, device))
 
 
 def brightest_patch(task: Task) -> Tensor:
     """The piece of the raw field, L x L, with the most energy: the identity as an answer."""
     size = task.truth.shape[-1]
     energy = torch.nn.functional.avg_pool2d(task.measurement.field.square()[None], size, stride=1)
-    place = int(energy.argmax())
-    row, column = divmod(place, energy.shape[-1])
+    row, column = divmod(int(energy.argmax()), energy.shape[-1])
     return task.measurement.field[row : row + size, column : column + size]
 
 
@@ -316,28 +268,6 @@ def known_pose_oracle(task: Task, prior: Prior) -> Tensor:
     copies = len(operator.turns)
     average = operator.A_adjoint(task.measurement.field) / copies
     return prior.denoise(average, task.measurement.sigma / copies**0.5)
-
-
-def shortcuts(profile: str) -> list[str]:
-    """What a profile does less of, with the full-scale value beside it."""
-    sentences = []
-    for kind, name in (("gaussian", "Gaussian images"), ("mnist", "digits")):
-        here, full = StudySettings.of(kind, profile), StudySettings.of(kind, "paper")
-        if here != full:
-            sentences.append(
-                f"{name}: {here.targets} targets x {here.draws} fields at SNR "
-                f"{', '.join(f'{snr:g}' for snr in here.snrs)} here; the paper profile has "
-                f"{full.targets} x {full.draws} at SNR {', '.join(f'{s:g}' for s in full.snrs)}, "
-                f"the paper itself {PAPER_TARGETS} targets."
-            )
-    return sentences
-
-
-def _draw_task(target: int, draw: int, snr: float, truth: Tensor, seed: int) -> Task:
-    task_seed = ((1009 * seed + target) * 1009 + draw) * 100_003 + round(1000 * snr)
-    generator = torch.Generator().manual_seed(task_seed)
-    measurement = simulate_measurement(truth, snr, generator)
-    return Task(target, draw, snr, truth, measurement, task_seed)
 
 
 def _image(found: Tensor | Recovery) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,33 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from emlab.chapters.start_here.cases import (
-    Mask,
-    contour_level,
-    coverage_with_wrong_noise,
-    grid,
-    log_posterior_on_grid,
-    three_islands,
-    two_heights,
-)
+from emlab.chapters.start_here import cases as cases_of
+from emlab.chapters.start_here.cases import Mask, grid, three_islands
 from emlab.priors import Prior
 from emlab.priors.objectives import VPSchedule
-from emlab.viz import COLOURS, show_images
+from emlab.viz import COLOURS, panels, show_images
 
 WIDTH = 7.5
 HALF = 2.6
-SHADES = "Blues"
 
 
 def one_sentence(samples: Tensor, posterior: Tensor, first: float, noise_sigma: float) -> Figure:
     """Prior, measurement and posterior of the islands, each with samples ``(n, 1, 2)`` on top."""
     prior, points = three_islands(), grid(HALF, 160)
-    density = prior.log_density(points).exp()
     seen = (-((points[..., 0, 0] - first) / noise_sigma).square() / 2).exp()
-    product = (lp := log_posterior_on_grid(prior, points, first, noise_sigma)) - lp.max()
+    product = cases_of.log_posterior_on_grid(prior, points, first, noise_sigma)
+    shades = prior.log_density(points).exp(), seen, (product - product.max()).exp()
     titles = ["specimen prior p(x)", "microscope p(y | x)", "posterior p(x | y), sampled"]
-    figure, axes = _panels(3, titles)
-    for axis, shade in zip(axes, (density, seen, product.exp()), strict=True):
+    figure, axes = _squares(titles)
+    for axis, shade in zip(axes, shades, strict=True):
         _shade(axis, shade)
         axis.set_xlabel("$x_1$ (measured)")
     axes[0].set_ylabel("$x_2$ (not measured)")
@@ -49,11 +41,10 @@ def one_sentence(samples: Tensor, posterior: Tensor, first: float, noise_sigma: 
 
 def line_of_scores() -> Figure:
     """Density, score and denoiser of the two heights at three noise levels."""
-    prior = two_heights()
+    prior = cases_of.two_heights()
     x = torch.linspace(-3.5, 3.5, 400).reshape(-1, 1, 1)
     titles = ["density $p_\\sigma(x)$", "score $s_\\sigma(x)$", "denoiser $D(x, \\sigma)$"]
-    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure, axes = panels(WIDTH, 2.5, 3)
     for sigma, colour in {0.1: "blue", 0.6: "orange", 2.0: "green"}.items():
         curves = [prior.log_density(x, sigma).exp(), prior.score(x, sigma), prior.denoise(x, sigma)]
         for axis, curve in zip(axes, curves, strict=True):
@@ -73,11 +64,10 @@ def score_arrows(
     priors: Mapping[str, Prior], sigma: float, errors: Mapping[str, Mapping[float, float]]
 ) -> Figure:
     """Score arrows of two priors over the noisy density, and score errors by noise level."""
-    figure, axes = _panels(3, [*priors, "error of the score"], equal=2)
-    _shade(axes[0], density := three_islands().log_density(grid(HALF, 160), sigma).exp())
-    _shade(axes[1], density)
+    figure, axes = _squares([*priors, "error of the score"], most=2)
     points = grid(HALF, 17)
     for axis, prior in zip(axes, priors.values(), strict=False):
+        _shade_islands(axis, sigma)
         with torch.no_grad():
             _arrows(axis, points, prior.score(points, sigma))
     for (name, error), marker in zip(errors.items(), "os^D", strict=False):
@@ -89,7 +79,7 @@ def score_arrows(
 
 def learned_against_exact(pairs: Mapping[str, tuple[Tensor, Tensor]], label: str) -> Figure:
     """Learned against exact values, a scatter plot for each pair (exact, learned)."""
-    figure, axes = _panels(len(pairs), list(pairs), width=2.6 * len(pairs))
+    figure, axes = _squares(list(pairs), 2.6 * len(pairs))
     for axis, (exact, learned) in zip(axes, pairs.values(), strict=True):
         x, y = exact.flatten()[:1500], learned.flatten()[:1500]
         limit = 1.05 * x.abs().max().item()
@@ -102,8 +92,8 @@ def learned_against_exact(pairs: Mapping[str, tuple[Tensor, Tensor]], label: str
 
 def flow_lines(paths: Tensor, velocity: Tensor, exact: Tensor, points: Tensor) -> Figure:
     """Paths ``(times, n, 1, 2)`` from noise to data, and learned over exact velocities."""
-    figure, axes = _panels(2, ["paths from noise (t = 0) to data (t = 1)", "velocity at t = 0.5"])
-    _shade(axes[0], three_islands().log_density(grid(HALF, 160)).exp())
+    figure, axes = _squares(["paths from noise (t = 0) to data (t = 1)", "velocity at t = 0.5"])
+    _shade_islands(axes[0])
     for path in paths.unbind(1):
         axes[0].plot(path[:, 0, 0], path[:, 0, 1], color=COLOURS["black"], lw=0.5, alpha=0.5)
     axes[0].plot(*paths[0, :, 0].T, ".", ms=3, color=COLOURS["orange"], label="noise")
@@ -127,21 +117,16 @@ def three_clocks(image: float, noise: float, schedule: VPSchedule) -> Figure:
     sigma = torch.logspace(-2, 0.7, 200)
     t_vp, t_flow = schedule.time_at(sigma), 1 / (1 + sigma)
     plain = image + sigma * noise
-    scales = {"noise added": sigma * 0 + 1, "VP diffusion": schedule.alpha(t_vp), "flow": t_flow}
-    clocks = {"noise added": sigma / 5, "VP diffusion": t_vp, "flow": 1 - t_flow}
-    styles = {
-        "noise added": ("-", 5, "sky"),
-        "VP diffusion": ("--", 2.5, "orange"),
-        "flow": (":", 2, "black"),
+    paths = {  # scale, clock, and how it is drawn
+        "noise added": (sigma * 0 + 1, sigma / 5, "-", 5, "sky"),
+        "VP diffusion": (schedule.alpha(t_vp), t_vp, "--", 2.5, "orange"),
+        "flow": (t_flow, 1 - t_flow, ":", 2, "black"),
     }
-    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, (style, width, colour) in styles.items():
-        on_path = scales[name] * plain
-        left.plot(clocks[name], on_path, color=COLOURS[colour], label=name)
-        right.semilogx(
-            sigma, on_path / scales[name], style, lw=width, color=COLOURS[colour], label=name
-        )
+    figure, (left, right) = panels(WIDTH, 2.7, 2)
+    for name, (scale, clock, style, width, colour) in paths.items():
+        told = {"color": COLOURS[colour], "label": name}
+        left.plot(clock, scale * plain, **told)
+        right.semilogx(sigma, scale * plain / scale, style, lw=width, **told)
     left.set(title="as each method tells it", xlabel="its own time, data to noise", ylabel="pixel")
     right.set(title="re-timed to σ and re-scaled", xlabel="noise level σ", ylabel="pixel / scale")
     left.legend()
@@ -151,10 +136,9 @@ def three_clocks(image: float, noise: float, schedule: VPSchedule) -> Figure:
 
 def prior_samples(samples: Mapping[str, Tensor]) -> Figure:
     """Samples ``(n, 1, 2)`` of several priors over the exact density."""
-    figure, axes = _panels(len(samples), list(samples))
-    density = three_islands().log_density(grid(HALF, 160)).exp()
+    figure, axes = _squares(list(samples))
     for axis, points in zip(axes, samples.values(), strict=True):
-        _shade(axis, density)
+        _shade_islands(axis)
         _dots(axis, points[:600])
     return figure
 
@@ -173,27 +157,24 @@ def coverage_curve(
     assumed: list[float], measured: list[float], prior_std: float, noise_sigma: float
 ) -> Figure:
     """Coverage of 90 % intervals against the noise level that the sampler was told."""
-    figure = Figure(figsize=(4.6, 2.8), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(4.6, 2.8)
     told = np.geomspace(min(assumed), max(assumed), 100)
-    theory = [100 * coverage_with_wrong_noise(prior_std, noise_sigma, s) for s in told]
+    theory = [100 * cases_of.coverage_with_wrong_noise(prior_std, noise_sigma, s) for s in told]
     axis.semilogx(told / noise_sigma, theory, label="closed form")
     factors = [s / noise_sigma for s in assumed]
     axis.plot(factors, [100 * c for c in measured], "o", color=COLOURS["orange"], label="sampler")
     axis.axhline(90, color="grey", lw=1, ls=":")
     axis.set_xticks(factors, [f"{f:.3g}" for f in factors])
     axis.minorticks_off()
-    axis.set(
-        xlabel="assumed / true noise level", ylabel="coverage of 90 % intervals (%)", ylim=(0, 103)
-    )
+    axis.set(xlabel="assumed / true noise level", ylim=(0, 103))
+    axis.set_ylabel("coverage of 90 % intervals (%)")
     axis.legend(loc="lower right")
     return figure
 
 
 def mode_and_mean(x: Tensor, density: Tensor, measured: float, mode: float, mean: float) -> Figure:
     """A posterior of one number with its highest point and its mean."""
-    figure = Figure(figsize=(5.2, 2.6), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(5.2, 2.6)
     axis.fill_between(x, density, color=COLOURS["sky"], alpha=0.4, lw=0)
     axis.plot(x, density, label="posterior")
     for value, colour, style, name in (
@@ -212,38 +193,40 @@ def where_data_are(prior: Prior, points: Tensor, sigmas: tuple[float, ...]) -> F
     exact, half, n = three_islands(), 3.0, 120
     axis, wide = np.linspace(-half, half, n), grid(half, n)
     titles = ["training points", *(f"relative error, σ = {sigma:g}" for sigma in sigmas)]
-    figure, axes = _panels(len(titles), titles)
+    figure, axes = _squares(titles)
     axes[0].plot(*points[:1000, 0].T, ".", ms=2, color=COLOURS["blue"])
     axes[0].set(xlim=(-half, half), ylim=(-half, half))
+    box = (-half, half, -half, half)
     for panel, sigma in zip(axes[1:], sigmas, strict=True):
         true = exact.score(wide, sigma)
         with torch.no_grad():
             error = (prior.score(wide, sigma) - true).norm(dim=-1) / true.norm(dim=-1)
-        box = (-half, half, -half, half)
-        shown = panel.imshow(
-            error[..., 0], origin="lower", extent=box, cmap="magma", vmin=0, vmax=1
-        )
-        density, level = exact.log_density(wide, sigma), contour_level(exact, sigma)
+        shown = panel.imshow(error[..., 0], "magma", origin="lower", extent=box, vmin=0, vmax=1)
+        density, level = exact.log_density(wide, sigma), cases_of.contour_level(exact, sigma)
         panel.contour(axis, axis, density, levels=[level], colors="white", linestyles="-")
     figure.colorbar(shown, ax=axes, extend="max", shrink=0.7)
     return figure
 
 
-def _panels(
-    n: int, titles: list[str], width: float = WIDTH, equal: int | None = None
+def _squares(
+    titles: Sequence[str], width: float = WIDTH, most: int | None = None
 ) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, width / n + 0.35), layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(1, n)))
-    for number, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+    """Panels with titles of which the first so many, or all, are squares without a grid."""
+    figure, axes = panels(width, width / len(titles) + 0.35, len(titles))
+    for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
-        if equal is None or number < equal:
-            axis.set_box_aspect(1)
-            axis.grid(False)
-    return figure, axes
+    for axis in axes[:most]:
+        axis.set_box_aspect(1)
+        axis.grid(False)
+    return figure, list(axes)
 
 
 def _shade(axis: Axes, values: Tensor) -> None:
-    axis.imshow(values, origin="lower", extent=(-HALF, HALF, -HALF, HALF), cmap=SHADES)
+    axis.imshow(values, origin="lower", extent=(-HALF, HALF, -HALF, HALF), cmap="Blues")
+
+
+def _shade_islands(axis: Axes, sigma: float = 0.0) -> None:
+    _shade(axis, three_islands().log_density(grid(HALF, 160), sigma).exp())
 
 
 def _dots(axis: Axes, points: Tensor) -> None:
