@@ -26,7 +26,7 @@ from emlab.app.own_image.scores import (
 )
 from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.runtime import environment_stamp
-from emlab.viz import COLOURS, Picture, curtain_markup, plain_picture, show, use_style
+from emlab.viz import COLOURS, Picture, curtain, plain_picture, show, use_style
 
 OVERVIEW_SIDE = 192
 
@@ -206,7 +206,7 @@ def _number_rows(comparison: Comparison, columns: Sequence[str]) -> Iterator[str
 def _method(entrant: Entrant, answer: Answer, comparison: Comparison) -> str:
     question, image = comparison.question, answer.image
     assert image is not None
-    shown = curtain_markup(
+    shown = curtain(
         question.on_fine_grid(question.pixels),
         image,
         ("input", entrant.label),
@@ -220,7 +220,7 @@ def _method(entrant: Entrant, answer: Answer, comparison: Comparison) -> str:
         f'<section class="method"><h2 id="m-{entrant.name}">{escape(entrant.label)}</h2>'
         f'<p class="quiet">{escape(" ".join(words))}</p>'
         f"{f'<div class={chr(34)}warning{chr(34)}>{warned}</div>' if warned else ''}"
-        f'<div class="sides">{shown}<div class="evidence">'
+        f'<div class="sides">{shown.data}<div class="evidence">'
         f"{''.join(_evidence(entrant.label, answer, comparison))}</div></div></section>"
     )
 
