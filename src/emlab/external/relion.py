@@ -20,14 +20,15 @@ from emlab.external.process import Finished, run_program
 from emlab.io import read_image
 
 VARIABLE = "EMLAB_RELION"
+PROGRAM = "relion_reconstruct"
 MISSING = (
     "RELION is not installed; install your system's package relion, or let EMLAB_RELION name the "
     "folder of its programs"
 )
 
 
-def find(program: str = "relion_reconstruct") -> Path | None:
-    """Where one of RELION's programs is, or None.
+def find() -> Path | None:
+    """Where RELION's program that reconstructs is, or None.
 
     Raises
     ------
@@ -35,17 +36,17 @@ def find(program: str = "relion_reconstruct") -> Path | None:
         EMLAB_RELION names a folder without it.
     """
     if named := os.environ.get(VARIABLE):
-        place = Path(named).expanduser() / program
+        place = Path(named).expanduser() / PROGRAM
         if not place.is_file():
-            raise InputError(f"{VARIABLE} is {named}, where {program} is not; correct or unset it")
+            raise InputError(f"{VARIABLE} is {named}, where {PROGRAM} is not; correct or unset it")
         return place
-    found = shutil.which(program)
+    found = shutil.which(PROGRAM)
     return Path(found) if found else None
 
 
-def require(program: str = "relion_reconstruct") -> Path:
+def require() -> Path:
     """`find`, or an InputError that says what to do."""
-    place = find(program)
+    place = find()
     if place is None:
         raise InputError(MISSING)
     return place
@@ -80,13 +81,8 @@ def reconstruct(star: Path) -> tuple[NDArray[np.float32], float, Finished]:
         out = Path(made) / "map.mrc"
         words: list[str | Path] = [program, "--i", star.name, "--o", out, "--ctf"]
         done = run_program([*words, "--sym", "C1", "--pad", "2"], star.resolve().parent)
-        return *_map(out), done
-
-
-def _map(path: Path) -> tuple[NDArray[np.float32], float]:
-    if not path.is_file():
-        raise EmlabError(f"RELION wrote no {path.name}; look at the poses in the STAR file")
-    found = read_image(path)
+        if not out.is_file():
+            raise EmlabError(f"RELION wrote no {out.name}; look at the poses in the STAR file")
+        found = read_image(out)
     size = found.pixel_size_angstrom
-    voxel = float(size[-1] if isinstance(size, tuple) else size or 0.0)
-    return found.pixels, voxel
+    return found.pixels, float(size[-1] if isinstance(size, tuple) else size or 0.0), done
