@@ -34,31 +34,15 @@ _WIDEST = 4  # largest distance between the planes of a stack, in pixels
 
 @dataclass(frozen=True)
 class Material:
-    """How many stacks of which size a network sees.
+    """How many stacks of which size a network sees, drawn once."""
 
-    Attributes
-    ----------
-    patch, planes : int
-        Side of the square patches in pixels, and planes of a stack.
-    stacks : int
-        Training stacks, drawn once; a tenth from the serial sections.
-    validation : int
-        Validation stacks.
-    zoomed : float
-        Share of stacks cut at another pixel size.
-    zoom : tuple of float
-        Smallest and largest zoom, drawn log-uniformly.
-    spread : float
-        Share of the volume's stacks whose planes lie two to four voxels apart.
-    """
-
-    patch: int = 64
-    planes: int = 5
-    stacks: int = 40_000
+    patch: int = 64  #: side of the square patches in pixels
+    planes: int = 5  #: of a stack
+    stacks: int = 40_000  #: for training; a tenth from the serial sections
     validation: int = 96
-    zoomed: float = 0.4
-    zoom: tuple[float, float] = (0.35, 1.5)
-    spread: float = 0.08
+    zoomed: float = 0.4  #: share of stacks cut at another pixel size
+    zoom: tuple[float, float] = (0.35, 1.5)  #: smallest and largest, drawn log-uniformly
+    spread: float = 0.08  #: share of the volume's stacks whose planes lie 2 to 4 voxels apart
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,13 +52,13 @@ class Material:
             raise InputError("training material needs growing zooms and shares of at most 1")
 
 
-def training_stacks(material: Material, seed: int = 0) -> NDArray[np.uint8]:
+def training_stacks(material: Material) -> NDArray[np.uint8]:
     """Stacks ``(n, planes + 1, patch, patch)`` u8; the last plane is the pixel size, see `code`.
 
     Stacks of the volume lie along all three of its axes. Those of sections are neighbouring ones,
     50 nm apart: of them the network learns that a neighbour can be of little use.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     volume = data.load("flyem_validation_train").arrays["volume"][TRAINING_PLANES]
     sheets = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
     size = (material.planes, material.patch, material.patch)

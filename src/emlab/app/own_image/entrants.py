@@ -7,7 +7,7 @@ and `tsm`), those of the noise level that is nearest; the Gaussian's width comes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +25,7 @@ from emlab.methods.generalist import load_config
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.degradations import normalise
 from emlab.physics.noise_estimation import NoiseSpectrum
-from emlab.recipes.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, Task
+from emlab.recipes.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, NO_BLUR, Task
 from emlab.settings import tuned
 from emlab.solvers import classical
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
@@ -205,18 +205,6 @@ def _wiener(question: Question) -> Ready:
     return _ready(run, "the image's own spectrum against that of its noise")
 
 
-@dataclass(frozen=True)
-class _Known(Known):
-    """What a peer of chapter 01 is told, with a blur of the reader's own."""
-
-    blur: Grey | None = None
-
-    @property
-    def kernel(self) -> Grey:
-        assert self.blur is not None
-        return self.blur
-
-
 def _peer(name: str, question: Question) -> Ready:
     """A peer of chapter 01 in about [0, 1], with its settings of the nearest task there."""
     level, coloured = question.relative_noise, question.noise.coloured
@@ -234,11 +222,11 @@ def _peer(name: str, question: Question) -> Ready:
         settings["balance"] *= (level / DEBLUR_NOISE) ** 2
         where += ", the balance times the ratio of noise powers"
     unit = question.unit_scale
-    known = _Known(
-        Task("own", "own image", question.task, factor=question.factor),
+    blur = NO_BLUR if question.kernel is None else torch.from_numpy(question.kernel)
+    known = Known(
+        Task("own", "own image", question.task, factor=question.factor, kernel=blur),
         level,
         question.noise.spectrum.scaled(1 / unit.scale),
-        question.kernel,
     )
 
     def run(image: Grey) -> Grey:
