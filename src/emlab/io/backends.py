@@ -51,11 +51,6 @@ class RawArray(BoxArray):
 
     It is read and written by position and not through a memory map: the process holds no pages of
     the file, a full disk is an error instead of a signal, and so is a file that became shorter.
-
-    Raises
-    ------
-    OSError
-        The file is shorter than the array.
     """
 
     def __init__(
@@ -183,16 +178,8 @@ class _ZarrArray(BoxArray):
 def as_box(index: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
     """Return an index as a box, and the axes that it takes away.
 
-    Parameters
-    ----------
-    index
-        Integers and slices of step 1, as many as there are axes or fewer; negative ones count from
-        the end, as in NumPy.
-
-    Raises
-    ------
-    InputError
-        Another kind of index, or an integer outside the array.
+    It has integers and slices of step 1, as many as there are axes or fewer; negative ones count
+    from the end, as in NumPy. Another kind, and an integer outside the array, are an `InputError`.
     """
     parts = index if isinstance(index, tuple) else (index,)
     if len(parts) > len(shape):
