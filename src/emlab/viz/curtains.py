@@ -144,17 +144,9 @@ def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> tuple[bytes, int,
 def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Markup:
     """Pictures behind a slider, or side by side where scripts do not run.
 
-    Parameters
-    ----------
-    pictures
-        Caption to picture (`emlab.viz.show`), at least two, in the order of the slider.
-    alt
-        What changes along the strip. At least ten characters.
-
-    Raises
-    ------
-    InputError
-        Fewer than two pictures, a start that is none of them, or no description.
+    Pictures (`emlab.viz.show`) by caption, in the order of the slider; the description says what
+    changes along the strip. Fewer than two pictures, a start that is none of them and a description
+    below ten characters are an `InputError`.
     """
     text = html.escape(checked_alt(alt))
     if len(pictures) < 2 or not 0 <= start < len(pictures):

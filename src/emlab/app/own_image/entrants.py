@@ -98,7 +98,7 @@ def _flow(question: Question) -> Ready:
     told: dict[str, Any] = {
         "prior": generalist.load(config.prior, question.device),
         "device": question.device,
-        "scale": question.grey_scale,
+        "scale": generalist.GreyScale.of(question.pixels, noise.sigma),
         "noise_sigma": noise.sigma,
     }
     if question.task == "upsample":
@@ -207,7 +207,8 @@ def _wiener(question: Question) -> Ready:
 
 def _peer(name: str, question: Question) -> Ready:
     """A peer of chapter 01 in about [0, 1], with its settings of the nearest task there."""
-    level, coloured = question.relative_noise, question.noise.coloured
+    unit, coloured = question.unit_scale, question.noise.coloured
+    level = question.noise.sigma / unit.scale  # .15 is as strong as the image's own contrast
     nearest = "denoise_10" if level < 0.16 else "denoise_25"  # of the grey range
     where = f"noise of .{nearest.rpartition('_')[2]} of the grey range, the nearest of chapter 01"
     if question.kernel is not None:
@@ -221,7 +222,6 @@ def _peer(name: str, question: Question) -> Ready:
     if "balance" in settings:
         settings["balance"] *= (level / DEBLUR_NOISE) ** 2
         where += ", the balance times the ratio of noise powers"
-    unit = question.unit_scale
     blur = NO_BLUR if question.kernel is None else torch.from_numpy(question.kernel)
     known = Known(
         Task("own", "own image", question.task, factor=question.factor, kernel=blur),
