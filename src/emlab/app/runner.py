@@ -84,11 +84,8 @@ def run_chapter(
     ``timeout`` seconds. Threads are those of `emlab.runtime.wanted_threads`; the two folders take
     the place of notebooks/ and of tests/expected/ beside it.
 
-    Raises
-    ------
-    InputError
-        No such chapter or profile, a notebook without a parameters cell, a malformed expected file.
-        A chapter that fails raises nothing: see `ChapterResult.status`.
+    No such chapter or profile, a notebook without a parameters cell and a malformed file of bounds
+    are an `InputError`; a chapter that fails raises nothing, see `ChapterResult.status`.
     """
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")

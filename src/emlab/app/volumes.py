@@ -48,10 +48,8 @@ class NoiseField:
     whichever is computed first, so a sampler that is run block by block draws one sample and not a
     patchwork. The values come from a counter-based generator (Philox, Salmon et al. 2011, "Parallel
     random numbers: as easy as 1, 2, 3"): its key is (seed, stream and step), its counter starts at
-    the coordinates of a cell, and so any place can be drawn without the places before it.
-
-    The seed is from 0 to 2**63 - 1; the stream is the number of the sample, from 0 to 2**31 - 1,
-    and different streams are independent.
+    the coordinates of a cell, and so any place can be drawn without the places before it. Streams,
+    one a sample, are independent.
     """
 
     def __init__(self, seed: int, stream: int = 0) -> None:
@@ -99,15 +97,11 @@ class NoiseField:
 
 @dataclass(frozen=True)
 class Survey:
-    """What all blocks of a volume share.
+    """What all blocks of a volume share."""
 
-    The grey scale from the mean and variance of the whole volume, the standard deviation of the
-    noise in grey levels, and the spectrum of coloured noise.
-    """
-
-    scale: GreyScale
-    noise_sigma: float
-    spectrum: NoiseSpectrum | None = None
+    scale: GreyScale  #: from the mean and variance of the whole volume
+    noise_sigma: float  #: in grey levels
+    spectrum: NoiseSpectrum | None = None  #: of coloured noise
 
 
 def megabytes(voxels: int, samples: int = 1) -> float:
@@ -124,9 +118,8 @@ def survey(
 ) -> Survey:
     """Read a volume ``(D, H, W)`` once, a few planes at a time: its grey levels and its noise.
 
-    The noise in grey levels is estimated from 16 planes spread over the volume, unless given.
-    Voxels that are not finite, a constant volume and planes too small to estimate the noise from
-    are refused.
+    Noise is estimated from 16 planes spread over the volume, unless it is given, in grey levels.
+    Voxels that are not finite, a constant volume and too small planes are refused.
     """
     depth, height, width = volume.shape
     slab = min(64, max(1, int(memory_mb * 2**20 / (24 * height * width))))
@@ -250,10 +243,7 @@ def restore_volume(
     progress: Callable[[int, int], None] | None = None,
     crew: Crew | None = None,
 ) -> BlockRun:
-    """Restore a volume ``(D, H, W)`` a block at a time.
-
-    All blocks have the grey scale of the whole volume and see one noise field, so that neighbours
-    agree where they overlap.
+    """Restore a volume ``(D, H, W)`` a block at a time, with one grey scale and one noise field.
 
     Targets are ``(D * factor, H, W)``, written box by box; a second one takes the spread. The
     memory is in megabytes (2**20 bytes) beyond what the process (each worker) and its network take
