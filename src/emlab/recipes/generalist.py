@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,22 +148,41 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     """The prior that sees depth, on FIB-SEM stacks and serial sections."""
     material, loss = Material(**table), DepthMatching(**settings_of(recipe["objective"]))
     clean = torch.from_numpy(validation_stacks(material)).float() / 127.5 - 1
-    middle, planes = clean[:, material.planes // 2], torch.arange(material.planes)
+    planes, octaves = torch.arange(material.planes), torch.zeros(len(clean))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
         """With all planes, and with the middle one alone."""
-        told = (clean.to(device), VALIDATION_LEVELS, UNIT_RANGE, UNIT_RANGE, middle.to(device))
         numbers = {}
         for ending, present in (("", planes >= 0), ("_alone", planes == material.planes // 2)):
-
-            def denoise(stack: Tensor, sigma: float, present: Tensor = present) -> Tensor:
-                level, there = stack.new_full((len(stack),), sigma), present.to(device)
-                there = there.expand(len(stack), -1)
-                return loss.denoise(model, stack, level, torch.zeros_like(level), there)
-
-            found = denoising_psnr(denoise, *told)
+            found = stack_psnr(model, device, loss, clean, octaves, present, VALIDATION_LEVELS)
             numbers.update({f"{name}{ending}": value for name, value in found.items()})
         return numbers
 
     images = torch.from_numpy(training_stacks(material))
     return Lesson(images, loss, evaluate, *TISSUE, vary, half=True)
+
+
+def stack_psnr(
+    model: nn.Module,
+    device: torch.device,
+    matching: DepthMatching,
+    clean: Tensor,
+    octaves: Tensor,
+    present: Tensor,
+    levels: Sequence[float],
+) -> dict[str, float]:
+    """PSNR of the middle planes of stacks ``(n, planes, H, W)``, see `denoising_psnr`.
+
+    The network is told the pixel size of each stack, in octaves from the reference (NaN: unknown),
+    and which of its planes are present.
+    """
+    parts = iter(octaves.split(64) * len(levels))  # as `denoising_psnr` asks for them
+
+    def denoise(noisy: Tensor, sigma: float) -> Tensor:
+        level, there = noisy.new_full((len(noisy),), sigma), present.to(device)
+        with torch.no_grad():
+            told = next(parts).to(device)
+            return matching.denoise(model, noisy, level, told, there.expand(len(noisy), -1))
+
+    truth = clean[:, clean.shape[1] // 2].to(device)
+    return denoising_psnr(denoise, clean.to(device), levels, UNIT_RANGE, UNIT_RANGE, truth)
