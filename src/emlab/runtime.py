@@ -245,14 +245,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Readers see the old file or the new one, never half of one. On an exception or an interrupt the
     temporary file is removed and ``path`` is as before. Missing parent folders are created. The
-    temporary name ends like ``path``, for writers that go by suffix.
-
-    Raises
-    ------
-    EmlabError
-        The disk is full; the message names the folder.
-    InputError
-        The folder cannot be written to.
+    temporary name ends like ``path``, for writers that go by suffix. What the disk says is raised
+    as `disk_error` puts it.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -272,6 +266,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+FORBIDDEN = {
+    getattr(errno, name) for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST")
+}
+
+
 def disk_error(problem: OSError, path: Path) -> Exception:
     """Translate what the disk said about writing ``path`` into a message for the user."""
     # NumPy counts the bytes that did not fit and forgets the reason
@@ -284,14 +283,7 @@ def disk_error(problem: OSError, path: Path) -> Exception:
         return EmlabError(
             f"{path} is larger than files may be there; choose another disk or raise the limit"
         )
-    if problem.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-    ):
+    if problem.errno in FORBIDDEN:
         return InputError(f"cannot write {path}: {problem.strerror}; choose another place")
     return problem
 

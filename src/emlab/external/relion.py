@@ -30,10 +30,7 @@ MISSING = (
 def find() -> Path | None:
     """Where RELION's program that reconstructs is, or None.
 
-    Raises
-    ------
-    InputError
-        EMLAB_RELION names a folder without it.
+    If EMLAB_RELION names a folder without it, there is an `InputError`.
     """
     if named := os.environ.get(VARIABLE):
         place = Path(named).expanduser() / PROGRAM
@@ -67,14 +64,8 @@ def reconstruct(star: Path) -> tuple[NDArray[np.float32], float, Finished]:
     """Reconstruct a map from particles of known poses, with correction for their lens.
 
     The STAR file has poses and optics, its stacks lie beside it. Returns the map ``(n, n, n)``
-    float32, axes (z, y, x), its voxel size in angstrom, and what the program took.
-
-    Raises
-    ------
-    InputError
-        RELION is not installed.
-    EmlabError
-        It failed, or wrote no map.
+    float32, axes (z, y, x), its voxel size in angstrom, and what the program took. Errors are those
+    of `require` and `run_program`; a missing map is an `EmlabError`.
     """
     program = require()
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:

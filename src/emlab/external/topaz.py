@@ -58,10 +58,7 @@ class Picked:
 def find() -> Command | None:
     """How to start Topaz, or None where it is not installed.
 
-    Raises
-    ------
-    InputError
-        EMLAB_TOPAZ names a place without it.
+    If EMLAB_TOPAZ names a place without it, there is an `InputError`.
     """
     if named := os.environ.get(VARIABLE):
         place = Path(named).expanduser()
@@ -95,16 +92,9 @@ def pick(
 ) -> tuple[list[Picked], Finished]:
     """Pick particles by the pretrained detector of ``topaz extract``; returns one list an image.
 
-    Micrographs are ``(H, W)`` each, protein dark, binned so that a particle is 15 to 30 pixels
-    wide; each is normalised to mean 0 and standard deviation 1. Within the radius in pixels only
-    the best pick stays.
-
-    Raises
-    ------
-    InputError
-        Topaz is not installed, or there is no micrograph.
-    EmlabError
-        It failed.
+    Micrographs (at least one) are ``(H, W)`` each, protein dark, binned so that a particle is 15 to
+    30 pixels wide; each is normalised to mean 0 and standard deviation 1. Within the radius in
+    pixels only the best pick stays. Errors are those of `require` and `run_program`.
     """
     if not micrographs:
         raise InputError("give at least one micrograph to pick from")
@@ -126,14 +116,8 @@ def denoise(
 
     Micrographs are ``(H, W)`` each, of any grey levels; they come back in their own. The
     architecture is one of `DENOISERS` (version 0.3.20 ignores its option ``--model``); parts with a
-    side of ``patch`` pixels are denoised at a time, with so much ``padding`` around them.
-
-    Raises
-    ------
-    InputError
-        Topaz is not installed, no micrograph, or an unknown architecture.
-    EmlabError
-        It failed.
+    side of ``patch`` pixels are denoised at a time, with so much ``padding`` around them. Errors
+    are those of `require` and `run_program`.
     """
     if architecture not in DENOISERS or not micrographs:
         raise InputError(f"give micrographs and one of {', '.join(DENOISERS)}")

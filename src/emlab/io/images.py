@@ -57,11 +57,8 @@ class Image:
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a grey-scale image, stack or volume.
 
-    Raises
-    ------
-    InputError
-        The file is missing, empty, truncated, in colour, complex, of an unknown type, or has values
-        that are not finite; the message says what to do.
+    A file that is missing, empty, truncated, in colour, complex or of an unknown type, and values
+    that are not finite, are an `InputError` that says what to do.
     """
     path = Path(path)
     pixels, pixel_size, colour = _read(path)
@@ -121,14 +118,7 @@ def write_image(
     The suffix decides the format, see the table at the top of this module. Pixels are (..., H, W),
     real and finite; dtypes that a format lacks are stored as float32 where that is exact enough
     (integers up to 2**24) and refused otherwise. The pixel size is one number, or one per axis
-    (y, x) or (z, y, x).
-
-    Raises
-    ------
-    InputError
-        Pixels that the format cannot hold, a bad pixel size, an unknown suffix or folder.
-    EmlabError
-        The disk is full.
+    (y, x) or (z, y, x). What does not fit is an `InputError`, a full disk an `EmlabError`.
     """
     path, pixels = Path(path), np.asarray(pixels)
     writer = _WRITERS.get(path.suffix.lower())

@@ -138,11 +138,8 @@ class NewVolume:
 def open_volume(path: str | os.PathLike[str]) -> Volume:
     """Open a volume (D, H, W) without reading it.
 
-    Raises
-    ------
-    InputError
-        The file is missing, empty, truncated, not a grey volume or of an unknown type, or zarr is
-        needed and absent; the message says what to do.
+    A file that is missing, empty, truncated, no grey volume or of an unknown type, and zarr where
+    it is needed and absent, are an `InputError` that says what to do.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -183,15 +180,9 @@ def create_volume(
     The suffix decides the format, see the table at the top of this module, and each format has its
     own list of types. The shape is (D, H, W), of zarr also (H, W), the pixel size one number or one
     per axis (y, x) or (z, y, x). With ``resume`` what an interrupted run left under this name is
-    gone on with, and left there in turn if this one is interrupted.
-
-    Raises
-    ------
-    InputError
-        A format, type, shape or pixel size that does not fit, an unfinished volume of another
-        shape or type, or no zarr.
-    EmlabError
-        The disk has too little space.
+    gone on with, and left there in turn if this one is interrupted. What does not fit, an
+    unfinished volume of another shape or type among it, is an `InputError`, too little space on the
+    disk an `EmlabError`.
     """
     path, shape, dtype = Path(path), tuple(int(n) for n in shape), np.dtype(dtype)
     suffix = path.suffix.lower()

@@ -130,11 +130,8 @@ def save(
     Tensors keep their dtype. The card's fields are all of `Card` except ``name``, ``sha256`` and
     ``raw``; further ones are kept in ``raw``. The folder is by default the first of `folders`.
 
-    Raises
-    ------
-    InputError
-        Bad name, a missing field, a value that TOML cannot hold, a tensor that is not finite, or a
-        file of more than 16 MB for the package.
+    A bad name, a missing field, a value that TOML cannot hold, a tensor that is not finite and more
+    than 16 MB for the package are an `InputError`.
     """
     import torch
     from safetensors.torch import save as serialise
