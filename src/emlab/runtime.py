@@ -256,7 +256,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        _flush(temporary)
+        with open(temporary, "r+b") as stream:  # Windows flushes only what it may write to
+            os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as problem:
@@ -284,11 +285,6 @@ def disk_error(problem: OSError, path: Path) -> Exception:
     if problem.errno in FORBIDDEN:
         return InputError(f"cannot write {path}: {problem.strerror}; choose another place")
     return problem
-
-
-def _flush(path: Path) -> None:
-    with open(path, "r+b") as stream:  # Windows flushes only what it may write to
-        os.fsync(stream.fileno())
 
 
 def _umask() -> int:

@@ -130,9 +130,10 @@ def training_patches(material: Material) -> NDArray[np.uint8]:
     volume = data.load("flyem_validation_train").arrays["volume"][TRAINING_PLANES]
     sections = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
     of_sections = material.patches // 10
+    count = material.patches - of_sections
     isotropic = [
-        _cut(np.moveaxis(volume, axis, 0), material.patch, count, generator)
-        for axis, count in enumerate(_thirds(material.patches - of_sections))
+        _cut(np.moveaxis(volume, axis, 0), material.patch, (count + 2 - axis) // 3, generator)
+        for axis in range(3)
     ]
     return np.concatenate([*isotropic, _cut(sections, material.patch, of_sections, generator)])
 
@@ -189,7 +190,3 @@ def _cut(
     x = generator.integers(width - patch + 1, size=count)
     window = np.lib.stride_tricks.sliding_window_view(stack, (patch, patch), axis=(1, 2))
     return window[z, y, x]
-
-
-def _thirds(count: int) -> list[int]:
-    return [(count + 2) // 3, (count + 1) // 3, count // 3]

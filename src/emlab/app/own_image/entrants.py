@@ -73,10 +73,6 @@ def of(specimens: str, known: str) -> Callable[[Question], str]:
     return unsuited
 
 
-def _sized(question: Question) -> str:
-    return "" if question.pixel_size_angstrom else _PIXEL
-
-
 def _needs_white(question: Question) -> str:
     if not question.noise.coloured:
         return ""
@@ -266,19 +262,16 @@ def _topaz(question: Question) -> Ready:
     return Ready(run, None, ["a program of its own, with its start in its seconds"], outside=True)
 
 
-def _topaz_missing(question: Question) -> str:
-    return "" if topaz.find() else "Topaz is not installed; make topaz"
-
-
 def learned(task: str) -> list[Entrant]:
     """Methods with shipped weights that restore single images, with the weights of a task."""
     near = of("particles", "its score knows single particles in ice near 2.6 angstrom a pixel")
 
     def scoring(name: str, label: str, about: str) -> Entrant:
-        limits: dict[str, Any] = {"impossible": _sized, "unsuited": near}
-        ready = partial(_score, name)
-        only = ("denoise",)
-        return Entrant(name, label, "learned", about, ready, only, (tsm.NAMES[name],), **limits)
+        return Entrant(
+            name, label, "learned", about, partial(_score, name), ("denoise",), (tsm.NAMES[name],),
+            impossible=lambda question: "" if question.pixel_size_angstrom else _PIXEL,
+            unsuited=near,
+        )  # fmt: skip
 
     return [
         Entrant(
@@ -334,7 +327,8 @@ def peers() -> list[Entrant]:
         ),
         Entrant(
             "topaz", "Topaz-Denoise", "learned", "The pretrained U-Net of another group.",
-            _topaz, noise, impossible=_topaz_missing,
+            _topaz, noise,
+            impossible=lambda _: "" if topaz.find() else "Topaz is not installed; make topaz",
             unsuited=of("particles", "it knows micrographs of single particles"),
         ),
         peer(
