@@ -18,9 +18,14 @@ def read_settings(place: str) -> dict[str, Any]:
 
 def read_profile(place: str, profile: str) -> dict[str, Any]:
     """One profile's table; an `InputError` if it is none of smoke, cpu, gpu, paper."""
+    check_profile(profile)
+    return read_settings(place)[profile]
+
+
+def check_profile(profile: str) -> None:
+    """Refuse a profile that is none of smoke, cpu, gpu, paper."""
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    return read_settings(place)[profile]
 
 
 def tuned(chapter: str, task: str = "") -> dict[str, dict[str, Any]]:

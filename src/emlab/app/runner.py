@@ -20,7 +20,7 @@ from typing import Any
 
 from emlab.app.headless import end_all, execute
 from emlab.app.reach import changed, fingerprint
-from emlab.bench import PROFILES, compare, format_table, load_metrics
+from emlab.bench import compare, format_table, load_metrics
 from emlab.chapters import expected_seconds, shipped
 from emlab.errors import InputError
 from emlab.runtime import (
@@ -30,6 +30,7 @@ from emlab.runtime import (
     probe_machine,
     usable_cores,
 )
+from emlab.settings import check_profile
 
 PathLike = str | os.PathLike[str]
 FAILED, REGRESSED = 1, 4
@@ -87,8 +88,7 @@ def run_chapter(
     No such chapter or profile, a notebook without a parameters cell and a malformed file of bounds
     are an `InputError`; a chapter that fails raises nothing, see `ChapterResult.status`.
     """
-    if profile not in PROFILES:
-        raise InputError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")
+    check_profile(profile)
     path = chapter_path(chapter, notebooks)
     slug, root = path.stem, Path(out_dir).expanduser().resolve()
     known = {"PROFILE": profile, "SEED": seed, "DEVICE": device, "OUT_DIR": str(root)}

@@ -17,6 +17,7 @@ from emlab import weights
 from emlab.app.blocks import BlockRun, Source, block_shape_for, process_blocks
 from emlab.app.tasks import Crew
 from emlab.errors import InputError
+from emlab.io.images import check_finite
 from emlab.io.volumes import NewVolume
 from emlab.methods import generalist
 from emlab.methods.generalist import Config, Found, GreyScale
@@ -127,12 +128,7 @@ def survey(
     offset: float | None = None
     for first in range(0, depth, slab):
         planes = np.asarray(volume[first : first + slab], dtype=np.float64)
-        if not np.isfinite(planes).all():
-            raise InputError(
-                f"the volume has NaN or infinite voxels in planes {first} to "
-                f"{first + len(planes) - 1}; replace them (for example by the median of their "
-                f"neighbours)"
-            )
+        check_finite(planes, f"the volume, in planes {first} to {first + len(planes) - 1},")
         offset = float(planes.mean()) if offset is None else offset
         planes = planes - offset
         total += float(planes.sum())

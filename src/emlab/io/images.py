@@ -70,13 +70,18 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         raise InputError(f"{path} has shape {pixels.shape}; give an image with rows and columns")
     with np.errstate(over="ignore"):
         pixels = np.array(pixels, dtype=np.float32, order="C")
+    check_finite(pixels, f"{path}")
+    return Image(pixels, pixel_size, path)
+
+
+def check_finite(pixels: np.ndarray, where: str) -> None:
+    """Refuse pixels that are not finite."""
     bad = pixels.size - int(np.isfinite(pixels).sum())
     if bad:
         raise InputError(
-            f"{path} has {bad} pixels that are NaN or infinite; replace them (for example by the "
+            f"{where} has {bad} pixels that are NaN or infinite; replace them (for example by the "
             f"median of their neighbours) and save the file again"
         )
-    return Image(pixels, pixel_size, path)
 
 
 def read_array(path: str | os.PathLike[str]) -> tuple[np.ndarray, PixelSize]:

@@ -12,11 +12,12 @@ import typer
 
 from emlab import data, weights
 from emlab.app.commands.options import Device, Profile, argument, command, group, option
-from emlab.bench import PROFILES, format_table
+from emlab.bench import format_table
 from emlab.data import download, empiar
 from emlab.data.download import Progress
 from emlab.data.registry import ROLES, record
 from emlab.errors import EmlabError, InputError
+from emlab.settings import check_profile
 
 data_app = group(
     "List, fetch, verify and locate data sets.\n\n"
@@ -282,8 +283,7 @@ class Train:
         if name not in known:
             problem = "say what to train" if name is None else f"no recipe is called {name!r}"
             raise InputError(f"{problem}; there are: {', '.join(sorted(known))}")
-        if profile not in PROFILES:
-            raise InputError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")
+        check_profile(profile)
         choose_device(self.device)
         choose_threads()
         folder = self.out or Path("runs", "train", name)
