@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emlab import data, weights
+from emlab import data
 from emlab.checks import check_fields
 from emlab.data.cells import DOMAINS, Cell, cells, simulated_cells
 from emlab.errors import InputError
@@ -273,7 +273,7 @@ def prepare(recipe: dict, table: dict) -> Lesson:
         "simulated nuclei" if material.simulated else _DATA[objective["domains"]],
         "nuclei_train less 48 validation images; of other domains the left 60 %",
         Augmentation(training_windows(material), tuple(objective.get("tasks", ()))),
-        initial_weights(objective.get("initial")),
+        objective.get("initial", ""),
         half=True,
     )
 
@@ -285,14 +285,6 @@ def loss_of(objective: dict) -> tuple[Loss, ResidualUNet | None]:
     segmenter = load_segmenter(objective["segmenter"]) if "segmenter" in objective else None
     terms = Weights(**objective["weights"])
     return partial(restorer_loss, segmenter=segmenter, terms=terms), segmenter
-
-
-def initial_weights(name: str | None) -> dict[str, Tensor] | None:
-    """Shipped weights in single precision, or None without a name."""
-    if name is None:
-        return None
-    tensors = weights.load(name)[0]
-    return {key: v.float() if v.is_floating_point() else v for key, v in tensors.items()}
 
 
 def _judge_segmenter(

@@ -31,7 +31,7 @@ class Lesson:
     data: str  #: for the card: the source of the images
     split: str  #: and which part of it was used
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    initial: dict[str, Tensor] | None = None  #: weights to start from; default: random ones
+    initial: str = ""  #: name of the weights to start from; default: random ones
     half: bool = False  #: whether the weights are written in half precision
 
 
@@ -115,8 +115,8 @@ def train_recipe(
     folder = weights.PACKAGED if out is None else Path(out)
     checkpoint = (Path("checkpoints") if out is None else folder) / f"{name}.{profile}.checkpoint"
     network = build(model_table)
-    if lesson.initial is not None:
-        network.load_state_dict(lesson.initial)
+    if lesson.initial:
+        network.load_state_dict(weights.load(lesson.initial)[0])
     result = train(
         network,
         lesson.loss,

@@ -30,7 +30,7 @@ from emlab.methods.tsm_guidance import CLIP, standardise
 from emlab.metrics.bands import RADIUS_ANGSTROM, band_correlations
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph
-from emlab.recipes.cellpose3 import initial_weights, loss_of, rounded, turned
+from emlab.recipes.cellpose3 import loss_of, rounded, turned
 from emlab.recipes.lesson import Lesson
 from emlab.recipes.tsm import frames, places
 from emlab.solvers.tiling import apply_tiled
@@ -270,7 +270,7 @@ def prepare(recipe: dict, table: dict) -> Lesson:
         f"{material.micrographs} micrographs of .8 to 1.6 um defocus; validation on the simulated "
         "barrel at 1.2 to 2.2 um, which is in no training micrograph",
         crops,
-        initial_weights(objective.get("initial")),
+        objective.get("initial", ""),
         half=True,
     )
 
