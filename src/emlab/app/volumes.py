@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -26,7 +26,6 @@ from emlab.physics.noise_estimation import (
     estimate_noise_sigma,
     estimate_noise_spectrum,
 )
-from emlab.physics.operators import Sampling
 from emlab.priors import Prior
 from emlab.runtime import choose_device, make_generator
 from emlab.solvers import ONE_ESTIMATE
@@ -151,27 +150,30 @@ class Restorer:
 
     It can be sent to a worker, which then loads the prior of the configuration once. Samples are
     computed one after the other; the seed and their number make their noise. The result is their
-    mean in grey levels; with a spread, columns of mean and standard deviation take turns. The
-    factor and the sampling are those of `generalist.isotropic`, the pixel size that of `load`, and
-    ``cubic`` that of `generalist.solve`.
+    mean in grey levels; with a spread, columns of mean and standard deviation take turns. Options
+    are those of `generalist.isotropic` (a factor among them) or of `generalist.denoise`, the pixel
+    size is that of `generalist.load`.
     """
 
     config: Config
     shared: Survey
-    factor: int = 1
-    sampling: Sampling = "average"
+    options: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 1
     with_spread: bool = False
     seed: int = 0
     prior: Prior | None = None
     device: str = "cpu"
     pixel_angstrom: float | None = None
-    cubic: bool = False
+
+    @property
+    def factor(self) -> int:
+        """How many times finer the result is along axis 0."""
+        return self.options.get("factor", 1)
 
     @property
     def task(self) -> str:
         """Name of the solver in the configuration."""
-        if self.factor > 1:
+        if "factor" in self.options:
             return "isotropic"
         return "denoise" if self.shared.spectrum is None else "denoise_coloured"
 
@@ -189,7 +191,7 @@ class Restorer:
             card = weights.card(self.config.prior)
             sees = card.objective.get("kind") == "depth"
             planes = card.model.get("planes", 5) // 2 if sees else 0
-        planes = MARGIN if planes and self.cubic else planes
+        planes = MARGIN if planes and self.options.get("cubic") else planes
         return planes if isinstance(self.config.solvers[self.task], OneStepConfig) else 4 * planes
 
     def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
@@ -210,7 +212,7 @@ class Restorer:
         place = (origin[0] * self.factor, *origin[1:])
         spectrum, device = self.shared.spectrum, choose_device(self.device)
         version = weights.card(self.config.prior).sha256
-        options: dict[str, Any] = {
+        told: dict[str, Any] = {
             "noise_sigma": self.shared.noise_sigma if spectrum is None else None,
             "spectrum": spectrum,
             "scale": self.shared.scale,
@@ -220,13 +222,8 @@ class Restorer:
             "noise": lambda step, shape: field.at(step, place, shape[-3:])[None],
         }
         turns = make_generator(self.seed + sample)  # the same in every block
-        config = self.config
-        if self.factor > 1:
-            return generalist.isotropic(
-                block, self.factor, config, turns, sampling=self.sampling, **options
-            )
-        options |= {"coloured": spectrum is not None, "cubic": self.cubic}
-        return generalist.denoise(block, config, turns, **options)
+        method = generalist.isotropic if self.task == "isotropic" else generalist.denoise
+        return method(block, config=self.config, generator=turns, **self.options, **told)
 
 
 def restore_volume(
@@ -258,8 +255,7 @@ def restore_volume(
     scale = (restorer.factor, 1, len(targets))
     facts = {
         "task": restorer.task,
-        "sampling": restorer.sampling,
-        "cubic": restorer.cubic,
+        "options": restorer.options,
         "config": {"prior": config.prior, **asdict(solver), "tile": config.tile},
         "noise": restorer.shared.noise_sigma,
         "samples": restorer.drawn,

@@ -228,15 +228,13 @@ class RestoringVolumes(Restoring):
             restorer = Restorer(
                 self.settings,
                 shared,
-                self.depth,
-                self.options().get("sampling", "average"),
+                self.options(),
                 self.settings.samples,
                 with_spread=len(targets) > 1,
                 seed=self.seed,
                 prior=self.loaded if crew is None else None,
                 device=str(self.place) if crew is None else self.device,
                 pixel_angstrom=self.pixel_angstrom,
-                cubic=self.options().get("cubic", False),
             )
             done = restore_volume(
                 volume,
