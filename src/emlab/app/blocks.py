@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -79,11 +80,9 @@ def block_shape_for(
             f"blocks with halo {halos} need at least "
             f"{math.ceil(megabytes(smallest))} MB, not {memory_mb:g}; allow more memory"
         )
-    low, high = smallest, max(n * f for n, f in zip(lengths, scales, strict=True)) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if megabytes(middle) <= memory_mb else (low, middle)
-    return at(low)
+    largest = max(n * f for n, f in zip(lengths, scales, strict=True))
+    edges = range(smallest, max(smallest, largest) + 1)
+    return at(edges[bisect_right(edges, memory_mb, key=megabytes) - 1])
 
 
 @dataclass(frozen=True)

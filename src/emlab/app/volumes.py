@@ -77,15 +77,12 @@ class NoiseField:
         side = CELLS[axes]
         first = [start // side for start in origin]
         last = [-(-(start + size) // side) for start, size in zip(origin, shape, strict=True)]
-        bits = np.random.Philox(key=[self.seed, step + (self.stream << 32)])
-        state = bits.state
-        random = np.random.Generator(bits)
+        key = [self.seed, step + (self.stream << 32)]
         noise = np.empty(tuple(shape), np.float32)
-        cell = np.empty((side,) * axes, np.float32)
         for place in product(*(range(a, b) for a, b in zip(first, last, strict=True))):
-            state["state"]["counter"][:] = [0, *(c % 2**64 for c in place), *[0] * (3 - axes)]
-            bits.state = state
-            random.standard_normal(dtype=np.float32, out=cell)
+            counter = np.array([0, *(c % 2**64 for c in place), *[0] * (3 - axes)], np.uint64)
+            random = np.random.Generator(np.random.Philox(counter=counter, key=key))
+            cell = random.standard_normal((side,) * axes, np.float32)
             inside, outside = [], []
             for c, start, size in zip(place, origin, shape, strict=True):
                 low, high = max(c * side, start), min((c + 1) * side, start + size)

@@ -270,22 +270,16 @@ def spectra(question: Question) -> Picture:
     noise = question.noise.spectrum(pixels.shape).double().numpy()
     x = np.arange(rings.max() + 1)[kept] / min(pixels.shape) / question.pixel_nm
     figure, axis = _axis("power (grey levels²)", question)
-    for values, label, colour in (
-        (power, "image", COLOURS["blue"]),
-        (noise, "noise", COLOURS["vermilion"]),
-    ):
-        total = np.bincount(rings.ravel(), values.ravel())[kept]
-        axis.semilogy(
-            x, total / np.bincount(rings.ravel())[kept], label=label, color=colour,
-            linestyle="-" if label == "image" else "--",
-        )  # fmt: skip
+    count = np.bincount(rings.ravel())[kept]
+    lines = (("image", power, "-", "blue"), ("noise", noise, "--", "vermilion"))
+    for label, values, line, colour in lines:
+        mean = np.bincount(rings.ravel(), values.ravel())[kept] / count
+        axis.semilogy(x, mean, line, label=label, color=COLOURS[colour])
     axis.set_title("Where image and noise have their power")
     axis.legend()
     kind = "coloured" if question.noise.coloured else "white"
-    return show(
-        figure,
-        f"Power of the image falls with frequency towards that of its noise, which is {kind}.",
-    )
+    alt = f"Power of the image falls with frequency towards that of its noise, which is {kind}."
+    return show(figure, alt)
 
 
 def curves(answers: Mapping[str, Answer], question: Question) -> Picture | None:
@@ -295,15 +289,12 @@ def curves(answers: Mapping[str, Answer], question: Question) -> Picture | None:
     if not drawn:
         return None
     figure, axis = _axis("correlation of the halves", question)
-    styles = ("-", "--", ":", "-.")
+    lines = ("-", "--", ":", "-.")
     for number, (label, curve) in enumerate(drawn.items()):
+        look: dict[str, Any] = {} if number else {"linewidth": 2.2, "color": "black"}
+        line = lines[number // 4 % len(lines)]
         axis.plot(
-            curve.frequency,
-            curve.correlation,
-            label=label,
-            linestyle=styles[number // 4 % len(styles)],
-            linewidth=2.2 if number == 0 else 1.2,
-            color="black" if number == 0 else None,
+            curve.frequency, curve.correlation, line, label=label, **{"linewidth": 1.2} | look
         )
     axis.axhline(FRC_THRESHOLD, color="#777777", linewidth=0.8)
     axis.set(ylim=(-0.1, 1.05))
