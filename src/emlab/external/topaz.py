@@ -28,7 +28,6 @@ MISSING = "Topaz is not installed; run `make topaz`, or let EMLAB_TOPAZ name its
 VARIABLE = "EMLAB_TOPAZ"
 PICKER = "resnet16_u32"  # the name "resnet16" alone means 64 units
 LOWEST_SCORE = -6.0  # where the extraction ends; thresholds are chosen later
-DENOISERS = ("unet", "unet-small", "fcnet", "affine")
 _LAUNCHER = Path(__file__).with_name("topaz_launcher.py")
 _PLACE = Path(".programs") / "topaz"
 
@@ -96,8 +95,6 @@ def pick(
     30 pixels wide; each is normalised to mean 0 and standard deviation 1. Within the radius in
     pixels only the best pick stays. Errors are those of `require` and `run_program`.
     """
-    if not micrographs:
-        raise InputError("give at least one micrograph to pick from")
     words = ["extract", "-m", PICKER, "-r", radius, "-t", LOWEST_SCORE, "-o", "picks.txt"]
     with _run(words, micrographs, threads) as (folder, names, done):
         table = read_coordinates(folder / "picks.txt")
@@ -105,23 +102,16 @@ def pick(
 
 
 def denoise(
-    micrographs: Sequence[NDArray[np.float32]],
-    *,
-    architecture: str = "unet",
-    patch: int = 1024,
-    padding: int = 128,
-    threads: int = 1,
+    micrographs: Sequence[NDArray[np.float32]], *, threads: int = 1
 ) -> tuple[list[NDArray[np.float32]], Finished]:
-    """Denoise with Topaz-Denoise's pretrained networks (Bepler et al. 2020).
+    """Denoise with the pretrained U-Net of Topaz-Denoise (Bepler et al. 2020).
 
-    Micrographs are ``(H, W)`` each, of any grey levels; they come back in their own. The
-    architecture is one of `DENOISERS` (version 0.3.20 ignores its option ``--model``); parts with a
-    side of ``patch`` pixels are denoised at a time, with so much ``padding`` around them. Errors
-    are those of `require` and `run_program`.
+    Micrographs are ``(H, W)`` each, of any grey levels; they come back in their own. Parts of 1024
+    pixels a side are denoised at a time, with 128 around them. Errors are those of `require` and
+    `run_program`.
     """
-    if architecture not in DENOISERS or not micrographs:
-        raise InputError(f"give micrographs and one of {', '.join(DENOISERS)}")
-    words = ["denoise", "--arch", architecture, "-s", patch, "-p", padding, "-o", "out"]
+    # its option --model is ignored by version 0.3.20
+    words = ["denoise", "--arch", "unet", "-s", 1024, "-p", 128, "-o", "out"]
     with _run(words, micrographs, threads) as (folder, names, done):
         images = [read_image(folder / "out" / name).pixels for name in names]
     scaled = [
@@ -142,6 +132,8 @@ def _run(
     words: Sequence[object], micrographs: Sequence[NDArray[np.float32]], threads: int
 ) -> Iterator[tuple[Path, list[str], Finished]]:
     """Run on micrographs in a folder of their own; yields it, their names and what it took."""
+    if not micrographs:
+        raise InputError("give Topaz at least one micrograph")
     command = require()
     with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
         folder = Path(made)
