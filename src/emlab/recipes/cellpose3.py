@@ -282,6 +282,8 @@ def loss_of(objective: dict) -> tuple[Loss, ResidualUNet | None]:
     """The loss of a segmenter or a restorer, and the segmenter that it looks through, if any."""
     if objective["kind"] == "segmenter":
         return segmenter_loss, None
+    if objective["kind"] != "restorer":
+        raise InputError(f"unknown objective {objective['kind']!r}; use segmenter or restorer")
     segmenter = load_segmenter(objective["segmenter"]) if "segmenter" in objective else None
     terms = Weights(**objective["weights"])
     return partial(restorer_loss, segmenter=segmenter, terms=terms), segmenter
