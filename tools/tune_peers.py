@@ -27,7 +27,6 @@ from emlab.recipes.generalist_tasks import (
     REAL_PAIR,
     TASKS,
     VOLUMES,
-    Defocus,
     Task,
     defocus_tasks,
 )
@@ -117,7 +116,7 @@ def _grids(task: Task) -> Grids:
         return GRIDS[task.name]
     if task in VOLUMES:
         return GRIDS["volume"]
-    return GRIDS["defocus" if isinstance(task, Defocus) else task.kind]
+    return GRIDS["defocus" if task.name.startswith("defocus") else task.kind]
 
 
 @lru_cache(maxsize=2)

@@ -39,17 +39,9 @@ def import_jsonschema() -> Any:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return a device that exists on this machine.
+    """Return a device that exists here; an `InputError` lists those that do.
 
-    Parameters
-    ----------
-    name
-        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
-
-    Raises
-    ------
-    InputError
-        The name is unknown or there is no such device; the message lists what there is.
+    Names are ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     """
     import torch
 
@@ -66,28 +58,32 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def make_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a seeded generator on a device; the only source of randomness that functions take."""
+def make_generator(seed: int) -> torch.Generator:
+    """Return a seeded generator; the only source of randomness that functions take."""
     import torch
 
-    return torch.Generator(device=device).manual_seed(_checked_seed(seed))
-
-
-def _checked_seed(seed: int) -> int:
     if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**63:
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
-    return int(seed)
+    return torch.Generator().manual_seed(int(seed))
 
 
 def choose_threads(n: int | None = None) -> int:
-    """Set and return the number of torch threads; also flushes denormal numbers to zero.
+    """Set and return the number of torch threads, see `wanted_threads`; denormals become zero."""
+    import torch
+
+    n = wanted_threads(n)
+    torch.set_num_threads(n)
+    torch.set_flush_denormal(True)
+    return n
+
+
+def wanted_threads(n: int | None = None) -> int:
+    """Return how many threads numerical libraries are to use.
 
     The default is EMLAB_THREADS, else the physical cores that this process may use, at most 4: the
     arrays here are small, and threads that wait for a busy core make a loop slower. On a machine
     shared with another job one thread can be faster than two; set ``EMLAB_THREADS=1`` there.
     """
-    import torch
-
     if n is None:
         text = os.environ.get("EMLAB_THREADS", "")
         try:
@@ -96,8 +92,6 @@ def choose_threads(n: int | None = None) -> int:
             raise InputError(f"EMLAB_THREADS={text} is not a number; set it to 1 or more") from None
     if n < 1:
         raise InputError(f"the number of threads must be at least 1, not {n}")
-    torch.set_num_threads(n)
-    torch.set_flush_denormal(True)
     return n
 
 
@@ -251,14 +245,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Readers see the old file or the new one, never half of one. On an exception or an interrupt the
     temporary file is removed and ``path`` is as before. Missing parent folders are created. The
-    temporary name ends like ``path``, for writers that go by suffix.
-
-    Raises
-    ------
-    EmlabError
-        The disk is full; the message names the folder.
-    InputError
-        The folder cannot be written to.
+    temporary name ends like ``path``, for writers that go by suffix. What the disk says is raised
+    as `disk_error` puts it.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -268,7 +256,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        _flush(temporary)
+        with open(temporary, "r+b") as stream:  # Windows flushes only what it may write to
+            os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as problem:
@@ -276,6 +265,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def disk_error(problem: OSError, path: Path) -> Exception:
@@ -290,21 +282,9 @@ def disk_error(problem: OSError, path: Path) -> Exception:
         return EmlabError(
             f"{path} is larger than files may be there; choose another disk or raise the limit"
         )
-    if problem.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-    ):
+    if problem.errno in FORBIDDEN:
         return InputError(f"cannot write {path}: {problem.strerror}; choose another place")
     return problem
-
-
-def _flush(path: Path) -> None:
-    with open(path, "r+b") as stream:  # Windows flushes only what it may write to
-        os.fsync(stream.fileno())
 
 
 def _umask() -> int:
@@ -316,11 +296,11 @@ def _umask() -> int:
 REFERENCE_PROBE_SECONDS = 0.030
 
 
-def probe_machine(seconds: float = 2.0) -> float:
+def probe_machine() -> float:
     """Return how long a fixed piece of work takes here, in seconds: how fast the machine is.
 
-    Convolutions, matrix products and Fourier transforms of the sizes that chapters use, with the
-    threads that torch has now; the fastest of the rounds that fit into `seconds` counts. Divided by
+    Convolutions and Fourier transforms of the sizes that chapters use, with the threads that torch
+    has now; the fastest of the rounds that fit into two seconds counts. Divided by
     `REFERENCE_PROBE_SECONDS` it says by how much times here are longer than on the machine that
     the limits of `make bench` are for: two cores with AVX-512.
     """
@@ -330,7 +310,7 @@ def probe_machine(seconds: float = 2.0) -> float:
     images = torch.randn(8, 32, 96, 96, generator=generator)
     kernels = torch.randn(32, 32, 3, 3, generator=generator)
     fields = torch.randn(64, 128, 128, generator=generator)
-    best, end = float("inf"), time.perf_counter() + seconds
+    best, end = float("inf"), time.perf_counter() + 2
     with torch.no_grad():
         while time.perf_counter() < end or best == float("inf"):
             with Stopwatch() as watch:

@@ -17,25 +17,21 @@ def read_settings(place: str) -> dict[str, Any]:
 
 
 def read_profile(place: str, profile: str) -> dict[str, Any]:
-    """One profile's table.
+    """One profile's table; an `InputError` if it is none of smoke, cpu, gpu, paper."""
+    check_profile(profile)
+    return read_settings(place)[profile]
 
-    Raises
-    ------
-    InputError
-        If the profile is none of smoke, cpu, gpu, paper.
-    """
+
+def check_profile(profile: str) -> None:
+    """Refuse a profile that is none of smoke, cpu, gpu, paper."""
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    return read_settings(place)[profile]
 
 
 def tuned(chapter: str, task: str = "") -> dict[str, dict[str, Any]]:
     """Settings by peer of a chapter, or of one of its tasks: the best on validation data.
 
-    Raises
-    ------
-    InputError
-        No peers are tuned for the task.
+    If no peers are tuned for the task there is an `InputError`.
     """
     peers = read_settings(f"chapters/{chapter}/peers")["peers"]
     if task and task not in peers:

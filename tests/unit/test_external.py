@@ -63,8 +63,8 @@ def test_denoised_images_keep_their_grey_levels(fake):
     image = dark_at(5, 50)
     (found,), _ = topaz.denoise([image])
     np.testing.assert_allclose(found, (image + image.mean()) / 2, rtol=1e-3)
-    with pytest.raises(InputError, match="unet"):
-        topaz.denoise([image], architecture="other")
+    with pytest.raises(InputError, match="at least one"):
+        topaz.denoise([])
     with pytest.raises(InputError, match="not constant"):
         topaz.denoise([np.ones((8, 8), np.float32)])
 

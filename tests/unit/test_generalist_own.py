@@ -46,7 +46,7 @@ def test_training_goes_on_and_the_card_says_what_it_gained(shipped, tmp_path):
 def test_before_the_first_step_nothing_is_gained(shipped, tmp_path):
     lesson = generalist_own.prepare_own(folder(tmp_path / "mine", (80, 64)), {}, MATERIAL)
     network = build(MODEL)
-    network.load_state_dict(lesson.initial)
+    network.load_state_dict(weights.load(lesson.initial)[0])
     found = lesson.evaluate(network, torch.device("cpu"))
     assert found["gain_at_0.1"] == pytest.approx(0, abs=1e-5)
     network.leave[2].bias.data += 0.5

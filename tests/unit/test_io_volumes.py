@@ -1,5 +1,6 @@
 """Volumes in files: boxes, voxel sizes and types come back; bad files say what is wrong."""
 
+import io
 import os
 import shutil
 
@@ -117,18 +118,17 @@ def test_tiff_files_of_others(tmp_path, options):
             np.testing.assert_array_equal(volume[box], VOLUME[box])
 
 
-@pytest.mark.posix
-def test_reading_a_box_reads_little_more_than_the_box(tmp_path, monkeypatch):
+def test_reading_a_box_reads_little_more_than_the_box(tmp_path):
     np.save(tmp_path / "a.npy", VOLUME)
     count = []
 
-    def counting(handle, buffers, position):
-        count.append(len(buffers[0]))
-        return preadv(handle, buffers, position)
+    class Counting(io.FileIO):
+        def readinto(self, row):
+            count.append(len(row))
+            return super().readinto(row)
 
-    preadv = os.preadv
     volume = open_volume(tmp_path / "a.npy")
-    monkeypatch.setattr(io_backends.os, "preadv", counting)
+    volume._array._file = Counting(tmp_path / "a.npy")
     volume[1:4, 2:6, 3:8]
     assert sum(count) == 3 * 4 * 5
     count.clear()
@@ -332,31 +332,34 @@ def test_what_cannot_be_resumed_is_started_anew(tmp_path):
 
 
 @pytest.mark.posix
-def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_clear_error(tmp_path):
     with pytest.raises(EmlabError, match="no space is left"):
         create_volume(tmp_path / "a.npy", (10**6, 10**6, 10**3))
     assert not list(tmp_path.iterdir())
 
-    def full(handle, row, position):
-        raise OSError(28, "No space left on device")
+    class Full(io.FileIO):
+        def write(self, row):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io_backends.os, "pwrite", full)
-    with (
-        pytest.raises(EmlabError, match="no space left on the disk"),
-        create_volume(tmp_path / "a.npy", (2, 2, 2)) as new,
-    ):
+    new = create_volume(tmp_path / "a.npy", (2, 2, 2))
+    new._array._file = Full(new.partial, "r+b")
+    with pytest.raises(EmlabError, match="no space left on the disk"), new:
         new[:] = 1
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.posix
-def test_writes_that_the_system_cuts_short_are_completed(tmp_path, monkeypatch):
-    pwrite, preadv = os.pwrite, os.preadv
+def test_writes_that_the_system_cuts_short_are_completed(tmp_path):
+    class Short(io.FileIO):
+        def readinto(self, row):
+            return super().readinto(row[:9])
+
+        def write(self, row):
+            return super().write(row[:7])
+
     path = tmp_path / "a"
     path.write_bytes(bytes(5 + VOLUME.size * 4))
     array = RawArray(path, 5, np.dtype(">f4"), VOLUME.shape, writable=True)
-    monkeypatch.setattr(io_backends.os, "pwrite", lambda h, row, at: pwrite(h, row[:7], at))
-    monkeypatch.setattr(io_backends.os, "preadv", lambda h, rows, at: preadv(h, [rows[0][:9]], at))
+    array._file = Short(path, "r+b")
     everything = io_backends.as_box(slice(None), VOLUME.shape)[0]
     array.write(everything, VOLUME.astype(np.float32))
     np.testing.assert_array_equal(array.read(everything), VOLUME)

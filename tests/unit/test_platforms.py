@@ -7,18 +7,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 
 from emlab import chapters, runtime
 from emlab.app import headless
 from emlab.external.process import run_program
-from emlab.io.backends import RawArray, as_box
 from tools import public
 from tools.release import ROOT
 
-LACKING = ("preadv", "pwrite", "sched_getaffinity", "wait4")
+LACKING = ("sched_getaffinity", "wait4")
 SCRIPT = f"""
 import os, sys
 from importlib import import_module
@@ -65,18 +63,6 @@ def test_peak_memory_and_cores_are_known_without_posix(bare, monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 1)
     assert runtime.usable_cores() == 1
     assert not runtime.has_fast_bfloat16("cpu")
-
-
-def test_boxes_are_read_and_written_without_positions(bare, tmp_path):
-    values = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
-    path = tmp_path / "a"
-    path.write_bytes(bytes(7 + values.nbytes))
-    array = RawArray(path, 7, values.dtype, values.shape, writable=True)
-    array.write(as_box(slice(None), values.shape)[0], values)
-    box = as_box(np.s_[1:3, 2:4, 1:4], values.shape)[0]
-    np.testing.assert_array_equal(array.read(box), values[box])
-    array.close()
-    assert path.read_bytes()[7:] == values.tobytes()
 
 
 def test_a_program_is_measured_without_wait4(bare, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -61,9 +62,8 @@ def block_shape_for(
     """Return the largest block, near a cube of target voxels, that fits into so much memory.
 
     The memory is in megabytes (2**20 bytes) beyond what the process and its network take without
-    any block; the shape is (D, H, W) of the source; halo and scale are as for `process_blocks`, and
-    the function holds at most so many copies of its result at once, as float32. Too little memory
-    for the halo is an `InputError` that says how much is needed.
+    any block; the function holds at most so many copies of its result (float32) at once. Shape
+    (D, H, W), halo and scale are as for `process_blocks`. Too little memory is an `InputError`.
     """
     halos, scales = _triple(halo, "halo"), _triple(scale, "scale")
     lengths = _triple(shape, "shape")
@@ -80,11 +80,9 @@ def block_shape_for(
             f"blocks with halo {halos} need at least "
             f"{math.ceil(megabytes(smallest))} MB, not {memory_mb:g}; allow more memory"
         )
-    low, high = smallest, max(n * f for n, f in zip(lengths, scales, strict=True)) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if megabytes(middle) <= memory_mb else (low, middle)
-    return at(low)
+    largest = max(n * f for n, f in zip(lengths, scales, strict=True))
+    edges = range(smallest, max(smallest, largest) + 1)
+    return at(edges[bisect_right(edges, memory_mb, key=megabytes) - 1])
 
 
 @dataclass(frozen=True)
@@ -121,8 +119,8 @@ def process_blocks(
     Parameters
     ----------
     source, target
-        (D, H, W), read box by box, and (D*fz, H*fy, W*fx), written box by box: a `NewVolume`, an
-        array or alike. Integer types are rounded and clipped.
+        (D, H, W) and (D*fz, H*fy, W*fx), read and written box by box: a `NewVolume`, an array or
+        alike. Integer types are rounded and clipped.
     block
         Shape of what is read at once, in source voxels, halo included (see `block_shape_for`).
         Blocks at the border of the volume have no halo there.
@@ -135,22 +133,14 @@ def process_blocks(
     scale
         Whole numbers (fz, fy, fx): target voxels per source voxel.
     journal
-        Folder for what a resumed run needs; it is left there, with nothing but a note that all is
-        done. By default that of the target if it has one (`NewVolume`), else a temporary folder.
+        Folder for what a resumed run needs, and a note that all is done. By default that of the
+        target if it has one (`NewVolume`), else a temporary folder.
     settings
-        All that the result depends on beyond the arguments here (model, seed, noise level); a run
-        is resumed only with equal settings.
+        All that the result depends on beyond the arguments here (model, seed, noise level): a
+        journal of others is refused.
     crew
         Who calls the function, several blocks at a time; this process blends and writes. Source and
         function must be picklable, and the folder of the journal seen by all workers.
-
-    Raises
-    ------
-    InputError
-        Shapes that do not fit, voxels or results that are not finite, a journal of other settings
-        or in use by another process.
-    EmlabError
-        The disk is full.
     """
     halos, scales, blocks = _triple(halo, "halo"), _triple(scale, "scale"), _triple(block, "block")
     axes = _lay_out(source.shape, target.shape, blocks, halos, scales)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from emlab.errors import InputError
+from emlab.runtime import import_jsonschema, wanted_threads
 from emlab.viz.explorers import SWITCH
 
-MAX_DEFAULT_THREADS = 4
 ERROR_LINES = 8
 START_TIMEOUT_SECONDS = 180
 ORPHAN_CHECK_SECONDS = 0.5
@@ -48,10 +48,9 @@ def execute(
 ) -> list[str]:
     """Execute a notebook in a new process; return what went wrong, in a few lines (empty: nothing).
 
-    The notebook runs in the folder of `output`, so that it can lean on no file beside itself, with
-    a kernel of this very interpreter. On a time-out, an interrupt or an error here, the child and
-    its kernel are ended. `output` is also there after a failure, as far as it got; `log` has what
-    the child and native libraries print.
+    It runs in the folder of `output`, so that it can lean on no file beside itself, with a kernel
+    of this very interpreter, which an interrupt or an error here ends. `output` is also there after
+    a failure, as far as it got; `log` has what the child and native libraries print.
     """
     for module in ("papermill", "ipykernel"):
         if importlib.util.find_spec(module) is None:
@@ -100,7 +99,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     """Return the child's environment: threads, absolute paths, and a kernel that is this Python."""
     environment = dict(os.environ)
     environment.pop("MPLBACKEND", None)
-    count = str(_thread_count(threads))
+    count = str(wanted_threads(threads))
     for name in _THREAD_VARIABLES:
         if threads is not None or not environment.get(name):
             environment[name] = count
@@ -129,18 +128,6 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     environment[SWITCH] = "off"  # nobody is there to move a slider
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     return environment
-
-
-def _thread_count(threads: int | None) -> int:
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"the number of threads must be at least 1, not {threads}")
-        return threads
-    text = os.environ.get("EMLAB_THREADS", "")
-    if text and (not text.isdigit() or int(text) < 1):
-        raise InputError(f"EMLAB_THREADS={text} is not a number; set it to 1 or more")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return int(text) if text else min(cores or 1, MAX_DEFAULT_THREADS)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -174,8 +161,6 @@ def child(job_path: str) -> int:
     is 1. When the parent is gone, killed perhaps, so is this process, and with it the kernel:
     nothing goes on writing where a second run may have begun.
     """
-    from emlab.runtime import import_jsonschema
-
     import_jsonschema()  # as papermill would, but quickly
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -206,12 +191,10 @@ def child(job_path: str) -> int:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process once its parent has ended; the kernel watches this one in the same way.
-
-    On Windows the parent may be a launcher in between, and its number stays when it has ended.
-    """
+    """End this process once its parent has ended; the kernel watches this one in the same way."""
     import psutil
 
+    # On Windows the parent may be a launcher in between, and its number stays when it has ended.
     while psutil.pid_exists(parent) if os.name == "nt" else os.getppid() == parent:
         time.sleep(ORPHAN_CHECK_SECONDS)
     os._exit(1)

@@ -61,10 +61,9 @@ def _counts(file: Path, notebook: Path, words: set[str], folders: set[Path]) -> 
 
 
 def imported(tree: ast.AST, place: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything that is imported; relative names are resolved.
+    """Yield line and dotted name of what a module, whose own name has the parts ``place``, imports.
 
-    ``from emlab.x import y`` yields ``emlab.x`` and ``emlab.x.y``, since y may be a module;
-    ``place`` holds the parts of the importing module's own name.
+    ``from emlab.x import y`` yields ``emlab.x`` and ``emlab.x.y``, since y may be a module.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -20,7 +20,7 @@ from typing import Any
 
 from emlab.app.headless import end_all, execute
 from emlab.app.reach import changed, fingerprint
-from emlab.bench import PROFILES, compare, format_table, load_metrics
+from emlab.bench import compare, format_table, load_metrics
 from emlab.chapters import expected_seconds, shipped
 from emlab.errors import InputError
 from emlab.runtime import (
@@ -30,6 +30,7 @@ from emlab.runtime import (
     probe_machine,
     usable_cores,
 )
+from emlab.settings import check_profile
 
 PathLike = str | os.PathLike[str]
 FAILED, REGRESSED = 1, 4
@@ -80,25 +81,14 @@ def run_chapter(
     A chapter whose notebook, package, weights, data and parameters are those of its last good run
     is not executed again, only compared again.
 
-    Parameters
-    ----------
-    chapter
-        Slug, start of a slug, or path of a notebook.
-    timeout
-        Seconds after which the chapter counts as failed.
-    threads
-        Threads for numerical libraries; default EMLAB_THREADS, else the cores there are, at most 4.
-    notebooks, expected_dir
-        Folders to use in place of notebooks/ and of tests/expected/ beside it.
+    The chapter is a slug, the start of one, or the path of a notebook; it counts as failed after
+    ``timeout`` seconds. Threads are those of `emlab.runtime.wanted_threads`; the two folders take
+    the place of notebooks/ and of tests/expected/ beside it.
 
-    Raises
-    ------
-    InputError
-        No such chapter or profile, a notebook without a parameters cell, a malformed expected file.
-        A chapter that fails raises nothing: see `ChapterResult.status`.
+    No such chapter or profile, a notebook without a parameters cell and a malformed file of bounds
+    are an `InputError`; a chapter that fails raises nothing, see `ChapterResult.status`.
     """
-    if profile not in PROFILES:
-        raise InputError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")
+    check_profile(profile)
     path = chapter_path(chapter, notebooks)
     slug, root = path.stem, Path(out_dir).expanduser().resolve()
     known = {"PROFILE": profile, "SEED": seed, "DEVICE": device, "OUT_DIR": str(root)}
@@ -159,17 +149,10 @@ def run_all(
 ) -> list[ChapterResult]:
     """Run chapters, go on after a failure, and write ``out_dir/status.json``.
 
-    Parameters
-    ----------
-    only
-        Chapters to run; empty for all of them.
-    jobs
-        Chapters side by side, which share the cores; default: one for every two cores, at most 4.
-    minutes
-        Time there is: chapters that changed since their numbers were last published run first, and
-        none begins that is not expected to end in time.
-    options
-        Further arguments of `run_chapter`.
+    Those named in ``only``, or all of them; so many ``jobs`` side by side, which share the cores
+    (default: one for every two cores, at most 4). If there are only so many ``minutes``, chapters
+    that changed since their numbers were last published run first, and none begins that is not
+    expected to end in time. Further options are those of `run_chapter`.
     """
     paths = [chapter_path(name, notebooks) for name in only] or chapters(notebooks)
     root = Path(out_dir).expanduser().resolve()
@@ -275,11 +258,7 @@ def exit_code(results: Sequence[ChapterResult]) -> int:
 
 
 def _write_status(out_dir: Path, results: Sequence[ChapterResult], probe: float) -> None:
-    """Write status.json; chapters of the same profile that were not run now keep their entry.
-
-    ``probe_seconds`` is what `emlab.runtime.probe_machine` measured, ``times_reference`` how much
-    slower than the reference machine that is.
-    """
+    """Write status.json; chapters of the same profile that were not run now keep their entry."""
     path, profile = out_dir / "status.json", results[0].profile
     old = _kept(path).get("chapters", {}).items()
     entries = {slug: entry for slug, entry in old if entry.get("profile") == profile}

@@ -12,40 +12,34 @@ from typing import Any
 from emlab.errors import EmlabError, InputError
 from emlab.runtime import choose_threads
 
+AHEAD = 4  # calls that are handed out for each thread of a worker
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
 
 
 class Crew:
     """Who computes tasks; made by `hire`.
 
-    A task whose worker dies is given to another one. A task leaves its result in a file that
-    appears whole, and does nothing if that file is there: so a result that was finished is never
-    computed again, even if the worker that made it is lost before it can say so.
+    A task whose worker dies is given to another one. It leaves its result in a file that appears
+    whole, and does nothing if that file is there: what was finished is never computed again, even
+    if the worker that made it is lost before it can say so.
     """
 
     def __init__(self, client: Any, where: str) -> None:
         self._client, self._where = client, where
 
-    def each(
-        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], ahead: int = 4
-    ) -> Iterator[Any]:
+    def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """Yield ``function(*call)`` in the order of the calls.
 
         The function is of a module that the workers can import, or picklable; paths in the calls
-        are absolute and lead to the same files on every worker. So many calls are handed out ahead
-        per thread of a worker.
-
-        Raises
-        ------
-        EmlabError
-            A task ended three workers, or the scheduler is gone.
+        are absolute and lead to the same files on every worker. A task that ended three workers and
+        a scheduler that is gone are an `EmlabError`.
         """
         rest = iter(calls)
         waiting: deque[Any] = deque()
         try:
             while True:
                 slots = max(1, sum(self._client.nthreads().values()))
-                for call in islice(rest, max(0, ahead * slots - len(waiting))):
+                for call in islice(rest, max(0, AHEAD * slots - len(waiting))):
                     waiting.append(self._client.submit(function, *call, pure=False))
                 if not waiting:
                     return
@@ -86,12 +80,8 @@ def hire(workers: int = 1, scheduler: str | None = None) -> Iterator[Crew | None
     """Yield a crew for the block, or None if one worker here is all that is asked for.
 
     Workers are threads of this process; the address of a Dask scheduler, ``tcp://host:8786``,
-    counts more.
-
-    Raises
-    ------
-    InputError
-        Dask is not installed, nobody answers at the address, or the scheduler has no workers.
+    counts more. If Dask is not installed, nobody answers at the address, or the scheduler has no
+    workers, there is an `InputError`.
     """
     if workers == 1 and scheduler is None:
         yield None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -17,6 +17,7 @@ from emlab import weights
 from emlab.app.blocks import BlockRun, Source, block_shape_for, process_blocks
 from emlab.app.tasks import Crew
 from emlab.errors import InputError
+from emlab.io.images import check_finite
 from emlab.io.volumes import NewVolume
 from emlab.methods import generalist
 from emlab.methods.generalist import Config, Found, GreyScale
@@ -25,7 +26,6 @@ from emlab.physics.noise_estimation import (
     estimate_noise_sigma,
     estimate_noise_spectrum,
 )
-from emlab.physics.operators import Sampling
 from emlab.priors import Prior
 from emlab.runtime import choose_device, make_generator
 from emlab.solvers import ONE_ESTIMATE
@@ -48,10 +48,8 @@ class NoiseField:
     whichever is computed first, so a sampler that is run block by block draws one sample and not a
     patchwork. The values come from a counter-based generator (Philox, Salmon et al. 2011, "Parallel
     random numbers: as easy as 1, 2, 3"): its key is (seed, stream and step), its counter starts at
-    the coordinates of a cell, and so any place can be drawn without the places before it.
-
-    The seed is from 0 to 2**63 - 1; the stream is the number of the sample, from 0 to 2**31 - 1,
-    and different streams are independent.
+    the coordinates of a cell, and so any place can be drawn without the places before it. Streams,
+    one a sample, are independent.
     """
 
     def __init__(self, seed: int, stream: int = 0) -> None:
@@ -79,15 +77,12 @@ class NoiseField:
         side = CELLS[axes]
         first = [start // side for start in origin]
         last = [-(-(start + size) // side) for start, size in zip(origin, shape, strict=True)]
-        bits = np.random.Philox(key=[self.seed, step + (self.stream << 32)])
-        state = bits.state
-        random = np.random.Generator(bits)
+        key = [self.seed, step + (self.stream << 32)]
         noise = np.empty(tuple(shape), np.float32)
-        cell = np.empty((side,) * axes, np.float32)
         for place in product(*(range(a, b) for a, b in zip(first, last, strict=True))):
-            state["state"]["counter"][:] = [0, *(c % 2**64 for c in place), *[0] * (3 - axes)]
-            bits.state = state
-            random.standard_normal(dtype=np.float32, out=cell)
+            counter = np.array([0, *(c % 2**64 for c in place), *[0] * (3 - axes)], np.uint64)
+            random = np.random.Generator(np.random.Philox(counter=counter, key=key))
+            cell = random.standard_normal((side,) * axes, np.float32)
             inside, outside = [], []
             for c, start, size in zip(place, origin, shape, strict=True):
                 low, high = max(c * side, start), min((c + 1) * side, start + size)
@@ -99,15 +94,11 @@ class NoiseField:
 
 @dataclass(frozen=True)
 class Survey:
-    """What all blocks of a volume share.
+    """What all blocks of a volume share."""
 
-    The grey scale from the mean and variance of the whole volume, the standard deviation of the
-    noise in grey levels, and the spectrum of coloured noise.
-    """
-
-    scale: GreyScale
-    noise_sigma: float
-    spectrum: NoiseSpectrum | None = None
+    scale: GreyScale  #: from the mean and variance of the whole volume
+    noise_sigma: float  #: in grey levels
+    spectrum: NoiseSpectrum | None = None  #: of coloured noise
 
 
 def megabytes(voxels: int, samples: int = 1) -> float:
@@ -124,9 +115,8 @@ def survey(
 ) -> Survey:
     """Read a volume ``(D, H, W)`` once, a few planes at a time: its grey levels and its noise.
 
-    The noise in grey levels is estimated from 16 planes spread over the volume, unless given.
-    Voxels that are not finite, a constant volume and planes too small to estimate the noise from
-    are refused.
+    Noise is estimated from 16 planes spread over the volume, unless it is given, in grey levels.
+    Voxels that are not finite, a constant volume and too small planes are refused.
     """
     depth, height, width = volume.shape
     slab = min(64, max(1, int(memory_mb * 2**20 / (24 * height * width))))
@@ -134,12 +124,7 @@ def survey(
     offset: float | None = None
     for first in range(0, depth, slab):
         planes = np.asarray(volume[first : first + slab], dtype=np.float64)
-        if not np.isfinite(planes).all():
-            raise InputError(
-                f"the volume has NaN or infinite voxels in planes {first} to "
-                f"{first + len(planes) - 1}; replace them (for example by the median of their "
-                f"neighbours)"
-            )
+        check_finite(planes, f"the volume, in planes {first} to {first + len(planes) - 1},")
         offset = float(planes.mean()) if offset is None else offset
         planes = planes - offset
         total += float(planes.sum())
@@ -162,27 +147,30 @@ class Restorer:
 
     It can be sent to a worker, which then loads the prior of the configuration once. Samples are
     computed one after the other; the seed and their number make their noise. The result is their
-    mean in grey levels; with a spread, columns of mean and standard deviation take turns. The
-    factor and the sampling are those of `generalist.isotropic`, the pixel size that of `load`, and
-    ``cubic`` that of `generalist.solve`.
+    mean in grey levels; with a spread, columns of mean and standard deviation take turns. Options
+    are those of `generalist.isotropic` (a factor among them) or of `generalist.denoise`, the pixel
+    size is that of `generalist.load`.
     """
 
     config: Config
     shared: Survey
-    factor: int = 1
-    sampling: Sampling = "average"
+    options: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 1
     with_spread: bool = False
     seed: int = 0
     prior: Prior | None = None
     device: str = "cpu"
     pixel_angstrom: float | None = None
-    cubic: bool = False
+
+    @property
+    def factor(self) -> int:
+        """How many times finer the result is along axis 0."""
+        return self.options.get("factor", 1)
 
     @property
     def task(self) -> str:
         """Name of the solver in the configuration."""
-        if self.factor > 1:
+        if "factor" in self.options:
             return "isotropic"
         return "denoise" if self.shared.spectrum is None else "denoise_coloured"
 
@@ -200,7 +188,7 @@ class Restorer:
             card = weights.card(self.config.prior)
             sees = card.objective.get("kind") == "depth"
             planes = card.model.get("planes", 5) // 2 if sees else 0
-        planes = MARGIN if planes and self.cubic else planes
+        planes = MARGIN if planes and self.options.get("cubic") else planes
         return planes if isinstance(self.config.solvers[self.task], OneStepConfig) else 4 * planes
 
     def __call__(self, block: np.ndarray, origin: tuple[int, ...]) -> np.ndarray:
@@ -221,7 +209,7 @@ class Restorer:
         place = (origin[0] * self.factor, *origin[1:])
         spectrum, device = self.shared.spectrum, choose_device(self.device)
         version = weights.card(self.config.prior).sha256
-        options: dict[str, Any] = {
+        told: dict[str, Any] = {
             "noise_sigma": self.shared.noise_sigma if spectrum is None else None,
             "spectrum": spectrum,
             "scale": self.shared.scale,
@@ -231,13 +219,8 @@ class Restorer:
             "noise": lambda step, shape: field.at(step, place, shape[-3:])[None],
         }
         turns = make_generator(self.seed + sample)  # the same in every block
-        config = self.config
-        if self.factor > 1:
-            return generalist.isotropic(
-                block, self.factor, config, turns, sampling=self.sampling, **options
-            )
-        options |= {"coloured": spectrum is not None, "cubic": self.cubic}
-        return generalist.denoise(block, config, turns, **options)
+        method = generalist.isotropic if self.task == "isotropic" else generalist.denoise
+        return method(block, config=self.config, generator=turns, **self.options, **told)
 
 
 def restore_volume(
@@ -250,10 +233,7 @@ def restore_volume(
     progress: Callable[[int, int], None] | None = None,
     crew: Crew | None = None,
 ) -> BlockRun:
-    """Restore a volume ``(D, H, W)`` a block at a time.
-
-    All blocks have the grey scale of the whole volume and see one noise field, so that neighbours
-    agree where they overlap.
+    """Restore a volume ``(D, H, W)`` a block at a time, with one grey scale and one noise field.
 
     Targets are ``(D * factor, H, W)``, written box by box; a second one takes the spread. The
     memory is in megabytes (2**20 bytes) beyond what the process (each worker) and its network take
@@ -272,8 +252,7 @@ def restore_volume(
     scale = (restorer.factor, 1, len(targets))
     facts = {
         "task": restorer.task,
-        "sampling": restorer.sampling,
-        "cubic": restorer.cubic,
+        "options": restorer.options,
         "config": {"prior": config.prior, **asdict(solver), "tile": config.tile},
         "noise": restorer.shared.noise_sigma,
         "samples": restorer.drawn,

@@ -22,17 +22,7 @@ Images = Sequence[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Picks:
-    """Picks of all micrographs by one method's images.
-
-    Attributes
-    ----------
-    picked : list of Picked
-        In pixels of the full micrograph.
-    truth : list of ndarray
-        ``(n, 2)`` each.
-    radius : float
-        Of a hit, in pixels.
-    """
+    """Picks of all micrographs by one method's images."""
 
     picked: list[Picked]  #: in pixels of the full micrograph
     truth: list[NDArray[np.float64]]  #: (n, 2) each

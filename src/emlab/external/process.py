@@ -17,20 +17,12 @@ from emlab.errors import EmlabError
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program took.
-
-    Attributes
-    ----------
-    output : str
-        What it wrote, errors included.
-    seconds, cpu_seconds : float
-        By the clock, and of all its processors.
-    """
+    """What a program took."""
 
     output: str  #: what it wrote, errors included
     seconds: float  #: by the clock
     cpu_seconds: float  #: of all its processors
-    peak_memory_mb: float
+    peak_memory_mb: float  #: megabytes of 2**20 bytes
 
 
 def run_program(
@@ -42,15 +34,8 @@ def run_program(
 ) -> Finished:
     """Run a command in a folder; it ends with us if we are interrupted.
 
-    Parameters
-    ----------
-    threads : int
-        Told to libraries that read ``OMP_NUM_THREADS``.
-
-    Raises
-    ------
-    EmlabError
-        The program failed; with the last line that it wrote.
+    Libraries that read ``OMP_NUM_THREADS`` are told so many threads. If the program fails there is
+    an `EmlabError` with the last line that it wrote.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
     with tempfile.TemporaryFile() as stream:

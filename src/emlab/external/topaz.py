@@ -11,7 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,22 +28,13 @@ MISSING = "Topaz is not installed; run `make topaz`, or let EMLAB_TOPAZ name its
 VARIABLE = "EMLAB_TOPAZ"
 PICKER = "resnet16_u32"  # the name "resnet16" alone means 64 units
 LOWEST_SCORE = -6.0  # where the extraction ends; thresholds are chosen later
-DENOISERS = ("unet", "unet-small", "fcnet", "affine")
 _LAUNCHER = Path(__file__).with_name("topaz_launcher.py")
 _PLACE = Path(".programs") / "topaz"
 
 
 @dataclass(frozen=True)
 class Command:
-    """How Topaz is started.
-
-    Attributes
-    ----------
-    words : tuple of str
-        First words of the command line.
-    folder : Path or None
-        Put before Python's own places.
-    """
+    """How Topaz is started: first words of the command, a folder before Python's own places."""
 
     words: tuple[str, ...]
     folder: Path | None = None
@@ -56,15 +48,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Picked:
-    """Picks of one micrograph, best first.
-
-    Attributes
-    ----------
-    coordinates : ndarray
-        ``(n, 2)`` centres (y, x) in pixels.
-    scores : ndarray
-        ``(n,)`` log-likelihood ratios.
-    """
+    """Picks of one micrograph, best first."""
 
     coordinates: NDArray[np.float64]  #: (n, 2) centres (y, x) in pixels
     scores: NDArray[np.float64]  #: (n,) log-likelihood ratios
@@ -73,10 +57,7 @@ class Picked:
 def find() -> Command | None:
     """How to start Topaz, or None where it is not installed.
 
-    Raises
-    ------
-    InputError
-        EMLAB_TOPAZ names a place without it.
+    If EMLAB_TOPAZ names a place without it, there is an `InputError`.
     """
     if named := os.environ.get(VARIABLE):
         place = Path(named).expanduser()
@@ -110,70 +91,28 @@ def pick(
 ) -> tuple[list[Picked], Finished]:
     """Pick particles by the pretrained detector of ``topaz extract``; returns one list an image.
 
-    Parameters
-    ----------
-    micrographs : sequence of ndarray
-        ``(H, W)`` each, protein dark, binned so that a particle is 15 to 30 pixels wide. Each is
-        normalised to mean 0 and standard deviation 1.
-    radius : int
-        Pixels within which only the best pick stays.
-
-    Raises
-    ------
-    InputError
-        Topaz is not installed, or there is no micrograph.
-    EmlabError
-        It failed.
+    Micrographs (at least one) are ``(H, W)`` each, protein dark, binned so that a particle is 15 to
+    30 pixels wide; each is normalised to mean 0 and standard deviation 1. Within the radius in
+    pixels only the best pick stays. Errors are those of `require` and `run_program`.
     """
-    if not micrographs:
-        raise InputError("give at least one micrograph to pick from")
-    command = require()
-    with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
-        folder = Path(made)
-        names = _write(folder, micrographs)
-        arguments = ["extract", "-m", PICKER, "-r", radius, "-t", LOWEST_SCORE, "-d", -1]
-        arguments += ["-j", threads, "-o", "picks.txt", *names]
-        done = command.run([str(word) for word in arguments], folder, threads)
+    words = ["extract", "-m", PICKER, "-r", radius, "-t", LOWEST_SCORE, "-o", "picks.txt"]
+    with _run(words, micrographs, threads) as (folder, names, done):
         table = read_coordinates(folder / "picks.txt")
     return [_best_first(table.of(name)) for name in names], done
 
 
 def denoise(
-    micrographs: Sequence[NDArray[np.float32]],
-    *,
-    architecture: str = "unet",
-    patch: int = 1024,
-    padding: int = 128,
-    threads: int = 1,
+    micrographs: Sequence[NDArray[np.float32]], *, threads: int = 1
 ) -> tuple[list[NDArray[np.float32]], Finished]:
-    """Denoise with Topaz-Denoise's pretrained networks (Bepler et al. 2020).
+    """Denoise with the pretrained U-Net of Topaz-Denoise (Bepler et al. 2020).
 
-    Parameters
-    ----------
-    micrographs : sequence of ndarray
-        ``(H, W)`` each, any grey levels; they come back in their own.
-    architecture : str
-        One of `DENOISERS`. (Its option ``--model`` is ignored by version 0.3.20.)
-    patch, padding : int
-        Side of the parts that are denoised at a time, and what is added around them.
-
-    Raises
-    ------
-    InputError
-        Topaz is not installed, no micrograph, or an unknown architecture.
-    EmlabError
-        It failed.
+    Micrographs are ``(H, W)`` each, of any grey levels; they come back in their own. Parts of 1024
+    pixels a side are denoised at a time, with 128 around them. Errors are those of `require` and
+    `run_program`.
     """
-    if architecture not in DENOISERS or not micrographs:
-        raise InputError(f"give micrographs and one of {', '.join(DENOISERS)}")
-    command = require()
-    with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
-        folder = Path(made)
-        (folder / "out").mkdir()
-        names = _write(folder, micrographs)
-        arguments = ["denoise", "--arch", architecture, "-d", -1, "-j", threads]
-        arguments += ["-s", patch, "-p", padding, "-o", "out", *names]
-        done = command.run([str(word) for word in arguments], folder, threads)
+    # its option --model is ignored by version 0.3.20
+    words = ["denoise", "--arch", "unet", "-s", 1024, "-p", 128, "-o", "out"]
+    with _run(words, micrographs, threads) as (folder, names, done):
         images = [read_image(folder / "out" / name).pixels for name in names]
     scaled = [
         (image.reshape(old.shape) * old.std() + old.mean()).astype(np.float32)
@@ -186,6 +125,22 @@ def _best_first(found: Coordinates) -> Picked:
     scores = np.zeros(0) if found.scores is None else found.scores
     order = np.argsort(-scores, kind="stable")
     return Picked(found.places[order], scores[order])
+
+
+@contextmanager
+def _run(
+    words: Sequence[object], micrographs: Sequence[NDArray[np.float32]], threads: int
+) -> Iterator[tuple[Path, list[str], Finished]]:
+    """Run on micrographs in a folder of their own; yields it, their names and what it took."""
+    if not micrographs:
+        raise InputError("give Topaz at least one micrograph")
+    command = require()
+    with tempfile.TemporaryDirectory(prefix="emlab-topaz-") as made:
+        folder = Path(made)
+        (folder / "out").mkdir()
+        names = _write(folder, micrographs)
+        asked = [str(word) for word in (*words, "-d", -1, "-j", threads, *names)]
+        yield folder, names, command.run(asked, folder, threads)
 
 
 def _write(folder: Path, micrographs: Sequence[NDArray[np.float32]]) -> list[str]:

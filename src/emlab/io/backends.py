@@ -51,11 +51,6 @@ class RawArray(BoxArray):
 
     It is read and written by position and not through a memory map: the process holds no pages of
     the file, a full disk is an error instead of a signal, and so is a file that became shorter.
-
-    Raises
-    ------
-    OSError
-        The file is shorter than the array.
     """
 
     def __init__(
@@ -70,54 +65,38 @@ class RawArray(BoxArray):
         missing = offset + math.prod(shape) * self.dtype.itemsize - path.stat().st_size
         if missing > 0:
             raise OSError(f"{missing} bytes are missing at its end")
-        mode = os.O_RDWR if writable else os.O_RDONLY
-        self._handle = os.open(path, mode | getattr(os, "O_BINARY", 0))
-        self._seeking = threading.Lock()  # where the system cannot read by position
+        self._file = open(path, "r+b" if writable else "rb", buffering=0)  # noqa: SIM115
+        self._seeking = threading.Lock()  # one box at a time
 
     def read(self, box: Box) -> np.ndarray:
         """Return a copy of a box."""
         values = np.empty([part.stop - part.start for part in box], self.dtype)
-        for row, position in self._rows(values, box):
-            while len(row):
-                count = self._read_at(row, position)
-                if count == 0:
-                    raise OSError("it ends too early")
-                row, position = row[count:], position + count
+        with self._seeking:
+            for row, position in self._rows(values, box):
+                self._file.seek(position)
+                while len(row):
+                    count = self._file.readinto(row)
+                    if not count:
+                        raise OSError("it ends too early")
+                    row = row[count:]
         return values
 
     def write(self, box: Box, values: np.ndarray) -> None:
         """Store values of the shape of the box."""
         stored = np.ascontiguousarray(values, self.dtype)
-        for row, position in self._rows(stored, box):
-            while len(row):
-                count = self._write_at(row, position)
-                row, position = row[count:], position + count
+        with self._seeking:
+            for row, position in self._rows(stored, box):
+                self._file.seek(position)
+                while len(row):
+                    row = row[self._file.write(row) :]
 
     def flush(self) -> None:
         """Return when the values are on the disk."""
-        os.fsync(self._handle)
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def _read_at(self, row: memoryview, position: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._handle, [row], position)
-        with self._seeking:  # Windows
-            os.lseek(self._handle, position, os.SEEK_SET)
-            found = os.read(self._handle, len(row))
-        row[: len(found)] = found
-        return len(found)
-
-    def _write_at(self, row: memoryview, position: int) -> int:
-        if hasattr(os, "pwrite"):
-            return os.pwrite(self._handle, row, position)
-        with self._seeking:
-            os.lseek(self._handle, position, os.SEEK_SET)
-            return os.write(self._handle, row)
+        self._file.close()
 
     def _rows(self, values: np.ndarray, box: Box) -> Iterator[tuple[memoryview, int]]:
         """Contiguous runs of bytes of the box: where in memory, and where in the file."""
@@ -183,16 +162,8 @@ class _ZarrArray(BoxArray):
 def as_box(index: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
     """Return an index as a box, and the axes that it takes away.
 
-    Parameters
-    ----------
-    index
-        Integers and slices of step 1, as many as there are axes or fewer; negative ones count from
-        the end, as in NumPy.
-
-    Raises
-    ------
-    InputError
-        Another kind of index, or an integer outside the array.
+    It has integers and slices of step 1, as many as there are axes or fewer; negative ones count
+    from the end, as in NumPy. Another kind, and an integer outside the array, are an `InputError`.
     """
     parts = index if isinstance(index, tuple) else (index,)
     if len(parts) > len(shape):

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from emlab.errors import EmlabError, InputError
-from emlab.io.tags import PixelSize, check_mrc, simplify, tiff_pixel_size, unreadable
+from emlab.io.tags import PixelSize, check_file, check_mrc, simplify, tiff_pixel_size, unreadable
 from emlab.runtime import atomic_path
 
 PNG_KEY = "pixel_size_angstrom"
@@ -46,15 +46,7 @@ _PRIVATE = 32768
 
 @dataclass(frozen=True)
 class Image:
-    """An image, stack or volume.
-
-    Attributes
-    ----------
-    pixels
-        (..., H, W) float32, finite, in the values of the file.
-    pixel_size_angstrom
-        One number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown.
-    """
+    """An image, stack or volume."""
 
     pixels: np.ndarray  #: (..., H, W) float32, finite, in the values of the file
     #: one number if all axes agree, else one per axis, (y, x) or (z, y, x); None if unknown
@@ -65,11 +57,8 @@ class Image:
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a grey-scale image, stack or volume.
 
-    Raises
-    ------
-    InputError
-        The file is missing, empty, truncated, in colour, complex, of an unknown type, or has values
-        that are not finite; the message says what to do.
+    A file that is missing, empty, truncated, in colour, complex or of an unknown type, and values
+    that are not finite, are an `InputError` that says what to do.
     """
     path = Path(path)
     pixels, pixel_size, colour = _read(path)
@@ -81,22 +70,24 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         raise InputError(f"{path} has shape {pixels.shape}; give an image with rows and columns")
     with np.errstate(over="ignore"):
         pixels = np.array(pixels, dtype=np.float32, order="C")
+    check_finite(pixels, f"{path}")
+    return Image(pixels, pixel_size, path)
+
+
+def check_finite(pixels: np.ndarray, where: str) -> None:
+    """Refuse pixels that are not finite."""
     bad = pixels.size - int(np.isfinite(pixels).sum())
     if bad:
         raise InputError(
-            f"{path} has {bad} pixels that are NaN or infinite; replace them (for example by the "
+            f"{where} has {bad} pixels that are NaN or infinite; replace them (for example by the "
             f"median of their neighbours) and save the file again"
         )
-    return Image(pixels, pixel_size, path)
 
 
 def read_array(path: str | os.PathLike[str]) -> tuple[np.ndarray, PixelSize]:
     """Return the pixels in the file's own dtype, colour included, and the pixel size in angstrom.
 
-    Raises
-    ------
-    InputError
-        The file is missing, empty, truncated or of an unknown type.
+    A file that is missing, empty, truncated or of an unknown type is an `InputError`.
     """
     return _read(Path(path))[:2]
 
@@ -106,12 +97,7 @@ def _read(path: Path) -> Decoded:
     if reader is None:
         known = ", ".join(_READERS)
         raise InputError(f"{path}: unknown image type {path.suffix!r}; use one of {known}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give one image file")
-    if not path.is_file():
-        raise InputError(f"there is no file {path}; check the name")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes); copy or download it again")
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,22 +120,10 @@ def write_image(
 ) -> Path:
     """Write an image, stack or volume; the file appears whole or not at all.
 
-    Parameters
-    ----------
-    path
-        Its suffix decides the format, see the table at the top of this module.
-    pixels
-        (..., H, W), real and finite. Dtypes that a format lacks are stored as float32 where that is
-        exact enough (integers up to 2**24) and refused otherwise.
-    pixel_size_angstrom
-        One number, or one per axis (y, x) or (z, y, x).
-
-    Raises
-    ------
-    InputError
-        Pixels that the format cannot hold, a bad pixel size, an unknown suffix or folder.
-    EmlabError
-        The disk is full.
+    The suffix decides the format, see the table at the top of this module. Pixels are (..., H, W),
+    real and finite; dtypes that a format lacks are stored as float32 where that is exact enough
+    (integers up to 2**24) and refused otherwise. The pixel size is one number, or one per axis
+    (y, x) or (z, y, x). What does not fit is an `InputError`, a full disk an `EmlabError`.
     """
     path, pixels = Path(path), np.asarray(pixels)
     writer = _WRITERS.get(path.suffix.lower())
@@ -193,7 +167,7 @@ def axes_sizes(size: PixelSize, ndim: int) -> Sizes:
 
 
 def _as_stored(pixels: np.ndarray, allowed: tuple[str, ...]) -> np.ndarray:
-    """Return pixels in a dtype that the format has: their own, else float32."""
+    """Pixels in a dtype that the format has: their own, else float32."""
     if pixels.dtype == bool:
         return pixels.astype(np.int8 if "int8" in allowed else np.uint8)
     if pixels.dtype.name in allowed:
@@ -326,14 +300,6 @@ def _write_png(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
     PIL.Image.fromarray(native).save(path, format="PNG", pnginfo=info)
 
 
-def _read_npy(path: Path) -> Decoded:
-    return np.load(path, allow_pickle=False), None, False
-
-
-def _write_npy(path: Path, pixels: np.ndarray, sizes: Sizes) -> None:
-    np.save(path, pixels, allow_pickle=False)
-
-
 def write_like(
     path: str | os.PathLike[str], pixels: np.ndarray, source: str | os.PathLike[str]
 ) -> Path:
@@ -341,33 +307,21 @@ def write_like(
 
     Between MRC files all header fields but those that describe the pixels themselves (mode,
     density statistics) and the whole extended header are kept; between TIFF files resolution,
-    description, authorship and private tags. Into another format only the pixel size goes.
-
-    Parameters
-    ----------
-    pixels : ndarray
-        ``(H, W)`` or as the source has them, real; stored as float32.
-
-    Raises
-    ------
-    InputError
-        The shapes differ, or a file cannot be read or written.
+    description, authorship and private tags. Into another format only the pixel size goes. Pixels
+    have the shape of the source, less axes of length 1 (else `InputError`), and become float32.
     """
     path, source = Path(path), Path(source)
     raw, size = read_array(source)
     if raw.size != pixels.size or raw.shape[-2:] != pixels.shape[-2:]:
         raise InputError(f"{source} has shape {raw.shape}; {pixels.shape} pixels cannot replace it")
     stored = np.ascontiguousarray(pixels, dtype=np.float32).reshape(raw.shape)
-    kinds = path.suffix.lower(), source.suffix.lower()
-    if all(kind in _MRC for kind in kinds):
-        with atomic_path(path) as temporary:
-            _mrc_like(temporary, stored, source)
-    elif all(kind in _TIFF for kind in kinds):
-        with atomic_path(path) as temporary:
-            _tiff_like(temporary, stored, source)
-    else:
-        write_image(path, stored.reshape(pixels.shape), size)
-    return path
+    kinds = {path.suffix.lower(), source.suffix.lower()}
+    for known, copy in ((_MRC, _mrc_like), (_TIFF, _tiff_like)):
+        if kinds <= {*known}:
+            with atomic_path(path) as temporary:
+                copy(temporary, stored, source)
+            return path
+    return write_image(path, stored.reshape(pixels.shape), size)
 
 
 def _mrc_like(path: Path, pixels: np.ndarray, source: Path) -> None:
@@ -418,12 +372,12 @@ _READERS: dict[str, Callable[[Path], Decoded]] = {
     **dict.fromkeys(_MRC, _read_mrc),
     **dict.fromkeys(_TIFF, _read_tiff),
     **dict.fromkeys((".png", ".jpg", ".jpeg"), _read_pillow),
-    ".npy": _read_npy,
+    ".npy": lambda path: (np.load(path, allow_pickle=False), None, False),
 }
 _WRITERS: dict[str, Callable[[Path, np.ndarray, Sizes], None]] = {
     **dict.fromkeys(_MRC, _write_mrc),
     **dict.fromkeys(_TIFF, _write_tiff),
     ".png": _write_png,
-    ".npy": _write_npy,
+    ".npy": lambda path, pixels, _: np.save(path, pixels, allow_pickle=False),
 }
 READABLE, WRITABLE = tuple(_READERS), tuple(_WRITERS)

@@ -43,17 +43,10 @@ def simplify(sizes: Sequence[float], digits: int = 9, coarsest: float = math.inf
 
 
 def tiff_pixel_size(file: Any, axes: str, coarsest: float) -> PixelSize:
-    """Return the pixel size of a TIFF file from its OME, ImageJ or resolution tags.
+    """Return the pixel size of an open ``tifffile.TiffFile`` from OME, ImageJ or resolution tags.
 
-    Parameters
-    ----------
-    file
-        An open ``tifffile.TiffFile``.
-    axes
-        Axes of the pixels, for example ``"ZYX"``.
-    coarsest
-        Resolution tags above this many angstrom are a print resolution (72 dots per inch) and not
-        the size of a pixel in the specimen.
+    The axes are those of the pixels, for example ``"ZYX"``. Resolution tags above ``coarsest``
+    angstrom are those of a print (72 dots per inch), not the size of a pixel in the specimen.
     """
     if file.is_ome:
         return _ome(file.ome_metadata)
@@ -74,16 +67,21 @@ def tiff_pixel_size(file: Any, axes: str, coarsest: float) -> PixelSize:
     )
 
 
+def check_file(path: Path) -> None:
+    """Refuse what is no file, or an empty one."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one file")
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; check the name")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); copy or download it again")
+
+
 def check_mrc(path: Path) -> None:
     """Refuse an extended header longer than the file, which mrcfile would make room for.
 
     Words are read in the byte order that mrcfile takes: that of the machine stamp, or the other
     one if only that gives a mode that exists.
-
-    Raises
-    ------
-    InputError
-        The header promises more bytes than there are.
     """
     with open(path, "rb") as stream:
         header = stream.read(_MRC_HEADER)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emlab import data, weights
+from emlab import data
 from emlab.checks import check_fields
 from emlab.data.cells import DOMAINS, Cell, cells, simulated_cells
 from emlab.errors import InputError
@@ -98,16 +98,16 @@ def part(cell: Cell, place: tuple[slice, ...]) -> Cell:
     return replace(cell, image=cell.image[place].copy(), labels=cell.labels[place].copy())
 
 
-def training_windows(material: Material, seed: int = 0) -> Tensor:
+def training_windows(material: Material) -> Tensor:
     """Windows ``(n, 4, side, side)`` float16: image, flows in y and x, inside; cached.
 
     Nuclei first, then the other domains. Objects have 17 pixels times a factor of 3/4 to 4/3,
     another one for each window. Images smaller than a window are continued by reflection.
     """
-    text = f"{_VERSION} {seed} {sorted(asdict(material).items())}"
+    text = f"{_VERSION} 0 {sorted(asdict(material).items())}"
     file = data.cache_folder() / "cellpose3" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
     if not file.is_file():
-        made = _make_windows(material, np.random.default_rng(seed))
+        made = _make_windows(material, np.random.default_rng(0))
         with atomic_path(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, made)
     return torch.from_numpy(np.load(file, allow_pickle=False))
@@ -273,7 +273,7 @@ def prepare(recipe: dict, table: dict) -> Lesson:
         "simulated nuclei" if material.simulated else _DATA[objective["domains"]],
         "nuclei_train less 48 validation images; of other domains the left 60 %",
         Augmentation(training_windows(material), tuple(objective.get("tasks", ()))),
-        initial_weights(objective.get("initial")),
+        objective.get("initial", ""),
         half=True,
     )
 
@@ -287,14 +287,6 @@ def loss_of(objective: dict) -> tuple[Loss, ResidualUNet | None]:
     segmenter = load_segmenter(objective["segmenter"]) if "segmenter" in objective else None
     terms = Weights(**objective["weights"])
     return partial(restorer_loss, segmenter=segmenter, terms=terms), segmenter
-
-
-def initial_weights(name: str | None) -> dict[str, Tensor] | None:
-    """Shipped weights in single precision, or None without a name."""
-    if name is None:
-        return None
-    tensors = weights.load(name)[0]
-    return {key: v.float() if v.is_floating_point() else v for key, v in tensors.items()}
 
 
 def _judge_segmenter(

@@ -24,7 +24,7 @@ from emlab.methods.flowdps_observation import lens
 from emlab.physics import ExitWave, Poisson
 from emlab.priors.networks import wrap
 from emlab.priors.objectives import FlowMatching
-from emlab.recipes.lesson import Lesson, denoising_psnr, settings_of
+from emlab.recipes.lesson import Lesson, denoising_psnr, one_of_eight, settings_of
 from emlab.training import Loss
 
 SUPERVISED = "flowdps_supervised"
@@ -55,10 +55,7 @@ def turn(batch: Tensor, generator: torch.Generator, scale: PhaseScale) -> Tensor
 
     A mirrored map is the view from behind, so it stays a projection of the same particle.
     """
-    images = scale.to_prior(batch.float())
-    turns, flip = torch.randint(4, (), generator=generator), torch.rand((), generator=generator)
-    images = torch.rot90(images, int(turns), (1, 2))
-    return images.flip(-1) if flip < 0.5 else images
+    return one_of_eight(scale.to_prior(batch.float()), generator)
 
 
 def prepare(recipe: dict, table: dict) -> Lesson:
@@ -154,14 +151,9 @@ class Restorer:
     standard deviation of the phase, the linear estimate is
     :math:`u = (J^\top J / N + s^{-2})^{-1} J^\top (y - N) / N` in the approximation that
     :math:`J^\top J` is diagonal in Fourier space, and the answer :math:`u + f(u, y)`.
-
-    Attributes
-    ----------
-    network : nn.Module
-        f; takes ``(n, 2, H, W)`` and a scalar per image, a fourth of the log counts per pixel.
-    scale : PhaseScale
     """
 
+    #: f; takes ``(n, 2, H, W)`` and a scalar per image, a fourth of the log counts per pixel
     network: nn.Module
     scale: PhaseScale
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,31 +35,15 @@ _WIDEST = 4  # largest distance between the planes of a stack, in pixels
 
 @dataclass(frozen=True)
 class Material:
-    """How many stacks of which size a network sees.
+    """How many stacks of which size a network sees, drawn once."""
 
-    Attributes
-    ----------
-    patch, planes : int
-        Side of the square patches in pixels, and planes of a stack.
-    stacks : int
-        Training stacks, drawn once; a tenth from the serial sections.
-    validation : int
-        Validation stacks.
-    zoomed : float
-        Share of stacks cut at another pixel size.
-    zoom : tuple of float
-        Smallest and largest zoom, drawn log-uniformly.
-    spread : float
-        Share of the volume's stacks whose planes lie two to four voxels apart.
-    """
-
-    patch: int = 64
-    planes: int = 5
-    stacks: int = 40_000
+    patch: int = 64  #: side of the square patches in pixels
+    planes: int = 5  #: of a stack
+    stacks: int = 40_000  #: for training; a tenth from the serial sections
     validation: int = 96
-    zoomed: float = 0.4
-    zoom: tuple[float, float] = (0.35, 1.5)
-    spread: float = 0.08
+    zoomed: float = 0.4  #: share of stacks cut at another pixel size
+    zoom: tuple[float, float] = (0.35, 1.5)  #: smallest and largest, drawn log-uniformly
+    spread: float = 0.08  #: share of the volume's stacks whose planes lie 2 to 4 voxels apart
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,13 +53,13 @@ class Material:
             raise InputError("training material needs growing zooms and shares of at most 1")
 
 
-def training_stacks(material: Material, seed: int = 0) -> NDArray[np.uint8]:
+def training_stacks(material: Material) -> NDArray[np.uint8]:
     """Stacks ``(n, planes + 1, patch, patch)`` u8; the last plane is the pixel size, see `code`.
 
     Stacks of the volume lie along all three of its axes. Those of sections are neighbouring ones,
     50 nm apart: of them the network learns that a neighbour can be of little use.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     volume = data.load("flyem_validation_train").arrays["volume"][TRAINING_PLANES]
     sheets = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
     size = (material.planes, material.patch, material.patch)
@@ -163,22 +148,41 @@ def prepare(recipe: dict, table: dict) -> Lesson:
     """The prior that sees depth, on FIB-SEM stacks and serial sections."""
     material, loss = Material(**table), DepthMatching(**settings_of(recipe["objective"]))
     clean = torch.from_numpy(validation_stacks(material)).float() / 127.5 - 1
-    middle, planes = clean[:, material.planes // 2], torch.arange(material.planes)
+    planes, octaves = torch.arange(material.planes), torch.zeros(len(clean))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
         """With all planes, and with the middle one alone."""
-        told = (clean.to(device), VALIDATION_LEVELS, UNIT_RANGE, UNIT_RANGE, middle.to(device))
         numbers = {}
         for ending, present in (("", planes >= 0), ("_alone", planes == material.planes // 2)):
-
-            def denoise(stack: Tensor, sigma: float, present: Tensor = present) -> Tensor:
-                level, there = stack.new_full((len(stack),), sigma), present.to(device)
-                there = there.expand(len(stack), -1)
-                return loss.denoise(model, stack, level, torch.zeros_like(level), there)
-
-            found = denoising_psnr(denoise, *told)
+            found = stack_psnr(model, device, loss, clean, octaves, present, VALIDATION_LEVELS)
             numbers.update({f"{name}{ending}": value for name, value in found.items()})
         return numbers
 
     images = torch.from_numpy(training_stacks(material))
     return Lesson(images, loss, evaluate, *TISSUE, vary, half=True)
+
+
+def stack_psnr(
+    model: nn.Module,
+    device: torch.device,
+    matching: DepthMatching,
+    clean: Tensor,
+    octaves: Tensor,
+    present: Tensor,
+    levels: Sequence[float],
+) -> dict[str, float]:
+    """PSNR of the middle planes of stacks ``(n, planes, H, W)``, see `denoising_psnr`.
+
+    The network is told the pixel size of each stack, in octaves from the reference (NaN: unknown),
+    and which of its planes are present.
+    """
+    parts = iter(octaves.split(64) * len(levels))  # as `denoising_psnr` asks for them
+
+    def denoise(noisy: Tensor, sigma: float) -> Tensor:
+        level, there = noisy.new_full((len(noisy),), sigma), present.to(device)
+        with torch.no_grad():
+            told = next(parts).to(device)
+            return matching.denoise(model, noisy, level, told, there.expand(len(noisy), -1))
+
+    truth = clean[:, clean.shape[1] // 2].to(device)
+    return denoising_psnr(denoise, clean.to(device), levels, UNIT_RANGE, UNIT_RANGE, truth)

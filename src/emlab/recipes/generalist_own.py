@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from emlab import models, weights
 from emlab.errors import InputError
@@ -18,15 +18,16 @@ from emlab.methods.generalist import KNOWN_ANGSTROM, GreyScale
 from emlab.physics.noise_estimation import estimate_noise_sigma
 from emlab.priors.depth import REFERENCE_ANGSTROM, DepthMatching
 from emlab.recipes.generalist import (
+    AT_REFERENCE,
     NAME,
     STEPS_AN_OCTAVE,
-    UNIT_RANGE,
     Material,
     code,
     resampled,
+    stack_psnr,
     vary,
 )
-from emlab.recipes.lesson import Lesson, denoising_psnr, settings_of, train_recipe
+from emlab.recipes.lesson import Lesson, settings_of, train_recipe
 
 SUFFIXES = (".mrc", ".tif", ".tiff", ".png", ".npy")
 LEVELS = (0.1, 0.25)  # of noise that is added to what was held out, in units of the grey range
@@ -44,12 +45,7 @@ def train_on(
 
     The last fifth of the rows of each image is held out. The card's ``gain_at_LEVEL`` is in dB of
     one denoising there, over the shipped weights. Images teach their own noise, too: give the
-    least noisy ones.
-
-    Raises
-    ------
-    InputError
-        No images, or images that are too small.
+    least noisy ones. No images, and images that are too small, are an `InputError`.
     """
     command = f"emlab train {NAME} --images {folder.name} --profile {profile}"
     prepare = partial(prepare_own, Path(folder))
@@ -64,19 +60,24 @@ def prepare_own(folder: Path, recipe: dict, table: dict) -> Lesson:
     deep = all(len(volume) >= material.planes for volume, _ in images)
     named = all(pixel is not None for _, pixel in images)
     matching = DepthMatching(**settings_of(card.objective))
-    matching = replace(
-        matching,
-        alone=matching.alone if deep else 1.0,
-        nameless=matching.nameless if named else 1.0,
-    )
+    if not deep:
+        matching = replace(matching, alone=1.0)
+    if not named:
+        matching = replace(matching, nameless=1.0)
     generator = np.random.default_rng(0)
-    held = [(volume[:, -_held(volume, material) :], pixel) for volume, pixel in images]
-    kept = [(volume[:, : -_held(volume, material) - GAP], pixel) for volume, pixel in images]
+    rows = [max(material.patch, volume.shape[1] // 5) for volume, _ in images]
+    held = [(volume[:, -n:], pixel) for n, (volume, pixel) in zip(rows, images, strict=True)]
+    kept = [(volume[:, : -n - GAP], pixel) for n, (volume, pixel) in zip(rows, images, strict=True)]
     training = _stacks(kept, material, material.stacks, generator)
-    validation = torch.from_numpy(_stacks(held, material, material.validation, generator))
-    network, _ = models.load(NAME)
-    judge = partial(_judged, validation, matching, deep, named)
-    before = judge(network.eval(), torch.device("cpu"))
+    checked = torch.from_numpy(_stacks(held, material, material.validation, generator)).float()
+    clean, octaves = checked[:, :-1] / 127.5 - 1, (checked[:, -1, 0, 0] - AT_REFERENCE)
+    octaves = octaves / STEPS_AN_OCTAVE if named else octaves * torch.nan
+    seen = (torch.arange(material.planes) == material.planes // 2) | deep
+
+    def judge(model: nn.Module, device: torch.device) -> dict[str, float]:
+        return stack_psnr(model, device, matching, clean, octaves, seen, LEVELS)
+
+    before = judge(models.load(NAME)[0], torch.device("cpu"))
 
     def evaluate(model: nn.Module, device: torch.device) -> dict[str, float]:
         found = judge(model, device)
@@ -86,34 +87,8 @@ def prepare_own(folder: Path, recipe: dict, table: dict) -> Lesson:
     return Lesson(
         torch.from_numpy(training), matching, evaluate,
         f"{len(images)} images of {folder.name}", "all rows but the last fifth, held out", vary,
-        initial={key: tensor.float() for key, tensor in network.state_dict().items()}, half=True,
+        NAME, half=True,
     )  # fmt: skip
-
-
-def _judged(
-    stacks: Tensor,
-    matching: DepthMatching,
-    deep: bool,
-    named: bool,
-    model: nn.Module,
-    device: torch.device,
-) -> dict[str, float]:
-    clean, octaves = stacks[:, :-1].float() / 127.5 - 1, stacks[:, -1, 0, 0].float()
-    octaves = (
-        (octaves - code(REFERENCE_ANGSTROM)) / STEPS_AN_OCTAVE if named else octaves * torch.nan
-    )
-    middle = clean.shape[1] // 2
-    present = (torch.arange(clean.shape[1]) == middle) | deep
-    parts = iter(octaves.split(64) * len(LEVELS))
-
-    def denoise(noisy: Tensor, sigma: float) -> Tensor:
-        level, there = noisy.new_full((len(noisy),), sigma), present.to(device)
-        with torch.no_grad():
-            told = next(parts).to(device)
-            return matching.denoise(model, noisy, level, told, there.expand(len(noisy), -1))
-
-    truth = clean[:, middle].to(device)
-    return denoising_psnr(denoise, clean.to(device), LEVELS, UNIT_RANGE, UNIT_RANGE, truth)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -141,10 +116,6 @@ def _units(path: Path, material: Material) -> tuple[NDArray[np.uint8], float | N
     pixel = size[-1] if isinstance(size, tuple) else size
     known = pixel is not None and KNOWN_ANGSTROM[0] <= pixel <= KNOWN_ANGSTROM[1]
     return np.rint(127.5 * (units + 1)).clip(0, 255).astype(np.uint8), pixel if known else None
-
-
-def _held(volume: NDArray[np.uint8], material: Material) -> int:
-    return max(material.patch, volume.shape[1] // 5)
 
 
 def _stacks(

@@ -26,7 +26,7 @@ from emlab.recipes.generalist import (
     VALIDATION_PLANES,
 )
 from emlab.recipes.generalist_tasks import TASKS, Task
-from emlab.recipes.lesson import Lesson
+from emlab.recipes.lesson import Lesson, one_of_eight
 
 NAME = "generalist_supervised"
 
@@ -37,17 +37,11 @@ class Restorer:
 
     With :math:`u` the measurement brought to the fine grid and :math:`s_k` the typical error of
     :math:`u` in task k, the restored image is :math:`u + s_k f(u, k)`.
-
-    Attributes
-    ----------
-    network : nn.Module
-        f; takes ``(n, 1, H, W)`` and a scalar per image, ``(k + 1/2) / K`` of K tasks.
-    scales : sequence of float
-        :math:`s_k` in units of the grey range, one per task of `TASKS`.
     """
 
+    #: f; takes ``(n, 1, H, W)`` and a scalar per image, ``(k + 1/2) / K`` of K tasks
     network: nn.Module
-    scales: Sequence[float]
+    scales: Sequence[float]  #: :math:`s_k` in units of the grey range, one per task of `TASKS`
 
     def __post_init__(self) -> None:
         if len(self.scales) != len(TASKS) or min(self.scales) <= 0:
@@ -61,19 +55,8 @@ class Restorer:
     def restore(self, which: Task, measurement: Tensor, grey_range: float = 255.0) -> Tensor:
         """Restore images ``(..., h, w)`` or, for an axial task, volumes ``(d, H, W)``.
 
-        A volume is restored in all its xz and all its yz sections, and the two are averaged.
-
-        Parameters
-        ----------
-        which : Task
-            One of `TASKS`.
-        grey_range : float
-            Width of the grey levels, which begin at 0.
-
-        Raises
-        ------
-        InputError
-            A task that the network was not trained for.
+        Grey levels go from 0 to ``grey_range``. A volume is restored in all its xz and all its yz
+        sections, and the two are averaged. A task that is none of `TASKS` is an `InputError`.
         """
         if TASKS.get(which.name) != which:
             raise InputError(
@@ -111,12 +94,9 @@ def paired_loss(
 ) -> Tensor:
     r"""Squared error in units of each task's typical one; every image of the batch is degraded.
 
-    .. math:: E\,\| f(u, k) - (x - u) / s_k \|^2 .
+    .. math:: E\,\| f(u, k) - (x - u) / s_k \|^2
 
-    Parameters
-    ----------
-    clean : Tensor
-        ``(n, H, W)`` in about [-1, 1]; H and W divide by every factor of the table (60 does).
+    for clean images ``(n, H, W)`` in about [-1, 1]; H and W divide by every factor of the table.
     """
     restorer = Restorer(model, scales)
     number = torch.randint(len(TASKS), (len(clean),), generator=generator)
@@ -132,20 +112,10 @@ def paired_loss(
 
 @dataclass(frozen=True)
 class Material:
-    """How many patches of which size a network sees.
+    """How many square patches of which size a network sees, drawn once."""
 
-    Attributes
-    ----------
-    patch : int
-        Side of the square patches, in pixels.
-    patches : int
-        Training patches, drawn once; nine tenths from the isotropic volume.
-    validation : int
-        Validation patches.
-    """
-
-    patch: int = 64
-    patches: int = 40_000
+    patch: int = 64  #: side in pixels
+    patches: int = 40_000  #: for training, nine tenths of them from the isotropic volume
     validation: int = 96
 
     def __post_init__(self) -> None:
@@ -154,15 +124,16 @@ class Material:
             raise InputError("training material needs patch >= 16, patches >= 10, validation >= 1")
 
 
-def training_patches(material: Material, seed: int = 0) -> NDArray[np.uint8]:
+def training_patches(material: Material) -> NDArray[np.uint8]:
     """Patches ``(n, patch, patch)`` u8 of all three axes of the volume and of the sections."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     volume = data.load("flyem_validation_train").arrays["volume"][TRAINING_PLANES]
     sections = data.load("isbi2012").arrays["volume"][TRAINING_SECTIONS]
     of_sections = material.patches // 10
+    count = material.patches - of_sections
     isotropic = [
-        _cut(np.moveaxis(volume, axis, 0), material.patch, count, generator)
-        for axis, count in enumerate(_thirds(material.patches - of_sections))
+        _cut(np.moveaxis(volume, axis, 0), material.patch, (count + 2 - axis) // 3, generator)
+        for axis in range(3)
     ]
     return np.concatenate([*isotropic, _cut(sections, material.patch, of_sections, generator)])
 
@@ -179,11 +150,7 @@ def jitter(batch: Tensor, generator: torch.Generator) -> Tensor:
     u8 patches in, float32 in about [-1, 1] out: ``gain * x + offset`` with a gain of .7 to 1.3 and
     an offset of -.2 to .2.
     """
-    images = batch.float() / 127.5 - 1
-    turns, flip = torch.randint(4, (), generator=generator), torch.rand((), generator=generator)
-    images = torch.rot90(images, int(turns), (1, 2))
-    if flip < 0.5:
-        images = images.flip(-1)
+    images = one_of_eight(batch.float() / 127.5 - 1, generator)
     gain, offset = torch.rand(2, len(images), 1, 1, generator=generator)
     return (0.7 + 0.6 * gain) * images + 0.4 * offset - 0.2
 
@@ -223,7 +190,3 @@ def _cut(
     x = generator.integers(width - patch + 1, size=count)
     window = np.lib.stride_tricks.sliding_window_view(stack, (patch, patch), axis=(1, 2))
     return window[z, y, x]
-
-
-def _thirds(count: int) -> list[int]:
-    return [(count + 2) // 3, (count + 1) // 3, count // 3]

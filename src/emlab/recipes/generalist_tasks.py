@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,43 +26,21 @@ from emlab.solvers.classical import spline_matrix
 GREY_RANGE = 255.0
 DEBLUR_NOISE = 0.02
 DEFOCUS_RADII = {"slight": 1.5, "moderate": 2.5, "severe": 4.0}
+NO_BLUR = torch.ones(1, 1)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One degradation.
+    """One degradation."""
 
-    Attributes
-    ----------
-    name : str
-        Key of tables and of metrics.json.
-    label : str
-        For readers.
-    kind : str
-        ``denoise``, ``deblur``, ``upsample`` (both axes of an image) or ``isotropic`` (axis 0 of a
-        volume; coarse pixels are averages in both).
-    noise : float
-        Standard deviation of white noise in units of the grey range.
-    factor : int
-        Fine pixels per coarse one.
-    blur : float
-        Standard deviation of the Gaussian kernel in pixels.
-    mode : str
-        Whether a coarse pixel is the ``"average"`` of fine ones or one of them, ``"decimate"``.
-    """
-
-    name: str
-    label: str
+    name: str  #: key of tables and of metrics.json
+    label: str  #: for readers
+    #: denoise, deblur, upsample (both axes of an image) or isotropic (axis 0 of a volume)
     kind: str
-    noise: float = 0.0
-    factor: int = 1
-    blur: float = 0.0
-    mode: Sampling = "average"
-
-    @cached_property
-    def kernel(self) -> Tensor:
-        """The blur, ``(k, k)``."""
-        return gaussian_kernel(self.blur)
+    noise: float = 0.0  #: standard deviation of white noise in units of the grey range
+    factor: int = 1  #: fine pixels per coarse one
+    kernel: Tensor = field(default=NO_BLUR, compare=False, repr=False)  #: of the blur, (k, k)
+    mode: Sampling = "average"  #: a coarse pixel is the average of fine ones, or one: "decimate"
 
     def operator(self) -> ShapedOperator:
         """What the instrument does to a whole image ``(H, W)`` or volume ``(D, H, W)``."""
@@ -82,7 +60,7 @@ class Task:
             return shape[0] * self.factor, *shape[1:]
         return tuple(side * self.factor for side in shape)
 
-    def lost(self, own: float, shape: tuple[int, ...], grey_range: float = GREY_RANGE) -> float:
+    def lost(self, own: float, shape: tuple[int, ...]) -> float:
         r"""Mean square error that is left to a genie who knows the tissue, in grey levels squared.
 
         A truth ``(H, W)`` or ``(D, H, W)`` has white noise of its own, of standard deviation o. The
@@ -90,7 +68,7 @@ class Task:
         value :math:`\sqrt\lambda`, measured with noise s, there remains
         :math:`o^2 s^2 / (\lambda o^2 + s^2)`, and all of it where :math:`\lambda = 0`.
         """
-        added, power = (self.noise * grey_range) ** 2, np.ones(1)
+        added, power = (self.noise * GREY_RANGE) ** 2, np.ones(1)
         if self.kind == "deblur":
             power = np.abs(np.fft.fft2(self.kernel.numpy(), shape[-2:])) ** 2
         cells = self.factor ** {"isotropic": 1, "upsample": 2}.get(self.kind, 0)
@@ -128,33 +106,15 @@ class Task:
         return image + self.noise * grey_range * noise.to(image)
 
 
-@dataclass(frozen=True)
-class Defocus(Task):
-    """A task whose blur is the disc of an objective out of focus.
-
-    Attributes
-    ----------
-    radius : float
-        Of the disc, in pixels.
-    """
-
-    radius: float = 0.0
-
-    @cached_property
-    def kernel(self) -> Tensor:
-        """The disc, ``(k, k)``."""
-        return defocus_kernel(self.radius)
-
-
-def defocus_tasks(radii: Mapping[str, float] = DEFOCUS_RADII) -> list[Defocus]:
-    """One task a degree of blur, ``{"slight": 1.5, ...}``, each with noise .02."""
+def defocus_tasks(radii: Mapping[str, float] = DEFOCUS_RADII) -> list[Task]:
+    """One task a degree of blur ``{"slight": 1.5, ...}``, by a disc out of focus, noise .02."""
     return [
-        Defocus(
+        Task(
             f"defocus_{name}",
             f"{name} defocus, {radius:g} px",
             "deblur",
             DEBLUR_NOISE,
-            radius=radius,
+            kernel=defocus_kernel(radius),
         )
         for name, radius in radii.items()
     ]
@@ -163,7 +123,7 @@ def defocus_tasks(radii: Mapping[str, float] = DEFOCUS_RADII) -> list[Defocus]:
 _ALL = (
     Task("denoise_10", "white noise .1", "denoise", noise=0.1),
     Task("denoise_25", "white noise .25", "denoise", noise=0.25),
-    Task("deblur", "blur 2 px, noise .02", "deblur", noise=DEBLUR_NOISE, blur=2.0),
+    Task("deblur", "blur 2 px, noise .02", "deblur", DEBLUR_NOISE, kernel=gaussian_kernel(2.0)),
     *(Task(f"upsample_{f}", f"{f}x super-resolution", "upsample", factor=f) for f in (2, 3, 4)),
     *(Task(f"isotropic_{f}", f"{f}x isotropic", "isotropic", factor=f) for f in (4, 6, 10)),
 )
@@ -186,13 +146,7 @@ REAL_PAIR = Task("real_pair", "real SEM pair", "denoise")  # its noise is its ow
 
 
 def task(name: str) -> Task:
-    """Return a task by its name.
-
-    Raises
-    ------
-    InputError
-        Unknown name; the message lists them.
-    """
+    """Return a task by its name; an `InputError` lists them if it is unknown."""
     if name not in TASKS:
         raise InputError(f"unknown task {name!r}; choose one of {', '.join(TASKS)}")
     return TASKS[name]

@@ -31,7 +31,7 @@ class Lesson:
     data: str  #: for the card: the source of the images
     split: str  #: and which part of it was used
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    initial: dict[str, Tensor] | None = None  #: weights to start from; default: random ones
+    initial: str = ""  #: name of the weights to start from; default: random ones
     half: bool = False  #: whether the weights are written in half precision
 
 
@@ -41,6 +41,13 @@ Prepare = Callable[[dict, dict], Lesson]
 def settings_of(objective: Mapping[str, Any]) -> dict[str, Any]:
     """What an objective's class is made with: its table without the ``kind``."""
     return {key: value for key, value in objective.items() if key != "kind"}
+
+
+def one_of_eight(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The same flip and turn, drawn from the eight, of all images ``(n, H, W)``."""
+    turns, flip = torch.randint(4, (), generator=generator), torch.rand((), generator=generator)
+    images = torch.rot90(images, int(turns), (1, 2))
+    return images.flip(-1) if flip < 0.5 else images
 
 
 def denoising_psnr(
@@ -89,23 +96,11 @@ def train_recipe(
 ) -> weights.Card | None:
     """Train ``[recipes.name]`` of ``recipes/METHOD.toml`` and write weights and card.
 
-    Parameters
-    ----------
-    prepare : callable
-        Makes the lesson from the recipe's table and the profile's, from which ``model`` and all
-        that configures the training are taken out before. Without ``model`` it is that of the
-        weights of this name that there are.
-    out : Path, optional
-        Folder of weights and checkpoint; default: the package's own.
-    section : str
-        Table of the profile that says how long.
-    command : str
-        What the card says that was run; default: the command of the recipe.
-
-    Returns
-    -------
-    Card or None
-        Under ``torchrun`` the first process writes and the others return None.
+    The lesson is prepared from the recipe's table and the material of the profile's ``section``,
+    which also configures network (default: that of the weights of this name that there are) and
+    training. Weights and checkpoint go to ``out``, by default the package's own folder; the card
+    says that ``command`` was run, by default that of the recipe. Under ``torchrun`` the first
+    process writes and the others return None.
     """
     recipe = read_settings(f"recipes/{method}")["recipes"][name]
     settings = dict(read_profile(f"recipes/{method}", profile)[section][name])
@@ -120,8 +115,8 @@ def train_recipe(
     folder = weights.PACKAGED if out is None else Path(out)
     checkpoint = (Path("checkpoints") if out is None else folder) / f"{name}.{profile}.checkpoint"
     network = build(model_table)
-    if lesson.initial is not None:
-        network.load_state_dict(lesson.initial)
+    if lesson.initial:
+        network.load_state_dict(weights.load(lesson.initial)[0])
     result = train(
         network,
         lesson.loss,

@@ -30,7 +30,7 @@ from emlab.methods.tsm_guidance import CLIP, standardise
 from emlab.metrics.bands import RADIUS_ANGSTROM, band_correlations
 from emlab.models.residual_unet import ResidualUNet
 from emlab.physics.micrograph import Micrograph
-from emlab.recipes.cellpose3 import initial_weights, loss_of, rounded, turned
+from emlab.recipes.cellpose3 import loss_of, rounded, turned
 from emlab.recipes.lesson import Lesson
 from emlab.recipes.tsm import frames, places
 from emlab.solvers.tiling import apply_tiled
@@ -47,14 +47,9 @@ DOSE = 1.5  # largest factor on the contrast of the specimen, and its inverse th
 def restore(
     micrograph: Image, restorer: ResidualUNet, pixel_size_angstrom: float = PIXEL_ANGSTROM
 ) -> Image:
-    """Restore a micrograph ``(H, W)``, protein dark, in its grey levels.
+    """Restore a micrograph ``(H, W)``, protein dark, in its grey levels; 10.5 A are the finest.
 
-    What is finer than 10.5 A is gone.
-
-    Raises
-    ------
-    InputError
-        Not an image, constant, or a pixel size that is not positive.
+    No image, a constant one and a pixel size that is not positive are an `InputError`.
     """
     if not pixel_size_angstrom > 0:
         raise InputError(f"the pixel size must be positive (angstrom), got {pixel_size_angstrom}")
@@ -66,17 +61,10 @@ def restore(
 
 @dataclass(frozen=True)
 class Particles:
-    """What the segmenter takes for particles.
+    """What the segmenter takes for particles."""
 
-    Attributes
-    ----------
-    labels : ndarray
-        ``(H, W)`` int32 at 5.26 A a pixel, 0 is background.
-    picked : Picked
-        Their middles in pixels of the micrograph, the likeliest first; scores are mean logits.
-    """
-
-    labels: NDArray[np.int32]
+    labels: NDArray[np.int32]  #: ``(H, W)`` at 5.26 A a pixel, 0 is background
+    #: their middles in pixels of the micrograph, the likeliest first; scores are mean logits
     picked: Picked
 
 
@@ -86,19 +74,10 @@ def find_particles(
     segmenter: ResidualUNet,
     pixel_size_angstrom: float = PIXEL_ANGSTROM,
 ) -> Particles:
-    """Let the segmenter look at what some method made of a micrograph.
+    """Let the segmenter look at an image that some method made of a micrograph, protein dark.
 
-    Parameters
-    ----------
-    image : ndarray
-        ``(H, W)`` in the grey levels of the micrograph, protein dark.
-    micrograph : ndarray
-        ``(H, W)`` the recorded one: its noise and background are the scale.
-
-    Raises
-    ------
-    InputError
-        Other shapes.
+    Both are ``(H, W)``, in the same grey levels (other shapes are an `InputError`); the scale is
+    noise and background of the micrograph, as it was recorded.
     """
     if image.shape != micrograph.shape:
         raise InputError(f"image {image.shape} and micrograph {micrograph.shape} differ")
@@ -291,7 +270,7 @@ def prepare(recipe: dict, table: dict) -> Lesson:
         f"{material.micrographs} micrographs of .8 to 1.6 um defocus; validation on the simulated "
         "barrel at 1.2 to 2.2 um, which is in no training micrograph",
         crops,
-        initial_weights(objective.get("initial")),
+        objective.get("initial", ""),
         half=True,
     )
 

@@ -4,7 +4,7 @@
 >>> show(fig, alt="Noisy micrograph beside its noise-free truth.")                 # doctest: +SKIP
 """
 
-from emlab.viz.curtains import curtain, curtain_markup, plain_picture, strip
+from emlab.viz.curtains import curtain, plain_picture, strip
 from emlab.viz.explorers import explore
 from emlab.viz.images import show_images
 from emlab.viz.panels import panels, picture
@@ -14,7 +14,6 @@ __all__ = [
     "COLOURS",
     "Picture",
     "curtain",
-    "curtain_markup",
     "explore",
     "panels",
     "picture",

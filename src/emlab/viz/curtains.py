@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping
@@ -14,20 +13,16 @@ import numpy as np
 
 from emlab.errors import InputError
 from emlab.viz.images import Limits, grey_ranges, make_panels
-from emlab.viz.style import Picture, checked_alt
+from emlab.viz.style import Markup, Picture, checked_alt, data_address
 
 MAX_SIDE = 1024
 MIN_WIDTH = 320
 MAX_WIDTH = 720
 
-# The range input lies over the pictures with a thumb as tall as they are, so dragging, touch and
-# arrow keys are the browser's own. Its one handler sets a variable of its own curtain: nothing has
-# an id, so any number of curtains share a page. A reader without scripts sees both pictures.
-
-
-# One handler of the range input shows the picture of its number and hides the others; nothing has
-# an id, so any number of strips share a page. Without scripts, and on paper, all of them stand in
-# a row.
+# A range input lies over the pictures of a curtain with a thumb as tall as they are, so dragging,
+# touch and arrow keys are the browser's own; its one handler sets a variable of its own curtain.
+# That of a strip shows the picture of its number and hides the others. Nothing has an id, so any
+# number of both share a page. A reader without scripts, or of paper, sees all pictures.
 _STRIP_HANDLER = (
     "const f=this.closest('.emlab-strip').querySelectorAll('figure');"
     "f.forEach((g,i)=>g.toggleAttribute('data-off',i!=this.value));"
@@ -41,7 +36,7 @@ def curtain(
     labels: tuple[str, str] = ("before", "after"),
     alt: str = "",
     limits: Limits = "shared",
-) -> Any:
+) -> Markup:
     """Lay two images of the same scene over each other, with a slider between them.
 
     Drag the line, or focus it with the Tab key and use the arrow keys. Without scripts, and on
@@ -56,29 +51,11 @@ def curtain(
     limits
         Grey range, as in `show_images`; stated below the images.
 
-    Returns
-    -------
-    IPython.display.HTML
-        Self-contained: PNG inside, no file, no request.
-
     Raises
     ------
     InputError
         Images that differ in shape, are not 2-D or have NaN; labels that are equal; no description.
     """
-    from IPython.display import HTML
-
-    return HTML(curtain_markup(before, after, labels, alt, limits))
-
-
-def curtain_markup(
-    before: Any,
-    after: Any,
-    labels: tuple[str, str] = ("before", "after"),
-    alt: str = "",
-    limits: Limits = "shared",
-) -> str:
-    """Return the same as HTML text, for a page that is no notebook; see `curtain`."""
     if len(set(labels)) != 2:
         raise InputError(f"labels={labels!r}: give two different names")
     alt = html.escape(checked_alt(alt))
@@ -87,9 +64,9 @@ def curtain_markup(
     if shapes[0] != shapes[1]:
         raise InputError(f"before has shape {shapes[0]} and after {shapes[1]}; crop them alike")
     ranges = grey_ranges(panels, limits)
-    factor = -(-max(shapes[0]) // MAX_SIDE)
+    factor = _binning(shapes[0])
     figures = [
-        _figure(_bin(panel.pixels, factor), grey, panel.label, alt, position)
+        _figure(panel.pixels, grey, panel.label, alt, position)
         for panel, grey, position in zip(panels, ranges, ("before", "after"), strict=True)
     ]
     names = [html.escape(label) for label in labels]
@@ -100,7 +77,7 @@ def curtain_markup(
         f'aria-label="Curtain: {names[0]} on the left, {names[1]} on the right" '
         "oninput=\"this.closest('.emlab-curtain').style.setProperty('--cut',this.value+'%')\">"
     )
-    return (
+    return Markup(
         f"<style>{_style('curtains')}</style>"
         f'<div class="emlab-curtain" role="group" aria-label="{alt}" style="--width:{width}px">'
         f'<div class="ec-box{small}">{"".join(figures)}{slider}</div>'
@@ -109,24 +86,14 @@ def curtain_markup(
 
 
 def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
-    """One image pixel by pixel, without frame or scale; averaged down to 1024 pixels a side.
+    """One image (H, W) pixel by pixel, without frame or scale; at most 1024 pixels a side.
 
-    Parameters
-    ----------
-    image
-        Array or tensor (H, W), or `emlab.io.Image`.
-    alt, limits
-        As in `curtain`.
-
-    Raises
-    ------
-    InputError
-        As `curtain`.
+    Arguments and errors are those of `curtain`.
     """
     (panel,) = make_panels({"image": image})
     (grey,) = grey_ranges([panel], limits)
-    pixels = _bin(panel.pixels, -(-max(panel.pixels.shape) // MAX_SIDE))
-    return Picture(_encoded(pixels, grey), checked_alt(alt), pixels.shape[1])
+    png, width, _ = _encoded(panel.pixels, grey)
+    return Picture(png, checked_alt(alt), width)
 
 
 @cache
@@ -138,10 +105,9 @@ def _figure(
     pixels: np.ndarray, grey: tuple[float, float], label: str, alt: str, position: str
 ) -> str:
     name = html.escape(label)
-    height, width = pixels.shape
-    data = base64.b64encode(_encoded(pixels, grey)).decode("ascii")
+    png, width, height = _encoded(pixels, grey)
     return (
-        f'<figure class="ec-{position}"><img src="data:image/png;base64,{data}" '
+        f'<figure class="ec-{position}"><img src="{data_address(png)}" '
         f'alt="{name}: {alt}" width="{width}" height="{height}" draggable="false">'
         f"<figcaption>{name}</figcaption></figure>"
     )
@@ -155,46 +121,33 @@ def _caption(ranges: list[tuple[float, float]], names: list[str], factor: int) -
     return f"{names[0]} | {names[1]}: {grey}{binned}"
 
 
-def _bin(pixels: np.ndarray, factor: int) -> np.ndarray:
-    if factor == 1:
-        return pixels
-    rows, columns = (size // factor for size in pixels.shape)
-    cut = pixels[: rows * factor, : columns * factor]
-    return cut.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
+def _binning(shape: tuple[int, ...]) -> int:
+    return -(-max(shape) // MAX_SIDE)
 
 
-def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> bytes:
+def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> tuple[bytes, int, int]:
+    """PNG, width and height of pixels, averaged down to `MAX_SIDE`."""
     from PIL import Image
 
+    factor = _binning(pixels.shape)
+    if factor > 1:
+        rows, columns = (size // factor for size in pixels.shape)
+        cut = pixels[: rows * factor, : columns * factor]
+        pixels = cut.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
     low, high = grey
     bytes_ = np.round(np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(bytes_).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return buffer.getvalue(), pixels.shape[1], pixels.shape[0]
 
 
-def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
+def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Markup:
     """Pictures behind a slider, or side by side where scripts do not run.
 
-    Parameters
-    ----------
-    pictures
-        Caption to picture (`emlab.viz.show`), at least two, in the order of the slider.
-    alt
-        What changes along the strip. At least ten characters.
-
-    Returns
-    -------
-    IPython.display.HTML
-        Self-contained: PNG inside, no file, no request.
-
-    Raises
-    ------
-    InputError
-        Fewer than two pictures, a start that is none of them, or no description.
+    Pictures (`emlab.viz.show`) by caption, in the order of the slider; the description says what
+    changes along the strip. Fewer than two pictures, a start that is none of them and a description
+    below ten characters are an `InputError`.
     """
-    from IPython.display import HTML
-
     text = html.escape(checked_alt(alt))
     if len(pictures) < 2 or not 0 <= start < len(pictures):
         raise InputError("a strip takes at least two pictures, and starts at one of them")
@@ -209,7 +162,7 @@ def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
         f'aria-valuetext="{names[start]}" oninput="{_STRIP_HANDLER}">'
     )
     width = max(picture.width for picture in pictures.values())
-    return HTML(
+    return Markup(
         f"<style>{_style('strips')}</style>"
         f'<div class="emlab-strip" role="group" aria-label="{text}" '
         f'style="--width:{width}px"><div class="es-row">{"".join(figures)}</div>{slider}</div>'
@@ -217,9 +170,8 @@ def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Any:
 
 
 def _strip_figure(picture: Picture, name: str, *, shown: bool) -> str:
-    data = base64.b64encode(picture.png).decode("ascii")
     return (
         f"<figure{'' if shown else ' data-off'}>"
-        f'<img src="data:image/png;base64,{data}" alt="{name}: {html.escape(picture.alt)}">'
+        f'<img src="{data_address(picture.png)}" alt="{name}: {html.escape(picture.alt)}">'
         f"<figcaption>{name}</figcaption></figure>"
     )

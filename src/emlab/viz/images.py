@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from emlab.errors import InputError
+from emlab.io import axes_sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,20 +111,10 @@ class Panel:
 
 
 def make_panels(images: Mapping[str, Any], pixel_size_angstrom: Any = None) -> list[Panel]:
-    """Check images and return them as panels.
+    """Return images as panels, by label: arrays or tensors (H, W), or `emlab.io.Image`.
 
-    Parameters
-    ----------
-    images
-        Label to image: array or tensor (H, W), leading axes of length 1 allowed, or an
-        `emlab.io.Image`, which brings its own pixel size.
-    pixel_size_angstrom
-        Pixel size of images without their own: a number, or one per axis (the last two count).
-
-    Raises
-    ------
-    InputError
-        No image; a shape that is not one 2-D image; NaN or infinite pixels; a bad pixel size.
+    The pixel size is that of images without their own. Refused: no image; a shape that is not one
+    2-D image, axes of length 1 apart; NaN or infinite pixels; a bad pixel size.
     """
     if not isinstance(images, Mapping) or not images:
         raise InputError(
@@ -180,18 +171,8 @@ def _panel(label: str, item: Any, pixel_size: Any) -> Panel:
     pixels = pixels.reshape(shape[-2:])
     if not np.isfinite(pixels).all():
         raise InputError(f"{label!r} has NaN or infinite pixels; mask or replace them first")
-    return Panel(label, pixels, _pixel_size(label, own if own is not None else pixel_size))
-
-
-def _pixel_size(label: str, size: Any) -> tuple[float, float] | None:
-    if size is None:
-        return None
-    values = np.atleast_1d(np.asarray(size, dtype=float)).ravel()
-    if values.size > 3 or not (np.isfinite(values).all() and (values > 0).all()):
-        raise InputError(
-            f"{label!r}: pixel size {size!r} must be positive, one number or one an axis"
-        )
-    return float(values[-2] if values.size > 1 else values[0]), float(values[-1])
+    sizes = axes_sizes(pixel_size if own is None else own, 3)
+    return Panel(label, pixels, None if sizes is None else sizes[1:])
 
 
 def _range(pixels: np.ndarray) -> tuple[float, float]:

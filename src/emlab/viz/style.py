@@ -70,24 +70,15 @@ def use_style() -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered figure with its description, for display in a notebook or a page.
-
-    Attributes
-    ----------
-    alt
-        What a reader who cannot see it has to know.
-    width
-        Width on screen in CSS pixels.
-    """
+    """A rendered figure with its description, for display in a notebook or a page."""
 
     png: bytes
     alt: str  #: what a reader who cannot see it has to know
     width: int  #: on screen, in CSS pixels
 
     def _repr_html_(self) -> str:
-        data = base64.b64encode(self.png).decode("ascii")
         return (
-            f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" '
+            f'<img src="{data_address(self.png)}" alt="{html.escape(self.alt)}" '
             f'width="{self.width}" style="max-width:100%;height:auto;background:#fff">'
         )
 
@@ -95,20 +86,29 @@ class Picture:
         return f"[figure: {self.alt}]"
 
 
+@dataclass(frozen=True)
+class Markup:
+    """HTML for a notebook or a page, with its pictures inside: no file, no request."""
+
+    data: str
+
+    def _repr_html_(self) -> str:
+        return self.data
+
+    def __repr__(self) -> str:
+        return f"[{len(self.data)} characters of HTML]"
+
+
+def data_address(png: bytes) -> str:
+    """Return the address of a picture that is its own content."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
 def show(figure: Figure, alt: str) -> Picture:
     """Render a figure once, close it, and return it with its description.
 
-    Make it the last line of a cell, or hand it to IPython.display.display.
-
-    Parameters
-    ----------
-    alt
-        Description: what is compared, and what there is to see. At least ten characters.
-
-    Raises
-    ------
-    InputError
-        The description is missing or too short to be one.
+    Make it the last line of a cell, or hand it to IPython.display.display. The description says
+    what is compared and what there is to see; one below ten characters is an `InputError`.
     """
     alt = checked_alt(alt)
     buffer = io.BytesIO()

@@ -127,21 +127,11 @@ def save(
 ) -> Card:
     """Write a checkpoint and its card, both or neither, and return the card.
 
-    Parameters
-    ----------
-    tensors
-        State dict; all values finite. Stored contiguous, on the CPU, in their own dtype.
-    card_fields
-        All fields of `Card` except ``name``, ``sha256`` and ``raw``; further ones are kept in
-        ``raw``. Values are what TOML can hold: text, finite numbers, booleans, lists and tables.
-    folder
-        Folder of weights; default: the first of :func:`folders`.
+    Tensors keep their dtype. The card's fields are all of `Card` except ``name``, ``sha256`` and
+    ``raw``; further ones are kept in ``raw``. The folder is by default the first of `folders`.
 
-    Raises
-    ------
-    InputError
-        Bad name, a missing field, a value that TOML cannot hold, a tensor that is not finite, or a
-        file of more than 16 MB for the package.
+    A bad name, a missing field, a value that TOML cannot hold, a tensor that is not finite and more
+    than 16 MB for the package are an `InputError`.
     """
     import torch
     from safetensors.torch import save as serialise
@@ -162,7 +152,8 @@ def save(
         raise InputError(f"{name} has {len(content) / 1e6:.1f} MB; the package takes at most 16 MB")
     described = {**card_fields, "sha256": hashlib.sha256(content).hexdigest()}
     _check_values(described, "")
-    text = tomli_w.dumps({key: described[key] for key in sorted(described, key=_card_order)})
+    order = dict.fromkeys([*_FIELDS, *sorted(described)])
+    text = tomli_w.dumps({key: described[key] for key in order})
     with (
         atomic_path(target / "files" / f"{name}.safetensors") as file,
         atomic_path(target / "cards" / f"{name}.toml") as card_file,
@@ -184,10 +175,6 @@ def _check_values(value: Any, place: str) -> None:
         raise InputError(
             f"a card cannot hold {place} = {value!r}; use text, finite numbers, lists, tables"
         )
-
-
-def _card_order(key: str) -> tuple[int, str]:
-    return (_FIELDS.index(key) if key in _FIELDS else len(_FIELDS), key)
 
 
 def _check_name(name: str) -> None:

@@ -54,16 +54,14 @@ class Planes(Job):
 
     out: Path | None = field(default=None, init=False)
     masks: Path | None = field(default=None, init=False)
+    restorer: str | None = field(default=None, init=False)
     factor: int = field(default=1, init=False)
-
-    @property
-    def network(self) -> str | None:
-        """Name of the weights that restore, if any do."""
-        return None
+    usual: ClassVar[str | None] = None  # name of the weights that restore, if any do
 
     def open(self) -> None:
         """Refuse what cannot work, and read the planes."""
         job.check_positive(diameter=self.diameter)
+        self.network = self.restorer or self.usual
         if self.network is not None:
             weights.card(self.network)
         self.planes, self.size = read_planes(self.source, self.channel, stack=self.stack)
@@ -98,18 +96,15 @@ class Planes(Job):
 
     def _one(self, image: np.ndarray, restorer: Any, segmenter: Any) -> dict[str, np.ndarray]:
         """Restored image and labels of one plane, and the diameter that was used."""
-        diameter = self.diameter
-        if diameter is None:
-            diameter = estimate_diameter(image, segmenter, restorer)
+        diameter = self.diameter or estimate_diameter(image, segmenter, restorer)
         found: dict[str, np.ndarray] = {"diameter": np.array(diameter)}
+        whole = diameter * self.factor
         if restorer is not None:
             if self.factor > 1:
                 height, width = (side * self.factor for side in image.shape)
                 image = resize(torch.from_numpy(image), (height, width)).numpy()
-            image = restore(image, restorer, diameter * self.factor).image
-            found["image"] = image
+            found["image"] = image = restore(image, restorer, whole).image
         if self.masks is not None:
-            whole = diameter * self.factor
             seen = find_objects(image, segmenter, whole, rescale_intensity=restorer is None)
             middle = slice(self.factor // 2, None, self.factor)
             found["labels"] = seen.labels[middle, middle]
@@ -158,13 +153,6 @@ class Restoring(Planes):
     )
     restorer: str | None = option(None, "A name of `emlab weights list`.", shown="of the task")
 
-    usual: ClassVar[str] = "cellpose3_denoise"
-
-    @property
-    def network(self) -> str | None:
-        """The one that was asked for, or the usual one of the task."""
-        return self.restorer or self.usual
-
 
 @command(app, "denoise")
 class Denoise(Restoring):
@@ -175,10 +163,12 @@ class Denoise(Restoring):
 
     oneclick: bool = option(False, "The network of all domains, not that of nuclei.")
 
-    @property
-    def network(self) -> str | None:
-        """Of all domains if asked for."""
-        return self.restorer or ("cellpose3_oneclick" if self.oneclick else self.usual)
+    usual = "cellpose3_denoise"
+
+    def open(self) -> None:
+        """Also choose the network of all domains if it is asked for."""
+        self.restorer = self.restorer or ("cellpose3_oneclick" if self.oneclick else None)
+        super().open()
 
 
 @command(app, "deblur")
@@ -232,12 +222,12 @@ def read_planes(path: Path, channel: int | None, *, stack: bool) -> tuple[np.nda
             "give one image (H, W), with --channel one of several channels, with --stack many "
             "images, with both a stack of channels"
         )
-        if pixels.ndim == 3:
+        if pixels.ndim == 3 and colour:
+            advice = "it is in colour: say which channel with --channel 1, 2 or 3"
+        elif pixels.ndim == 3:
             advice = (
-                "it is in colour: say which channel with --channel 1, 2 or 3"
-                if colour
-                else "volumes are not restored as such; give --stack for many images, or "
-                "--channel for one channel of a single image"
+                "volumes are not restored as such; give --stack for many images, or --channel for "
+                "one channel of a single image"
             )
         raise InputError(f"{path} has shape {shape}; {advice}")
     if pixels.ndim == 2 and (stack or channel is not None):
@@ -249,10 +239,8 @@ def read_planes(path: Path, channel: int | None, *, stack: bool) -> tuple[np.nda
         pixels = np.take(pixels, channel - 1, axis)
     planes = np.array(pixels, np.float32, order="C")
     if min(planes.shape, default=0) < 1 or min(planes.shape[-2:]) < SMALLEST:
-        raise InputError(
-            f"{path} has shape {planes.shape}; give images of {SMALLEST} x {SMALLEST} pixels or "
-            "more"
-        )
+        least = f"{SMALLEST} x {SMALLEST} pixels or more"
+        raise InputError(f"{path} has shape {planes.shape}; give images of {least}")
     for number, plane in enumerate(planes.reshape(-1, *planes.shape[-2:])):
         where = f"{path}" if planes.ndim == 2 else f"{path}, image {number + 1},"
         job.check_pixels(plane, where)

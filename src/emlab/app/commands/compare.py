@@ -297,10 +297,10 @@ class Compare(Seeded):
             "seconds": "s",
             "megabytes": "MB",
         } | ({"error": "error left"} if question.halves is not None else {})
-        rows = [
-            [entrant.label, *(_cell(numbers[entrant.name].get(key)) for key in columns)]
-            for entrant, _ in compared.pairs()
-        ]
+        rows = []
+        for entrant, _ in compared.pairs():
+            values = [numbers[entrant.name].get(key) for key in columns]
+            rows.append([entrant.label, *("-" if v is None else f"{v:.3g}" for v in values)])
         kind = "coloured" if noise.coloured else "white"
         table = format_table(["method", *columns.values()], rows)
         self.tell(compared.facts)
@@ -324,7 +324,3 @@ def _one_bar(bars: ExitStack) -> Callable[[str], Progress]:
         return bars.enter_context(job.bar(what))
 
     return follow
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import isfinite, prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,12 +86,11 @@ class Restoring(Seeded):
     def open(self) -> None:
         """Refuse what cannot work, then load the settings, the prior and the input."""
         self.settings: Config = load_config(self.config)
-        if self.noise is not None and not (self.noise >= 0 and isfinite(self.noise)):
+        if self.noise is not None and not 0 <= self.noise < inf:
             raise InputError(f"--noise must be 0 or more, got {self.noise}")
         if self.samples is not None or self.spread is not None:
             self._draw_samples()
-        if self.prior is not None:
-            self.settings = replace(self.settings, prior=self.prior)
+        self.settings = replace(self.settings, prior=self.prior or self.settings.prior)
         if self.tile is not None:
             overlap = min(self.settings.overlap, self.tile // 4)
             self.settings = replace(self.settings, tile=self.tile, overlap=overlap)
@@ -131,15 +130,12 @@ class Restoring(Seeded):
         return self.written(result, corner)
 
     def padded(self) -> tuple[np.ndarray, tuple[int, int]]:
-        """The pixels, mirrored up to a patch (noise is not estimated from mirrored ones).
-
-        With them, how many rows and columns were put before the first.
-        """
+        """The pixels, mirrored up to a patch, and how many rows and columns come before them."""
         pixels = self.input.load()
         missing = [max(0, PATCH - side) for side in pixels.shape[-2:]]
         if not any(missing):
             return pixels, (0, 0)
-        if self.noise_origin == "estimated":
+        if self.noise_origin == "estimated":  # not from mirrored pixels
             raise InputError(
                 f"{self.source} is too small to estimate its noise, less than {PATCH} pixels a "
                 f"side; give --noise"
@@ -232,15 +228,13 @@ class RestoringVolumes(Restoring):
             restorer = Restorer(
                 self.settings,
                 shared,
-                self.depth,
-                self.options().get("sampling", "average"),
+                self.options(),
                 self.settings.samples,
                 with_spread=len(targets) > 1,
                 seed=self.seed,
                 prior=self.loaded if crew is None else None,
                 device=str(self.place) if crew is None else self.device,
                 pixel_angstrom=self.pixel_angstrom,
-                cubic=self.options().get("cubic", False),
             )
             done = restore_volume(
                 volume,
@@ -443,6 +437,6 @@ def check_sampling(sampling: str) -> None:
 
 def whole_factor(value: float) -> int:
     """Return a factor that upsampling takes; anything else is an `InputError`."""
-    if not isfinite(value) or value != int(value) or not 2 <= value <= 64:
+    if not 2 <= value <= 64 or value != int(value):
         raise InputError(f"--factor must be a whole number from 2 to 64, got {value:g}")
     return int(value)

@@ -21,6 +21,7 @@ from emlab.app.commands.options import Device, Seed
 from emlab.app.journal import Journal, Pieces
 from emlab.errors import InputError
 from emlab.io import WRITABLE, read_image, write_image
+from emlab.io.images import check_finite
 from emlab.io.tags import PixelSize, simplify
 from emlab.io.volumes import Volume, create_volume, open_volume
 from emlab.runtime import choose_device, choose_threads
@@ -160,12 +161,7 @@ def read_input(path: Path, dimensions: tuple[int, ...], task: str) -> Input:
 
 def check_pixels(pixels: np.ndarray, where: str) -> None:
     """Refuse pixels that are not finite, or all the same."""
-    bad = pixels.size - int(np.isfinite(pixels).sum())
-    if bad:
-        raise InputError(
-            f"{where} has {bad} pixels that are NaN or infinite; replace them (for "
-            f"example by the median of their neighbours) and save the file again"
-        )
+    check_finite(pixels, where)
     if pixels.min() == pixels.max():
         raise InputError(f"{where} is constant, {pixels.min():g} everywhere; check it")
 

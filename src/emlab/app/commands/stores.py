@@ -12,11 +12,12 @@ import typer
 
 from emlab import data, weights
 from emlab.app.commands.options import Device, Profile, argument, command, group, option
-from emlab.bench import PROFILES, format_table
+from emlab.bench import format_table
 from emlab.data import download, empiar
 from emlab.data.download import Progress
 from emlab.data.registry import ROLES, record
 from emlab.errors import EmlabError, InputError
+from emlab.settings import check_profile
 
 data_app = group(
     "List, fetch, verify and locate data sets.\n\n"
@@ -32,12 +33,8 @@ weights_app = group(
 )
 train_app = group()
 SIDE_BY_SIDE = 4
-DataNames = Annotated[list[str] | None, typer.Argument(help="Names as shown by `emlab data list`.")]
-DataName = Annotated[str, typer.Argument(help="A name as shown by `emlab data list`.")]
-WeightsNames = Annotated[
-    list[str] | None, typer.Argument(help="Names as shown by `emlab weights list`.")
-]
-WeightsName = Annotated[str, typer.Argument(help="A name as shown by `emlab weights list`.")]
+Names = Annotated[list[str] | None, typer.Argument(help="As `list` shows them.")]
+Name = Annotated[str, typer.Argument(help="As `list` shows it.")]
 
 
 @data_app.command("list")
@@ -50,24 +47,18 @@ def list_data(
     """
     if role and role not in ROLES:
         raise InputError(f"there is no role {role!r}; use one of {', '.join(ROLES)}")
-    rows = [
-        (
-            r.name,
-            r.role,
-            data.where(r.name),
-            f"{r.size / 1e6:.1f}",
-            _pixel_size(r.pixel_size_angstrom),
-            r.title,
-        )
-        for r in data.records().values()
-        if role in ("", r.role)
-    ]
+    rows = []
+    for each in data.records().values():
+        if role in ("", each.role):
+            megabytes, pixel = f"{each.size / 1e6:.1f}", _pixel_size(each.pixel_size_angstrom)
+            row = (each.name, each.role, data.where(each.name), megabytes, pixel, each.title)
+            rows.append(row)
     typer.echo(format_table(("name", "role", "where", "MB", "pixel (A)", "what"), rows))
 
 
 @data_app.command()
 def fetch(
-    names: DataNames = None,
+    names: Names = None,
     everything: Annotated[bool, typer.Option("--all", help="All data sets.")] = False,
     chapters: Annotated[bool, typer.Option(help="What the chapters load.")] = False,
     micrographs: Annotated[int, typer.Option(help="How many of an EMPIAR entry.")] = 1,
@@ -117,7 +108,7 @@ def fetch(
 
 @data_app.command("verify")
 def verify_data(
-    names: DataNames = None,
+    names: Names = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All data sets on this machine.")
     ] = False,
@@ -141,7 +132,7 @@ def verify_data(
 
 @data_app.command("path")
 def path_of_data(
-    name: DataName, file: Annotated[str, typer.Option(help="End of one file's name.")] = ""
+    name: Name, file: Annotated[str, typer.Option(help="End of one file's name.")] = ""
 ) -> None:
     """Print where the checked files of a data set are, one a line, fetching what lacks.
 
@@ -162,7 +153,7 @@ def _entry_loader(name: str) -> Callable[[int, Progress], str]:
 
 
 def _pixel_size(size: float | tuple[float, ...] | None) -> str:
-    sizes = () if size is None else size if isinstance(size, tuple) else (size,)
+    sizes = size if isinstance(size, tuple) else () if size is None else (size,)
     return " x ".join(f"{value:g}" for value in sizes) or "-"
 
 
@@ -186,7 +177,7 @@ def _megabytes(name: str) -> str:
 
 
 @weights_app.command()
-def card(name: WeightsName) -> None:
+def card(name: Name) -> None:
     """Print a card: data, split, steps, seconds, device, seed, commit, evaluation and limits.
 
     **Example:** `emlab weights card NAME`
@@ -198,7 +189,7 @@ def card(name: WeightsName) -> None:
 
 @weights_app.command("verify")
 def verify_weights(
-    names: WeightsNames = None,
+    names: Names = None,
     everything: Annotated[bool, typer.Option("--all", help="All checkpoints.")] = False,
 ) -> None:
     """Check the files against the hashes on their cards; exit code 3 if any is wrong.
@@ -217,7 +208,7 @@ def verify_weights(
 
 
 @weights_app.command("path")
-def path_of_weights(name: WeightsName) -> None:
+def path_of_weights(name: Name) -> None:
     """Print where the safetensors file of a checkpoint is.
 
     **Example:** `emlab weights path NAME`
@@ -242,10 +233,7 @@ def import_cellpose(
 
 
 def _report(names: Sequence[str], check: Callable[[str], str]) -> None:
-    """Check each name and print what the check returns, or raises; raise if any failed.
-
-    The error is of the type of the first one; an unknown name is an `InputError` at once.
-    """
+    """Print what the check of each name returns, or raises; raise what was raised first, if any."""
     failed: dict[str, EmlabError] = {}
     for name in names:
         try:
@@ -295,8 +283,7 @@ class Train:
         if name not in known:
             problem = "say what to train" if name is None else f"no recipe is called {name!r}"
             raise InputError(f"{problem}; there are: {', '.join(sorted(known))}")
-        if profile not in PROFILES:
-            raise InputError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")
+        check_profile(profile)
         choose_device(self.device)
         choose_threads()
         folder = self.out or Path("runs", "train", name)

@@ -153,13 +153,7 @@ class Question:
     @property
     def fine_pixel_size_angstrom(self) -> float | None:
         """Pixel size of the results."""
-        size = self.pixel_size_angstrom
-        return None if size is None else size / self.factor
-
-    @property
-    def grey_scale(self) -> GreyScale:
-        """Of the prior of tissue; an `InputError` if nearly all of the contrast is noise."""
-        return GreyScale.of(self.pixels, self.noise.sigma)
+        return self.pixel_size_angstrom and self.pixel_size_angstrom / self.factor
 
     @cached_property
     def unit_scale(self) -> GreyScale:
@@ -168,24 +162,13 @@ class Question:
         middle = (1 + TISSUE_MEAN) / 2
         return GreyScale(float(self.pixels.mean(dtype=np.float64)) - middle * scale, scale)
 
-    @property
-    def relative_noise(self) -> float:
-        """Noise in units of `unit_scale`; .15 is as strong as the image's own contrast."""
-        return self.noise.sigma / self.unit_scale.scale
-
     def of_halves(self) -> list[Question]:
         """The same question about each half, whose noise is stronger than that of their mean."""
-        told = self.noise
+        task, told = self.task, self.noise
         given = math.sqrt(2) * told.sigma if told.origin == "given" else None
-        return [
-            replace(
-                self,
-                pixels=half,
-                noise=find_noise(half, self.task, given, told.coloured),
-                halves=None,
-            )
-            for half in self.halves or ()
-        ]
+        noises = [find_noise(half, task, given, told.coloured) for half in self.halves or ()]
+        pairs = zip(self.halves or (), noises, strict=True)
+        return [replace(self, pixels=half, noise=noise, halves=None) for half, noise in pairs]
 
     def blank(self, number: int, seed: int) -> Grey:
         """A field without any structure: the window's mean with noise of its level and spectrum."""

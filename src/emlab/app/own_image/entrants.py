@@ -7,7 +7,7 @@ and `tsm`), those of the noise level that is nearest; the Gaussian's width comes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +25,7 @@ from emlab.methods.generalist import load_config
 from emlab.metrics.fourier import half_spectrum_multiplicity, radial_frequency
 from emlab.physics.degradations import normalise
 from emlab.physics.noise_estimation import NoiseSpectrum
-from emlab.recipes.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, Task
+from emlab.recipes.generalist_tasks import DEBLUR_NOISE, GREY_RANGE, NO_BLUR, Task
 from emlab.settings import tuned
 from emlab.solvers import classical
 from emlab.solvers.blind_spot import BlindSpotConfig, denoise_blind_spot
@@ -73,10 +73,6 @@ def of(specimens: str, known: str) -> Callable[[Question], str]:
     return unsuited
 
 
-def _sized(question: Question) -> str:
-    return "" if question.pixel_size_angstrom else _PIXEL
-
-
 def _needs_white(question: Question) -> str:
     if not question.noise.coloured:
         return ""
@@ -98,7 +94,7 @@ def _flow(question: Question) -> Ready:
     told: dict[str, Any] = {
         "prior": generalist.load(config.prior, question.device),
         "device": question.device,
-        "scale": question.grey_scale,
+        "scale": generalist.GreyScale.of(question.pixels, noise.sigma),
         "noise_sigma": noise.sigma,
     }
     if question.task == "upsample":
@@ -205,21 +201,10 @@ def _wiener(question: Question) -> Ready:
     return _ready(run, "the image's own spectrum against that of its noise")
 
 
-@dataclass(frozen=True)
-class _Known(Known):
-    """What a peer of chapter 01 is told, with a blur of the reader's own."""
-
-    blur: Grey | None = None
-
-    @property
-    def kernel(self) -> Grey:
-        assert self.blur is not None
-        return self.blur
-
-
 def _peer(name: str, question: Question) -> Ready:
     """A peer of chapter 01 in about [0, 1], with its settings of the nearest task there."""
-    level, coloured = question.relative_noise, question.noise.coloured
+    unit, coloured = question.unit_scale, question.noise.coloured
+    level = question.noise.sigma / unit.scale  # .15 is as strong as the image's own contrast
     nearest = "denoise_10" if level < 0.16 else "denoise_25"  # of the grey range
     where = f"noise of .{nearest.rpartition('_')[2]} of the grey range, the nearest of chapter 01"
     if question.kernel is not None:
@@ -233,12 +218,11 @@ def _peer(name: str, question: Question) -> Ready:
     if "balance" in settings:
         settings["balance"] *= (level / DEBLUR_NOISE) ** 2
         where += ", the balance times the ratio of noise powers"
-    unit = question.unit_scale
-    known = _Known(
-        Task("own", "own image", question.task, factor=question.factor),
+    blur = NO_BLUR if question.kernel is None else torch.from_numpy(question.kernel)
+    known = Known(
+        Task("own", "own image", question.task, factor=question.factor, kernel=blur),
         level,
         question.noise.spectrum.scaled(1 / unit.scale),
-        question.kernel,
     )
 
     def run(image: Grey) -> Grey:
@@ -278,19 +262,16 @@ def _topaz(question: Question) -> Ready:
     return Ready(run, None, ["a program of its own, with its start in its seconds"], outside=True)
 
 
-def _topaz_missing(question: Question) -> str:
-    return "" if topaz.find() else "Topaz is not installed; make topaz"
-
-
 def learned(task: str) -> list[Entrant]:
     """Methods with shipped weights that restore single images, with the weights of a task."""
     near = of("particles", "its score knows single particles in ice near 2.6 angstrom a pixel")
 
     def scoring(name: str, label: str, about: str) -> Entrant:
-        limits: dict[str, Any] = {"impossible": _sized, "unsuited": near}
-        ready = partial(_score, name)
-        only = ("denoise",)
-        return Entrant(name, label, "learned", about, ready, only, (tsm.NAMES[name],), **limits)
+        return Entrant(
+            name, label, "learned", about, partial(_score, name), ("denoise",), (tsm.NAMES[name],),
+            impossible=lambda question: "" if question.pixel_size_angstrom else _PIXEL,
+            unsuited=near,
+        )  # fmt: skip
 
     return [
         Entrant(
@@ -346,7 +327,8 @@ def peers() -> list[Entrant]:
         ),
         Entrant(
             "topaz", "Topaz-Denoise", "learned", "The pretrained U-Net of another group.",
-            _topaz, noise, impossible=_topaz_missing,
+            _topaz, noise,
+            impossible=lambda _: "" if topaz.find() else "Topaz is not installed; make topaz",
             unsuited=of("particles", "it knows micrographs of single particles"),
         ),
         peer(

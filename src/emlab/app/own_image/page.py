@@ -26,7 +26,7 @@ from emlab.app.own_image.scores import (
 )
 from emlab.metrics.fourier import apodisation, radial_frequency
 from emlab.runtime import environment_stamp
-from emlab.viz import COLOURS, Picture, curtain_markup, plain_picture, show, use_style
+from emlab.viz import COLOURS, Picture, curtain, plain_picture, show, use_style
 
 OVERVIEW_SIDE = 192
 
@@ -206,7 +206,7 @@ def _number_rows(comparison: Comparison, columns: Sequence[str]) -> Iterator[str
 def _method(entrant: Entrant, answer: Answer, comparison: Comparison) -> str:
     question, image = comparison.question, answer.image
     assert image is not None
-    shown = curtain_markup(
+    shown = curtain(
         question.on_fine_grid(question.pixels),
         image,
         ("input", entrant.label),
@@ -220,7 +220,7 @@ def _method(entrant: Entrant, answer: Answer, comparison: Comparison) -> str:
         f'<section class="method"><h2 id="m-{entrant.name}">{escape(entrant.label)}</h2>'
         f'<p class="quiet">{escape(" ".join(words))}</p>'
         f"{f'<div class={chr(34)}warning{chr(34)}>{warned}</div>' if warned else ''}"
-        f'<div class="sides">{shown}<div class="evidence">'
+        f'<div class="sides">{shown.data}<div class="evidence">'
         f"{''.join(_evidence(entrant.label, answer, comparison))}</div></div></section>"
     )
 
@@ -270,22 +270,16 @@ def spectra(question: Question) -> Picture:
     noise = question.noise.spectrum(pixels.shape).double().numpy()
     x = np.arange(rings.max() + 1)[kept] / min(pixels.shape) / question.pixel_nm
     figure, axis = _axis("power (grey levels²)", question)
-    for values, label, colour in (
-        (power, "image", COLOURS["blue"]),
-        (noise, "noise", COLOURS["vermilion"]),
-    ):
-        total = np.bincount(rings.ravel(), values.ravel())[kept]
-        axis.semilogy(
-            x, total / np.bincount(rings.ravel())[kept], label=label, color=colour,
-            linestyle="-" if label == "image" else "--",
-        )  # fmt: skip
+    count = np.bincount(rings.ravel())[kept]
+    lines = (("image", power, "-", "blue"), ("noise", noise, "--", "vermilion"))
+    for label, values, line, colour in lines:
+        mean = np.bincount(rings.ravel(), values.ravel())[kept] / count
+        axis.semilogy(x, mean, line, label=label, color=COLOURS[colour])
     axis.set_title("Where image and noise have their power")
     axis.legend()
     kind = "coloured" if question.noise.coloured else "white"
-    return show(
-        figure,
-        f"Power of the image falls with frequency towards that of its noise, which is {kind}.",
-    )
+    alt = f"Power of the image falls with frequency towards that of its noise, which is {kind}."
+    return show(figure, alt)
 
 
 def curves(answers: Mapping[str, Answer], question: Question) -> Picture | None:
@@ -295,15 +289,12 @@ def curves(answers: Mapping[str, Answer], question: Question) -> Picture | None:
     if not drawn:
         return None
     figure, axis = _axis("correlation of the halves", question)
-    styles = ("-", "--", ":", "-.")
+    lines = ("-", "--", ":", "-.")
     for number, (label, curve) in enumerate(drawn.items()):
+        look: dict[str, Any] = {} if number else {"linewidth": 2.2, "color": "black"}
+        line = lines[number // 4 % len(lines)]
         axis.plot(
-            curve.frequency,
-            curve.correlation,
-            label=label,
-            linestyle=styles[number // 4 % len(styles)],
-            linewidth=2.2 if number == 0 else 1.2,
-            color="black" if number == 0 else None,
+            curve.frequency, curve.correlation, line, label=label, **{"linewidth": 1.2} | look
         )
     axis.axhline(FRC_THRESHOLD, color="#777777", linewidth=0.8)
     axis.set(ylim=(-0.1, 1.05))
