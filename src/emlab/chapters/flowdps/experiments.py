@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from emlab import data, metrics, weights
 from emlab.bench import Report
-from emlab.bench.study import Column, Scores, Study
+from emlab.bench.study import Column, Scores, Study, mean_of
 from emlab.chapters import table
-from emlab.chapters.flowdps.cases import Cases, library, make_cases
+from emlab.chapters.flowdps.cases import Cases, library, make_cases, nearest_view
 from emlab.chapters.flowdps.study import (
     LABELS,
     PER_NM,
@@ -31,7 +31,7 @@ from emlab.chapters.flowdps.study import (
     hurried,
     misfit,
     particles,
-    refined_row,
+    posed_row,
     run_study,
     sampled_row,
     slow_rows,
@@ -120,17 +120,25 @@ def record_strangers(report: Report, own: Scores, found: Mapping[str, Study]) ->
     report.value("stranger.auc.worst", min(told))
 
 
-def memory(report: Report, truth: Phases, phases: Phases, view: Phases) -> dict[str, Values]:
-    """Compare answers ``(n, 64, 64)`` with the truth and the nearest training view.
+def memory(report: Report, study: Study) -> dict[str, metrics.Interval]:
+    r"""Where answers lie on the way from the truth T to the nearest training view V.
 
-    Records ``memory.*`` and returns root mean square distances ``(n,)`` in radians, means removed.
+    :math:`\langle \hat x - T, V - T\rangle / \|V - T\|^2` is 0 at the truth, 1 at the view, and one
+    half for a method that cannot tell them apart. Wiener's filter, which has seen no view, is the
+    yardstick: what ours lies nearer to the view is memory. Records ``memory.leaning.*``.
     """
-    pairs = {"to_truth": (phases, truth), "to_view": (phases, view), "view_to_truth": (view, truth)}
-    found = {name: (a - b).std((1, 2), dtype=np.float64) for name, (a, b) in pairs.items()}
-    closer, n = int((found["to_truth"] < found["to_view"]).sum()), len(truth)
-    report.value("memory.closer_to_truth", *metrics.wilson_interval(closer, n), n=n)
-    for name, values in found.items():
-        report.value(f"memory.{name}", values.mean(), unit="rad", n=n)
+    cases, places = particles(study), {}
+    truth = cases.truth.numpy()
+    way = nearest_view(cases).numpy() - truth
+    way = (way - way.mean((1, 2), keepdims=True)).astype(float)
+    for name in ("wiener", "ours"):
+        off = study.answers[name].image - truth
+        places[name] = (off * way).sum((1, 2)) / np.square(way).sum((1, 2))
+    places["ours_over_wiener"] = places["ours"] - places["wiener"]
+    found = {name: mean_of(places, name, cases.directions) for name in places}
+    for name, interval in found.items():
+        note = "0 is the truth, 1 the training view" + "; difference" * ("over" in name)
+        report.value(f"memory.leaning.{name}", *interval, note=note, n=len(truth))
     return found
 
 
@@ -336,7 +344,7 @@ def _rows(settings: Mapping[str, Any]) -> dict[str, Any]:
     cases = make_cases(settings["specimen"], settings["poses"], seed)
     sampling = Sampling.load(flowdps.load_config("ours"))
     rows = slow_rows(sampling, settings["steps"], samples, batch, seed)
-    study = run_study(cases, {**rows, "refined": refined_row}, settings["first"])
+    study = run_study(cases, {**rows, "posed": posed_row}, settings["first"])
     seen = cases[: study.seen("unpaired")]
     drawn, truth = study.answers["unpaired"].samples, seen.truth.numpy()
     places = {"everywhere": None, "near_zeros": seen.near_zeros()}
@@ -438,10 +446,12 @@ SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
 
 
 def join_rows(study: Study, report: Report) -> None:
-    """Put the recorded rows into a study of the same particles."""
+    """Put the recorded rows into a study of the same particles, with the seconds they took."""
     if particles(study).begin_with(ROWS.values["particles"]):
-        rows = {name: row["scores"] for name, row in ROWS.values["rows"].items()}
-        study.join_recorded(ROWS, rows, report)
+        rows = ROWS.values["rows"]
+        scores = {name: row["scores"] for name, row in rows.items()}
+        study.join_recorded(ROWS, scores, report)
+        study.seconds |= {name: row["seconds"] for name, row in rows.items()}
 
 
 def sweep_again(sampling: Sampling, report: Report) -> None:

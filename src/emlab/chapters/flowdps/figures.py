@@ -248,19 +248,6 @@ def averages(found: Mapping[str, Averaging]) -> Figure:
     return figure
 
 
-def memories(found: Mapping[str, NDArray]) -> Figure:
-    """Distance of answers to the nearest training view against that to the truth."""
-    figure = Figure(figsize=(3.4, 3.0), layout="constrained")
-    axis = figure.subplots()
-    x, y = 1e3 * found["to_truth"], 1e3 * found["to_view"]
-    axis.plot(x, y, "o", ms=3, color=COLOURS["blue"])
-    top = max(x.max(), y.max()) * 1.05
-    axis.plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
-    axis.set(xlabel="distance to the truth (mrad)", ylabel="to the training view (mrad)")
-    axis.set(xlim=(0, top), ylim=(0, top))
-    return figure
-
-
 def real(stacks: Sequence[RealStack], most: int = 4) -> Figure:
     """Images of each stack, in units of their deviation, and the answers beside them."""
     pictures: dict[str, Image] = {}

@@ -18,13 +18,11 @@ from emlab.chapters.flowdps.cases import (
     CLASSICAL,
     MARGIN,
     PEERS,
-    TRAINED_SPECIMEN,
     Cases,
     best_peer,
     classical,
     library,
-    nearest_view,
-    refined_view,
+    posed_view,
 )
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.methods import flowdps, flowdps_observation
@@ -50,12 +48,11 @@ LABELS = {
     **CLASSICAL,
     "mean_map": "mean of the training maps",
     "prior_draw": "draw of the prior",
-    "nearest_view": "nearest training view, told the pose",
     "supervised": "supervised U-Net",
     "untrained": "ours, untrained network",
     "paper": "FlowDPS as published",
     "corrected": "FlowDPS, corrected",
-    "refined": "structure known, pose refined",
+    "posed": "structure known, all poses searched",
     "unpaired": "ours, ten independent samples",
     "ours": "ours: guided sampler",
 }
@@ -125,12 +122,14 @@ def sampled_row(sampling: Sampling, config: Config, seed: int) -> Method:
 def slow_rows(
     sampling: Sampling, steps: Mapping[str, int], samples: int, batch: int, seed: int
 ) -> dict[str, Method]:
-    """FlowDPS as published and corrected, and ours in independent samples, in so many steps."""
-    configs = {name: hurried(name, steps[name], samples, batch) for name in ("paper", "corrected")}
-    ours = hurried("ours", steps["unpaired"], samples, batch)
-    assert isinstance(ours.sampler, GuidedPhaseConfig)
-    configs["unpaired"] = replace(ours, sampler=replace(ours.sampler, antithetic=False))
-    return {name: sampled_row(sampling, config, seed) for name, config in configs.items()}
+    """FlowDPS in its forms, and ours in independent samples ("unpaired"), in so many steps."""
+    rows = {}
+    for name, count in steps.items():
+        config = hurried("ours" if name == "unpaired" else name, count, samples, batch)
+        if isinstance(config.sampler, GuidedPhaseConfig):
+            config = replace(config, sampler=replace(config.sampler, antithetic=False))
+        rows[name] = sampled_row(sampling, config, seed)
+    return rows
 
 
 def untrained_row(config: Config, spread: Spread, seed: int) -> Method:
@@ -149,11 +148,8 @@ def classical_rows(names: Iterable[str]) -> dict[str, Method]:
     return {name: row(name) for name in names}
 
 
-def reference_rows(specimen: str, drawn: Phases) -> dict[str, Method]:
-    """Answers that are no retrieval: trivial ones, draws of the prior alone, and an oracle.
-
-    The oracle needs the specimen that the prior was trained on.
-    """
+def reference_rows(drawn: Phases) -> dict[str, Method]:
+    """Answers that are no retrieval: trivial ones, and draws of the prior alone."""
 
     def picture(cases: Cases) -> Answer:
         """Dark where there is matter, half of twice the phase."""
@@ -166,30 +162,31 @@ def reference_rows(specimen: str, drawn: Phases) -> dict[str, Method]:
         first = drawn[np.arange(len(cases)) % len(drawn)]
         return Answer(image=first, samples=samples, independent=len(drawn))
 
-    rows: dict[str, Method] = {
+    return {
         "picture": picture,
         "nothing": lambda cases: plain(torch.zeros_like(cases.truth)),
         "mean_map": lambda cases: plain(library(cases.specimen).mean(0).expand_as(cases.truth)),
         "prior_draw": prior_draw,
     }
-    if specimen == TRAINED_SPECIMEN:
-        rows["nearest_view"] = lambda cases: plain(nearest_view(cases))
-    return rows
 
 
-def refined_row(cases: Cases) -> Answer:
-    """The structure is known, and about where to begin: see `refined_view`."""
-    return plain(refined_view(cases))
+def posed_row(cases: Cases) -> Answer:
+    """The structure is known, the pose is searched: see `posed_view`."""
+    return plain(torch.cat([posed_view(part) for part in _parts(cases)]))
 
 
 def supervised_row(restorer: Restorer) -> Method:
-    """The trained competitor, eight particles at a time."""
+    """The trained competitor."""
 
     def restored(cases: Cases) -> Answer:
-        parts = [cases[start : start + 8] for start in range(0, len(cases), 8)]
-        return plain(torch.cat([restorer.restore(p.instrument(), p.counts) for p in parts]))
+        each = [restorer.restore(part.instrument(), part.counts) for part in _parts(cases)]
+        return plain(torch.cat(each))
 
     return restored
+
+
+def _parts(cases: Cases, size: int = 8) -> list[Cases]:
+    return [cases[start : start + size] for start in range(0, len(cases), size)]
 
 
 # --- scores
@@ -445,7 +442,7 @@ def _record_calibration(study: Study, report: Report, name: str) -> None:
         report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
     deviation = rank_deviation(scores["ranks"].astype(int), int(scores["independent"][0]))
     report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
-    if name in study.seconds:
+    if name in study.answers:
         report.value(f"seconds_a_particle.{name}", study.seconds[name], unit="s")
         cost = study.answers[name].cost
         if cost.network_seconds:
