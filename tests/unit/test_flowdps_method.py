@@ -338,9 +338,11 @@ def test_configurations_are_checked_when_made(change):
 
 def test_configurations_by_name():
     assert isinstance(load_config().sampler, GuidedPhaseConfig)
-    paper = load_config("paper").sampler
-    assert isinstance(paper, FlowDPSConfig)
-    assert (paper.steps, paper.gradient_steps, paper.corrected) == (28, 3, False)
+    for name, squared in (("paper", True), ("kim", False)):
+        form = load_config(name).sampler
+        assert isinstance(form, FlowDPSConfig)
+        assert (form.steps, form.gradient_steps, form.corrected) == (28, 3, False)
+        assert form.squared_norm is squared
     assert load_config("corrected").sampler.corrected
     assert load_config().quick.steps == load_config().fit_steps
     with pytest.raises(InputError, match="unknown configuration 'best'; choose one of ours, paper"):

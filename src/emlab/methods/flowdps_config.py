@@ -96,7 +96,7 @@ class Config:
 
 
 def load_config(name: str = "ours") -> Config:
-    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``paper`` or ``corrected``.
+    """Return ``[configs.NAME]`` of the settings: ``ours``, ``paper``, ``kim`` or ``corrected``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-r"""FlowDPS: posterior sampling with a flow, as published and corrected.
+r"""FlowDPS: posterior sampling with a flow, in two published forms and corrected.
 
 Time t runs from 0 (noise) to 1 (image), :math:`x_t = t x_1 + (1-t) x_0`. At each time
 
@@ -43,16 +43,17 @@ class FlowDPSConfig:
     Attributes
     ----------
     steps : int
-        Times, 28 as published; each is one network evaluation.
+        Times; each is one network evaluation. 28 in the code of Kim et al., as are the next two.
     time_shift : float
-        1: evenly spaced times; s: noise ``u -> s u / (1 + (s - 1) u)``, 3 as published.
+        1: evenly spaced times; s: noise ``u -> s u / (1 + (s - 1) u)``, s = 3.
     gradient_steps : int
-        Of the data term at each time, 3 as published.
+        Of the data term at each time, 3.
     step_size : float
         Of each: the phase moves by this times the gradient of the residual's norm, the residual in
         units of the counts without a specimen.
     squared_norm : bool
-        Gradients are of the squared norm (Zhang et al., eq. 13), not of the norm.
+        Gradients are of the squared norm (Zhang et al., eq. 13, with one step size for their
+        ``zeta_t``), not of the norm.
     corrected : bool
         See above; the three settings before have no part in it.
     iterations : int

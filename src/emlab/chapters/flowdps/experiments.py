@@ -435,11 +435,11 @@ def _spread(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _ASKED, _METHOD = table(SLUG)["recorded"], read_settings("methods/flowdps")
-_KEPT = {"configs": _METHOD["configs"], "phase": _METHOD["phase"]}
-_POSES = {"poses": table(SLUG)["cpu"]["poses"]}
+_OURS = {"configs": {"ours": _METHOD["configs"]["ours"]}, "phase": _METHOD["phase"]}
+_ALL = {**_METHOD, "poses": table(SLUG)["cpu"]["poses"]}
 _NETWORK = ("flowdps_flow",)
-ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_KEPT, **_POSES}, _NETWORK)
-SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_KEPT}, _NETWORK)
+ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_ALL}, _NETWORK)
+SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_OURS}, _NETWORK)
 MISFIT = Recording(SLUG, "misfit", _choose_length, _ASKED["misfit"], _NETWORK)
 WARNING = Recording(SLUG, "warning", _choose_limit, _ASKED["warning"], _NETWORK)
 SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)

@@ -27,10 +27,11 @@ LINES = {
     "sparse": ("blue", "-"),
     "supervised": ("purple", "-"),
     "paper": ("orange", "-"),
+    "kim": ("orange", ":"),
     "corrected": ("green", "-"),
     "ours": ("vermilion", "-"),
 }
-SHOWN = (*CLASSICAL, "prior_draw", "supervised", "paper", "corrected", "ours")
+SHOWN = (*CLASSICAL, "prior_draw", "supervised", "paper", "kim", "corrected", "ours")
 RADIANS = (-0.12, 0.32)  # what is black and what is white in pictures of phases
 INNER = slice(MARGIN, -MARGIN)
 
