@@ -330,6 +330,13 @@ def test_an_untrained_network_has_the_size_of_the_card(monkeypatch, cases, sampl
     untrained = rows.untrained_row(CONFIG, sampling.spread, 0)
     table = run_study(cases[:2], {"untrained": untrained})
     assert table.interval("untrained", "rmse").mean > 0.01
+    assert rows.network_cost(table, "untrained") == "0.0 M, 0 min, 25"
+    card.model["widths"], card.seconds = [64, 96, 128], 600.0
+    table.answers["ours"] = table.answers["untrained"]
+    size, rest = rows.network_cost(table, "ours").split(" M, ")
+    assert float(size) > 1
+    assert rest == "10 min, 25"
+    assert rows.network_cost(table, "wiener") == "-"
 
 
 def test_real_stacks_go_from_file_to_phase(mirror, sampling, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab import metrics
+from emlab import metrics, models, weights
 from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study, mean_of, spanned
 from emlab.chapters.flowdps.cases import (
@@ -35,7 +35,7 @@ from emlab.physics import Poisson
 from emlab.priors import Prior
 from emlab.priors.base import ScaledPrior
 from emlab.priors.networks import untrained_prior
-from emlab.recipes.flowdps import Restorer
+from emlab.recipes.flowdps import SUPERVISED, Restorer
 from emlab.runtime import make_generator
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.guided_phase import GuidedPhaseConfig
@@ -57,6 +57,8 @@ LABELS = {
     "unpaired": "ours, ten independent samples",
     "ours": "ours: guided sampler",
 }
+SAMPLERS = ("untrained", "paper", "kim", "corrected", "unpaired", "ours")
+NETWORKS = {"supervised": SUPERVISED} | dict.fromkeys(SAMPLERS, "flowdps_flow")
 RINGS = 8  # of the band averages
 LEVELS = np.linspace(0.1, 0.95, 12)  # of intervals
 PER_NM = 10 / PIXEL_ANGSTROM  # of a cycle per pixel
@@ -412,8 +414,23 @@ def misfit_table(study: Study) -> str:
         "chi^2": lambda name: f"{mean(name, 'chi2'):.3f}",
         "coarse chi^2": lambda name: f"{mean(name, 'chi2_low'):.2f}",
         "s a particle": lambda name: f"{study.seconds.get(name, np.nan):.2g}".replace("nan", "-"),
+        "network: size, training, passes": lambda name: network_cost(study, name),
     }
     return study.markdown(extra=extra)
+
+
+def network_cost(study: Study, name: str) -> str:
+    """Parameters of a row's network, minutes that training it took, passes through it a particle.
+
+    From its card and its run; a dash where no network has a part.
+    """
+    if name not in NETWORKS or name not in study.answers:
+        return "-"
+    card, answer = weights.card(NETWORKS[name]), study.answers[name]
+    millions = sum(p.numel() for p in models.build(card.model).parameters()) / 1e6
+    minutes = 0 if name == "untrained" else card.seconds / 60
+    passes = answer.cost.evaluations // (1 if name == "supervised" else len(answer.image))
+    return f"{millions:.1f} M, {minutes:.0f} min, {passes}"
 
 
 def record(study: Study, report: Report, ours: str = "ours") -> None:
