@@ -95,11 +95,26 @@ def test_hidden_coefficients_are_those_that_wiener_gets_wrong(cases, table):
 def test_the_truth_scores_perfectly_and_misfit_is_one(cases):
     found = score(cases, plain(cases.truth + 0.3))
     assert found["rmse"].max() < 1e-6
+    assert found["contrast"] == pytest.approx(np.ones(6), abs=1e-5)
     assert rows.rings(found).correlation().min() > 0.999
     whole, coarse = misfit(cases, cases.truth.numpy()[None])
     assert whole == pytest.approx(np.ones(6), abs=0.05)
     assert coarse == pytest.approx(np.ones(6), abs=0.6)
     assert "covered" not in found
+
+
+def test_contrast_is_what_an_answer_shows_of_the_truth_and_noise_does_not_raise_it(cases):
+    truth = cases.truth.numpy()
+    noise = 0.1 * np.random.default_rng(0).normal(size=truth.shape)
+    full, half, noisy = (score(cases, plain(a)) for a in (truth, truth / 2, truth + noise))
+    assert half["contrast"] == pytest.approx(full["contrast"] / 2)
+    assert noisy["contrast"] == pytest.approx(full["contrast"], abs=0.05)
+    assert (half["michelson"] < 0.7 * full["michelson"]).all()
+    assert noisy["michelson"] == pytest.approx(full["michelson"], abs=0.05)
+    matter, ice = truth > truth.mean((1, 2), keepdims=True), truth.copy()
+    ice[matter], ice[~matter] = 0.3, 0.1
+    flat = rows.michelson(ice - ice.mean((1, 2), keepdims=True), ice)
+    assert flat == pytest.approx(np.full(6, 0.2 / 0.4))
 
 
 def test_the_pose_of_a_known_structure_is_found_without_being_told(monkeypatch):
@@ -142,7 +157,12 @@ def test_the_table_is_recorded_and_shown(table, tmp_path):
     report = Report("03_flowdps", tmp_path, "smoke", 0)
     rows.record(table, report)
     values = report.metrics()["values"]
-    for name in ("rmse.ours", "coverage.ours.dose_30", "rmse_ratio.ours_over_best_classical"):
+    for name in (
+        "rmse.ours",
+        "gain_michelson.ours_over_strongest",
+        "coverage.ours.dose_30",
+        "rmse_ratio.ours_over_best_classical",
+    ):
         assert name in values
     assert values["coverage.ours.all"]["value"] == rows.coverage(table, "ours").mean
     text = rows.table(table)

@@ -200,6 +200,12 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
 
     ``rmse``
         Radians, means removed: a single image does not tell them.
+    ``contrast``
+        Relative: the share of the truth's contrast that the answer shows, the slope of the answer
+        over the truth. 1 is all of it; noise does not raise it.
+    ``michelson``
+        Contrast of matter to ice, :math:`(m - i)/(m + i)` of the mean phases where the truth lies
+        above and below its mean, see `michelson`.
     ``chi2``, ``chi2_low``
         See `misfit`.
     ``crps``
@@ -224,6 +230,8 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
     sums["zeros"] = ring_sums(found.image, truth, cases.near_zeros())
     scores = {
         "rmse": np.sqrt(np.square(first - second).mean((1, 2), dtype=np.float64)),
+        "contrast": (first * second).sum((1, 2)) / np.square(second).sum((1, 2)),
+        "michelson": michelson(first, truth),
         "chi2": chi2,
         "chi2_low": chi2_low,
         "crps": crps(drawn, actual).mean((1, 2)),
@@ -243,6 +251,21 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
         "by_level": np.tile(by_level, (n, 1)),
         "independent": np.full(n, len(drawn)),
     }
+
+
+def michelson(image: Phases, truth: Phases) -> Values:
+    """Michelson's contrast ``(n,)`` of matter to ice, by masks of the truth ``(n, 64, 64)``.
+
+    Matter is where the truth lies above its mean, ice the rest. Answers have mean zero, for no
+    image tells it: all are given the truth's.
+    """
+    level = truth.mean((1, 2), keepdims=True)
+    matter, whole = truth > level, image + level
+    bright, dark = (
+        (whole * mask).sum((1, 2), dtype=np.float64) / mask.sum((1, 2))
+        for mask in (matter, ~matter)
+    )
+    return (bright - dark) / (bright + dark)
 
 
 def misfit(
@@ -276,9 +299,12 @@ def _resolution(scores: Scores, name: str, directions: Values | None) -> metrics
 
 
 NOTE = "95 % bootstrap interval over viewing directions"
+CONTRASTS = ("contrast", "michelson")
 ZEROS = "near zeros of the contrast transfer"
 COLUMNS = (
     Column("rmse", better="lower", unit="rad", note=NOTE),
+    Column("contrast", note=NOTE),
+    Column("michelson", note=NOTE),
     Column("frc_per_nm", unit="1/nm", note=NOTE, of=_resolution),
     Column("frc_zeros_per_nm", unit="1/nm", note=ZEROS, of=_resolution),
     Column("crps", better="lower", unit="rad", note=NOTE),
@@ -315,8 +341,16 @@ def best_classical(study: Study) -> str:
 
 def finest_classical(study: Study) -> str:
     """The peer of one image that reaches the finest detail here."""
-    single = [name for name in study.methods if name in CLASSICAL and name != "transport"]
-    return max(single, key=lambda name: rings(study.scores[name]).limit())
+    return max(_single(study), key=lambda name: rings(study.scores[name]).limit())
+
+
+def strongest_classical(study: Study, column: str = "contrast") -> str:
+    """The peer of one image with the most contrast here."""
+    return max(_single(study), key=lambda name: study.interval(name, column).mean)
+
+
+def _single(study: Study) -> list[str]:
+    return [name for name in study.methods if name in CLASSICAL and name != "transport"]
 
 
 def ratio(study: Study, better: str, worse: str) -> metrics.Interval:
@@ -395,6 +429,7 @@ def table(study: Study) -> str:
     extra = {
         "n": lambda name: str(study.seen(name)),
         "phase RMSE [mrad]": error,
+        "contrast": lambda name: f"{study.interval(name, 'contrast').mean:.3f}",
         f"of {LABELS[reference]}'s": lambda name: spanned(ratio(study, name, reference), ".2f"),
         "FRC .5 [A]": lambda name: angstrom(name, "rings"),
         "near zeros [A]": lambda name: angstrom(name, "zeros"),
@@ -410,6 +445,7 @@ def misfit_table(study: Study) -> str:
         return study.interval(name, column).mean
 
     extra = {
+        "Michelson": lambda name: f"{mean(name, 'michelson'):.3f}",
         "CRPS [mrad]": lambda name: f"{1e3 * mean(name, 'crps'):.1f}",
         "chi^2": lambda name: f"{mean(name, 'chi2'):.3f}",
         "coarse chi^2": lambda name: f"{mean(name, 'chi2_low'):.2f}",
@@ -433,22 +469,25 @@ def network_cost(study: Study, name: str) -> str:
     return f"{millions:.1f} M, {minutes:.0f} min, {passes}"
 
 
-def record(study: Study, report: Report, ours: str = "ours") -> None:
+def record(study: Study, report: Report) -> None:
     """Record ``METRIC.METHOD``, calibration, and comparisons of ours with every other method."""
     study.record(report)
     for name in sampled(study):
         _record_calibration(study, report, name)
-    for name in study.methods if ours in study.scores else ():
-        if name == ours:
-            continue
+    for name in (name for name in study.methods if name != "ours"):
         for kind, key in (("rings", "finer_than"), ("zeros", "finer_near_zeros_than")):
-            found = finer_by(study, ours, name, kind)
+            found = finer_by(study, "ours", name, kind)
             report.value(f"{key}.{name}", *found, note="ratio of frequencies at FRC .5")
-        report.value(f"rmse_ratio.{ours}_over_{name}", *ratio(study, ours, name), note=NOTE)
-        gain = zeros_gain(study, ours, name)
-        report.value(f"gain_frc_zeros.{ours}_over_{name}", *gain, note="mean FRC near zeros")
+        report.value(f"rmse_ratio.ours_over_{name}", *ratio(study, "ours", name), note=NOTE)
+        study.record_gains(report, "ours", name, columns=CONTRASTS)
+        gain = zeros_gain(study, "ours", name)
+        report.value(f"gain_frc_zeros.ours_over_{name}", *gain, note="mean FRC near zeros")
+    for column in CONTRASTS:
+        strongest = strongest_classical(study, column)
+        gain = study.gain("ours", strongest, column)
+        report.value(f"gain_{column}.ours_over_strongest", *gain, note=LABELS[strongest])
     best, key = best_classical(study), "rmse_ratio.ours_over_best_classical"
-    report.value(key, *ratio(study, ours, best), note=LABELS[best])
+    report.value(key, *ratio(study, "ours", best), note=LABELS[best])
 
 
 def _record_calibration(study: Study, report: Report, name: str) -> None:
