@@ -7,8 +7,8 @@ posterior start as noise; at each noise level
 2. the answer is moved towards what the counts say, as far as the two deserve belief;
 3. it goes to the next level, with noise drawn anew.
 
-`guided_phase` does step 2 by a draw from a Gaussian, `flowdps` as published. Particles and samples
-are evaluated together. The mean of the samples is the estimate, their spread its doubt.
+`guided_phase` does step 2 by a draw from a Gaussian, `flowdps` by steps down the misfit. Particles
+and samples are evaluated together. The mean of the samples is the estimate, their spread its doubt.
 """
 
 from __future__ import annotations
