@@ -69,7 +69,7 @@ SEED = 11  # of the two further images that transport asks for
 SUPPORT_RADIUS = 30  # pixels; the particle's longest half-axis is 29
 TRAINED_SPECIMEN, TRAINED_POSES = "t20s", 20_000  # of the shipped prior, see its card
 POSES = PoseConfig(low_pass_angstrom=4 * PIXEL_ANGSTROM, directions=191, angles=90)
-STARTS, ROUNDS = 3, 10  # poses that are refined, and in how many steps
+STARTS, ROUNDS, DAMPING = 3, 8, 0.01  # poses that are refined, in how many steps, how careful
 OFF = np.array([0.25, 0.25, 0.25, 0.05, 0.05])  # degrees and pixels, of derivatives
 
 
@@ -143,9 +143,9 @@ class Cases:
 
     def begin_with(self, recorded: Mapping[str, list[float]]) -> bool:
         """Whether the first of the particles are those of a recording, see `told`."""
-        found = self.told()
+        few = self[: len(recorded["defocus"])].told()
         return all(
-            len(found[name]) >= len(kept) and np.allclose(found[name][: len(kept)], kept, rtol=1e-3)
+            len(few[name]) == len(kept) and np.allclose(few[name], kept, rtol=1e-3)
             for name, kept in recorded.items()
         )
 
@@ -290,14 +290,11 @@ def _projections(cases: Cases, **settings: Any) -> Tensor:
 
 def _transport(cases: Cases, step_angstrom: float, regularisation: float) -> Tensor:
     """Three images of a third of the dose each, a step of defocus apart, around zero."""
+    ctf, flat = lens(cases.optics, cases.b_factor_angstrom2), torch.ones(len(cases))
     instruments = []
-    for defocus in (-step_angstrom, 0.0, step_angstrom):
-        optics = replace(cases.optics)
-        for name in ("defocus_u_angstrom", "defocus_v_angstrom"):
-            # The checks for files of particles do not apply to these.
-            object.__setattr__(optics, name, np.full(len(optics), defocus))
-        ctf = lens(optics, cases.b_factor_angstrom2)
-        instruments.append(ExitWave(ctf, cases.dose / 3, WINDOW, WINDOW))
+    for defocus in (-step_angstrom * flat, 0 * flat, step_angstrom * flat):
+        there = replace(ctf, defocus_u_angstrom=defocus, defocus_v_angstrom=defocus)
+        instruments.append(ExitWave(there, cases.dose / 3, WINDOW, WINDOW))
     truth, generator = pad(cases.truth, [MARGIN] * 4), make_generator(SEED)
     counts = [Poisson().sample(each.A(truth), generator) for each in instruments]
     return transport_of_intensity(counts, instruments, regularisation)
@@ -336,12 +333,6 @@ _SETTINGS = read_settings("chapters/flowdps/chapter")["recorded"]["peers"]
 PEERS = Recording("03_flowdps", "peers", _tune, _SETTINGS)
 
 
-def best_peer() -> str:
-    """The peer of one image with the smallest error on validation poses."""
-    single = [name for name in PEERS.values if name != "transport"]
-    return min(single, key=lambda name: PEERS.values[name]["validation_rmse"])
-
-
 # --- views of the known structure
 
 
@@ -350,30 +341,15 @@ def nearest_view(cases: Cases) -> Tensor:
 
     Only an oracle knows the pose; no training map is closer to the truth than about this.
     """
-    trained = _images(poses(TRAINED_POSES, 0, "train")[:, :, 2])
-    nearest = np.abs(cases.rotations[:, :, 2] @ trained.T).argmax(1)
-    pairs = zip(cases.rotations, trained[nearest], strict=True)
-    rotations = np.stack([_onto(*pair) for pair in pairs])
+    third, trained = cases.rotations[:, :, 2], poses(TRAINED_POSES, 0, "train")[:, :, 2]
+    trained = np.concatenate([turn.apply(trained) for turn in Rotation.create_group("D7")])
+    nearest = trained[np.abs(third @ trained.T).argmax(1)]
+    nearest = nearest * np.sign((nearest * third).sum(1, keepdims=True))  # or seen from behind
+    axis = np.cross(third, nearest)
+    sine = np.linalg.norm(axis, axis=1, keepdims=True)
+    rotations = Rotation.from_rotvec(axis * np.arcsin(sine) / sine).as_matrix() @ cases.rotations
     volume, shifts = specimen_volume(cases.specimen), cases.shifts_angstrom
     return project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts)
-
-
-def _images(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Viewing directions under the seven-fold axis and a two-fold axis, ``(14 n, 3)``."""
-    turned = []
-    for angle in 2 * np.pi * np.arange(7) / 7:
-        cosine, sine = np.cos(angle), np.sin(angle)
-        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-        turned += [directions @ matrix.T, directions @ (np.diag([1, -1, -1]) @ matrix.T)]
-    return np.concatenate(turned)
-
-
-def _onto(rotation: NDArray[np.float64], direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation nearest to another one that looks along a direction, or against it."""
-    axis = direction * np.sign(direction @ rotation[:, 2])
-    first = rotation[:, 0] - (rotation[:, 0] @ axis) * axis
-    first /= np.linalg.norm(first)
-    return np.stack([first, np.cross(axis, first), axis], axis=1)
 
 
 def posed_view(cases: Cases) -> Tensor:
@@ -381,46 +357,35 @@ def posed_view(cases: Cases) -> Tensor:
 
     Told are structure, lens and dose, nothing of the pose. 191 directions (the particle's symmetry
     makes 14 of each: neighbours are 4 degrees apart), 90 turns, and shifts by Fourier transforms
-    are tried, see `emlab.priors.pose_posterior`. From the best of them damped Gauss-Newton steps
-    (Marquardt 1963) climb the likelihood of the counts in three angles and two shifts.
+    are tried, see `emlab.priors.pose_posterior`. From the best of them Gauss-Newton steps climb the
+    likelihood of the counts in three angles and two shifts.
 
     Returns
     -------
     Tensor
         ``(n, 64, 64)`` in radians.
     """
-    volume, likelihood = specimen_volume(cases.specimen), Poisson()
-    instrument, counts = cases.instrument(), cases.counts
-
-    def views(turns: NDArray, shifts: NDArray) -> Tensor:
-        rows = turns.reshape(-1, 3, 3), PIXEL_ANGSTROM, 300.0, shifts.reshape(-1, 2)
-        return project(volume, *rows).reshape(*shifts.shape[:-1], FIELD, FIELD)
-
-    kept = trial = _likeliest(cases)
-    shape = trial[1].shape[:2]
-    score, damping = np.full(shape, -np.inf), np.full(shape, 1e-3)
-    bend, pull = np.zeros((*shape, 5, 5)), np.zeros((*shape, 5))
-    beside = np.concatenate([np.zeros((1, 5)), np.diag(OFF)])[:, None, None]
+    (turns, shifts), likelihood = _likeliest(cases), Poisson()
+    instrument, volume = cases.instrument(), specimen_volume(cases.specimen)
+    shape = shifts.shape[:2]
+    score, best = torch.full(shape, -torch.inf), torch.zeros(*shape, FIELD, FIELD)
+    beside = np.concatenate([np.zeros((1, 5)), np.diag(OFF)])[:, None, None] + np.zeros((*shape, 5))
     for _ in range(ROUNDS):
-        near = _moved(*trial, np.broadcast_to(beside, (6, *shape, 5)))
-        here, *others = instrument.A(views(*near))
-        found = likelihood.log_likelihood(here, counts).numpy()
-        better = found > score
+        around, moved = _moved(turns, shifts, beside)
+        flat = around.reshape(-1, 3, 3), PIXEL_ANGSTROM, 300.0, moved.reshape(-1, 2)
+        views = project(volume, *flat).reshape(6, *shape, FIELD, FIELD)
+        here, *others = instrument.A(views)
+        found = likelihood.log_likelihood(here, cases.counts)
+        best = torch.where((found > score)[..., None, None], views[0], best)
+        score = torch.maximum(found, score)
         slopes = torch.stack([(o - here) / d for o, d in zip(others, OFF, strict=True)], 2)
         weighed = slopes * likelihood.curvature(here)[:, :, None]
-        told = torch.einsum("knayx,knbyx->knab", slopes, weighed).double().numpy()
-        up = torch.einsum("knayx,knyx->kna", slopes, likelihood.gradient(here, counts))
-        score, bend = np.maximum(found, score), np.where(better[..., None, None], told, bend)
-        pull = np.where(better[..., None], up.double().numpy(), pull)
-        kept = tuple(
-            np.where(better.reshape(*shape, *[1] * (new.ndim - 2)), new, old)
-            for new, old in zip(trial, kept, strict=True)
-        )
-        damping = np.where(better, damping / 4, 8 * damping)
-        stiff = bend + damping[..., None, None] * bend * np.eye(5)
-        trial = _moved(*kept, np.linalg.solve(stiff, pull[..., None])[..., 0])
-    best = score.argmax(0), np.arange(len(cases))
-    return views(*(value[best] for value in kept))
+        bend = torch.einsum("knayx,knbyx->knab", slopes, weighed).double()
+        pull = torch.einsum("knayx,knyx->kna", slopes, likelihood.gradient(here, cases.counts))
+        bend += DAMPING * torch.diag_embed(bend.diagonal(dim1=-2, dim2=-1))
+        step = torch.linalg.solve(bend, pull.double())
+        turns, shifts = _moved(turns, shifts, step.numpy())
+    return best[score.argmax(0), torch.arange(len(cases))]
 
 
 def _moved(turns: NDArray, shifts: NDArray, changes: NDArray) -> tuple[NDArray, NDArray]:

@@ -189,15 +189,14 @@ def real_particles(
 class Averaging:
     """What the mean of 1, 2, ... `samples` holds beside the truth, as shares of the truth's power.
 
-    Of each particle: power ``(s, n)`` of what is `invented`, uncorrelated with the truth, and of
-    the truth that is `missed`; and ``(n,)`` what two halves of independent samples invent alike,
-    so that it is `shared` by all, None of samples that are not independent.
+    Of each particle: power ``(s, n)`` of what is `invented`, uncorrelated with the truth; and
+    ``(n,)`` what two halves of independent samples invent alike, so that it is `shared` by all,
+    None of samples that are not independent.
     """
 
     samples: NDArray[np.int64]
     invented: Values
     shared: Values | None
-    missed: Values
 
 
 def averaging(
@@ -206,7 +205,7 @@ def averaging(
     r"""What the mean of 1, 2, ... samples holds that the truth does not.
 
     The mean's Fourier coefficients are split into :math:`a\,T + R` with R uncorrelated with the
-    truth T; invented is :math:`|R|^2/|T|^2`, missed is :math:`(1-a)^2`.
+    truth T; invented is :math:`|R|^2/|T|^2`.
 
     Parameters
     ----------
@@ -222,22 +221,18 @@ def averaging(
     counted = np.ones(true.shape) if where is None else where.astype(float)
     power = (counted * np.abs(true) ** 2).sum((1, 2))
 
-    def rest(mean: NDArray) -> tuple[NDArray, Values]:
-        share = (counted * (mean * true.conj()).real).sum((1, 2)) / power
-        return mean - share[:, None, None] * true, share
+    def along(a: NDArray, b: NDArray) -> Values:
+        return (counted * (a * b.conj()).real).sum((1, 2)) / power
+
+    def rest(mean: NDArray) -> NDArray:
+        return mean - along(mean, true)[:, None, None] * true
 
     counts = np.arange(1, len(samples) + 1)
-    invented, missed = [], []
-    for count, total in zip(counts, spectra.cumsum(0), strict=True):
-        left, share = rest(total / count)
-        invented.append((counted * np.abs(left) ** 2).sum((1, 2)) / power)
-        missed.append((1 - share) ** 2)
-    shared = None
-    if independent:
-        half = len(samples) // 2
-        first, second = (rest(part.mean(0))[0] for part in (spectra[:half], spectra[half:]))
-        shared = (counted * (first * second.conj()).real).sum((1, 2)) / power
-    return Averaging(counts, np.array(invented), shared, np.array(missed))
+    means = (rest(total / count) for count, total in zip(counts, spectra.cumsum(0), strict=True))
+    invented = np.array([along(left, left) for left in means])
+    halves = np.array_split(spectra, [len(samples) // 2])
+    shared = along(*(rest(half.mean(0)) for half in halves)) if independent else None
+    return Averaging(counts, invented, shared)
 
 
 def averages(study: Study) -> dict[str, Averaging]:
@@ -259,7 +254,7 @@ def averages(study: Study) -> dict[str, Averaging]:
 
 
 def record_averaging(report: Report, name: str, found: Averaging) -> None:
-    """Record ``NAME.invented.single``, ``.averaged``, ``.shared`` and ``.kept``, and what lacks."""
+    """Record ``NAME.invented.single``, ``.averaged``, ``.shared`` and ``.kept``."""
     first, last = found.invented[0], found.invented[-1]
     share = "of the truth's power"
     report.value(f"{name}.invented.single", *metrics.mean_interval(first), note=share)
@@ -269,7 +264,6 @@ def record_averaging(report: Report, name: str, found: Averaging) -> None:
         shared = metrics.mean_interval(found.shared)
         report.value(f"{name}.invented.shared", *shared, note="what no averaging removes")
     report.value(f"{name}.invented.kept", *paired_ratio(last, first), note="averaged over single")
-    report.value(f"{name}.missed.averaged", found.missed[-1].mean(), note=share)
 
 
 # --- what it costs
@@ -283,10 +277,7 @@ def race(
     config: Config,
     seed: int,
 ) -> dict[str, float]:
-    """Time samples of these particles one by one beside a batched run; record ``speed.*``.
-
-    One at a time means a call for each sample of each particle, as a loop over published code is.
-    """
+    """Time a batched run beside a call for each sample of each particle; record ``speed.*``."""
     sampling.retrieve(cases[:1], config, seed, samples=1)  # warms up
     with Stopwatch() as watch:
         for i in range(len(cases)):

@@ -19,7 +19,6 @@ from emlab.chapters.flowdps.cases import (
     MARGIN,
     PEERS,
     Cases,
-    best_peer,
     classical,
     library,
     posed_view,
@@ -30,6 +29,7 @@ from emlab.methods.estimate import Estimate
 from emlab.methods.flowdps_config import Config, phase_scale
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
 from emlab.metrics.calibration import crps, rank_deviation, ranks
+from emlab.metrics.image import contrasts
 from emlab.metrics.intervals import bootstrap, paired_ratio
 from emlab.physics import Poisson
 from emlab.priors import Prior
@@ -200,12 +200,8 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
 
     ``rmse``
         Radians, means removed: a single image does not tell them.
-    ``contrast``
-        Relative: the share of the truth's contrast that the answer shows, the slope of the answer
-        over the truth. 1 is all of it; noise does not raise it.
-    ``michelson``
-        Contrast of matter to ice, :math:`(m - i)/(m + i)` of the mean phases where the truth lies
-        above and below its mean, see `michelson`.
+    ``contrast``, ``michelson``
+        See `emlab.metrics.image.contrasts`.
     ``chi2``, ``chi2_low``
         See `misfit`.
     ``crps``
@@ -230,8 +226,7 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
     sums["zeros"] = ring_sums(found.image, truth, cases.near_zeros())
     scores = {
         "rmse": np.sqrt(np.square(first - second).mean((1, 2), dtype=np.float64)),
-        "contrast": (first * second).sum((1, 2)) / np.square(second).sum((1, 2)),
-        "michelson": michelson(first, truth),
+        **contrasts(found.image, truth),
         "chi2": chi2,
         "chi2_low": chi2_low,
         "crps": crps(drawn, actual).mean((1, 2)),
@@ -251,21 +246,6 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
         "by_level": np.tile(by_level, (n, 1)),
         "independent": np.full(n, len(drawn)),
     }
-
-
-def michelson(image: Phases, truth: Phases) -> Values:
-    """Michelson's contrast ``(n,)`` of matter to ice, by masks of the truth ``(n, 64, 64)``.
-
-    Matter is where the truth lies above its mean, ice the rest. Answers have mean zero, for no
-    image tells it: all are given the truth's.
-    """
-    level = truth.mean((1, 2), keepdims=True)
-    matter, whole = truth > level, image + level
-    bright, dark = (
-        (whole * mask).sum((1, 2), dtype=np.float64) / mask.sum((1, 2))
-        for mask in (matter, ~matter)
-    )
-    return (bright - dark) / (bright + dark)
 
 
 def misfit(
@@ -334,9 +314,8 @@ def sampled(study: Study) -> list[str]:
 
 
 def best_classical(study: Study) -> str:
-    """The peer with the smallest error on validation poses, of those that ran."""
-    ran = [name for name in study.methods if name in CLASSICAL]
-    return best_peer() if best_peer() in ran else ran[0]
+    """The peer of one image with the smallest error on validation poses, of those that ran."""
+    return min(_single(study), key=lambda name: PEERS.values[name]["validation_rmse"])
 
 
 def finest_classical(study: Study) -> str:
@@ -366,10 +345,12 @@ def _compare(
     """A statistic of the Fourier correlations of two methods, on the particles that both saw."""
     n = min(study.seen(name) for name in pair)
     sums = [rings(study.scores[name], kind, n) for name in pair]
-    return bootstrap(
-        lambda chosen: statistic(*(one.correlation(chosen) for one in sums)),
-        n, resamples=200, groups=_apart(particles(study).directions[:n]),
-    )  # fmt: skip
+    groups = _apart(particles(study).directions[:n])
+
+    def of(chosen: NDArray[np.intp]) -> float:
+        return statistic(*(one.correlation(chosen) for one in sums))
+
+    return bootstrap(of, n, resamples=200, groups=groups)
 
 
 def _apart(directions: Values | None) -> Values | None:
@@ -383,9 +364,9 @@ def finer_by(study: Study, better: str, worse: str, kind: str = "rings") -> metr
     A method whose correlation is nowhere above .5 counts as reaching the first ring.
     """
 
-    def of(first: Values, second: Values) -> float:
-        ends = (max(falls_below(FREQUENCY, one), FREQUENCY[0]) for one in (first, second))
-        return next(ends) / next(ends)
+    def of(*pair: Values) -> float:
+        first, second = (max(falls_below(FREQUENCY, one), FREQUENCY[0]) for one in pair)
+        return first / second
 
     return _compare(study, (better, worse), kind, of)
 
