@@ -272,6 +272,7 @@ def test_recorded_rows_join_the_particles_that_they_were_measured_on(
     rows_kept = {"sparse": {"scores": json.loads(json.dumps(scores)), "seconds": 0.25}}
     kept = {"particles": cases.told(), "rows": rows_kept}
     monkeypatch.setattr(lab, "ROWS", Mock(values=kept))
+    monkeypatch.setattr(lab, "FURTHER", Mock(values={**kept, "rows": {}}))
     report = Mock(recorded=lambda _: "Recorded.", value=Mock(side_effect=lambda _, v, **more: v))
     live = run_study(cases, {"ours": lambda _: table.answers["ours"]})
     live.scores["sparse"] = table.scores["sparse"]

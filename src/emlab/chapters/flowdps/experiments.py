@@ -330,22 +330,24 @@ def record_sweep(report: Report, name: str, runs: Sweep) -> None:
 
 
 def _rows(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of each slow row, and what averaging its independent samples does."""
+    """Scores of slow rows, and what averaging independent samples does if those are among them."""
     samples, batch, seed = (settings[key] for key in ("samples", "batch", "seed"))
-    cases = make_cases(settings["specimen"], settings["poses"], seed)
+    cases, first = make_cases(settings["specimen"], settings["poses"], seed), settings["first"]
     sampling = Sampling.load(flowdps.load_config("ours"))
-    rows = slow_rows(sampling, settings["steps"], samples, batch, seed)
-    study = run_study(cases, {**rows, "posed": posed_row}, settings["first"])
-    seen = cases[: study.seen("unpaired")]
+    rows = slow_rows(sampling, settings["steps"], samples, batch, seed) | {"posed": posed_row}
+    study = run_study(cases, {name: rows[name] for name in first}, first)
+    kept = {
+        name: {"scores": scores, "seconds": study.seconds[name]}
+        for name, scores in study.scores.items()
+    }
+    found = {"particles": cases[: max(first.values())].told(), "rows": kept}
+    if "unpaired" not in first:
+        return found
+    seen = cases[: first["unpaired"]]
     drawn, truth = study.answers["unpaired"].samples, seen.truth.numpy()
     places = {"everywhere": None, "near_zeros": seen.near_zeros()}
-    return {
-        "particles": cases[: max(settings["first"].values())].told(),
-        "rows": {
-            name: {"scores": scores, "seconds": study.seconds[name]}
-            for name, scores in study.scores.items()
-        },
-        "averaging": {key: vars(averaging(truth, drawn, place)) for key, place in places.items()},
+    return found | {
+        "averaging": {key: vars(averaging(truth, drawn, place)) for key, place in places.items()}
     }
 
 
@@ -430,6 +432,7 @@ _OURS = {"configs": {"ours": _METHOD["configs"]["ours"]}, "phase": _METHOD["phas
 _ALL = {**_METHOD, "poses": table(SLUG)["cpu"]["poses"]}
 _NETWORK = ("flowdps_flow",)
 ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_ALL}, _NETWORK)
+FURTHER = Recording(SLUG, "further", _rows, {**_ASKED["further"], **_ALL}, _NETWORK)
 SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_OURS}, _NETWORK)
 MISFIT = Recording(SLUG, "misfit", _choose_length, _ASKED["misfit"], _NETWORK)
 WARNING = Recording(SLUG, "warning", _choose_limit, _ASKED["warning"], _NETWORK)
@@ -438,11 +441,12 @@ SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
 
 def join_rows(study: Study, report: Report) -> None:
     """Put the recorded rows into a study of the same particles, with the seconds they took."""
-    if particles(study).begin_with(ROWS.values["particles"]):
-        rows = ROWS.values["rows"]
-        scores = {name: row["scores"] for name, row in rows.items()}
-        study.join_recorded(ROWS, scores, report)
-        study.seconds |= {name: row["seconds"] for name, row in rows.items()}
+    for recording in (ROWS, FURTHER):
+        if particles(study).begin_with(recording.values["particles"]):
+            rows = recording.values["rows"]
+            scores = {name: row["scores"] for name, row in rows.items()}
+            study.join_recorded(recording, scores, report)
+            study.seconds |= {name: row["seconds"] for name, row in rows.items()}
 
 
 def sweep_again(sampling: Sampling, report: Report) -> None:

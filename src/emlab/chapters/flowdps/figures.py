@@ -31,7 +31,7 @@ LINES = {
     "corrected": ("green", "-"),
     "ours": ("vermilion", "-"),
 }
-SHOWN = (*CLASSICAL, "prior_draw", "supervised", "paper", "kim", "corrected", "ours")
+SHOWN = (*CLASSICAL, "prior_draw", "supervised", "posed", "paper", "kim", "corrected", "ours")
 RADIANS = (-0.12, 0.32)  # what is black and what is white in pictures of phases
 INNER = slice(MARGIN, -MARGIN)
 
