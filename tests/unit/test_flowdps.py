@@ -1,6 +1,6 @@
 """Samplers on a scalar Gaussian: what fixed steps do to the error bars, and what mends them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from emlab.errors import InputError
 from emlab.physics.counting import GaussianCounts, Poisson
 from emlab.physics.ctf import ComplexCTF
 from emlab.physics.exit_wave import ExitWave
+from emlab.priors.base import ScaledPrior
 from emlab.solvers.denoiser_spread import WienerSpread
 from emlab.solvers.flowdps import FlowDPSConfig, flowdps
 from emlab.solvers.guided_phase import GuidedPhaseConfig, guided_phase
@@ -159,11 +160,30 @@ def test_published_steps_are_the_formulas(squared_norm):
     assert len(found.trace) == 3
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_images_of_another_scale_are_the_same_images_scaled(corrected):
+    """As a step is for images of spread 1: one of 2 sees a residual twice as steep."""
+    config = FlowDPSConfig(steps=6, step_size=2.0, corrected=corrected)
+    measurement, answers = draw(SIDE, SIDE), []
+    for scale in (1.0, 2.0):
+        changed = replace(config, scale=scale, step_size=config.step_size / scale)
+        answers.append(
+            flowdps(
+                ScaledPrior(WhitePrior(), scale, 0.0), Direct(torch.ones(()), torch.zeros(())),
+                scale * measurement, GaussianCounts(0.5 * scale**2), changed, generator(),
+                samples=2, spread=WienerSpread(torch.full((SIDE, SIDE // 2 + 1), scale**2)),
+            ).images
+        )  # fmt: skip
+    torch.testing.assert_close(answers[1], 2 * answers[0])
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(InputError, match="steps"):
         FlowDPSConfig(steps=1)
     with pytest.raises(InputError, match="time_shift"):
         FlowDPSConfig(time_shift=0.0)
+    with pytest.raises(InputError, match="scale"):
+        FlowDPSConfig(scale=0.0)
     with pytest.raises(InputError, match="spread"):
         flowdps(
             WhitePrior(), Direct(torch.ones(()), torch.zeros(())), torch.ones(4, 4), Poisson(),

@@ -13,7 +13,7 @@ from emlab.data.metadata import Metadata, Particles
 from emlab.data.particles import fourier_resize
 from emlab.errors import InputError
 from emlab.methods import flowdps as method, flowdps_config
-from emlab.methods.flowdps import ScaledInstrument, load_config, prepare, retrieve
+from emlab.methods.flowdps import load_config, prepare, retrieve
 from emlab.methods.flowdps_config import Config
 from emlab.methods.flowdps_observation import (
     PIXEL_ANGSTROM,
@@ -193,24 +193,12 @@ def test_a_wrong_defocus_shows_in_chi2(counts, prior):
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_flowdps_itself_draws_in_radians(counts, truth, prior, corrected):
-    config = replace(CONFIG, sampler=FlowDPSConfig(steps=10, corrected=corrected), samples=3)
+    sampler = FlowDPSConfig(steps=10, corrected=corrected, scale=0.0771)
+    config = replace(CONFIG, sampler=sampler, samples=3)
     found = run(counts, prior, optics(), config, dose_per_angstrom2=DOSE)
     agreement = np.corrcoef(found.image.flatten(), truth.flatten())[0, 1]
     assert agreement > (0.9 if corrected else 0.8)
     assert found.image.std() == pytest.approx(truth.std(), rel=0.5)
-
-
-def test_a_scaled_instrument_is_the_instrument_of_the_scaled_image():
-    plain = ExitWave(ComplexCTF(300, 2.63, 15000.0), 40.0, 16, 20)
-    scaled = ScaledInstrument(plain, 0.08, 0.05)
-    x, d = torch.randn(2, 16, 16, generator=generator(), dtype=torch.float64)
-    y = torch.randn(20, 20, generator=generator(1), dtype=torch.float64)
-    assert torch.equal(scaled.A(x), plain.A(0.08 * x + 0.05))
-    tangent = scaled.linearised(x)
-    slope = (scaled.A(x + 1e-5 * d) - scaled.A(x - 1e-5 * d)) / 2e-5
-    torch.testing.assert_close(tangent.A(d), slope, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close((tangent.A(d) * y).sum(), (d * tangent.A_adjoint(y)).sum())
-    torch.testing.assert_close(scaled.sensitivity(), 0.08**2 * plain.sensitivity())
 
 
 # Units
@@ -338,9 +326,12 @@ def test_configurations_are_checked_when_made(change):
 
 def test_configurations_by_name():
     assert isinstance(load_config().sampler, GuidedPhaseConfig)
-    paper = load_config("paper").sampler
-    assert isinstance(paper, FlowDPSConfig)
-    assert (paper.steps, paper.gradient_steps, paper.corrected) == (28, 3, False)
+    for name, squared in (("paper", True), ("kim", False)):
+        form = load_config(name).sampler
+        assert isinstance(form, FlowDPSConfig)
+        assert (form.steps, form.gradient_steps, form.corrected) == (28, 3, False)
+        assert form.squared_norm is squared
+        assert form.scale == flowdps_config.phase_scale().std
     assert load_config("corrected").sampler.corrected
     assert load_config().quick.steps == load_config().fit_steps
     with pytest.raises(InputError, match="unknown configuration 'best'; choose one of ours, paper"):

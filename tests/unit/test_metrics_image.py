@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emlab.errors import InputError
-from emlab.metrics.image import psnr, ssim
+from emlab.metrics.image import contrasts, psnr, ssim
 
 
 def image(seed=0, shape=(24, 31)):
@@ -91,3 +91,23 @@ def test_comparisons_without_a_meaning_are_refused(metric, estimate, truth, data
 def test_ssim_needs_an_image_or_a_volume_larger_than_its_window(shape):
     with pytest.raises(InputError, match=r"SSIM needs|2 or 3 axes"):
         ssim(np.ones(shape), np.ones(shape), 1)
+
+
+def test_contrast_is_what_an_estimate_shows_of_the_truth_and_noise_does_not_raise_it():
+    truth = np.stack([image(seed, (64, 64)) for seed in range(3)])
+    noise = np.random.default_rng(3).normal(0, truth.std(), truth.shape)
+    full, half, noisy = (contrasts(a, truth) for a in (truth - 7, truth / 2, truth + noise))
+    assert full["contrast"] == pytest.approx(np.ones(3))
+    assert half["contrast"] == pytest.approx(np.full(3, 0.5))
+    assert half["michelson"] == pytest.approx(full["michelson"] / 2, rel=0.01)
+    for name in full:
+        assert noisy[name] == pytest.approx(full[name], rel=0.1)
+
+
+def test_michelson_is_the_ratio_of_two_levels():
+    levels = np.full((8, 8), 0.1)
+    levels[2:5] = 0.3
+    found = contrasts(levels + 5, levels)["michelson"]
+    assert found == pytest.approx(0.2 / 0.4)
+    with pytest.raises(InputError, match="without contrast"):
+        contrasts(levels, np.ones((8, 8)))

@@ -12,7 +12,6 @@ from emlab.solvers.denoiser_spread import power_spectrum
 from emlab.solvers.guided_phase import conditional
 from emlab.solvers.phase_projections import ProjectionsConfig, alternate
 from emlab.solvers.phase_retrieval import (
-    nearest_projection,
     phase_flip,
     sparse_fresnel,
     transport_of_intensity,
@@ -96,18 +95,6 @@ def test_transport_of_intensity_finds_a_smooth_phase_from_three_defoci():
         [each.A(smooth()) for each in instruments], instruments[::-1], 1e-8
     )
     assert error(-turned, smooth()) < 0.01
-
-
-def test_nearest_projection_is_the_one_that_was_imaged():
-    instrument = ExitWave(lens(torch.tensor([9000.0, 20000.0])), 30.0, SIZE)
-    rows = torch.arange(40)
-    library = torch.stack([disc().roll((int(i) % 7, int(i) // 7), (0, 1)) for i in rows])
-    measurement = Poisson().sample(
-        instrument.A(library[[11, 37]]), torch.Generator().manual_seed(2)
-    )
-    found, places = nearest_projection(measurement, instrument, library, batch=16)
-    assert places.tolist() == [11, 37]
-    torch.testing.assert_close(found, library[[11, 37]])
 
 
 def test_bad_input_is_refused():

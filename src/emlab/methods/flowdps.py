@@ -7,8 +7,8 @@ posterior start as noise; at each noise level
 2. the answer is moved towards what the counts say, as far as the two deserve belief;
 3. it goes to the next level, with noise drawn anew.
 
-`guided_phase` does step 2 by a draw from a Gaussian, `flowdps` as published. Particles and samples
-are evaluated together. The mean of the samples is the estimate, their spread its doubt.
+`guided_phase` does step 2 by a draw from a Gaussian, `flowdps` by steps down the misfit. Particles
+and samples are evaluated together. The mean of the samples is the estimate, their spread its doubt.
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ from emlab.errors import InputError
 from emlab.methods.estimate import Estimate, TimedPrior
 from emlab.methods.flowdps_config import (
     Config,
-    PhaseScale,
-    Sampler,
     load_config,
     load_in_radians,
     on_own_draws,
-    phase_scale,
     spread_of,
 )
 from emlab.methods.flowdps_observation import (
@@ -45,12 +42,10 @@ from emlab.methods.flowdps_observation import (
     observe,
     observe_counts,
 )
-from emlab.physics.exit_wave import Instrument, Tangent
 from emlab.priors import Prior
 from emlab.solvers import solver_of
 from emlab.solvers.contract import Progress, Samples
 from emlab.solvers.denoiser_spread import Spread
-from emlab.solvers.flowdps import FlowDPSConfig
 
 __all__ = [
     "Config",
@@ -59,7 +54,6 @@ __all__ = [
     "load_config",
     "prepare",
     "retrieve",
-    "sample",
 ]
 
 
@@ -162,12 +156,12 @@ def retrieve(
     timed = TimedPrior(prior)
     spread = on_own_draws(timed, device) if spread is None else spread
     batches = [slice(start, start + config.batch) for start in range(0, size, config.batch)]
-    ahead = _Ahead(progress, len(batches))
-    given = (timed, spread, config, generator, count, device, ahead)
-    seen, images, chi2, evaluations = zip(*(_batch(look(r), *given) for r in batches), strict=True)
+    given = (timed, spread, config, generator, count, device, progress)
+    numbered = ((look(rows), (i, len(batches))) for i, rows in enumerate(batches))
+    seen, images, chi2 = zip(*(_batch(*one, *given) for one in numbered), strict=True)
     several = np.concatenate(images, axis=1)
     centred = several - several.mean((2, 3), keepdims=True)
-    independent = config.independent(count)
+    independent = config.sampler.independent(count)
 
     def values(name: str) -> NDArray[np.float32]:
         return torch.cat([getattr(one, name) for one in seen]).float().numpy()
@@ -185,7 +179,7 @@ def retrieve(
         pixels=seen[0].counts[0].numel(),
         independent=independent,
         notes=notes,
-        cost=timed.cost(sum(evaluations)),
+        cost=timed.cost(timed.seen),
     )
 
 
@@ -236,110 +230,38 @@ def prepare(
     return rows, len(particles), notes
 
 
-def sample(
-    sampler: Sampler,
-    prior: Prior,
-    spread: Spread,
-    seen: Observation,
-    generator: torch.Generator,
-    samples: int,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> Samples:
-    """Phases in radians ``(samples, n, 64, 64)`` with the published or the guided sampler."""
-    instrument: Instrument = seen.instrument()
-    noise, counts = seen.noise(), seen.counts.to(device)
-    scale = PhaseScale(mean=0.0, std=1.0)
-    if isinstance(sampler, FlowDPSConfig):  # its steps are meant for images of spread 1
-        scale = phase_scale()
-        prior = scale.of(prior)
-        instrument = ScaledInstrument(instrument, scale.std, scale.mean)
-    solver: Callable[..., Samples] = solver_of(sampler)
-    found = solver(
-        prior, instrument, counts, noise, sampler, generator,
-        shape=(len(counts), FIELD, FIELD), samples=samples, progress=progress,
-        spread=lambda sigma: spread(sigma * scale.std) / scale.std**2,
-    )  # fmt: skip
-    return Samples(scale.to_radians(found.images), found.evaluations, found.trace)
-
-
-class ScaledInstrument:
-    """An instrument that looks at ``scale * image + shift``: FlowDPS needs images of spread 1."""
-
-    def __init__(self, instrument: Instrument, scale: float, shift: float) -> None:
-        self.instrument, self.scale, self.shift = instrument, scale, shift
-        self.counts = instrument.counts
-
-    def A(self, image: Tensor) -> Tensor:
-        """Return the counts expected of an image of spread 1."""
-        return self.instrument.A(self.scale * image + self.shift)
-
-    def linearised(self, image: Tensor) -> Tangent:
-        """Return the derivative at an image of spread 1, and its transpose."""
-        return _ScaledTangent(
-            self.instrument.linearised(self.scale * image + self.shift), self.scale
-        )
-
-    def sensitivity(self) -> Tensor:
-        """Return how much a pixel of spread 1 tells, the scale counted twice."""
-        return self.scale**2 * self.instrument.sensitivity()
-
-
-class _ScaledTangent:
-    def __init__(self, tangent: Tangent, scale: float) -> None:
-        self.tangent, self.scale, self.expected = tangent, scale, tangent.expected
-
-    def A(self, image: Tensor) -> Tensor:
-        return self.tangent.A(self.scale * image)
-
-    def A_adjoint(self, measurement: Tensor) -> Tensor:
-        return self.scale * self.tangent.A_adjoint(measurement)
-
-
 def _batch(
     seen: Observation,
+    number: tuple[int, int],
     prior: Prior,
     spread: Spread,
     config: Config,
     generator: torch.Generator,
     samples: int,
     device: torch.device | str,
-    ahead: _Ahead,
-) -> tuple[Observation, NDArray[np.float32], list[NDArray[np.float32]], int]:
-    """Fit gain and offset to a few quick samples, then draw the samples.
+    progress: Progress | None,
+) -> tuple[Observation, NDArray[np.float32], list[NDArray[np.float32]]]:
+    """Fit gain and offset to a few quick samples, then draw the samples, of batch i of n.
 
-    Returns what was seen, the samples, chi^2 of everything and of the coarse part, evaluations.
+    Returns what was seen, the samples, chi^2 of everything and of the coarse part.
     """
-    evaluations, rounds = 0, 0 if seen.counted else config.fit_rounds
-    ahead.plan(rounds * config.quick.steps + config.sampler.steps)
+    rounds, shape = 0 if seen.counted else config.fit_rounds, (len(seen.counts), FIELD, FIELD)
+    steps = rounds * config.quick.steps + config.sampler.steps
     for round_ in range(rounds + 1):
-        last = round_ == rounds
+        last, before = round_ == rounds, number[0] * steps + round_ * config.quick.steps
+
+        def ahead(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, number[1] * steps)
+
         sampler, count = (config.sampler, samples) if last else (config.quick, config.fit_samples)
-        found = sample(sampler, prior, spread, seen, generator, count, device, ahead)
-        ahead.advance()
-        evaluations += found.evaluations
-        expected = seen.instrument().A(found.images).cpu()
+        instrument, noise, counts = seen.instrument(), seen.noise(), seen.counts.to(device)
+        solver: Callable[..., Samples] = solver_of(sampler)
+        given = prior, instrument, counts, noise, sampler, generator
+        found = solver(*given, shape=shape, samples=count, progress=ahead, spread=spread)
+        expected = instrument.A(found.images).cpu()
         if not last:
             seen = seen.refitted(expected)
-    left = misfit(seen.counts, expected, seen.noise(), seen.pixel_size_angstrom)
+    left = misfit(seen.counts, expected, noise, seen.pixel_size_angstrom)
     chi2 = [value.mean(0).numpy() for value in left]
-    return seen, found.images.cpu().numpy(), chi2, evaluations
-
-
-class _Ahead:
-    """Steps of several samplers, told as those of one run."""
-
-    def __init__(self, progress: Progress | None, batches: int) -> None:
-        self.progress, self.batches = progress, batches
-        self.total = self.before = self.here = 0
-
-    def plan(self, steps: int) -> None:
-        self.total = self.batches * steps
-
-    def __call__(self, done: int, _: int) -> None:
-        self.here = done
-        if self.progress is not None:
-            self.progress(self.before + done, self.total)
-
-    def advance(self) -> None:
-        self.before += self.here
+    return seen, found.images.cpu().numpy(), chi2

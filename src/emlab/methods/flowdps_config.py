@@ -83,12 +83,6 @@ class Config:
         if self.fit_rounds < 0 or self.fit_steps < 2:
             raise InputError("the fit of gain and offset needs fit_rounds >= 0 and fit_steps >= 2")
 
-    def independent(self, samples: int) -> int:
-        """How many of so many samples, the first ones, are independent of each other."""
-        if isinstance(self.sampler, GuidedPhaseConfig):
-            return self.sampler.independent(samples)
-        return samples
-
     @cached_property
     def quick(self) -> Sampler:
         """The sampler in the few steps that the fit of gain and offset takes."""
@@ -96,7 +90,7 @@ class Config:
 
 
 def load_config(name: str = "ours") -> Config:
-    """Return ``[configs.NAME]`` of the method's settings: ``ours``, ``paper`` or ``corrected``.
+    """Return ``[configs.NAME]`` of the settings: ``ours``, ``paper``, ``kim`` or ``corrected``.
 
     Raises
     ------
@@ -104,7 +98,10 @@ def load_config(name: str = "ours") -> Config:
         Unknown name or settings.
     """
     table = read_config("flowdps", name)
-    return Config(sampler=of_kind(_SAMPLERS, "kind", table.pop("sampler")), **table)
+    sampler = of_kind(_SAMPLERS, "kind", table.pop("sampler"))
+    if isinstance(sampler, FlowDPSConfig):  # it needs to know how much images differ
+        sampler = replace(sampler, scale=phase_scale().std)
+    return Config(sampler=sampler, **table)
 
 
 @dataclass(frozen=True)

@@ -148,3 +148,33 @@ def relative_error(estimate: np.ndarray, truth: np.ndarray, max_shift: int = 0) 
         distances = np.linalg.norm(windows - truth, axis=(-2, -1))
         smallest = min(smallest, float(distances.min()))
     return smallest / norm
+
+
+def contrasts(estimate: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    r"""Contrast of images by what the truth shows, so that noise does not raise it.
+
+    ``contrast``, relative, is the slope of the estimate over the truth, 1 for all of the truth's.
+    ``michelson`` is :math:`(b - d)/(b + d)` (Michelson 1927) with b and d the mean of the estimate
+    where the truth lies above and below its own mean. Estimates are given the mean of the truth.
+
+    Parameters
+    ----------
+    estimate, truth : ndarray
+        ``(..., H, W)`` of one unit, the truth not constant.
+
+    Returns
+    -------
+    dict of ndarray
+        ``(...)`` each, float64.
+    """
+    shown, true = as_pair(estimate, truth, 2)
+    level = true.mean((-2, -1), keepdims=True)
+    if (true == level).all((-2, -1)).any():
+        raise InputError("a truth without contrast has none to be compared with")
+    shown, true = shown - shown.mean((-2, -1), keepdims=True), true - level
+    bright = true > 0
+    high, low = (
+        ((shown + level) * mask).sum((-2, -1)) / mask.sum((-2, -1)) for mask in (bright, ~bright)
+    )
+    slope = (shown * true).sum((-2, -1)) / np.square(true).sum((-2, -1))
+    return {"contrast": slope, "michelson": (high - low) / (high + low)}

@@ -1,4 +1,4 @@
-r"""FlowDPS: posterior sampling with a flow, as published and corrected.
+r"""FlowDPS: posterior sampling with a flow, in two published forms and corrected.
 
 Time t runs from 0 (noise) to 1 (image), :math:`x_t = t x_1 + (1-t) x_0`. At each time
 
@@ -43,22 +43,25 @@ class FlowDPSConfig:
     Attributes
     ----------
     steps : int
-        Times, 28 as published; each is one network evaluation.
+        Times; each is one network evaluation. 28 in the code of Kim et al., as are the next two.
     time_shift : float
-        1: evenly spaced times; s: noise ``u -> s u / (1 + (s - 1) u)``, 3 as published.
+        1: evenly spaced times; s: noise ``u -> s u / (1 + (s - 1) u)``, s = 3.
     gradient_steps : int
-        Of the data term at each time, 3 as published.
+        Of the data term at each time, 3.
     step_size : float
-        Of each: the phase moves by this times the gradient of the residual's norm, the residual in
-        units of the counts without a specimen.
+        Of each: the image, in units of `scale`, moves by this times the gradient of the residual's
+        norm, the residual in units of the counts without a specimen.
     squared_norm : bool
-        Gradients are of the squared norm (Zhang et al., eq. 13), not of the norm.
+        Gradients are of the squared norm (Zhang et al., eq. 13, with one step size for their
+        ``zeta_t``), not of the norm.
     corrected : bool
         See above; the three settings before have no part in it.
     iterations : int
         Conjugate gradients of the corrected data step.
     sigma_max : float
-        Noise level of the start, in units of the image.
+        Noise level of the start, in units of `scale`.
+    scale : float
+        Standard deviation of the images: :math:`x_0` is noise of as much.
     """
 
     steps: int = 28
@@ -69,13 +72,20 @@ class FlowDPSConfig:
     corrected: bool = False
     iterations: int = 4
     sigma_max: float = 1000.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.steps < 2 or self.gradient_steps < 1 or self.iterations < 1:
             raise InputError("FlowDPS needs steps >= 2, gradient_steps >= 1 and iterations >= 1")
-        if not self.step_size >= 0 or not self.time_shift > 0 or not self.sigma_max > 0:
-            raise InputError("FlowDPS needs step_size >= 0, time_shift > 0 and sigma_max > 0")
+        if self.step_size < 0 or min(self.time_shift, self.sigma_max, self.scale) <= 0:
+            raise InputError(
+                "FlowDPS needs step_size >= 0, and time_shift, sigma_max and scale > 0"
+            )
+
+    def independent(self, samples: int) -> int:
+        """How many of so many samples are independent of each other: all."""
+        return samples
 
     def times(self) -> list[float]:
         """Times from near 0 to 1."""
@@ -109,10 +119,10 @@ def flowdps(
     times = config.times()
     sensitivity = operator.sensitivity()
     size = (samples, *(measurement.shape if shape is None else shape))
-    x = normal(generator, 0, size, measurement)
+    x = config.scale * normal(generator, 0, size, measurement)
     trace = []
     for step, (t, following) in told([*pairwise(times)], progress):
-        sigma = (1 - t) / t
+        sigma = config.scale * (1 - t) / t
         with torch.no_grad():
             answer = prior.denoise(x / t, sigma)
             if config.corrected and spread is not None:
@@ -121,15 +131,14 @@ def flowdps(
                     config.iterations,
                 )  # fmt: skip
                 rest = (x - t * image) / (1 - t)
-                left = (1 - following) / following / sigma
-                kept = left
+                kept = (1 - following) / following * t / (1 - t)
             else:
                 moved, misfit = _descend(operator, noise, measurement, answer, config)
                 image = t * answer + (1 - t) * moved
                 rest = (x - t * answer) / (1 - t)
                 kept = following**0.5
         trace.append(misfit)
-        fresh = (1 - kept**2) ** 0.5 * normal(generator, step + 1, x.shape, x)
+        fresh = config.scale * (1 - kept**2) ** 0.5 * normal(generator, step + 1, x.shape, x)
         x = following * image + (1 - following) * (kept * rest + fresh)
     return Samples(x, config.steps * x[..., 0, 0].numel(), trace)
 
@@ -143,7 +152,7 @@ def _descend(
 ) -> tuple[Tensor, float]:
     """The gradient steps of the published form, and the misfit before them."""
     empty = instrument.counts.to(image)
-    first = 0.0
+    first, length = 0.0, config.scale**2 * config.step_size
     for step in range(config.gradient_steps):
         tangent = instrument.linearised(image)
         if step == 0:
@@ -152,5 +161,5 @@ def _descend(
         misfit = (measurement - tangent.expected) / empty
         norm = misfit.square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-12)
         misfit = 2 * misfit if config.squared_norm else misfit / norm
-        image = image + config.step_size * tangent.A_adjoint(misfit / empty)
+        image = image + length * tangent.A_adjoint(misfit / empty)
     return image, first

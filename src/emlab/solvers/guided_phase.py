@@ -8,8 +8,9 @@ answer,
    precision is :math:`C^{-1} + J^\top W J`, W the information of each pixel;
 3. go to the next level, :math:`x_{\sigma'} \sim p(x_{\sigma'} \mid x_\sigma, x_0)`.
 
-For a Gaussian prior and a linear instrument step 2 is exact, and so is the result, whatever the
-number of steps; the mean of step 2 is the pseudo-inverse guidance of Song et al. 2023 (eq. 7) with
+For a stationary Gaussian prior and a linear instrument step 2 is exact, and so is the result,
+whatever the number of steps; the covariance of any other prior is no spectrum, and the draw is an
+approximation. The mean of step 2 is the pseudo-inverse guidance of Song et al. 2023 (eq. 7) with
 their :math:`r_t^2` a spectrum. No derivative of the network is taken.
 """
 

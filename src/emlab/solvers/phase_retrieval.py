@@ -116,39 +116,6 @@ def transport_of_intensity(
     return filtered(slope, transfer / damped)
 
 
-def nearest_projection(
-    measurement: Tensor,
-    instrument: ExitWave,
-    projections: Tensor,
-    *,
-    noise: CountingNoise | None = None,
-    batch: int = 16,
-) -> tuple[Tensor, Tensor]:
-    """The training projection that explains the counts best: a check for memorised maps.
-
-    Parameters
-    ----------
-    measurement : Tensor
-        ``(n, H, W)``.
-    projections : Tensor
-        ``(m, H, W)`` phases; each is tried as it is.
-
-    Returns
-    -------
-    Tensor
-        ``(n, H, W)`` the best projections.
-    Tensor
-        ``(n,)`` their places among the projections.
-    """
-    likelihood = Poisson() if noise is None else noise
-    scores = []
-    for start in range(0, len(projections), batch):
-        tried = projections[start : start + batch, None].expand(-1, len(measurement), -1, -1)
-        scores.append(likelihood.log_likelihood(instrument.A(tried), measurement))
-    best = torch.cat(scores).argmax(0)
-    return projections[best], best
-
-
 def _contrast(measurement: Tensor, instrument: ExitWave) -> Tensor:
     if instrument.window != instrument.field:
         raise InputError("classical retrieval needs a window as large as the field")

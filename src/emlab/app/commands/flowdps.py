@@ -71,7 +71,7 @@ class Retrieve(Seeded):
         None, "Also write the standard deviation over the samples.", metavar="OUT2"
     )
     prior: PriorName = None
-    config: str = option("ours", "ours (calibrated), paper (as published) or corrected.")
+    config: str = option("ours", "ours (calibrated), paper (its eq. 13), kim or corrected.")
     contrast: str = option("auto", "How matter looks in normalised images: bright, dark or auto.")
     dose: float | None = option(
         None, "Pixels count electrons, of so many per square angstrom.", shown="normalised, fitted"

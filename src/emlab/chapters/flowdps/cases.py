@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -34,7 +34,8 @@ from emlab.data.phase_maps import (
 )
 from emlab.errors import DataUnavailableError
 from emlab.methods.flowdps_observation import lens
-from emlab.physics import ExitWave, Poisson
+from emlab.physics import ComplexCTF, ExitWave, Poisson
+from emlab.priors.pose_posterior import PoseConfig, Reference
 from emlab.recorded import Recording
 from emlab.runtime import make_generator
 from emlab.settings import read_settings
@@ -42,7 +43,6 @@ from emlab.solvers.denoiser_spread import power_spectrum
 from emlab.solvers.guided_phase import filtered
 from emlab.solvers.phase_projections import ProjectionsConfig, alternate
 from emlab.solvers.phase_retrieval import (
-    nearest_projection,
     phase_flip,
     sparse_fresnel,
     transport_of_intensity,
@@ -64,14 +64,13 @@ CLASSICAL = {
     "rrr": "relaxed reflections",
     "sparse": "sparse Fresnel",
     "transport": "transport, 3 images",
-    "nearest_map": "nearest training map",
 }
 SEED = 11  # of the two further images that transport asks for
 SUPPORT_RADIUS = 30  # pixels; the particle's longest half-axis is 29
 TRAINED_SPECIMEN, TRAINED_POSES = "t20s", 20_000  # of the shipped prior, see its card
-OFF_DEGREES, OFF_PIXELS = 2.0, 0.3  # from which a known structure's pose is refined
-ROUNDS, CANDIDATES, KEPT = 12, 48, 8
-NARROWEST = 0.02  # of the first round's width, below which candidates do not draw together
+POSES = PoseConfig(low_pass_angstrom=4 * PIXEL_ANGSTROM, directions=191, angles=90)
+STARTS, ROUNDS, DAMPING = 3, 8, 0.01  # poses that are refined, in how many steps, how careful
+OFF = np.array([0.25, 0.25, 0.25, 0.05, 0.05])  # degrees and pixels, of derivatives
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,9 @@ class Cases:
 
     def begin_with(self, recorded: Mapping[str, list[float]]) -> bool:
         """Whether the first of the particles are those of a recording, see `told`."""
-        found = self.told()
+        few = self[: len(recorded["defocus"])].told()
         return all(
-            len(found[name]) >= len(kept) and np.allclose(found[name][: len(kept)], kept, rtol=1e-3)
+            len(few[name]) == len(kept) and np.allclose(few[name], kept, rtol=1e-3)
             for name, kept in recorded.items()
         )
 
@@ -291,14 +290,11 @@ def _projections(cases: Cases, **settings: Any) -> Tensor:
 
 def _transport(cases: Cases, step_angstrom: float, regularisation: float) -> Tensor:
     """Three images of a third of the dose each, a step of defocus apart, around zero."""
+    ctf, flat = lens(cases.optics, cases.b_factor_angstrom2), torch.ones(len(cases))
     instruments = []
-    for defocus in (-step_angstrom, 0.0, step_angstrom):
-        optics = replace(cases.optics)
-        for name in ("defocus_u_angstrom", "defocus_v_angstrom"):
-            # The checks for files of particles do not apply to these.
-            object.__setattr__(optics, name, np.full(len(optics), defocus))
-        ctf = lens(optics, cases.b_factor_angstrom2)
-        instruments.append(ExitWave(ctf, cases.dose / 3, WINDOW, WINDOW))
+    for defocus in (-step_angstrom * flat, 0 * flat, step_angstrom * flat):
+        there = replace(ctf, defocus_u_angstrom=defocus, defocus_v_angstrom=defocus)
+        instruments.append(ExitWave(there, cases.dose / 3, WINDOW, WINDOW))
     truth, generator = pad(cases.truth, [MARGIN] * 4), make_generator(SEED)
     counts = [Poisson().sample(each.A(truth), generator) for each in instruments]
     return transport_of_intensity(counts, instruments, regularisation)
@@ -312,9 +308,6 @@ _RUN: dict[str, Callable[..., Tensor]] = {
     "rrr": lambda cases, **told: _projections(cases, rule="rrr", **told),
     "sparse": lambda cases, **told: sparse_fresnel(cases.counts, cases.instrument(), **told),
     "transport": _transport,
-    "nearest_map": lambda cases, maps: nearest_projection(
-        cases.counts, cases.instrument(), library(cases.specimen, maps)
-    )[0],
 }
 
 
@@ -340,13 +333,7 @@ _SETTINGS = read_settings("chapters/flowdps/chapter")["recorded"]["peers"]
 PEERS = Recording("03_flowdps", "peers", _tune, _SETTINGS)
 
 
-def best_peer() -> str:
-    """The peer of one image with the smallest error on validation poses."""
-    single = [name for name in PEERS.values if name != "transport"]
-    return min(single, key=lambda name: PEERS.values[name]["validation_rmse"])
-
-
-# --- views of the known structure: no retrieval, for they are told the pose, or nearly
+# --- views of the known structure
 
 
 def nearest_view(cases: Cases) -> Tensor:
@@ -354,64 +341,80 @@ def nearest_view(cases: Cases) -> Tensor:
 
     Only an oracle knows the pose; no training map is closer to the truth than about this.
     """
-    trained = _images(poses(TRAINED_POSES, 0, "train")[:, :, 2])
-    nearest = np.abs(cases.rotations[:, :, 2] @ trained.T).argmax(1)
-    pairs = zip(cases.rotations, trained[nearest], strict=True)
-    rotations = np.stack([_onto(*pair) for pair in pairs])
+    third, trained = cases.rotations[:, :, 2], poses(TRAINED_POSES, 0, "train")[:, :, 2]
+    trained = np.concatenate([turn.apply(trained) for turn in Rotation.create_group("D7")])
+    nearest = trained[np.abs(third @ trained.T).argmax(1)]
+    nearest = nearest * np.sign((nearest * third).sum(1, keepdims=True))  # or seen from behind
+    axis = np.cross(third, nearest)
+    sine = np.linalg.norm(axis, axis=1, keepdims=True)
+    rotations = Rotation.from_rotvec(axis * np.arcsin(sine) / sine).as_matrix() @ cases.rotations
     volume, shifts = specimen_volume(cases.specimen), cases.shifts_angstrom
     return project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts)
 
 
-def _images(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Viewing directions under the seven-fold axis and a two-fold axis, ``(14 n, 3)``."""
-    turned = []
-    for angle in 2 * np.pi * np.arange(7) / 7:
-        cosine, sine = np.cos(angle), np.sin(angle)
-        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-        turned += [directions @ matrix.T, directions @ (np.diag([1, -1, -1]) @ matrix.T)]
-    return np.concatenate(turned)
+def posed_view(cases: Cases) -> Tensor:
+    """Projections of the known structure at the poses that make the counts most probable.
 
+    Told are structure, lens and dose, nothing of the pose. 191 directions (the particle's symmetry
+    makes 14 of each: neighbours are 4 degrees apart), 90 turns, and shifts by Fourier transforms
+    are tried, see `emlab.priors.pose_posterior`. From the best of them Gauss-Newton steps climb the
+    likelihood of the counts in three angles and two shifts.
 
-def _onto(rotation: NDArray[np.float64], direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation nearest to another one that looks along a direction, or against it."""
-    axis = direction * np.sign(direction @ rotation[:, 2])
-    first = rotation[:, 0] - (rotation[:, 0] @ axis) * axis
-    first /= np.linalg.norm(first)
-    return np.stack([first, np.cross(axis, first), axis], axis=1)
-
-
-def refined_view(cases: Cases) -> Tensor:
-    """The projections of the volume itself whose counts are the most probable.
-
-    Three angles and two shifts of each particle, begun two degrees and a third of a pixel off the
-    truth: candidates are drawn from a normal distribution, which moves to the best of them and
-    takes their spread (cross-entropy method, Rubinstein 1999). Not a retrieval: it knows the
-    structure, and about where to begin. What it leaves is what one noisy picture of a known
-    particle cannot tell.
+    Returns
+    -------
+    Tensor
+        ``(n, 64, 64)`` in radians.
     """
-    volume, likelihood = specimen_volume(cases.specimen), Poisson()
-    instrument, rng, n = cases.instrument(), np.random.default_rng(0), len(cases)
-    turned = Rotation.from_matrix(cases.rotations)
-
-    def views(changes: np.ndarray) -> Tensor:
-        """Projections ``(m, n, 64, 64)`` at changes ``(m, n, 5)`` of degrees and pixels."""
-        turns = [Rotation.from_rotvec(one[:, :3], degrees=True) for one in changes]
-        rotations = np.concatenate([(turned * turn).as_matrix() for turn in turns])
-        shifts = cases.shifts_angstrom + PIXEL_ANGSTROM * changes[..., 3:]
-        flat = project(volume, rotations, PIXEL_ANGSTROM, 300.0, shifts.reshape(-1, 2))
-        return flat.reshape(-1, n, *flat.shape[-2:])
-
-    def off(size: int, length: float) -> np.ndarray:
-        way = rng.normal(size=(n, size))
-        return length * way / np.linalg.norm(way, axis=1, keepdims=True)
-
-    middle = np.concatenate([off(3, OFF_DEGREES), off(2, OFF_PIXELS)], axis=1)
-    first = np.array([1.5, 1.5, 1.5, 0.3, 0.3])
-    width = np.tile(first, (n, 1))
+    (turns, shifts), likelihood = _likeliest(cases), Poisson()
+    instrument, volume = cases.instrument(), specimen_volume(cases.specimen)
+    shape = shifts.shape[:2]
+    score, best = torch.full(shape, -torch.inf), torch.zeros(*shape, FIELD, FIELD)
+    beside = np.concatenate([np.zeros((1, 5)), np.diag(OFF)])[:, None, None] + np.zeros((*shape, 5))
     for _ in range(ROUNDS):
-        changes = middle + width * rng.normal(size=(CANDIDATES, n, 5))
-        scores = likelihood.log_likelihood(instrument.A(views(changes)), cases.counts)
-        best = torch.as_tensor(scores).reshape(CANDIDATES, n).topk(KEPT, dim=0).indices.numpy()
-        elite = np.take_along_axis(changes, best[..., None], axis=0)
-        middle, width = elite.mean(0), np.maximum(elite.std(0), NARROWEST * first)
-    return views(middle[None])[0]
+        around, moved = _moved(turns, shifts, beside)
+        flat = around.reshape(-1, 3, 3), PIXEL_ANGSTROM, 300.0, moved.reshape(-1, 2)
+        views = project(volume, *flat).reshape(6, *shape, FIELD, FIELD)
+        here, *others = instrument.A(views)
+        found = likelihood.log_likelihood(here, cases.counts)
+        best = torch.where((found > score)[..., None, None], views[0], best)
+        score = torch.maximum(found, score)
+        slopes = torch.stack([(o - here) / d for o, d in zip(others, OFF, strict=True)], 2)
+        weighed = slopes * likelihood.curvature(here)[:, :, None]
+        bend = torch.einsum("knayx,knbyx->knab", slopes, weighed).double()
+        pull = torch.einsum("knayx,knyx->kna", slopes, likelihood.gradient(here, cases.counts))
+        bend += DAMPING * torch.diag_embed(bend.diagonal(dim1=-2, dim2=-1))
+        step = torch.linalg.solve(bend, pull.double())
+        turns, shifts = _moved(turns, shifts, step.numpy())
+    return best[score.argmax(0), torch.arange(len(cases))]
+
+
+def _moved(turns: NDArray, shifts: NDArray, changes: NDArray) -> tuple[NDArray, NDArray]:
+    """Poses turned by changes ``(..., 5)`` of three angles in degrees and shifted by two pixels."""
+    about = Rotation.from_rotvec(changes[..., :3].reshape(-1, 3), degrees=True).as_matrix()
+    turned = turns @ about.reshape(*changes.shape[:-1], 3, 3)
+    return turned, shifts + PIXEL_ANGSTROM * changes[..., 3:]
+
+
+def _likeliest(cases: Cases) -> tuple[NDArray, NDArray]:
+    """The best poses of the grid: rotations ``(3, n, 3, 3)`` and shifts ``(3, n, 2)``."""
+    reference, empty = _reference(cases.specimen), cases.instrument().counts
+    middle, turns, shifts = np.array([[WINDOW // 2] * 2]), [], []
+    for i, image in enumerate(cases.counts / empty.float() - 1):
+        ctf = lens(cases.optics.subset(slice(i, i + 1)), cases.b_factor_angstrom2)
+
+        def transfer(shape: tuple[int, int], ctf: ComplexCTF = ctf) -> Tensor:
+            return 2 * ctf.weak_phase(shape)[0, :, : shape[1] // 2 + 1].float()
+
+        search = reference.under(image, transfer)
+        level = search.log_ratio(search.fields(middle), 1.0)[0]
+        best = level.amax((1, 2)).topk(STARTS).indices
+        place = np.unravel_index(level[best].flatten(1).argmax(1).numpy(), level.shape[1:])
+        turns.append(reference.turns[best].double().numpy())
+        coarse = np.stack(place[::-1], 1) - level.shape[1] // 2
+        shifts.append(2 * PIXEL_ANGSTROM * coarse)
+    return np.stack(turns, 1), np.stack(shifts, 1)
+
+
+@lru_cache(1)
+def _reference(specimen: str) -> Reference:
+    return Reference(specimen_volume(specimen), PIXEL_ANGSTROM, POSES)

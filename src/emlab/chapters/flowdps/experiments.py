@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from emlab import data, metrics, weights
 from emlab.bench import Report
-from emlab.bench.study import Column, Scores, Study
+from emlab.bench.study import Column, Scores, Study, mean_of
 from emlab.chapters import table
-from emlab.chapters.flowdps.cases import Cases, library, make_cases
+from emlab.chapters.flowdps.cases import Cases, library, make_cases, nearest_view
 from emlab.chapters.flowdps.study import (
     LABELS,
     PER_NM,
@@ -31,7 +31,7 @@ from emlab.chapters.flowdps.study import (
     hurried,
     misfit,
     particles,
-    refined_row,
+    posed_row,
     run_study,
     sampled_row,
     slow_rows,
@@ -120,17 +120,25 @@ def record_strangers(report: Report, own: Scores, found: Mapping[str, Study]) ->
     report.value("stranger.auc.worst", min(told))
 
 
-def memory(report: Report, truth: Phases, phases: Phases, view: Phases) -> dict[str, Values]:
-    """Compare answers ``(n, 64, 64)`` with the truth and the nearest training view.
+def memory(report: Report, study: Study) -> dict[str, metrics.Interval]:
+    r"""Where answers lie on the way from the truth T to the nearest training view V.
 
-    Records ``memory.*`` and returns root mean square distances ``(n,)`` in radians, means removed.
+    :math:`\langle \hat x - T, V - T\rangle / \|V - T\|^2` is 0 at the truth, 1 at the view, and one
+    half for a method that cannot tell them apart. Wiener's filter, which has seen no view, is the
+    yardstick: what ours lies nearer to the view is memory. Records ``memory.leaning.*``.
     """
-    pairs = {"to_truth": (phases, truth), "to_view": (phases, view), "view_to_truth": (view, truth)}
-    found = {name: (a - b).std((1, 2), dtype=np.float64) for name, (a, b) in pairs.items()}
-    closer, n = int((found["to_truth"] < found["to_view"]).sum()), len(truth)
-    report.value("memory.closer_to_truth", *metrics.wilson_interval(closer, n), n=n)
-    for name, values in found.items():
-        report.value(f"memory.{name}", values.mean(), unit="rad", n=n)
+    cases, places = particles(study), {}
+    truth = cases.truth.numpy()
+    way = nearest_view(cases).numpy() - truth
+    way = (way - way.mean((1, 2), keepdims=True)).astype(float)
+    for name in ("wiener", "ours"):
+        off = study.answers[name].image - truth
+        places[name] = (off * way).sum((1, 2)) / np.square(way).sum((1, 2))
+    places["ours_over_wiener"] = places["ours"] - places["wiener"]
+    found = {name: mean_of(places, name, cases.directions) for name in places}
+    for name, interval in found.items():
+        note = "0 is the truth, 1 the training view" + "; difference" * ("over" in name)
+        report.value(f"memory.leaning.{name}", *interval, note=note, n=len(truth))
     return found
 
 
@@ -181,15 +189,14 @@ def real_particles(
 class Averaging:
     """What the mean of 1, 2, ... `samples` holds beside the truth, as shares of the truth's power.
 
-    Of each particle: power ``(s, n)`` of what is `invented`, uncorrelated with the truth, and of
-    the truth that is `missed`; and ``(n,)`` what two halves of independent samples invent alike,
-    so that it is `shared` by all, None of samples that are not independent.
+    Of each particle: power ``(s, n)`` of what is `invented`, uncorrelated with the truth; and
+    ``(n,)`` what two halves of independent samples invent alike, so that it is `shared` by all,
+    None of samples that are not independent.
     """
 
     samples: NDArray[np.int64]
     invented: Values
     shared: Values | None
-    missed: Values
 
 
 def averaging(
@@ -198,7 +205,7 @@ def averaging(
     r"""What the mean of 1, 2, ... samples holds that the truth does not.
 
     The mean's Fourier coefficients are split into :math:`a\,T + R` with R uncorrelated with the
-    truth T; invented is :math:`|R|^2/|T|^2`, missed is :math:`(1-a)^2`.
+    truth T; invented is :math:`|R|^2/|T|^2`.
 
     Parameters
     ----------
@@ -214,22 +221,18 @@ def averaging(
     counted = np.ones(true.shape) if where is None else where.astype(float)
     power = (counted * np.abs(true) ** 2).sum((1, 2))
 
-    def rest(mean: NDArray) -> tuple[NDArray, Values]:
-        share = (counted * (mean * true.conj()).real).sum((1, 2)) / power
-        return mean - share[:, None, None] * true, share
+    def along(a: NDArray, b: NDArray) -> Values:
+        return (counted * (a * b.conj()).real).sum((1, 2)) / power
+
+    def rest(mean: NDArray) -> NDArray:
+        return mean - along(mean, true)[:, None, None] * true
 
     counts = np.arange(1, len(samples) + 1)
-    invented, missed = [], []
-    for count, total in zip(counts, spectra.cumsum(0), strict=True):
-        left, share = rest(total / count)
-        invented.append((counted * np.abs(left) ** 2).sum((1, 2)) / power)
-        missed.append((1 - share) ** 2)
-    shared = None
-    if independent:
-        half = len(samples) // 2
-        first, second = (rest(part.mean(0))[0] for part in (spectra[:half], spectra[half:]))
-        shared = (counted * (first * second.conj()).real).sum((1, 2)) / power
-    return Averaging(counts, np.array(invented), shared, np.array(missed))
+    means = (rest(total / count) for count, total in zip(counts, spectra.cumsum(0), strict=True))
+    invented = np.array([along(left, left) for left in means])
+    halves = np.array_split(spectra, [len(samples) // 2])
+    shared = along(*(rest(half.mean(0)) for half in halves)) if independent else None
+    return Averaging(counts, invented, shared)
 
 
 def averages(study: Study) -> dict[str, Averaging]:
@@ -251,7 +254,7 @@ def averages(study: Study) -> dict[str, Averaging]:
 
 
 def record_averaging(report: Report, name: str, found: Averaging) -> None:
-    """Record ``NAME.invented.single``, ``.averaged``, ``.shared`` and ``.kept``, and what lacks."""
+    """Record ``NAME.invented.single``, ``.averaged``, ``.shared`` and ``.kept``."""
     first, last = found.invented[0], found.invented[-1]
     share = "of the truth's power"
     report.value(f"{name}.invented.single", *metrics.mean_interval(first), note=share)
@@ -261,7 +264,6 @@ def record_averaging(report: Report, name: str, found: Averaging) -> None:
         shared = metrics.mean_interval(found.shared)
         report.value(f"{name}.invented.shared", *shared, note="what no averaging removes")
     report.value(f"{name}.invented.kept", *paired_ratio(last, first), note="averaged over single")
-    report.value(f"{name}.missed.averaged", found.missed[-1].mean(), note=share)
 
 
 # --- what it costs
@@ -275,10 +277,7 @@ def race(
     config: Config,
     seed: int,
 ) -> dict[str, float]:
-    """Time samples of these particles one by one beside a batched run; record ``speed.*``.
-
-    One at a time means a call for each sample of each particle, as a loop over published code is.
-    """
+    """Time a batched run beside a call for each sample of each particle; record ``speed.*``."""
     sampling.retrieve(cases[:1], config, seed, samples=1)  # warms up
     with Stopwatch() as watch:
         for i in range(len(cases)):
@@ -331,22 +330,24 @@ def record_sweep(report: Report, name: str, runs: Sweep) -> None:
 
 
 def _rows(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of each slow row, and what averaging its independent samples does."""
+    """Scores of slow rows, and what averaging independent samples does if those are among them."""
     samples, batch, seed = (settings[key] for key in ("samples", "batch", "seed"))
-    cases = make_cases(settings["specimen"], settings["poses"], seed)
+    cases, first = make_cases(settings["specimen"], settings["poses"], seed), settings["first"]
     sampling = Sampling.load(flowdps.load_config("ours"))
-    rows = slow_rows(sampling, settings["steps"], samples, batch, seed)
-    study = run_study(cases, {**rows, "refined": refined_row}, settings["first"])
-    seen = cases[: study.seen("unpaired")]
+    rows = slow_rows(sampling, settings["steps"], samples, batch, seed) | {"posed": posed_row}
+    study = run_study(cases, {name: rows[name] for name in first}, first)
+    kept = {
+        name: {"scores": scores, "seconds": study.seconds[name]}
+        for name, scores in study.scores.items()
+    }
+    found = {"particles": cases[: max(first.values())].told(), "rows": kept}
+    if "unpaired" not in first:
+        return found
+    seen = cases[: first["unpaired"]]
     drawn, truth = study.answers["unpaired"].samples, seen.truth.numpy()
     places = {"everywhere": None, "near_zeros": seen.near_zeros()}
-    return {
-        "particles": cases[: max(settings["first"].values())].told(),
-        "rows": {
-            name: {"scores": scores, "seconds": study.seconds[name]}
-            for name, scores in study.scores.items()
-        },
-        "averaging": {key: vars(averaging(truth, drawn, place)) for key, place in places.items()},
+    return found | {
+        "averaging": {key: vars(averaging(truth, drawn, place)) for key, place in places.items()}
     }
 
 
@@ -427,21 +428,25 @@ def _spread(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _ASKED, _METHOD = table(SLUG)["recorded"], read_settings("methods/flowdps")
-_KEPT = {"configs": _METHOD["configs"], "phase": _METHOD["phase"]}
-_POSES = {"poses": table(SLUG)["cpu"]["poses"]}
+_OURS = {"configs": {"ours": _METHOD["configs"]["ours"]}, "phase": _METHOD["phase"]}
+_ALL = {**_METHOD, "poses": table(SLUG)["cpu"]["poses"]}
 _NETWORK = ("flowdps_flow",)
-ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_KEPT, **_POSES}, _NETWORK)
-SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_KEPT}, _NETWORK)
+ROWS = Recording(SLUG, "rows", _rows, {**_ASKED["rows"], **_ALL}, _NETWORK)
+FURTHER = Recording(SLUG, "further", _rows, {**_ASKED["further"], **_ALL}, _NETWORK)
+SWEEPS = Recording(SLUG, "sweeps", _sweeps, {**_ASKED["sweeps"], **_OURS}, _NETWORK)
 MISFIT = Recording(SLUG, "misfit", _choose_length, _ASKED["misfit"], _NETWORK)
 WARNING = Recording(SLUG, "warning", _choose_limit, _ASKED["warning"], _NETWORK)
 SPREAD = Recording(SLUG, "spread", _spread, _ASKED["spread"], _NETWORK)
 
 
 def join_rows(study: Study, report: Report) -> None:
-    """Put the recorded rows into a study of the same particles."""
-    if particles(study).begin_with(ROWS.values["particles"]):
-        rows = {name: row["scores"] for name, row in ROWS.values["rows"].items()}
-        study.join_recorded(ROWS, rows, report)
+    """Put the recorded rows into a study of the same particles, with the seconds they took."""
+    for recording in (ROWS, FURTHER):
+        if particles(study).begin_with(recording.values["particles"]):
+            rows = recording.values["rows"]
+            scores = {name: row["scores"] for name, row in rows.items()}
+            study.join_recorded(recording, scores, report)
+            study.seconds |= {name: row["seconds"] for name, row in rows.items()}
 
 
 def sweep_again(sampling: Sampling, report: Report) -> None:

@@ -27,10 +27,11 @@ LINES = {
     "sparse": ("blue", "-"),
     "supervised": ("purple", "-"),
     "paper": ("orange", "-"),
+    "kim": ("orange", ":"),
     "corrected": ("green", "-"),
     "ours": ("vermilion", "-"),
 }
-SHOWN = (*CLASSICAL, "prior_draw", "supervised", "paper", "corrected", "ours")
+SHOWN = (*CLASSICAL, "prior_draw", "supervised", "posed", "paper", "kim", "corrected", "ours")
 RADIANS = (-0.12, 0.32)  # what is black and what is white in pictures of phases
 INNER = slice(MARGIN, -MARGIN)
 
@@ -245,19 +246,6 @@ def averages(found: Mapping[str, Averaging]) -> Figure:
     axis.set_xticks(samples[:: max(1, len(samples) // 10)])
     axis.set_title("dotted: what all samples invent alike", fontsize=9)
     axis.legend()
-    return figure
-
-
-def memories(found: Mapping[str, NDArray]) -> Figure:
-    """Distance of answers to the nearest training view against that to the truth."""
-    figure = Figure(figsize=(3.4, 3.0), layout="constrained")
-    axis = figure.subplots()
-    x, y = 1e3 * found["to_truth"], 1e3 * found["to_view"]
-    axis.plot(x, y, "o", ms=3, color=COLOURS["blue"])
-    top = max(x.max(), y.max()) * 1.05
-    axis.plot([0, top], [0, top], color="grey", lw=0.8, ls=":")
-    axis.set(xlabel="distance to the truth (mrad)", ylabel="to the training view (mrad)")
-    axis.set(xlim=(0, top), ylim=(0, top))
     return figure
 
 

@@ -11,20 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlab import metrics
+from emlab import metrics, models, weights
 from emlab.bench import Report
 from emlab.bench.study import Column, Scores, Study, mean_of, spanned
 from emlab.chapters.flowdps.cases import (
     CLASSICAL,
     MARGIN,
     PEERS,
-    TRAINED_SPECIMEN,
     Cases,
-    best_peer,
     classical,
     library,
-    nearest_view,
-    refined_view,
+    posed_view,
 )
 from emlab.data.phase_maps import FIELD, PIXEL_ANGSTROM
 from emlab.methods import flowdps, flowdps_observation
@@ -32,12 +29,13 @@ from emlab.methods.estimate import Estimate
 from emlab.methods.flowdps_config import Config, phase_scale
 from emlab.metrics.bands import RingSums, band_averages, falls_below, ring_sums
 from emlab.metrics.calibration import crps, rank_deviation, ranks
+from emlab.metrics.image import contrasts
 from emlab.metrics.intervals import bootstrap, paired_ratio
 from emlab.physics import Poisson
 from emlab.priors import Prior
 from emlab.priors.base import ScaledPrior
 from emlab.priors.networks import untrained_prior
-from emlab.recipes.flowdps import Restorer
+from emlab.recipes.flowdps import SUPERVISED, Restorer
 from emlab.runtime import make_generator
 from emlab.solvers.denoiser_spread import Spread
 from emlab.solvers.guided_phase import GuidedPhaseConfig
@@ -50,15 +48,17 @@ LABELS = {
     **CLASSICAL,
     "mean_map": "mean of the training maps",
     "prior_draw": "draw of the prior",
-    "nearest_view": "nearest training view, told the pose",
     "supervised": "supervised U-Net",
     "untrained": "ours, untrained network",
-    "paper": "FlowDPS as published",
+    "paper": "FlowDPS, eq. 13 (Zhang)",
+    "kim": "FlowDPS, norm (Kim)",
     "corrected": "FlowDPS, corrected",
-    "refined": "structure known, pose refined",
+    "posed": "structure known, all poses searched",
     "unpaired": "ours, ten independent samples",
     "ours": "ours: guided sampler",
 }
+SAMPLERS = ("untrained", "paper", "kim", "corrected", "unpaired", "ours")
+NETWORKS = {"supervised": SUPERVISED} | dict.fromkeys(SAMPLERS, "flowdps_flow")
 RINGS = 8  # of the band averages
 LEVELS = np.linspace(0.1, 0.95, 12)  # of intervals
 PER_NM = 10 / PIXEL_ANGSTROM  # of a cycle per pixel
@@ -125,12 +125,14 @@ def sampled_row(sampling: Sampling, config: Config, seed: int) -> Method:
 def slow_rows(
     sampling: Sampling, steps: Mapping[str, int], samples: int, batch: int, seed: int
 ) -> dict[str, Method]:
-    """FlowDPS as published and corrected, and ours in independent samples, in so many steps."""
-    configs = {name: hurried(name, steps[name], samples, batch) for name in ("paper", "corrected")}
-    ours = hurried("ours", steps["unpaired"], samples, batch)
-    assert isinstance(ours.sampler, GuidedPhaseConfig)
-    configs["unpaired"] = replace(ours, sampler=replace(ours.sampler, antithetic=False))
-    return {name: sampled_row(sampling, config, seed) for name, config in configs.items()}
+    """FlowDPS in its forms, and ours in independent samples ("unpaired"), in so many steps."""
+    rows = {}
+    for name, count in steps.items():
+        config = hurried("ours" if name == "unpaired" else name, count, samples, batch)
+        if isinstance(config.sampler, GuidedPhaseConfig):
+            config = replace(config, sampler=replace(config.sampler, antithetic=False))
+        rows[name] = sampled_row(sampling, config, seed)
+    return rows
 
 
 def untrained_row(config: Config, spread: Spread, seed: int) -> Method:
@@ -149,11 +151,8 @@ def classical_rows(names: Iterable[str]) -> dict[str, Method]:
     return {name: row(name) for name in names}
 
 
-def reference_rows(specimen: str, drawn: Phases) -> dict[str, Method]:
-    """Answers that are no retrieval: trivial ones, draws of the prior alone, and an oracle.
-
-    The oracle needs the specimen that the prior was trained on.
-    """
+def reference_rows(drawn: Phases) -> dict[str, Method]:
+    """Answers that are no retrieval: trivial ones, and draws of the prior alone."""
 
     def picture(cases: Cases) -> Answer:
         """Dark where there is matter, half of twice the phase."""
@@ -166,30 +165,31 @@ def reference_rows(specimen: str, drawn: Phases) -> dict[str, Method]:
         first = drawn[np.arange(len(cases)) % len(drawn)]
         return Answer(image=first, samples=samples, independent=len(drawn))
 
-    rows: dict[str, Method] = {
+    return {
         "picture": picture,
         "nothing": lambda cases: plain(torch.zeros_like(cases.truth)),
         "mean_map": lambda cases: plain(library(cases.specimen).mean(0).expand_as(cases.truth)),
         "prior_draw": prior_draw,
     }
-    if specimen == TRAINED_SPECIMEN:
-        rows["nearest_view"] = lambda cases: plain(nearest_view(cases))
-    return rows
 
 
-def refined_row(cases: Cases) -> Answer:
-    """The structure is known, and about where to begin: see `refined_view`."""
-    return plain(refined_view(cases))
+def posed_row(cases: Cases) -> Answer:
+    """The structure is known, the pose is searched: see `posed_view`."""
+    return plain(torch.cat([posed_view(part) for part in _parts(cases)]))
 
 
 def supervised_row(restorer: Restorer) -> Method:
-    """The trained competitor, eight particles at a time."""
+    """The trained competitor."""
 
     def restored(cases: Cases) -> Answer:
-        parts = [cases[start : start + 8] for start in range(0, len(cases), 8)]
-        return plain(torch.cat([restorer.restore(p.instrument(), p.counts) for p in parts]))
+        each = [restorer.restore(part.instrument(), part.counts) for part in _parts(cases)]
+        return plain(torch.cat(each))
 
     return restored
+
+
+def _parts(cases: Cases, size: int = 8) -> list[Cases]:
+    return [cases[start : start + size] for start in range(0, len(cases), size)]
 
 
 # --- scores
@@ -200,6 +200,8 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
 
     ``rmse``
         Radians, means removed: a single image does not tell them.
+    ``contrast``, ``michelson``
+        See `emlab.metrics.image.contrasts`.
     ``chi2``, ``chi2_low``
         See `misfit`.
     ``crps``
@@ -224,6 +226,7 @@ def score(cases: Cases, found: Found) -> dict[str, Values]:
     sums["zeros"] = ring_sums(found.image, truth, cases.near_zeros())
     scores = {
         "rmse": np.sqrt(np.square(first - second).mean((1, 2), dtype=np.float64)),
+        **contrasts(found.image, truth),
         "chi2": chi2,
         "chi2_low": chi2_low,
         "crps": crps(drawn, actual).mean((1, 2)),
@@ -276,9 +279,12 @@ def _resolution(scores: Scores, name: str, directions: Values | None) -> metrics
 
 
 NOTE = "95 % bootstrap interval over viewing directions"
+CONTRASTS = ("contrast", "michelson")
 ZEROS = "near zeros of the contrast transfer"
 COLUMNS = (
     Column("rmse", better="lower", unit="rad", note=NOTE),
+    Column("contrast", note=NOTE),
+    Column("michelson", note=NOTE),
     Column("frc_per_nm", unit="1/nm", note=NOTE, of=_resolution),
     Column("frc_zeros_per_nm", unit="1/nm", note=ZEROS, of=_resolution),
     Column("crps", better="lower", unit="rad", note=NOTE),
@@ -308,15 +314,22 @@ def sampled(study: Study) -> list[str]:
 
 
 def best_classical(study: Study) -> str:
-    """The peer with the smallest error on validation poses, of those that ran."""
-    ran = [name for name in study.methods if name in CLASSICAL]
-    return best_peer() if best_peer() in ran else ran[0]
+    """The peer of one image with the smallest error on validation poses, of those that ran."""
+    return min(_single(study), key=lambda name: PEERS.values[name]["validation_rmse"])
 
 
 def finest_classical(study: Study) -> str:
     """The peer of one image that reaches the finest detail here."""
-    single = [name for name in study.methods if name in CLASSICAL and name != "transport"]
-    return max(single, key=lambda name: rings(study.scores[name]).limit())
+    return max(_single(study), key=lambda name: rings(study.scores[name]).limit())
+
+
+def strongest_classical(study: Study, column: str = "contrast") -> str:
+    """The peer of one image with the most contrast here."""
+    return max(_single(study), key=lambda name: study.interval(name, column).mean)
+
+
+def _single(study: Study) -> list[str]:
+    return [name for name in study.methods if name in CLASSICAL and name != "transport"]
 
 
 def ratio(study: Study, better: str, worse: str) -> metrics.Interval:
@@ -332,10 +345,12 @@ def _compare(
     """A statistic of the Fourier correlations of two methods, on the particles that both saw."""
     n = min(study.seen(name) for name in pair)
     sums = [rings(study.scores[name], kind, n) for name in pair]
-    return bootstrap(
-        lambda chosen: statistic(*(one.correlation(chosen) for one in sums)),
-        n, resamples=200, groups=_apart(particles(study).directions[:n]),
-    )  # fmt: skip
+    groups = _apart(particles(study).directions[:n])
+
+    def of(chosen: NDArray[np.intp]) -> float:
+        return statistic(*(one.correlation(chosen) for one in sums))
+
+    return bootstrap(of, n, resamples=200, groups=groups)
 
 
 def _apart(directions: Values | None) -> Values | None:
@@ -349,9 +364,9 @@ def finer_by(study: Study, better: str, worse: str, kind: str = "rings") -> metr
     A method whose correlation is nowhere above .5 counts as reaching the first ring.
     """
 
-    def of(first: Values, second: Values) -> float:
-        ends = (max(falls_below(FREQUENCY, one), FREQUENCY[0]) for one in (first, second))
-        return next(ends) / next(ends)
+    def of(*pair: Values) -> float:
+        first, second = (max(falls_below(FREQUENCY, one), FREQUENCY[0]) for one in pair)
+        return first / second
 
     return _compare(study, (better, worse), kind, of)
 
@@ -395,6 +410,7 @@ def table(study: Study) -> str:
     extra = {
         "n": lambda name: str(study.seen(name)),
         "phase RMSE [mrad]": error,
+        "contrast": lambda name: f"{study.interval(name, 'contrast').mean:.3f}",
         f"of {LABELS[reference]}'s": lambda name: spanned(ratio(study, name, reference), ".2f"),
         "FRC .5 [A]": lambda name: angstrom(name, "rings"),
         "near zeros [A]": lambda name: angstrom(name, "zeros"),
@@ -410,30 +426,49 @@ def misfit_table(study: Study) -> str:
         return study.interval(name, column).mean
 
     extra = {
+        "Michelson": lambda name: f"{mean(name, 'michelson'):.3f}",
         "CRPS [mrad]": lambda name: f"{1e3 * mean(name, 'crps'):.1f}",
         "chi^2": lambda name: f"{mean(name, 'chi2'):.3f}",
         "coarse chi^2": lambda name: f"{mean(name, 'chi2_low'):.2f}",
         "s a particle": lambda name: f"{study.seconds.get(name, np.nan):.2g}".replace("nan", "-"),
+        "network: size, training, passes": lambda name: network_cost(study, name),
     }
     return study.markdown(extra=extra)
 
 
-def record(study: Study, report: Report, ours: str = "ours") -> None:
+def network_cost(study: Study, name: str) -> str:
+    """Parameters of a row's network, minutes that training it took, passes through it a particle.
+
+    From its card and its run; a dash where no network has a part.
+    """
+    if name not in NETWORKS or name not in study.answers:
+        return "-"
+    card, answer = weights.card(NETWORKS[name]), study.answers[name]
+    millions = sum(p.numel() for p in models.build(card.model).parameters()) / 1e6
+    minutes = 0 if name == "untrained" else card.seconds / 60
+    passes = answer.cost.evaluations // (1 if name == "supervised" else len(answer.image))
+    return f"{millions:.1f} M, {minutes:.0f} min, {passes}"
+
+
+def record(study: Study, report: Report) -> None:
     """Record ``METRIC.METHOD``, calibration, and comparisons of ours with every other method."""
     study.record(report)
     for name in sampled(study):
         _record_calibration(study, report, name)
-    for name in study.methods if ours in study.scores else ():
-        if name == ours:
-            continue
+    for name in (name for name in study.methods if name != "ours"):
         for kind, key in (("rings", "finer_than"), ("zeros", "finer_near_zeros_than")):
-            found = finer_by(study, ours, name, kind)
+            found = finer_by(study, "ours", name, kind)
             report.value(f"{key}.{name}", *found, note="ratio of frequencies at FRC .5")
-        report.value(f"rmse_ratio.{ours}_over_{name}", *ratio(study, ours, name), note=NOTE)
-        gain = zeros_gain(study, ours, name)
-        report.value(f"gain_frc_zeros.{ours}_over_{name}", *gain, note="mean FRC near zeros")
+        report.value(f"rmse_ratio.ours_over_{name}", *ratio(study, "ours", name), note=NOTE)
+        study.record_gains(report, "ours", name, columns=CONTRASTS)
+        gain = zeros_gain(study, "ours", name)
+        report.value(f"gain_frc_zeros.ours_over_{name}", *gain, note="mean FRC near zeros")
+    for column in CONTRASTS:
+        strongest = strongest_classical(study, column)
+        gain = study.gain("ours", strongest, column)
+        report.value(f"gain_{column}.ours_over_strongest", *gain, note=LABELS[strongest])
     best, key = best_classical(study), "rmse_ratio.ours_over_best_classical"
-    report.value(key, *ratio(study, ours, best), note=LABELS[best])
+    report.value(key, *ratio(study, "ours", best), note=LABELS[best])
 
 
 def _record_calibration(study: Study, report: Report, name: str) -> None:
@@ -445,7 +480,7 @@ def _record_calibration(study: Study, report: Report, name: str) -> None:
         report.value(f"coverage_ring.{name}.{ring}", share, note="from coarse to fine")
     deviation = rank_deviation(scores["ranks"].astype(int), int(scores["independent"][0]))
     report.value(f"rank_deviation.{name}", deviation, note="0 is calibrated")
-    if name in study.seconds:
+    if name in study.answers:
         report.value(f"seconds_a_particle.{name}", study.seconds[name], unit="s")
         cost = study.answers[name].cost
         if cost.network_seconds:
