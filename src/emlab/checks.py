@@ -26,9 +26,13 @@ def check_fields(settings: Any) -> None:
     """Refuse values of the wrong kind in a dataclass of settings; called first in __post_init__.
 
     Whole numbers are never booleans or floats, numbers are finite, text and choices are text,
-    lists may stand for tuples, and settings inside settings are of their class. Whether a value
-    makes sense is left to the caller. The `InputError` names the setting, what it takes and what
-    was given.
+    lists may stand for tuples, and settings inside settings are of their class. What is left to
+    the caller is whether a value makes sense.
+
+    Raises
+    ------
+    InputError
+        Names the setting, what it takes and what was given.
     """
     for name, kind in get_type_hints(type(settings)).items():
         value = getattr(settings, name)

@@ -39,9 +39,17 @@ def import_jsonschema() -> Any:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return a device that exists here; an `InputError` lists those that do.
+    """Return a device that exists on this machine.
 
-    Names are ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    Parameters
+    ----------
+    name
+        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+
+    Raises
+    ------
+    InputError
+        The name is unknown or there is no such device; the message lists what there is.
     """
     import torch
 
@@ -245,8 +253,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Readers see the old file or the new one, never half of one. On an exception or an interrupt the
     temporary file is removed and ``path`` is as before. Missing parent folders are created. The
-    temporary name ends like ``path``, for writers that go by suffix. What the disk says is raised
-    as `disk_error` puts it.
+    temporary name ends like ``path``, for writers that go by suffix.
+
+    Raises
+    ------
+    EmlabError
+        The disk is full; the message names the folder.
+    InputError
+        The folder cannot be written to.
     """
     path = Path(path)
     temporary: Path | None = None

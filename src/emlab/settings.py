@@ -17,7 +17,13 @@ def read_settings(place: str) -> dict[str, Any]:
 
 
 def read_profile(place: str, profile: str) -> dict[str, Any]:
-    """One profile's table; an `InputError` if it is none of smoke, cpu, gpu, paper."""
+    """One profile's table.
+
+    Raises
+    ------
+    InputError
+        If the profile is none of smoke, cpu, gpu, paper.
+    """
     check_profile(profile)
     return read_settings(place)[profile]
 
@@ -31,7 +37,10 @@ def check_profile(profile: str) -> None:
 def tuned(chapter: str, task: str = "") -> dict[str, dict[str, Any]]:
     """Settings by peer of a chapter, or of one of its tasks: the best on validation data.
 
-    If no peers are tuned for the task there is an `InputError`.
+    Raises
+    ------
+    InputError
+        No peers are tuned for the task.
     """
     peers = read_settings(f"chapters/{chapter}/peers")["peers"]
     if task and task not in peers:

@@ -119,8 +119,8 @@ def process_blocks(
     Parameters
     ----------
     source, target
-        (D, H, W) and (D*fz, H*fy, W*fx), read and written box by box: a `NewVolume`, an array or
-        alike. Integer types are rounded and clipped.
+        (D, H, W), read box by box, and (D*fz, H*fy, W*fx), written box by box: a `NewVolume`, an
+        array or alike. Integer types are rounded and clipped.
     block
         Shape of what is read at once, in source voxels, halo included (see `block_shape_for`).
         Blocks at the border of the volume have no halo there.
@@ -133,14 +133,22 @@ def process_blocks(
     scale
         Whole numbers (fz, fy, fx): target voxels per source voxel.
     journal
-        Folder for what a resumed run needs, and a note that all is done. By default that of the
-        target if it has one (`NewVolume`), else a temporary folder.
+        Folder for what a resumed run needs; it is left there, with nothing but a note that all is
+        done. By default that of the target if it has one (`NewVolume`), else a temporary folder.
     settings
-        All that the result depends on beyond the arguments here (model, seed, noise level): a
-        journal of others is refused.
+        All that the result depends on beyond the arguments here (model, seed, noise level); a run
+        is resumed only with equal settings.
     crew
         Who calls the function, several blocks at a time; this process blends and writes. Source and
         function must be picklable, and the folder of the journal seen by all workers.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, voxels or results that are not finite, a journal of other settings
+        or in use by another process.
+    EmlabError
+        The disk is full.
     """
     halos, scales, blocks = _triple(halo, "halo"), _triple(scale, "scale"), _triple(block, "block")
     axes = _lay_out(source.shape, target.shape, blocks, halos, scales)

@@ -20,9 +20,14 @@ from emlab.runtime import atomic_path, disk_error
 class Journal:
     """Results that neighbours still need, and the number of blocks written to the target.
 
-    The facts are all that the results depend on: a run with others is not gone on with. Of each
-    axis ``last_users`` are the last blocks that need the result of each block. If the journal is
-    ``lasting``, every note is on the disk before the run goes on.
+    Parameters
+    ----------
+    facts
+        All that the results depend on: a run with others is not gone on with.
+    last_users
+        For each axis, the last block that needs the result of each block.
+    lasting
+        Every note is on the disk before the run goes on.
     """
 
     def __init__(

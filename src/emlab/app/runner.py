@@ -81,12 +81,22 @@ def run_chapter(
     A chapter whose notebook, package, weights, data and parameters are those of its last good run
     is not executed again, only compared again.
 
-    The chapter is a slug, the start of one, or the path of a notebook; it counts as failed after
-    ``timeout`` seconds. Threads are those of `emlab.runtime.wanted_threads`; the two folders take
-    the place of notebooks/ and of tests/expected/ beside it.
+    Parameters
+    ----------
+    chapter
+        Slug, start of a slug, or path of a notebook.
+    timeout
+        Seconds after which the chapter counts as failed.
+    threads
+        Threads for numerical libraries; default EMLAB_THREADS, else the cores there are, at most 4.
+    notebooks, expected_dir
+        Folders to use in place of notebooks/ and of tests/expected/ beside it.
 
-    No such chapter or profile, a notebook without a parameters cell and a malformed file of bounds
-    are an `InputError`; a chapter that fails raises nothing, see `ChapterResult.status`.
+    Raises
+    ------
+    InputError
+        No such chapter or profile, a notebook without a parameters cell, a malformed expected file.
+        A chapter that fails raises nothing: see `ChapterResult.status`.
     """
     check_profile(profile)
     path = chapter_path(chapter, notebooks)
@@ -149,10 +159,17 @@ def run_all(
 ) -> list[ChapterResult]:
     """Run chapters, go on after a failure, and write ``out_dir/status.json``.
 
-    Those named in ``only``, or all of them; so many ``jobs`` side by side, which share the cores
-    (default: one for every two cores, at most 4). If there are only so many ``minutes``, chapters
-    that changed since their numbers were last published run first, and none begins that is not
-    expected to end in time. Further options are those of `run_chapter`.
+    Parameters
+    ----------
+    only
+        Chapters to run; empty for all of them.
+    jobs
+        Chapters side by side, which share the cores; default: one for every two cores, at most 4.
+    minutes
+        Time there is: chapters that changed since their numbers were last published run first, and
+        none begins that is not expected to end in time.
+    options
+        Further arguments of `run_chapter`.
     """
     paths = [chapter_path(name, notebooks) for name in only] or chapters(notebooks)
     root = Path(out_dir).expanduser().resolve()

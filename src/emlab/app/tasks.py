@@ -80,8 +80,12 @@ def hire(workers: int = 1, scheduler: str | None = None) -> Iterator[Crew | None
     """Yield a crew for the block, or None if one worker here is all that is asked for.
 
     Workers are threads of this process; the address of a Dask scheduler, ``tcp://host:8786``,
-    counts more. If Dask is not installed, nobody answers at the address, or the scheduler has no
-    workers, there is an `InputError`.
+    counts more.
+
+    Raises
+    ------
+    InputError
+        Dask is not installed, nobody answers at the address, or the scheduler has no workers.
     """
     if workers == 1 and scheduler is None:
         yield None

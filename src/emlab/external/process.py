@@ -34,8 +34,15 @@ def run_program(
 ) -> Finished:
     """Run a command in a folder; it ends with us if we are interrupted.
 
-    Libraries that read ``OMP_NUM_THREADS`` are told so many threads. If the program fails there is
-    an `EmlabError` with the last line that it wrote.
+    Parameters
+    ----------
+    threads : int
+        Told to libraries that read ``OMP_NUM_THREADS``.
+
+    Raises
+    ------
+    EmlabError
+        The program failed; with the last line that it wrote.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
     with tempfile.TemporaryFile() as stream:

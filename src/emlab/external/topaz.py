@@ -34,7 +34,15 @@ _PLACE = Path(".programs") / "topaz"
 
 @dataclass(frozen=True)
 class Command:
-    """How Topaz is started: first words of the command, a folder before Python's own places."""
+    """How Topaz is started.
+
+    Attributes
+    ----------
+    words : tuple of str
+        First words of the command line.
+    folder : Path or None
+        Put before Python's own places.
+    """
 
     words: tuple[str, ...]
     folder: Path | None = None
@@ -57,7 +65,10 @@ class Picked:
 def find() -> Command | None:
     """How to start Topaz, or None where it is not installed.
 
-    If EMLAB_TOPAZ names a place without it, there is an `InputError`.
+    Raises
+    ------
+    InputError
+        EMLAB_TOPAZ names a place without it.
     """
     if named := os.environ.get(VARIABLE):
         place = Path(named).expanduser()
@@ -91,9 +102,20 @@ def pick(
 ) -> tuple[list[Picked], Finished]:
     """Pick particles by the pretrained detector of ``topaz extract``; returns one list an image.
 
-    Micrographs (at least one) are ``(H, W)`` each, protein dark, binned so that a particle is 15 to
-    30 pixels wide; each is normalised to mean 0 and standard deviation 1. Within the radius in
-    pixels only the best pick stays. Errors are those of `require` and `run_program`.
+    Parameters
+    ----------
+    micrographs : sequence of ndarray
+        ``(H, W)`` each, protein dark, binned so that a particle is 15 to 30 pixels wide. Each is
+        normalised to mean 0 and standard deviation 1.
+    radius : int
+        Pixels within which only the best pick stays.
+
+    Raises
+    ------
+    InputError
+        Topaz is not installed, or there is no micrograph.
+    EmlabError
+        It failed.
     """
     words = ["extract", "-m", PICKER, "-r", radius, "-t", LOWEST_SCORE, "-o", "picks.txt"]
     with _run(words, micrographs, threads) as (folder, names, done):

@@ -51,6 +51,11 @@ class RawArray(BoxArray):
 
     It is read and written by position and not through a memory map: the process holds no pages of
     the file, a full disk is an error instead of a signal, and so is a file that became shorter.
+
+    Raises
+    ------
+    OSError
+        The file is shorter than the array.
     """
 
     def __init__(
@@ -162,8 +167,16 @@ class _ZarrArray(BoxArray):
 def as_box(index: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
     """Return an index as a box, and the axes that it takes away.
 
-    It has integers and slices of step 1, as many as there are axes or fewer; negative ones count
-    from the end, as in NumPy. Another kind, and an integer outside the array, are an `InputError`.
+    Parameters
+    ----------
+    index
+        Integers and slices of step 1, as many as there are axes or fewer; negative ones count from
+        the end, as in NumPy.
+
+    Raises
+    ------
+    InputError
+        Another kind of index, or an integer outside the array.
     """
     parts = index if isinstance(index, tuple) else (index,)
     if len(parts) > len(shape):

@@ -57,8 +57,11 @@ class Image:
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read a grey-scale image, stack or volume.
 
-    A file that is missing, empty, truncated, in colour, complex or of an unknown type, and values
-    that are not finite, are an `InputError` that says what to do.
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated, in colour, complex, of an unknown type, or has values
+        that are not finite; the message says what to do.
     """
     path = Path(path)
     pixels, pixel_size, colour = _read(path)
@@ -87,7 +90,10 @@ def check_finite(pixels: np.ndarray, where: str) -> None:
 def read_array(path: str | os.PathLike[str]) -> tuple[np.ndarray, PixelSize]:
     """Return the pixels in the file's own dtype, colour included, and the pixel size in angstrom.
 
-    A file that is missing, empty, truncated or of an unknown type is an `InputError`.
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated or of an unknown type.
     """
     return _read(Path(path))[:2]
 
@@ -120,10 +126,22 @@ def write_image(
 ) -> Path:
     """Write an image, stack or volume; the file appears whole or not at all.
 
-    The suffix decides the format, see the table at the top of this module. Pixels are (..., H, W),
-    real and finite; dtypes that a format lacks are stored as float32 where that is exact enough
-    (integers up to 2**24) and refused otherwise. The pixel size is one number, or one per axis
-    (y, x) or (z, y, x). What does not fit is an `InputError`, a full disk an `EmlabError`.
+    Parameters
+    ----------
+    path
+        Its suffix decides the format, see the table at the top of this module.
+    pixels
+        (..., H, W), real and finite. Dtypes that a format lacks are stored as float32 where that is
+        exact enough (integers up to 2**24) and refused otherwise.
+    pixel_size_angstrom
+        One number, or one per axis (y, x) or (z, y, x).
+
+    Raises
+    ------
+    InputError
+        Pixels that the format cannot hold, a bad pixel size, an unknown suffix or folder.
+    EmlabError
+        The disk is full.
     """
     path, pixels = Path(path), np.asarray(pixels)
     writer = _WRITERS.get(path.suffix.lower())
@@ -307,8 +325,17 @@ def write_like(
 
     Between MRC files all header fields but those that describe the pixels themselves (mode,
     density statistics) and the whole extended header are kept; between TIFF files resolution,
-    description, authorship and private tags. Into another format only the pixel size goes. Pixels
-    have the shape of the source, less axes of length 1 (else `InputError`), and become float32.
+    description, authorship and private tags. Into another format only the pixel size goes.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        ``(H, W)`` or as the source has them, real; stored as float32.
+
+    Raises
+    ------
+    InputError
+        The shapes differ, or a file cannot be read or written.
     """
     path, source = Path(path), Path(source)
     raw, size = read_array(source)

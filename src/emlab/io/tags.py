@@ -43,10 +43,17 @@ def simplify(sizes: Sequence[float], digits: int = 9, coarsest: float = math.inf
 
 
 def tiff_pixel_size(file: Any, axes: str, coarsest: float) -> PixelSize:
-    """Return the pixel size of an open ``tifffile.TiffFile`` from OME, ImageJ or resolution tags.
+    """Return the pixel size of a TIFF file from its OME, ImageJ or resolution tags.
 
-    The axes are those of the pixels, for example ``"ZYX"``. Resolution tags above ``coarsest``
-    angstrom are those of a print (72 dots per inch), not the size of a pixel in the specimen.
+    Parameters
+    ----------
+    file
+        An open ``tifffile.TiffFile``.
+    axes
+        Axes of the pixels, for example ``"ZYX"``.
+    coarsest
+        Resolution tags above this many angstrom are a print resolution (72 dots per inch) and not
+        the size of a pixel in the specimen.
     """
     if file.is_ome:
         return _ome(file.ome_metadata)
@@ -82,6 +89,11 @@ def check_mrc(path: Path) -> None:
 
     Words are read in the byte order that mrcfile takes: that of the machine stamp, or the other
     one if only that gives a mode that exists.
+
+    Raises
+    ------
+    InputError
+        The header promises more bytes than there are.
     """
     with open(path, "rb") as stream:
         header = stream.read(_MRC_HEADER)

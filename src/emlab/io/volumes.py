@@ -38,11 +38,18 @@ _TYPES = {".tif": TIFF_TYPES, ".tiff": TIFF_TYPES, ".mrc": MRC_MODES, ".map": MR
 
 
 class Volume:
-    """A volume ``(D, H, W)`` in a file; indexing it with integers and slices reads just that box.
+    """A volume in a file; indexing it with integers and slices reads just that box.
 
-    Values have the ``dtype`` that they are stored in; ``pixel_size_angstrom`` is one number if all
-    axes agree, else one per axis, (z, y, x) or (y, x), None if unknown; ``stamp`` (name, size, time
-    of the last change) tells whether a resumed run reads the same file.
+    Attributes
+    ----------
+    shape
+        (D, H, W).
+    dtype
+        Type of the values in the file; they are returned as they are stored.
+    pixel_size_angstrom
+        One number if all axes agree, else one per axis, (z, y, x) or (y, x); None if unknown.
+    stamp
+        Name, size and time of the last change, to tell whether a resumed run reads the same file.
     """
 
     def __init__(self, path: Path, array: BoxArray, pixel_size_angstrom: PixelSize) -> None:
@@ -75,11 +82,21 @@ class Volume:
 
 
 class NewVolume:
-    """A volume that is being written; a context manager that ends with the rename to ``path``.
+    """A volume that is being written; a context manager that ends with the rename.
 
-    Until then it is at ``partial``, with a folder ``journal`` for notes on the progress. If the
-    block fails, nothing appears under the name; what was written is deleted, or kept for another
-    try if the volume was made with ``resume=True``. ``resumed``: it goes on from such a try.
+    If the block fails, nothing appears under the name; what was written is deleted, or kept for
+    another try if the volume was made with ``resume=True``.
+
+    Attributes
+    ----------
+    path
+        Its name when complete.
+    resumed
+        Whether it goes on from an interrupted run.
+    partial
+        Where it is until then.
+    journal
+        Folder for notes on the progress; deleted when the volume is complete.
     """
 
     def __init__(
@@ -138,8 +155,11 @@ class NewVolume:
 def open_volume(path: str | os.PathLike[str]) -> Volume:
     """Open a volume (D, H, W) without reading it.
 
-    A file that is missing, empty, truncated, no grey volume or of an unknown type, and zarr where
-    it is needed and absent, are an `InputError` that says what to do.
+    Raises
+    ------
+    InputError
+        The file is missing, empty, truncated, not a grey volume or of an unknown type, or zarr is
+        needed and absent; the message says what to do.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -177,12 +197,26 @@ def create_volume(
 ) -> NewVolume:
     """Create a volume of zeros to be written box by box.
 
-    The suffix decides the format, see the table at the top of this module, and each format has its
-    own list of types. The shape is (D, H, W), of zarr also (H, W), the pixel size one number or one
-    per axis (y, x) or (z, y, x). With ``resume`` what an interrupted run left under this name is
-    gone on with, and left there in turn if this one is interrupted. What does not fit, an
-    unfinished volume of another shape or type among it, is an `InputError`, too little space on the
-    disk an `EmlabError`.
+    Parameters
+    ----------
+    path, dtype
+        The suffix decides the format, see the table at the top of this module, and each format has
+        its own list of types.
+    shape
+        (D, H, W); zarr also takes (H, W).
+    pixel_size_angstrom
+        One number, or one per axis (y, x) or (z, y, x).
+    resume
+        Go on with what an interrupted run left under this name, if it left something, and leave it
+        there in turn if this one is interrupted.
+
+    Raises
+    ------
+    InputError
+        A format, type, shape or pixel size that does not fit, an unfinished volume of another
+        shape or type, or no zarr.
+    EmlabError
+        The disk has too little space.
     """
     path, shape, dtype = Path(path), tuple(int(n) for n in shape), np.dtype(dtype)
     suffix = path.suffix.lower()

@@ -158,7 +158,8 @@ def retrieve(
     batches = [slice(start, start + config.batch) for start in range(0, size, config.batch)]
     given = (timed, spread, config, generator, count, device, progress)
     numbered = ((look(rows), (i, len(batches))) for i, rows in enumerate(batches))
-    seen, images, chi2 = zip(*(_batch(*one, *given) for one in numbered), strict=True)
+    made = [_batch(part, number, *given) for part, number in numbered]
+    seen, images, chi2 = zip(*made, strict=True)
     several = np.concatenate(images, axis=1)
     centred = several - several.mean((2, 3), keepdims=True)
     independent = config.sampler.independent(count)

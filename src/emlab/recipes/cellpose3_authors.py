@@ -74,9 +74,13 @@ def import_released(
 ) -> weights.Card:
     """Write a released network as weights and card into a folder, to be named by EMLAB_WEIGHTS.
 
-    The file is as cellpose 3.1 downloaded it: only tensors are read from it, no code is run, and
-    another one is an `InputError`. The network is loaded by ``name``, for instance
-    ``cellpose3_denoise`` in place of the shipped one.
+    Parameters
+    ----------
+    file : path
+        As cellpose 3.1 downloaded it; only tensors are read from it, no code is run. An
+        `InputError` if it is not one of cellpose 3.
+    name : str
+        To load it by, for instance ``cellpose3_denoise`` in place of the shipped one.
     """
     source = Path(file)
     if not source.is_file():

@@ -45,7 +45,12 @@ def train_on(
 
     The last fifth of the rows of each image is held out. The card's ``gain_at_LEVEL`` is in dB of
     one denoising there, over the shipped weights. Images teach their own noise, too: give the
-    least noisy ones. No images, and images that are too small, are an `InputError`.
+    least noisy ones.
+
+    Raises
+    ------
+    InputError
+        No images, or images that are too small.
     """
     command = f"emlab train {NAME} --images {folder.name} --profile {profile}"
     prepare = partial(prepare_own, Path(folder))

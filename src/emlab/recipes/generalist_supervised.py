@@ -55,8 +55,19 @@ class Restorer:
     def restore(self, which: Task, measurement: Tensor, grey_range: float = 255.0) -> Tensor:
         """Restore images ``(..., h, w)`` or, for an axial task, volumes ``(d, H, W)``.
 
-        Grey levels go from 0 to ``grey_range``. A volume is restored in all its xz and all its yz
-        sections, and the two are averaged. A task that is none of `TASKS` is an `InputError`.
+        A volume is restored in all its xz and all its yz sections, and the two are averaged.
+
+        Parameters
+        ----------
+        which : Task
+            One of `TASKS`.
+        grey_range : float
+            Width of the grey levels, which begin at 0.
+
+        Raises
+        ------
+        InputError
+            A task that the network was not trained for.
         """
         if TASKS.get(which.name) != which:
             raise InputError(
@@ -94,9 +105,12 @@ def paired_loss(
 ) -> Tensor:
     r"""Squared error in units of each task's typical one; every image of the batch is degraded.
 
-    .. math:: E\,\| f(u, k) - (x - u) / s_k \|^2
+    .. math:: E\,\| f(u, k) - (x - u) / s_k \|^2 .
 
-    for clean images ``(n, H, W)`` in about [-1, 1]; H and W divide by every factor of the table.
+    Parameters
+    ----------
+    clean : Tensor
+        ``(n, H, W)`` in about [-1, 1]; H and W divide by every factor of the table (60 does).
     """
     restorer = Restorer(model, scales)
     number = torch.randint(len(TASKS), (len(clean),), generator=generator)

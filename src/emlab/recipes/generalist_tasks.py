@@ -146,7 +146,13 @@ REAL_PAIR = Task("real_pair", "real SEM pair", "denoise")  # its noise is its ow
 
 
 def task(name: str) -> Task:
-    """Return a task by its name; an `InputError` lists them if it is unknown."""
+    """Return a task by its name.
+
+    Raises
+    ------
+    InputError
+        Unknown name; the message lists them.
+    """
     if name not in TASKS:
         raise InputError(f"unknown task {name!r}; choose one of {', '.join(TASKS)}")
     return TASKS[name]

@@ -96,11 +96,23 @@ def train_recipe(
 ) -> weights.Card | None:
     """Train ``[recipes.name]`` of ``recipes/METHOD.toml`` and write weights and card.
 
-    The lesson is prepared from the recipe's table and the material of the profile's ``section``,
-    which also configures network (default: that of the weights of this name that there are) and
-    training. Weights and checkpoint go to ``out``, by default the package's own folder; the card
-    says that ``command`` was run, by default that of the recipe. Under ``torchrun`` the first
-    process writes and the others return None.
+    Parameters
+    ----------
+    prepare : callable
+        Makes the lesson from the recipe's table and the profile's, from which ``model`` and all
+        that configures the training are taken out before. Without ``model`` it is that of the
+        weights of this name that there are.
+    out : Path, optional
+        Folder of weights and checkpoint; default: the package's own.
+    section : str
+        Table of the profile that says how long.
+    command : str
+        What the card says that was run; default: the command of the recipe.
+
+    Returns
+    -------
+    Card or None
+        Under ``torchrun`` the first process writes and the others return None.
     """
     recipe = read_settings(f"recipes/{method}")["recipes"][name]
     settings = dict(read_profile(f"recipes/{method}", profile)[section][name])

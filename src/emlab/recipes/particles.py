@@ -47,9 +47,14 @@ DOSE = 1.5  # largest factor on the contrast of the specimen, and its inverse th
 def restore(
     micrograph: Image, restorer: ResidualUNet, pixel_size_angstrom: float = PIXEL_ANGSTROM
 ) -> Image:
-    """Restore a micrograph ``(H, W)``, protein dark, in its grey levels; 10.5 A are the finest.
+    """Restore a micrograph ``(H, W)``, protein dark, in its grey levels.
 
-    No image, a constant one and a pixel size that is not positive are an `InputError`.
+    What is finer than 10.5 A is gone.
+
+    Raises
+    ------
+    InputError
+        Not an image, constant, or a pixel size that is not positive.
     """
     if not pixel_size_angstrom > 0:
         raise InputError(f"the pixel size must be positive (angstrom), got {pixel_size_angstrom}")
@@ -74,10 +79,19 @@ def find_particles(
     segmenter: ResidualUNet,
     pixel_size_angstrom: float = PIXEL_ANGSTROM,
 ) -> Particles:
-    """Let the segmenter look at an image that some method made of a micrograph, protein dark.
+    """Let the segmenter look at what some method made of a micrograph.
 
-    Both are ``(H, W)``, in the same grey levels (other shapes are an `InputError`); the scale is
-    noise and background of the micrograph, as it was recorded.
+    Parameters
+    ----------
+    image : ndarray
+        ``(H, W)`` in the grey levels of the micrograph, protein dark.
+    micrograph : ndarray
+        ``(H, W)`` the recorded one: its noise and background are the scale.
+
+    Raises
+    ------
+    InputError
+        Other shapes.
     """
     if image.shape != micrograph.shape:
         raise InputError(f"image {image.shape} and micrograph {micrograph.shape} differ")

@@ -51,6 +51,11 @@ def curtain(
     limits
         Grey range, as in `show_images`; stated below the images.
 
+    Returns
+    -------
+    IPython.display.HTML
+        Self-contained: PNG inside, no file, no request.
+
     Raises
     ------
     InputError
@@ -86,9 +91,19 @@ def curtain(
 
 
 def plain_picture(image: Any, alt: str, limits: Limits = "each") -> Picture:
-    """One image (H, W) pixel by pixel, without frame or scale; at most 1024 pixels a side.
+    """One image pixel by pixel, without frame or scale; averaged down to 1024 pixels a side.
 
-    Arguments and errors are those of `curtain`.
+    Parameters
+    ----------
+    image
+        Array or tensor (H, W), or `emlab.io.Image`.
+    alt, limits
+        As in `curtain`.
+
+    Raises
+    ------
+    InputError
+        As `curtain`.
     """
     (panel,) = make_panels({"image": image})
     (grey,) = grey_ranges([panel], limits)
@@ -144,9 +159,22 @@ def _encoded(pixels: np.ndarray, grey: tuple[float, float]) -> tuple[bytes, int,
 def strip(pictures: Mapping[str, Picture], alt: str, start: int = 0) -> Markup:
     """Pictures behind a slider, or side by side where scripts do not run.
 
-    Pictures (`emlab.viz.show`) by caption, in the order of the slider; the description says what
-    changes along the strip. Fewer than two pictures, a start that is none of them and a description
-    below ten characters are an `InputError`.
+    Parameters
+    ----------
+    pictures
+        Caption to picture (`emlab.viz.show`), at least two, in the order of the slider.
+    alt
+        What changes along the strip. At least ten characters.
+
+    Returns
+    -------
+    IPython.display.HTML
+        Self-contained: PNG inside, no file, no request.
+
+    Raises
+    ------
+    InputError
+        Fewer than two pictures, a start that is none of them, or no description.
     """
     text = html.escape(checked_alt(alt))
     if len(pictures) < 2 or not 0 <= start < len(pictures):

@@ -29,9 +29,19 @@ def explore(
     ipywidgets, without a notebook's kernel, and in chapters run headless. Elsewhere sliders follow
     below it, and moving one replaces the figure. A setting is drawn once and kept.
 
-    Choices are the values of each slider by its name, from left to right, two or more; `draw`
-    takes one of every slider, in their order, as `start` holds them. Settings are added to the
-    description. A start that is none of the choices is an `InputError`.
+    Parameters
+    ----------
+    draw
+        Takes one value of every slider, in their order; returns a matplotlib figure.
+    choices
+        Name of a slider to its values, from left to right.
+    alt
+        Description of the figure; the settings are added to it.
+
+    Raises
+    ------
+    InputError
+        No slider, a slider with fewer than two values, or a start that is none of them.
     """
     import torch
     from IPython.display import display

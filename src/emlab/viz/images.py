@@ -111,10 +111,20 @@ class Panel:
 
 
 def make_panels(images: Mapping[str, Any], pixel_size_angstrom: Any = None) -> list[Panel]:
-    """Return images as panels, by label: arrays or tensors (H, W), or `emlab.io.Image`.
+    """Check images and return them as panels.
 
-    The pixel size is that of images without their own. Refused: no image; a shape that is not one
-    2-D image, axes of length 1 apart; NaN or infinite pixels; a bad pixel size.
+    Parameters
+    ----------
+    images
+        Label to image: array or tensor (H, W), leading axes of length 1 allowed, or an
+        `emlab.io.Image`, which brings its own pixel size.
+    pixel_size_angstrom
+        Pixel size of images without their own: a number, or one per axis (the last two count).
+
+    Raises
+    ------
+    InputError
+        No image; a shape that is not one 2-D image; NaN or infinite pixels; a bad pixel size.
     """
     if not isinstance(images, Mapping) or not images:
         raise InputError(

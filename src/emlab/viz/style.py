@@ -107,8 +107,17 @@ def data_address(png: bytes) -> str:
 def show(figure: Figure, alt: str) -> Picture:
     """Render a figure once, close it, and return it with its description.
 
-    Make it the last line of a cell, or hand it to IPython.display.display. The description says
-    what is compared and what there is to see; one below ten characters is an `InputError`.
+    Make it the last line of a cell, or hand it to IPython.display.display.
+
+    Parameters
+    ----------
+    alt
+        Description: what is compared, and what there is to see. At least ten characters.
+
+    Raises
+    ------
+    InputError
+        The description is missing or too short to be one.
     """
     alt = checked_alt(alt)
     buffer = io.BytesIO()

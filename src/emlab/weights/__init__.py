@@ -127,11 +127,21 @@ def save(
 ) -> Card:
     """Write a checkpoint and its card, both or neither, and return the card.
 
-    Tensors keep their dtype. The card's fields are all of `Card` except ``name``, ``sha256`` and
-    ``raw``; further ones are kept in ``raw``. The folder is by default the first of `folders`.
+    Parameters
+    ----------
+    tensors
+        State dict; all values finite. Stored contiguous, on the CPU, in their own dtype.
+    card_fields
+        All fields of `Card` except ``name``, ``sha256`` and ``raw``; further ones are kept in
+        ``raw``. Values are what TOML can hold: text, finite numbers, booleans, lists and tables.
+    folder
+        Folder of weights; default: the first of :func:`folders`.
 
-    A bad name, a missing field, a value that TOML cannot hold, a tensor that is not finite and more
-    than 16 MB for the package are an `InputError`.
+    Raises
+    ------
+    InputError
+        Bad name, a missing field, a value that TOML cannot hold, a tensor that is not finite, or a
+        file of more than 16 MB for the package.
     """
     import torch
     from safetensors.torch import save as serialise

@@ -103,7 +103,8 @@ def _measure_schedules(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     truths = list(enumerate(study_of.targets("mnist", settings["targets"], "validation")))
     count = settings["iterations"]
     for name, (weight, schedule) in _WEIGHTS.items():
-        em = replace(paper.em, prior_weight=weight, prior_schedule=schedule, iterations=count)
+        told: dict[str, Any] = {"prior_weight": weight, "prior_schedule": schedule}
+        em = replace(paper.em, iterations=count, **told)
         ask = partial(_error, replace(paper, em=em), prior, start, settings["seed"], snr=0.5)
         found[name] = each(ask, workers)(truths)
     choose_threads(workers)

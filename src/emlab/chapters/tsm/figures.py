@@ -326,8 +326,9 @@ def many_table(report: Report) -> str:
         for kind, number in (("threshold", "f1"), ("recall", "precision")):
             gain = f1_gain(counts[better][kind], counts[worse][kind], number)
             report.value(f"many.gain_{number}.{better}_over_{worse}", *gain)
-        pair = (np.array(MANY.values[name]["maps"])[:, 3] for name in (better, worse))
-        _record_gain(report, f"many.gain_halves.{better}_over_{worse}", *pair, over="draws")
+        ours, theirs = (np.array(MANY.values[name]["maps"])[:, 3] for name in (better, worse))
+        key = f"many.gain_halves.{better}_over_{worse}"
+        _record_gain(report, key, ours.tolist(), theirs.tolist(), "draws")
     fine = MANY.settings["fineness_angstrom"]
     heads = ["d'", "F1", "precision at the recall of raw ones", "picks without particles"]
     heads += ["particles", "map, Å", f"halves at {fine} Å"]

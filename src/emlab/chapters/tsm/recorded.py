@@ -164,7 +164,7 @@ def _measure_many(settings: Mapping[str, Any]) -> dict[str, Any]:
         chosen[kind].pop("topaz")  # slow
     ice = no_particles(seen["ice"], chosen["ice"], settings["thresholds"])
     table = _judged(seen["test"], chosen["test"], settings)
-    wanted, found = table.counts("raw").recall(), {}
+    wanted, found = table.counts("raw").recall(), dict[str, dict[str, Any]]()
     for name, picks in table.picks.items():
         curve = picks.curve()
         level = float(curve.thresholds[(curve.recall >= wanted).argmax()])
@@ -175,10 +175,10 @@ def _measure_many(settings: Mapping[str, Any]) -> dict[str, Any]:
         found[name]["separability"] = [separability(*pair) for pair in pairs]
     truth, drawn = volume("t20s")[0].numpy(), np.random.default_rng(settings["seed"])
     for _ in range(settings["draws"]):
-        chosen = drawn.integers(len(table.cases), size=len(table.cases))
+        some = drawn.integers(len(table.cases), size=len(table.cases))
         for name in found:
-            kept = [table.kept(name)[i] for i in chosen]
-            cut = extract([table.cases[i] for i in chosen], kept, table.radius)
+            kept = [table.kept(name)[i] for i in some]
+            cut = extract([table.cases[i] for i in some], kept, table.radius)
             made = reconstruct(cut, truth, settings["symmetry"])
             halves, fineness = made.halves_curve, 10 / settings["fineness_angstrom"]
             fine = float(np.interp(fineness, halves.frequency, halves.correlation))
@@ -241,7 +241,8 @@ def _measure_template(settings: Mapping[str, Any]) -> dict[str, Any]:
     shown = [one.micrograph for one in frames("session", count, size)]
     table = run_study(shown, {"dsm": score_method(load_denoiser("dsm"))}, settings["thresholds"])
     table.pick()
-    particles, rows, views = table.extract("dsm", BOX), {}, []
+    particles, rows = table.extract("dsm", BOX), {}
+    views: list[dict[str, Any]] = []
     for seed in range(settings["seeds"]):
         made, voxel = initial_map(particles, tuple(settings["iterations"]), seed + 1)
         views = views or [_packed(made.sum(axis)) for axis in range(3)]
