@@ -11,7 +11,7 @@ from emlab.data.potentials import barrel
 from emlab.errors import InputError
 from emlab.methods.tsm import Config, denoise, resize, to_working_size
 from emlab.methods.tsm_guidance import guide, standardise
-from emlab.metrics.bands import band_correlations, separability
+from emlab.metrics.bands import band_correlations
 from emlab.physics.micrograph import MicrographConfig, simulate_micrograph
 from emlab.priors.score_matching import Guidance, ScoreMatching
 from emlab.priors.target_bank import TargetBank
@@ -144,15 +144,6 @@ def test_bands_judge_pattern_not_scale(micrograph):
     empty = simulate_micrograph(replace(CONFIG, particles=0), barrel(32, PIXEL), generator())
     with pytest.raises(InputError, match="no particles"):
         band_correlations(empty.noisy, empty)
-
-
-def test_particles_stand_apart_from_background_the_more_the_less_noise_there_is(micrograph):
-    half = 0.5 * (micrograph.noisy + micrograph.particles)
-    noisy, less = (separability(image, micrograph) for image in (micrograph.noisy, half))
-    assert 0 < noisy < less < separability(micrograph.particles, micrograph)
-    assert separability(7 * micrograph.noisy + 3, micrograph) == pytest.approx(noisy, rel=1e-3)
-    alone = torch.randn(micrograph.noisy.shape, generator=generator())
-    assert abs(separability(alone, micrograph)) < 1
 
 
 def test_own_micrographs_train_and_come_back(tmp_path, micrograph, volume):

@@ -62,11 +62,10 @@ def version() -> str:
     return found[1] if found else ""
 
 
-def reconstruct(star: Path, symmetry: str = "C1") -> tuple[NDArray[np.float32], float, Finished]:
+def reconstruct(star: Path) -> tuple[NDArray[np.float32], float, Finished]:
     """Reconstruct a map from particles of known poses, with correction for their lens.
 
-    The STAR file has poses and optics, its stacks lie beside it; the map has a `symmetry` as RELION
-    names it (``"D7"``: seven-fold about z, two-fold about x). Returns the map ``(n, n, n)``
+    The STAR file has poses and optics, its stacks lie beside it. Returns the map ``(n, n, n)``
     float32, axes (z, y, x), its voxel size in angstrom, and what the program took.
 
     Raises
@@ -80,7 +79,7 @@ def reconstruct(star: Path, symmetry: str = "C1") -> tuple[NDArray[np.float32], 
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
         out = Path(made) / "map.mrc"
         words: list[str | Path] = [program, "--i", star.name, "--o", out, "--ctf"]
-        done = run_program([*words, "--sym", symmetry, "--pad", "2"], star.resolve().parent)
+        done = run_program([*words, "--sym", "C1", "--pad", "2"], star.resolve().parent)
         return *_map(out), done
 
 

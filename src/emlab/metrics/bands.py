@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from emlab.errors import InputError
@@ -207,26 +206,6 @@ def suppression(denoised: Tensor | np.ndarray, micrograph: Micrograph) -> float:
     here = image[micrograph.mask(RADIUS_ANGSTROM)].square().mean()
     there = image[~micrograph.mask(BACKGROUND_ANGSTROM)].square().mean()
     return float(10 * torch.log10(here / there.clamp_min(1e-30)))
-
-
-def separability(denoised: Tensor | np.ndarray, micrograph: Micrograph) -> float:
-    r"""d' of particles against background: how far apart the two are, in standard deviations.
-
-    .. math:: d' = \frac{m_1 - m_0}{\sqrt{(s_1^2 + s_0^2)/2}}
-
-    of the contrast (root mean square) between 80 and 10 A in Gaussian windows of 35 A, at particles
-    and at places beyond 100 A of all of them: what a detector of contrast has to tell apart.
-    `InputError` as `band_correlations`.
-    """
-    size = micrograph.pixel_size_angstrom
-    image = band_pass(_judged(denoised, micrograph), size, WHOLE_ANGSTROM).square().numpy()
-    level = np.sqrt(ndimage.gaussian_filter(image, RADIUS_ANGSTROM / 2 / size).clip(0))
-    places = micrograph.coordinates.round().astype(int)
-    y, x = places[((places >= 0) & (places < level.shape)).all(1)].T
-    step = round(RADIUS_ANGSTROM / size)  # windows hardly overlap
-    there = (~micrograph.mask(BACKGROUND_ANGSTROM)).numpy()[::step, ::step]
-    here, there = level[y, x], level[::step, ::step][there]
-    return float((here.mean() - there.mean()) / np.sqrt((here.var() + there.var()) / 2))
 
 
 def _judged(denoised: Tensor | np.ndarray, micrograph: Micrograph) -> Tensor:

@@ -300,9 +300,7 @@ def many_table(report: Report) -> str:
     """Markdown of picks of many micrographs.
 
     Records ``many.f1.NAME``, ``many.precision_at_recall.NAME``, ``many.empty.NAME``, picks in a
-    micrograph without particles, ``many.separability.NAME``, and ``many.NUMBER.NAME`` of the maps
-    of the picks: particles, their ``resolution`` and how well ``halves`` agree where it is finest,
-    with the range of the draws; also ``many.gain_NUMBER.NAME_over_OTHER``.
+    micrograph without particles; of F1 and precision also ``many.gain_NUMBER.NAME_over_OTHER``.
     """
     counts = {
         name: {kind: Counts(*np.array(row[kind])) for kind in ("threshold", "recall")}
@@ -313,25 +311,13 @@ def many_table(report: Report) -> str:
         f1, precision = row["threshold"].interval("f1"), row["recall"].interval("precision")
         report.value(f"many.f1.{name}", *f1, n=len(row["threshold"].hits))
         report.value(f"many.precision_at_recall.{name}", *precision)
-        kept = MANY.values[name]
-        empty = report.value(f"many.empty.{name}", np.mean(kept["ice"]))
-        apart = report.value(f"many.separability.{name}", np.mean(kept["separability"]))
-        texts = [f"{apart:.2f}", spanned(f1), spanned(precision), f"{empty:.2f}"]
-        for column, number in enumerate(("particles", "resolution", "halves"), 1):
-            drawn = np.array(kept["maps"])[:, column]
-            report.value(f"many.{number}.{name}", drawn.mean(), drawn.min(), drawn.max())
-            texts.append(f"{drawn.mean():.4g}")
-        cells.append([LABELS[name], *texts])
+        empty = report.value(f"many.empty.{name}", np.mean(MANY.values[name]["ice"]))
+        cells.append([LABELS[name], spanned(f1), spanned(precision), f"{empty:.2f}"])
     for better, worse in (("dsm", "raw"), ("tsm", "raw"), ("tsm", "dsm"), ("guided", "dsm")):
         for kind, number in (("threshold", "f1"), ("recall", "precision")):
             gain = f1_gain(counts[better][kind], counts[worse][kind], number)
             report.value(f"many.gain_{number}.{better}_over_{worse}", *gain)
-        ours, theirs = (np.array(MANY.values[name]["maps"])[:, 3] for name in (better, worse))
-        key = f"many.gain_halves.{better}_over_{worse}"
-        _record_gain(report, key, ours.tolist(), theirs.tolist(), "draws")
-    fine = MANY.settings["fineness_angstrom"]
-    heads = ["d'", "F1", "precision at the recall of raw ones", "picks without particles"]
-    heads += ["particles", "map, Å", f"halves at {fine} Å"]
+    heads = ["F1", "precision at the recall of raw ones", "picks without particles"]
     return pipe_table(["picked from", *heads], cells)
 
 

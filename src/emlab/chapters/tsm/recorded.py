@@ -42,22 +42,20 @@ from emlab.chapters.tsm.study import (
     Reconstruction,
     Table,
     by_column,
-    extract,
     initial_map,
     picks_by,
     plain_picks,
-    reconstruct,
     rows_of,
     run_study,
 )
 from emlab.data.micrographs import apoferritin_micrograph
 from emlab.data.phase_maps import PIXEL_ANGSTROM
-from emlab.external import relion, topaz
+from emlab.external import topaz
 from emlab.external.process import Finished, run_program
 from emlab.io import write_image
 from emlab.methods.tsm import load_denoiser
 from emlab.methods.tsm_guidance import Explained, Guides, standardise
-from emlab.metrics.bands import band_correlations, separability
+from emlab.metrics.bands import band_correlations
 from emlab.metrics.fourier import Curve
 from emlab.models import build
 from emlab.physics.micrograph import Micrograph
@@ -150,11 +148,7 @@ def _measure_many(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Hits, picks and particles of each of many micrographs, and of some without particles.
 
     By method: at its ``threshold``; with as large a ``recall`` as raw ones have; in empty ``ice``.
-    Their ``separability``. And ``maps`` of the picks, of the protein's symmetry, for each of some
-    draws of the micrographs with replacement: windows, those with a particle, resolution in
-    angstrom, and correlation of the halves at the fineness of the settings.
     """
-    relion.require()
     chosen, seen = {}, {}
     for kind, particles in (("ice", 0), ("test", None)):
         count = settings["empty" if kind == "ice" else "micrographs"]
@@ -164,26 +158,13 @@ def _measure_many(settings: Mapping[str, Any]) -> dict[str, Any]:
         chosen[kind].pop("topaz")  # slow
     ice = no_particles(seen["ice"], chosen["ice"], settings["thresholds"])
     table = _judged(seen["test"], chosen["test"], settings)
-    wanted, found = table.counts("raw").recall(), dict[str, dict[str, Any]]()
+    wanted, found = table.counts("raw").recall(), {}
     for name, picks in table.picks.items():
         curve = picks.curve()
         level = float(curve.thresholds[(curve.recall >= wanted).argmax()])
         counts = {"threshold": table.counts(name), "recall": picks.at(level)}
         found[name] = {kind: np.stack([*vars(one).values()]) for kind, one in counts.items()}
         found[name]["ice"] = ice.scores[name]["picks"]
-        pairs = zip(table.answers[name].images, table.cases, strict=True)
-        found[name]["separability"] = [separability(*pair) for pair in pairs]
-    truth, drawn = volume("t20s")[0].numpy(), np.random.default_rng(settings["seed"])
-    for _ in range(settings["draws"]):
-        some = drawn.integers(len(table.cases), size=len(table.cases))
-        for name in found:
-            kept = [table.kept(name)[i] for i in some]
-            cut = extract([table.cases[i] for i in some], kept, table.radius)
-            made = reconstruct(cut, truth, settings["symmetry"])
-            halves, fineness = made.halves_curve, 10 / settings["fineness_angstrom"]
-            fine = float(np.interp(fineness, halves.frequency, halves.correlation))
-            told = made.particles, made.right, made.resolution_angstrom, fine
-            found[name].setdefault("maps", []).append(told)
     return found
 
 
@@ -409,7 +390,7 @@ MANY = Recording(
     SLUG,
     "many",
     _measure_many,
-    _READ["recorded"]["many"] | {key: _SETTINGS[key] for key in ("peers", "thresholds", "seed")},
+    _READ["recorded"]["many"] | {key: _SETTINGS[key] for key in ("peers", "thresholds")},
     _BOTH,
 )
 TRIAL = Recording(

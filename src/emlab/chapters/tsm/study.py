@@ -400,17 +400,13 @@ def extract(
     return Extracted(_normalised(np.stack(images), pixel), metadata, np.concatenate(right))
 
 
-def reconstruct(
-    particles: Extracted, truth: NDArray[np.float32], symmetry: str = "C1"
-) -> Reconstruction:
+def reconstruct(particles: Extracted, truth: NDArray[np.float32]) -> Reconstruction:
     """Reconstruct both halves of particles of known poses by RELION, and compare them.
 
     `truth` is the ``(m, m, m)`` potential with the same voxels, m at most the box. Fourier shell
     correlations are of the maps within `_soft_sphere`.
     """
-    (first, took), (second, took_too) = (
-        _half_map(particles.half(number), symmetry) for number in (0, 1)
-    )
+    (first, took), (second, took_too) = (_half_map(particles.half(number)) for number in (0, 1))
     pixel = particles.metadata.pixel_size_angstrom
     mask, wide = _soft_sphere(len(first), pixel), np.zeros_like(first)
     start = (len(wide) - len(truth)) // 2
@@ -439,10 +435,10 @@ def _soft_sphere(side: int, pixel_size_angstrom: float) -> NDArray[np.float32]:
     return (0.5 + 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
 
 
-def _half_map(part: Extracted, symmetry: str) -> tuple[NDArray[np.float32], float]:
+def _half_map(part: Extracted) -> tuple[NDArray[np.float32], float]:
     """What RELION makes of particles, and its processor seconds."""
     with tempfile.TemporaryDirectory(prefix="emlab-relion-") as made:
-        volume, _, done = relion.reconstruct(_written(part, Path(made)), symmetry)
+        volume, _, done = relion.reconstruct(_written(part, Path(made)))
     return volume, done.cpu_seconds
 
 
