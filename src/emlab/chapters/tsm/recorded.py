@@ -68,7 +68,7 @@ from emlab.recorded import Recording, pack, unpack
 from emlab.settings import read_settings
 from emlab.training import TrainingConfig, train
 
-_SAME = 1e-3  # the same micrograph on another machine
+_SAME = 5e-3  # the same micrograph on another machine, which rounds other electrons
 Kept = Sequence[tuple[Recording, Mapping[str, Any]]]  # rows by method of each recording
 _KEPT = ("micrographs", "size", "empty", "sets", "set_names", "maps", "frames")
 
